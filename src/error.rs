@@ -130,7 +130,7 @@ pub fn children_not_attached(table: &str) -> ! {
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("a table that inherits from {table} is not attached, or has another owner"),
         None,
-        Some("Attach the table again and repeat all arguments. This also attaches its children."),
+        Some("Attach the parent table again and repeat all arguments. This also attaches its children."),
     )
 }
 
@@ -140,7 +140,7 @@ pub fn not_an_expression() -> ! {
         "invalid expression: must be a single SQL expression".to_owned(),
         None,
         Some(
-            "Use an expression that is valid in the select list of a query with row s, for example s.command_count.",
+            "Use an expression over s, a row of the table, as in a select list; for example s.command_count.",
         ),
     )
 }
@@ -165,7 +165,7 @@ pub fn no_key_for(table: &str, column: &str) -> ! {
         format!("could not create a foreign key for column \"{column}\" of table {table}"),
         Some("The column must have exactly the type inet, and must not be generated.".to_owned()),
         Some(
-            "Attach the table without a foreign key, or detach it, change the column's type to inet, and attach it again.",
+            "Attach the table without a foreign key. Or detach the table, change the type of the column to inet, and attach the table again.",
         ),
     )
 }
@@ -183,7 +183,7 @@ pub fn partitions_lack_keys(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("could not create a foreign key for partitioned table {table}"),
-        Some("Not all of its partitions have a valid foreign key.".to_owned()),
+        Some("Not all partitions of the table have a valid foreign key.".to_owned()),
         Some("Call add_session_foreign_key() for the partitioned table."),
     )
 }
@@ -204,10 +204,10 @@ pub fn may_not_trust() -> ! {
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         "permission denied to set trust_input".to_owned(),
         Some(
-            "Documents of a trusted table are written to the inventories, which all session tables share."
+            "With trust_input, documents that clients write into the table change the inventories, which all session tables share."
                 .to_owned(),
         ),
-        Some("Ask a superuser or the owner of the extension to set it."),
+        Some("Ask a superuser or the owner of the extension to set trust_input."),
     )
 }
 
@@ -229,7 +229,7 @@ pub fn may_not_import() -> ! {
         Some(
             "The procedure writes the imported values to the inventories without verifying them.".to_owned(),
         ),
-        Some("Call it as a superuser or as the owner of the extension."),
+        Some("Call the procedure as a superuser or as the owner of the extension."),
     )
 }
 
@@ -249,7 +249,7 @@ pub fn already_running(procedure: &str) -> ! {
         PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
         format!("{procedure}() is already running"),
         None,
-        Some("See the view enrich_progress for its progress."),
+        Some("See the view enrich_progress for the progress of the running call."),
     )
 }
 
@@ -258,7 +258,7 @@ pub fn unknown_schema(name: &str) -> ! {
         PgSqlErrorCode::ERRCODE_INVALID_SCHEMA_NAME,
         format!("schema \"{name}\" does not exist"),
         None,
-        Some("Name the schema that contains the Python system's tables, for example public."),
+        Some("Name the schema with the tables of cowrieprocessor (the Python system), for example public."),
     )
 }
 
@@ -268,7 +268,7 @@ pub fn own_schema(name: &str) -> ! {
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         format!("could not import from schema \"{name}\" of the extension itself"),
         None,
-        Some("Name the schema that contains the Python system's tables, for example public."),
+        Some("Name the schema with the tables of cowrieprocessor (the Python system), for example public."),
     )
 }
 
@@ -276,10 +276,10 @@ pub fn own_schema(name: &str) -> ! {
 pub fn nothing_to_import(schema: &str, tables: &[&str]) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-        format!("schema \"{schema}\" contains no table of the Python system"),
+        format!("schema \"{schema}\" contains no table of cowrieprocessor (the Python system)"),
         Some(format!("The import looks for these tables: {}.", tables.join(", "))),
         Some(
-            "Name the schema that contains them. If they are in another database, restore a dump of them into this one first.",
+            "Name the schema that contains these tables. If the tables are in another database, restore a dump of them into this database first.",
         ),
     )
 }
@@ -331,7 +331,7 @@ pub fn no_such_column(table: &str, column: &str) -> ! {
         format!("column {column} of {table} does not exist or does not have a built-in type"),
         None,
         Some(
-            "If the table does not belong to the Python system, rename it. The import ignores other tables.",
+            "If the table does not belong to cowrieprocessor (the Python system), rename the table. The import ignores tables with other names.",
         ),
     )
 }
@@ -418,7 +418,7 @@ pub fn source_disabled(source: &str) -> ! {
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("source \"{source}\" is not enabled"),
         None,
-        Some("Add it to the setting cowrie_enrich.enabled_sources."),
+        Some("Add the source to the setting cowrie_enrich.enabled_sources."),
     )
 }
 
@@ -471,7 +471,7 @@ pub fn not_a_trigger_call() -> ! {
         PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
         "enrich_session() must be called as a row trigger".to_owned(),
         None,
-        Some("Use it in CREATE TRIGGER … FOR EACH ROW, or call attach_session_table()."),
+        Some("Use the function in CREATE TRIGGER … FOR EACH ROW, or call attach_session_table()."),
     )
 }
 
@@ -501,7 +501,7 @@ pub fn version_mismatch(mismatch: VersionMatch, objects: &str, library: &str) ->
     let (message, hint) = match mismatch {
         VersionMatch::LibraryTooOld => (
             "the library of cowrie_enrich in this session is too old",
-            "Install the files of that version and restart the server. If the library is not preloaded, reconnect instead.",
+            "Install the files of the version that the SQL objects have, and restart the server. If the library is not preloaded, reconnect instead of restarting.",
         ),
         _ => (
             "the SQL objects of cowrie_enrich in this database are too old for its library",

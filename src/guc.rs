@@ -114,20 +114,20 @@ impl Check for DatabaseNames {
 fn define_files() {
     guarded(
         c"cowrie_enrich.city_database",
-        c"Path of the mmdb file for locations (City, Country or Enterprise layout).",
+        c"Path of the mmdb file with locations of addresses (City, Country or Enterprise layout).",
         c"The file is verified and copied into the data directory. Lookups read the copy.",
         &CITY_DATABASE,
     );
     guarded(
         c"cowrie_enrich.asn_database",
-        c"Path of the mmdb file for networks (ASN or ISP layout).",
+        c"Path of the mmdb file with networks of addresses (ASN or ISP layout).",
         c"The file is verified and copied into the data directory. Lookups read the copy.",
         &ASN_DATABASE,
     );
     settings::define_checked::<Sources>(
         c"cowrie_enrich.enabled_sources",
-        c"Enabled sources, separated by commas.",
-        c"Use maxmind for the mmdb files, and the names of providers that the view provider_status lists.",
+        c"Sources of data about addresses that the extension uses, separated by commas.",
+        c"Valid names are maxmind (the mmdb files) and the providers that the view provider_status lists.",
         &ENABLED_SOURCES,
     );
 }
@@ -142,7 +142,7 @@ fn define_worker() {
     number(
         c"cowrie_enrich.max_attempts",
         c"Number of failures after which a lookup becomes a dead letter.",
-        c"Provider outages do not count as failures of a lookup.",
+        c"A dead letter is retried only after a call of retry_dead_letters(). Provider outages do not count as failures.",
         &MAX_ATTEMPTS,
         (1, 100),
         GucFlags::default(),
@@ -176,13 +176,13 @@ fn define_worker() {
     guarded(
         c"cowrie_enrich.worker_role",
         c"Role that the workers use to write to the inventories.",
-        c"If empty, the workers use the owner of the extension.",
+        c"If the setting is empty, the workers use the owner of the extension.",
         &WORKER_ROLE,
     );
     settings::define_checked::<DatabaseNames>(
         c"cowrie_enrich.databases",
-        c"Databases that get a worker, separated by commas.",
-        c"If empty, every database that has the extension gets a worker.",
+        c"Names of the databases that get a worker, separated by commas.",
+        c"If the setting is empty, every database that has the extension gets a worker.",
         &DATABASES,
     );
 }
@@ -190,8 +190,8 @@ fn define_worker() {
 fn define_metrics() {
     GucRegistry::define_bool_guc(
         c"cowrie_enrich.metrics",
-        c"Enables counters and timing of work.",
-        c"Errors and requests to providers are counted even when this is off.",
+        c"Enables the counters and timings of the extension's work.",
+        c"Errors and requests to providers are counted even if the setting is off.",
         &METRICS,
         GucContext::Sighup,
         GucFlags::default(),
@@ -225,20 +225,20 @@ fn define_exporter() {
     settings::define_checked::<Listen>(
         c"cowrie_enrich.metrics_listen",
         c"Loopback address and port where the exporter serves /metrics to Prometheus.",
-        c"If empty, metrics are not served. Every client that can connect can read all metrics.",
+        c"If the setting is empty, metrics are not served. Every client that can connect can read all metrics.",
         &METRICS_LISTEN,
     );
     settings::define_checked::<StatusFile>(
         c"cowrie_enrich.status_file",
-        c"Absolute path of the aggregate status file.",
-        c"The same directory gets one file for each phase. The server must be able to write to the directory. \
-        If empty, no status files are written.",
+        c"Absolute path of the aggregate status file, which contains all phases.",
+        c"The directory of this file also gets one file for each phase. The server must be able to write to the directory. \
+        If the setting is empty, no status files are written.",
         &STATUS_FILE,
     );
     settings::define_checked::<Endpoint>(
         c"cowrie_enrich.otlp_endpoint",
         c"URL of the OpenTelemetry collector that receives metrics and spans (OTLP over HTTP).",
-        c"If empty, nothing is sent.",
+        c"If the setting is empty, nothing is sent.",
         &OTLP_ENDPOINT,
     );
     number(
@@ -252,7 +252,7 @@ fn define_exporter() {
     GucRegistry::define_float_guc(
         c"cowrie_enrich.otlp_sample_ratio",
         c"Fraction of created or updated networks for which a span is sent.",
-        c"Spans of batches to providers are always sent.",
+        c"A span is always sent for each batch of lookups at a provider.",
         &OTLP_SAMPLE_RATIO,
         0.0,
         1.0,

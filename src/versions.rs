@@ -33,7 +33,7 @@ pub fn remedy(result: VersionMatch) -> &'static str {
             "the library is newer than the SQL objects; run ALTER EXTENSION cowrie_enrich UPDATE"
         }
         VersionMatch::LibraryTooOld => {
-            "the SQL objects are newer than the library; install its files and restart the server"
+            "the SQL objects are newer than the library; install the library of the same version and restart the server"
         }
     }
 }

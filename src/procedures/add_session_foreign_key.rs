@@ -103,7 +103,7 @@ pub fn settle(run: &mut Run, rel: Oid, rows: Option<i64>) -> i64 {
         &format!(
             "{orphans} sessions reference no address of ip_inventory, so the foreign key stays NOT VALID"
         ),
-        "The table rejected_row lists some of them. Change their addresses to single hosts, then call \
+        "The table rejected_row lists some of these sessions. Change their addresses to single hosts, then call \
          backfill_sessions() or add_session_foreign_key() again.",
     );
     orphans

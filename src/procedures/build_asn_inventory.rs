@@ -74,7 +74,7 @@ pub fn build(call: &Call) {
                 PROCEDURE.name(),
                 state.faulty
             );
-            pg::warning(&message, "The table rejected_row lists them. Valid parts were used.");
+            pg::warning(&message, "The table rejected_row lists these addresses. Valid parts were used.");
         }
         vec![
             ("scanned", state.scanned),

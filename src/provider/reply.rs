@@ -47,7 +47,7 @@ pub fn apply_reply(permit: Permit, reply: &Reply, took: Duration, asked: usize, 
         Some(failure) => {
             telemetry::error_about(
                 provider.title(),
-                "a provider gave no complete answer",
+                "a request to a provider returned no complete answer",
                 &failure.to_string(),
             );
             let error = failure.to_string();
@@ -56,7 +56,7 @@ pub fn apply_reply(permit: Permit, reply: &Reply, took: Duration, asked: usize, 
                 if reply.demand.is_some() { Verdict::Deferred(&error) } else { Verdict::Failed(&error) };
             permit.give_back(&verdict, limits);
         }
-        None => permit.give_back(&Verdict::Failed("an answer without a row that makes sense"), limits),
+        None => permit.give_back(&Verdict::Failed("the answer contained no valid row"), limits),
     }
 }
 

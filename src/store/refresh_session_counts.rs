@@ -194,7 +194,7 @@ fn count(
     mut gaps: Option<&mut Gaps>,
 ) {
     let mut is_not_intact = |is_left_out: bool| {
-        let reason = counted.not_intact_reason.as_deref().unwrap_or("its address column cannot be read");
+        let reason = counted.not_intact_reason.as_deref().unwrap_or("the address column cannot be read");
         let new = || DamagedTable { reason: reason.to_owned(), is_left_out: false };
         let entry = found.not_intact.entry(counted.attached.clone()).or_insert_with(new);
         entry.is_left_out |= is_left_out;

@@ -224,7 +224,7 @@ fn unanswered(lookup_key: Prefix, failure: Option<&Failure>, blame: Blame) -> Fa
     match failure {
         Some(failure) => FailedJob { lookup_key, error: failure.to_string(), blame },
         None => {
-            FailedJob { lookup_key, error: "the answer has no row for it".to_owned(), blame: Blame::Always }
+            FailedJob { lookup_key, error: "the answer lacks this lookup".to_owned(), blame: Blame::Always }
         }
     }
 }

@@ -396,7 +396,7 @@ impl ProviderQueue {
             is_returned: true,
         }));
         self.next_due = 0;
-        batch.end(Some("its lease ran out before it could be stored"));
+        batch.end(Some("the lease of the batch ran out before the batch was stored"));
     }
 }
 

@@ -28,7 +28,7 @@ pub fn listen(value: &str) -> Result<SocketAddr, Refusal> {
         });
     }
     if address.port() == 0 {
-        return Err(refused("Port 0 is not a fixed port."));
+        return Err(refused("Port 0 is not a fixed port, because the system selects a free port for it."));
     }
     Ok(address)
 }
@@ -49,7 +49,7 @@ pub fn status_file(value: &str, data_directory: &Path) -> Result<PathBuf, Refusa
         return refused("The path does not end with the name of a .json file.");
     }
     if PHASES.iter().any(|phase| name.strip_suffix(".json") == Some(phase)) {
-        return refused("The name is reserved for a phase's file in the same directory.");
+        return refused("The file name is reserved for a phase's file in the same directory.");
     }
     if path.starts_with(data_directory) {
         return refused("The path is inside the data directory.");

@@ -34,7 +34,7 @@ pub static DSHIELD_URL: Setting =
 pub static DSHIELD_CONTACT: Setting = Setting {
     name: c"cowrie_enrich.dshield_contact",
     short: c"E-mail address or URL where DShield can contact you about your requests.",
-    long: c"The value is sent in the User-Agent header. If empty, no requests are sent to DShield.",
+    long: c"The value is sent in the User-Agent header. If the setting is empty, no requests are sent to DShield.",
     kind: Kind::Text { default: None },
     guarded: true,
 };
@@ -42,7 +42,7 @@ pub static DSHIELD_RATE: Setting =
     rate(c"cowrie_enrich.dshield_rate", c"Maximum number of requests to DShield per second.", 1);
 pub static DSHIELD_MAX_PARALLEL: Setting = max_parallel(
     c"cowrie_enrich.dshield_max_parallel",
-    c"Maximum number of concurrent requests to DShield.",
+    c"Maximum number of simultaneous requests to DShield.",
     2,
 );
 pub static DSHIELD_DAILY_QUOTA: Setting =

@@ -42,13 +42,13 @@ pub static GREYNOISE_API_KEY_FILE: Setting = key_file(
     c"cowrie_enrich.greynoise_api_key_file",
     c"Path of the file with the GreyNoise API key, or the word community.",
     c"The server reads the file for each request. The word community means no key and at most 50 requests a day. \
-        If empty, no requests are sent to GreyNoise.",
+        If the setting is empty, no requests are sent to GreyNoise.",
 );
 pub static GREYNOISE_RATE: Setting =
     rate(c"cowrie_enrich.greynoise_rate", c"Maximum number of requests to GreyNoise per second.", 10);
 pub static GREYNOISE_MAX_PARALLEL: Setting = max_parallel(
     c"cowrie_enrich.greynoise_max_parallel",
-    c"Maximum number of concurrent requests to GreyNoise.",
+    c"Maximum number of simultaneous requests to GreyNoise.",
     10,
 );
 pub static GREYNOISE_DAILY_QUOTA: Setting = daily_quota(

@@ -37,12 +37,12 @@ pub static SPUR_URL: Setting =
 pub static SPUR_TOKEN_FILE: Setting = key_file(
     c"cowrie_enrich.spur_token_file",
     c"Path of the file with the SPUR API token.",
-    c"The server reads the file for each request. If empty, no requests are sent to SPUR.",
+    c"The server reads the file for each request. If the setting is empty, no requests are sent to SPUR.",
 );
 pub static SPUR_RATE: Setting =
     rate(c"cowrie_enrich.spur_rate", c"Maximum number of requests to SPUR per second.", 10);
 pub static SPUR_MAX_PARALLEL: Setting =
-    max_parallel(c"cowrie_enrich.spur_max_parallel", c"Maximum number of concurrent requests to SPUR.", 4);
+    max_parallel(c"cowrie_enrich.spur_max_parallel", c"Maximum number of simultaneous requests to SPUR.", 4);
 pub static SPUR_DAILY_QUOTA: Setting =
     daily_quota(c"cowrie_enrich.spur_daily_quota", c"Maximum number of requests to SPUR per day.", 0);
 pub static SPUR_TIMEOUT: Setting =

@@ -149,7 +149,7 @@ pub fn read(
         let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
         pg::warning(
             &format!(
-                "snapshots of {} are not filled, because the table has changed{reason}",
+                "snapshot columns of {} are not filled, because the table has changed{reason}",
                 stretch.table.shown()
             ),
             "Attach the table again and repeat all arguments. Missing columns are added.",
@@ -159,7 +159,7 @@ pub fn read(
     if !stretch.table.is_of_one_owner {
         pg::warning(
             &format!(
-                "snapshots of {} are not filled, because it has another owner than its table",
+                "snapshot columns of partition {} are not filled, because the partition has another owner than its table",
                 stretch.table.shown()
             ),
             "Use ALTER TABLE ... OWNER TO to give the partition the owner of the table.",
@@ -170,7 +170,7 @@ pub fn read(
         let schema = call::quoted_schema(catalog::extension()?.schema)?;
         let table = stretch.table.shown();
         pg::warning(
-            &format!("snapshots of {table} are not filled: {reason}"),
+            &format!("snapshot columns of {table} are not filled: {reason}"),
             &format!(
                 "Drop the trigger, or allow it as the owner of the table: \
                  SELECT {schema}.set_session_table_options('{}', run_triggers => true, trust_input => NULL).",
@@ -395,14 +395,14 @@ impl Writer<'_> {
         self.rejected.about([RejectedRow {
             relation: self.table.shown(),
             row_key: session.key.clone(),
-            reason: format!("its snapshot could not be filled: {why}"),
+            reason: format!("the snapshot columns could not be filled: {why}"),
             content: Some(session.address.to_string()),
         }]);
         if self.completed.refused >= MOST_REFUSED && !self.completed.has_warned {
             self.completed.has_warned = true;
             pg::warning(
                 &format!(
-                    "snapshots of {} are not filled, because too many updates failed",
+                    "snapshot columns of {} are not filled, because too many updates failed",
                     self.table.shown()
                 ),
                 "See the table rejected_row for the errors.",

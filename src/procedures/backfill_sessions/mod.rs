@@ -195,7 +195,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
         });
         if self.rejected.rows > 0 {
             pg::warning(
-                &format!("{} sessions could not be used, or only in part", self.rejected.rows),
+                &format!("{} sessions could not be used or could be used only in part", self.rejected.rows),
                 "The table rejected_row lists sessions and reasons.",
             );
         }

@@ -95,7 +95,7 @@ pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
     });
     if !changes.is_empty() {
         let becomes: Vec<String> = changes.iter().map(tables::Change::description).collect();
-        pg::notice(&format!("rewriting {name}, which stays locked until the end: {}", becomes.join(", ")));
+        pg::notice(&format!("rewriting {name}, which is locked during the rewrite: {}", becomes.join(", ")));
     }
     run.begin("attaching session_summaries", 1);
     run.batch(|_| {
@@ -121,7 +121,7 @@ pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
     run.commit();
     let by = tables::time_column(table).unwrap_or("no time column");
     pg::notice(&format!(
-        "{name} is attached ({}, {by}); call backfill_sessions('{name}') next, to count its sessions and complete their snapshots",
+        "{name} is attached ({}, {by}); call backfill_sessions('{name}') next, to count its sessions and fill their snapshot columns",
         tables::ADDRESS
     ));
 }

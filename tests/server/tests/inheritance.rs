@@ -143,7 +143,9 @@ fn a_child_that_is_added_later_is_noticed_and_attached_with_its_parent() {
             (refusal.code.as_str(), refusal.hint.as_deref()),
             (
                 "55000",
-                Some("Attach the table again and repeat all arguments. This also attaches its children.")
+                Some(
+                    "Attach the parent table again and repeat all arguments. This also attaches its children."
+                )
             ),
             "{refusal:?}"
         );

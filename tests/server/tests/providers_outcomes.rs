@@ -179,14 +179,14 @@ fn statuses_that_are_no_answer_are_tried_again() {
         "redirect",
         redirect_to(&elsewhere),
         "bad_status",
-        "302 Found: it points to 127.0.0.1",
+        "302 Found: the redirect points to 127.0.0.1",
     );
     patient.fails(
         "spur",
         "redirect",
         redirect_to(&elsewhere),
         "bad_status",
-        "302 Found: it points to 127.0.0.1",
+        "302 Found: the redirect points to 127.0.0.1",
     );
     assert_eq!(elsewhere.requests().len(), 0, "nobody went there");
 }
@@ -312,20 +312,24 @@ fn a_key_that_is_refused_stops_the_provider_until_something_changes() {
         (
             "greynoise",
             401,
-            "GreyNoise does not allow it: 401 Unauthorized: Invalid API key; see cowrie_enrich.greynoise_api_key_file",
+            "GreyNoise does not allow the request: 401 Unauthorized: Invalid API key; see cowrie_enrich.greynoise_api_key_file",
         ),
         (
             "greynoise",
             403,
-            "GreyNoise does not allow it: 403 Forbidden: forbidden; see cowrie_enrich.greynoise_api_key_file",
+            "GreyNoise does not allow the request: 403 Forbidden: forbidden; see cowrie_enrich.greynoise_api_key_file",
         ),
         (
             "spur",
             401,
-            "SPUR does not allow it: 401 Unauthorized: invalid token; see cowrie_enrich.spur_token_file",
+            "SPUR does not allow the request: 401 Unauthorized: invalid token; see cowrie_enrich.spur_token_file",
         ),
-        ("spur", 403, "SPUR does not allow it: 403 Forbidden: forbidden; see cowrie_enrich.spur_token_file"),
-        ("dshield", 403, "DShield does not allow it: 403 Forbidden: forbidden"),
+        (
+            "spur",
+            403,
+            "SPUR does not allow the request: 403 Forbidden: forbidden; see cowrie_enrich.spur_token_file",
+        ),
+        ("dshield", 403, "DShield does not allow the request: 403 Forbidden: forbidden"),
     ] {
         let what = format!("{provider} {code}");
         let addresses = patient.rests(provider, &what, HttpFault::status(code), "unauthorized");

@@ -393,7 +393,7 @@ fn a_table_with_a_rule_for_update_keeps_its_sessions_as_they_are() {
         assert_eq!(db.rows("SELECT id, snapshot_asn FROM mine.victim"), ["1|NULL"], "{rule}");
         assert_eq!(
             db.rows("SELECT DISTINCT reason FROM enrich.rejected_row"),
-            ["its snapshot could not be filled: table \"s\" has a rule for UPDATE"],
+            ["the snapshot columns could not be filled: table \"s\" has a rule for UPDATE"],
             "{rule}"
         );
         db.run("DROP RULE r ON mine.s");

@@ -583,7 +583,10 @@ fn a_table_with_code_of_a_third_role_is_left_alone_until_its_owner_allows_it() {
         assert_eq!(whole(&mut db, &COWRIE, "a"), OF_NOBODY, "{way}");
         let reason = owner.one("SELECT blocked_reason FROM enrich.attached_tables");
         assert!(reason.contains("trigger theirs"), "{way}: {reason}");
-        assert!(db.cluster.whole_log().contains("snapshots of public.sessions are not filled"), "{way}");
+        assert!(
+            db.cluster.whole_log().contains("snapshot columns of public.sessions are not filled"),
+            "{way}"
+        );
         assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 
         owner.run("SELECT enrich.set_session_table_options('public.sessions', true, NULL)");

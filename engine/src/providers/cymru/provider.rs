@@ -33,7 +33,7 @@ static WHOIS_PORT: Setting = Setting {
 static DNS_SERVER: Setting = Setting {
     name: c"cowrie_enrich.cymru_dns_server",
     short: c"DNS server (host:port) for lookups in Team Cymru's zones.",
-    long: c"If empty, the system's first name server is used.",
+    long: c"If the setting is empty, the first name server of the operating system is used.",
     kind: Kind::Text { default: None },
     guarded: true,
 };
@@ -44,7 +44,7 @@ const TRANSPORTS: [Transport; 3] = [Transport::Auto, Transport::Whois, Transport
 static TRANSPORT: Setting = Setting {
     name: c"cowrie_enrich.cymru_transport",
     short: c"Protocol for requests to Team Cymru: whois, dns, or auto.",
-    long: c"auto uses whois, and uses DNS while the whois service cannot be reached.",
+    long: c"The value auto selects whois, and selects DNS while the whois service cannot be reached.",
     kind: Kind::Choice { default: 0, words: &[c"auto", c"whois", c"dns"] },
     guarded: false,
 };
@@ -59,8 +59,8 @@ static BATCH_SIZE: Setting = Setting {
 
 static MAX_CONNECTIONS: Setting = Setting {
     name: c"cowrie_enrich.cymru_max_connections",
-    short: c"Maximum number of concurrent requests to Team Cymru.",
-    long: c"The limit applies to the whole cluster.",
+    short: c"Maximum number of simultaneous requests to Team Cymru.",
+    long: c"The limit applies to all databases of the cluster together.",
     kind: Kind::Number { default: 2, least: 1, most: 16, unit: Unit::None },
     guarded: false,
 };
@@ -76,14 +76,14 @@ static TIMEOUT: Setting = Setting {
 static RATE: Setting = Setting {
     name: c"cowrie_enrich.cymru_rate",
     short: c"Maximum number of requests (batches) to Team Cymru per minute.",
-    long: c"The limit applies to the whole cluster. A value of 0 means no limit.",
+    long: c"The limit applies to all databases of the cluster together. A value of 0 means no limit.",
     kind: Kind::Number { default: 60, least: 0, most: 60_000, unit: Unit::None },
     guarded: false,
 };
 
 static TTL: Setting = Setting {
     name: c"cowrie_enrich.cymru_ttl",
-    short: c"Lifetime of a Team Cymru answer that names a network.",
+    short: c"How long a Team Cymru answer that names a network stays valid.",
     long: c"",
     kind: Kind::Number { default: 90 * 86_400, least: 60, most: i32::MAX, unit: Unit::Seconds },
     guarded: false,
@@ -91,7 +91,7 @@ static TTL: Setting = Setting {
 
 static ABSENT_TTL: Setting = Setting {
     name: c"cowrie_enrich.cymru_absent_ttl",
-    short: c"Lifetime of a Team Cymru answer that no network announces the address.",
+    short: c"How long a Team Cymru answer of \"no network announces the address\" stays valid.",
     long: c"",
     kind: Kind::Number { default: 7 * 86_400, least: 60, most: i32::MAX, unit: Unit::Seconds },
     guarded: false,

@@ -383,7 +383,7 @@ impl HttpService {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 let see =
                     self.key.as_ref().map(|key| format!("; see {}", name(key.file))).unwrap_or_default();
-                Some(Demand::Stop(format!("{} does not allow it: {text}{see}", self.title)))
+                Some(Demand::Stop(format!("{} does not allow the request: {text}{see}", self.title)))
             }
             StatusCode::TOO_MANY_REQUESTS => {
                 Some(Demand::Rest(named.unwrap_or(self.backoff.default).max(self.backoff.minimum)))
@@ -498,8 +498,8 @@ fn cut(text: &str) -> String {
 fn redirected_to(headers: &HeaderMap, hide: &dyn Fn(&str) -> String) -> Option<String> {
     let location: Uri = headers.get(header::LOCATION)?.to_str().ok()?.parse().ok()?;
     Some(match location.host().filter(|_| location.scheme().is_some()) {
-        Some(host) => cut(&format!("it points to {}", printable(&hide(host)))),
-        None => "it points elsewhere on the same host".to_owned(),
+        Some(host) => cut(&format!("the redirect points to {}", printable(&hide(host)))),
+        None => "the redirect points elsewhere on the same host".to_owned(),
     })
 }
 

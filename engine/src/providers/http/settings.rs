@@ -12,8 +12,8 @@ use std::time::Duration;
 pub static HTTP_PROXY: Setting = Setting {
     name: c"cowrie_enrich.http_proxy",
     short: c"URL of the proxy for requests to GreyNoise, DShield and SPUR.",
-    long: c"Write http://host:port or https://host:port. The proxy must support CONNECT. If empty, no proxy is used. \
-        Requests to a loopback address never use it. Environment variables are ignored.",
+    long: c"Write http://host:port or https://host:port. The proxy must support CONNECT. If the setting is empty, no proxy is \
+        used. Requests to a loopback address never use the proxy. Environment variables such as https_proxy are ignored.",
     kind: Kind::Text { default: None },
     guarded: true,
 };
@@ -60,7 +60,7 @@ pub(in crate::providers) const fn url(
     short: &'static CStr,
     default: &'static CStr,
 ) -> Setting {
-    let long = c"An http or https URL, to which a slash and the address are appended. \
+    let long = c"An http or https URL. A slash and the address that is looked up are appended to the URL. \
         A key is sent only over https or to a loopback address.";
     Setting { name, short, long, kind: Kind::Text { default: Some(default) }, guarded: true }
 }
@@ -76,7 +76,7 @@ pub(in crate::providers) const fn key_file(
 /// Declares a limit of requests per second.
 pub(in crate::providers) const fn rate(name: &'static CStr, short: &'static CStr, default: i32) -> Setting {
     let long =
-        c"The limit applies to the whole cluster. Requests are evenly spaced. A value of 0 means no limit.";
+        c"The limit applies to all databases of the cluster together. Requests are evenly spaced. A value of 0 means no limit.";
     number(name, short, long, Kind::Number { default, least: 0, most: 1_000, unit: Unit::None })
 }
 
@@ -85,7 +85,7 @@ pub(in crate::providers) const fn max_parallel(
     short: &'static CStr,
     default: i32,
 ) -> Setting {
-    let long = c"The limit applies to the whole cluster.";
+    let long = c"The limit applies to all databases of the cluster together.";
     number(name, short, long, Kind::Number { default, least: 1, most: 32, unit: Unit::None })
 }
 
@@ -96,7 +96,7 @@ pub(in crate::providers) const fn daily_quota(
     default: i32,
 ) -> Setting {
     let long =
-        c"The limit applies to the whole cluster. Failed requests count too. A day begins at midnight UTC. \
+        c"The limit applies to all databases of the cluster together. Failed requests count too. A day begins at midnight UTC. \
         A value of 0 means no limit.";
     number(name, short, long, Kind::Number { default, least: 0, most: 10_000_000, unit: Unit::None })
 }

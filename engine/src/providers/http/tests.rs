@@ -142,7 +142,7 @@ fn each_status_means_what_the_table_says() {
         assert_eq!(
             why,
             format!(
-                "GreyNoise does not allow it: {status}: the words; see cowrie_enrich.greynoise_api_key_file"
+                "GreyNoise does not allow the request: {status}: the words; see cowrie_enrich.greynoise_api_key_file"
             )
         );
         assert_eq!(reply.failure.unwrap().to_string(), format!("{status}: the words"));
@@ -206,12 +206,12 @@ fn redirect_is_not_followed_and_tells_the_host_alone() {
         let settings = greynoise(&server.url("")).with(&GREYNOISE_API_KEY_FILE, text(key.path()));
         let reply = ask(&GreyNoise, &settings);
         let failure = reply.failure.unwrap().to_string();
-        assert!(failure.ends_with(": it points to 127.0.0.1"), "{failure}");
+        assert!(failure.ends_with(": the redirect points to 127.0.0.1"), "{failure}");
         assert!(reply.answers.is_empty());
     }
     assert_eq!(other.connections(), 0);
     let failure = failure_of(answer("302 Found", "Location: /elsewhere\r\n", ""));
-    assert_eq!(failure.to_string(), "302 Found: it points elsewhere on the same host");
+    assert_eq!(failure.to_string(), "302 Found: the redirect points elsewhere on the same host");
     assert_eq!(failure_of(answer("304 x", "", "")).to_string(), "304 Not Modified");
 }
 
