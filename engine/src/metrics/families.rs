@@ -39,36 +39,36 @@ macro_rules! families {
 families! {
     RECORDS_CREATED: Counter "asn_inventory.records_created" as "asn_inventory_records_created_total" in "{network}"
         by ["source", "country", "rir"]
-        => "Networks created, by source, country and registry";
+        => "Networks added to asn_inventory, by source, country and registry";
     RECORDS_UPDATED: Counter "asn_inventory.records_updated" as "asn_inventory_records_updated_total" in "{network}"
         by ["source", "update_type"]
-        => "Networks updated, by source and kind of update (metadata or times seen)";
+        => "Networks updated in asn_inventory, by source and kind of update (metadata or times seen)";
     TOTAL_COUNT: Gauge "asn_inventory.total_count" as "asn_inventory_size" in "{network}" by ["database"]
-        => "Rows of asn_inventory";
+        => "Rows in asn_inventory, one for each network";
     OPERATION_DURATION: Histogram "asn_inventory.operation_duration_ms" as "asn_inventory_operation_duration_seconds" in "ms"
         by ["operation"]
         => "Processor time to create or update one network, excluding waits for locks and disks";
     PENDING_NETWORKS: Gauge "enrich.reclassifications_pending" as "enrich_reclassifications_pending" in "{network}"
         by ["database"]
-        => "Networks that are not reclassified yet after an edit of known_networks";
+        => "Networks that the worker has not classified again yet after an edit of known_networks";
     PENDING_COUNTS_AGE: Gauge "enrich.pending_counts_oldest_age" as "enrich_pending_counts_oldest_age_seconds" in "s"
         by ["database"]
-        => "Age of the oldest pending count of sessions or addresses; 0 if there is none";
+        => "Age of the oldest count of sessions or addresses that is not in the inventories yet; 0 if there is none";
     COUNTS_LOST: Counter "enrich.session_counts_lost" as "enrich_session_counts_lost_total" in "{session}" by []
-        => "Sessions whose commit could not count them; a recount follows";
+        => "Sessions that were stored but could not be counted at commit; the worker then recounts all sessions";
     RECOUNT_OLDEST_AGE: Gauge "enrich.recount_oldest_age" as "enrich_recount_oldest_age_seconds" in "s" by ["database"]
-        => "Age of the oldest request for a recount; 0 if there is none";
+        => "Age of the oldest request to recount all sessions; 0 if there is none";
 
     ADDRESSES: Counter "enrich.addresses" as "enrich_addresses_total" in "{address}" by []
         => "Addresses that sessions and calls looked up";
     LOOKUPS: Counter "enrich.lookups" as "enrich_lookups_total" in "{address}" by ["result"]
-        => "Addresses that were found, by place: the inventory, the mmdb files or a provider";
+        => "Addresses for which data was found, by place: the inventory, the mmdb files or a provider";
     WITHOUT_ADDRESS: Counter "enrich.sessions_without_address" as "enrich_sessions_without_address_total" in "{session}" by []
-        => "Sessions stored without a valid address; they have no snapshot and are not counted";
+        => "Sessions stored without a valid address; their snapshot columns stay null, and they are not counted";
     ERRORS: Counter "enrich.errors" as "enrich_errors_total" in "{error}" by []
-        => "Internal errors that did not fail a session or call; see the server log";
+        => "Internal errors that did not make a session or call fail; see the server log";
     TRIGGER_DURATION: Histogram "enrich.trigger_duration" as "enrich_trigger_duration_seconds" in "s" by ["event"]
-        => "Time that sessions spend in the trigger, including waits (sampled)";
+        => "Time in the trigger of the extension before and after a session is stored and at commit, including waits; measured for a sample";
 
     PROVIDER_REQUESTS: Counter "enrich.provider_requests" as "enrich_provider_requests_total" in "{request}"
         by ["provider", "outcome"]
@@ -78,55 +78,55 @@ families! {
         => "Lookups sent to a provider; one request may contain several";
     PROVIDER_ANSWERS: Counter "enrich.provider_answers" as "enrich_provider_answers_total" in "{address}"
         by ["provider", "result"]
-        => "Stored answers: a value, or that the provider has no data (absent)";
+        => "Stored answers of a provider: with data (value), or that the provider has no data (absent)";
     PROVIDER_SHARED: Counter "enrich.provider_shared_answers" as "enrich_provider_shared_answers_total" in "{address}"
         by ["provider"]
-        => "Addresses that were served by the answer to another lookup of the same prefix";
+        => "Addresses that got the answer to the lookup of another address in the same prefix";
     PROVIDER_UNANSWERED: Counter "enrich.provider_unanswered" as "enrich_provider_unanswered_total" in "{question}"
         by ["provider", "reason"]
-        => "Lookups without an answer: missing from the reply, or refused by the provider";
+        => "Lookups without an answer: missing from the provider's reply, or refused by the provider";
     PROVIDER_DROPPED: Counter "enrich.provider_dropped_rows" as "enrich_provider_dropped_rows_total" in "{row}"
         by ["provider", "reason"]
-        => "Rows of replies that were dropped: not requested, malformed, or too long";
+        => "Rows in replies of a provider that were dropped: not requested, malformed, or too long";
     PROVIDER_DEAD_LETTERS: Counter "enrich.provider_dead_letters" as "enrich_provider_dead_letters_total" in "{address}"
         by ["provider"]
-        => "Lookups that failed max_attempts times and became dead letters";
+        => "Lookups that became dead letters, because they failed max_attempts times";
     PROVIDER_DURATION: Histogram "enrich.provider_request_duration" as "enrich_provider_request_duration_seconds" in "s"
         by ["provider"]
-        => "Duration of a request";
+        => "Duration of one request to a provider";
     PROVIDER_BATCH: Histogram "enrich.provider_batch_size" as "enrich_provider_batch_size" in "{question}" by ["provider"]
-        => "Lookups in one request";
+        => "Number of lookups in one request to a provider";
     PROVIDER_IN_FLIGHT: Gauge "enrich.provider_in_flight" as "enrich_provider_in_flight" in "{request}" by ["provider"]
-        => "Requests under way, in all databases";
+        => "Requests to a provider that are under way, in all databases";
     PROVIDER_QUOTA: Gauge "enrich.provider_quota" as "enrich_provider_quota" in "{request}" by ["provider"]
-        => "Requests allowed per day (UTC); not shown if there is no limit";
+        => "Requests to a provider that are allowed per day (UTC); not shown if there is no limit";
     PROVIDER_QUOTA_LEFT: Gauge "enrich.provider_quota_left" as "enrich_provider_quota_left" in "{request}" by ["provider"]
-        => "Requests that are still allowed today (UTC)";
+        => "Requests to a provider that are still allowed today (UTC)";
     PROVIDER_ENABLED: Gauge "enrich.provider_enabled" as "enrich_provider_enabled" in "1" by ["provider"]
         => "1 if the provider is enabled and fully configured, else 0";
     PROVIDER_BREAKER: Gauge "enrich.provider_breaker_state" as "enrich_provider_breaker_state" in "1" by ["provider"]
-        => "State of the circuit breaker: 0 closed, 1 half-open, 2 open";
+        => "State of a provider's circuit breaker: 0 closed, 1 half-open, 2 open";
     PROVIDER_FAILURES: Gauge "enrich.provider_failures" as "enrich_provider_failures" in "{request}" by ["provider"]
-        => "Consecutive failed requests";
+        => "Consecutive failed requests to a provider";
     PROVIDER_STOPPED: Gauge "enrich.provider_stopped" as "enrich_provider_stopped" in "1" by ["provider"]
-        => "1 while no requests are sent because the provider refused the key, else 0";
+        => "1 while no requests are sent to a provider because the provider refused the key, else 0";
     PROVIDER_BACKOFF_UNTIL: Gauge "enrich.provider_backoff_until" as "enrich_provider_backoff_until_timestamp_seconds" in "s"
         by ["provider"]
-        => "Unix time until which no requests are sent; 0 if there is no pause";
+        => "Unix time until which no requests are sent to a provider; 0 if there is no pause";
     PROVIDER_LAST_SUCCESS: Gauge "enrich.provider_last_success" as "enrich_provider_last_success_timestamp_seconds" in "s"
         by ["provider"]
-        => "Unix time of the last request that was answered; 0 if there is none";
+        => "Unix time of the last request that a provider answered; 0 if there is none";
 
     QUEUE_DEPTH: Gauge "enrich.queue_depth" as "enrich_queue_depth" in "{lookup}" by ["database", "provider", "state"]
-        => "Lookups in the queue, by state: requested (no job yet), due, leased to the worker, or delayed";
+        => "Lookups in the queue, by state: requested (no job yet), due, leased (reserved by the worker), or delayed";
     QUEUE_ADDRESSES: Gauge "enrich.queue_addresses" as "enrich_queue_addresses" in "{address}" by ["database", "provider"]
-        => "Addresses that wait for the answer to a job";
+        => "Addresses that wait for the answer to a job in the queue";
     QUEUE_OLDEST_AGE: Gauge "enrich.queue_oldest_age" as "enrich_queue_oldest_age_seconds" in "s"
         by ["database", "provider"]
-        => "Age of the oldest request or job; 0 if there is none";
+        => "Age of the oldest lookup in the queue; 0 if there is none";
     QUEUE_DEAD_LETTERS: Gauge "enrich.queue_dead_letters" as "enrich_queue_dead_letters" in "{address}"
         by ["database", "provider"]
-        => "Rows of dead_letter";
+        => "Rows in dead_letter: lookups that failed max_attempts times";
 
     MMDB_BUILD_AGE: Gauge "enrich.mmdb_build_age" as "enrich_mmdb_build_age_seconds" in "s" by ["kind"]
         => "Time since the mmdb file in service was built";
@@ -134,49 +134,49 @@ families! {
         => "Unix time when the mmdb file was put into service";
 
     LAUNCHER_UP: Gauge "enrich.launcher_up" as "enrich_launcher_up" in "1" by []
-        => "1 while the launcher runs, else 0";
+        => "1 while the launcher, which starts the workers, runs, else 0";
     STANDBY: Gauge "enrich.server_standby" as "enrich_server_standby" in "1" by []
         => "1 while the server is a standby, else 0; no worker runs on a standby";
     EXPORTER_UP: Gauge "enrich.exporter_up" as "enrich_exporter_up" in "1" by []
-        => "1 while the exporter runs, else 0";
+        => "1 while the exporter of metrics runs, else 0";
     EXPORTS: Counter "enrich.exports" as "enrich_exports_total" in "{export}" by ["exporter"]
-        => "Successful exports: a scrape served, status files written, or a request accepted by a collector";
+        => "Successful exports of metrics: a scrape served, status files written, or a request accepted by a collector";
     EXPORT_FAILURES: Counter "enrich.export_failures" as "enrich_export_failures_total" in "{export}" by ["exporter"]
-        => "Failed exports; see the server log for the reasons";
+        => "Failed exports of metrics; see the server log for the reasons";
     OTLP_REQUESTS: Counter "enrich.otlp_requests" as "enrich_otlp_requests_total" in "{request}" by ["signal", "outcome"]
-        => "Requests to the OpenTelemetry collector, by its answer: accepted, deferred or refused";
+        => "Requests to the OpenTelemetry collector, by the answer: accepted, deferred or refused";
     OTLP_ITEMS: Counter "enrich.otlp_items" as "enrich_otlp_items_total" in "{item}" by ["signal", "result"]
-        => "Data points and spans for the collector: accepted, rejected by it, or dropped before sending";
+        => "Data points and spans for the OpenTelemetry collector: accepted, rejected, or dropped before sending";
     WORKER_UP: Gauge "enrich.worker_up" as "enrich_worker_up" in "1" by ["database"]
-        => "1 while the worker of a database runs, 0 if it should run and does not";
+        => "1 while the worker of a database runs, 0 if the worker should run but does not run";
     WORKER_HEARTBEAT_AGE: Gauge "enrich.worker_heartbeat_age" as "enrich_worker_heartbeat_age_seconds" in "s"
         by ["database"]
-        => "Time since the worker last began a step; it begins one at least every worker_naptime";
+        => "Time since the worker last began a step of its loop; normally at most worker_naptime";
     WORKER_BATCHES: Counter "enrich.worker_batches" as "enrich_worker_batches_total" in "{batch}" by ["database"]
         => "Batches of answers that the worker has stored";
     WORKER_ERRORS: Counter "enrich.worker_errors" as "enrich_worker_errors_total" in "{error}" by ["database"]
         => "Steps of the worker that failed and were rolled back";
     WORKER_STEP_ERRORS: Counter "enrich.worker_step_errors" as "enrich_worker_step_errors_total" in "{error}"
         by ["database", "step"]
-        => "Steps of the worker and its owner processes that failed and were rolled back, by kind";
+        => "Steps that failed and were rolled back, of the worker and of the processes that run code of table owners";
     WORKER_NAPTIMES: Counter "enrich.worker_naptimes" as "enrich_worker_naptimes_total" in "{naptime}" by ["database"]
         => "Time that the worker was idle, in units of worker_naptime";
     COMPLETIONS_PENDING: Gauge "enrich.completions_pending" as "enrich_completions_pending" in "{address}" by ["database"]
-        => "Pairs of address and table whose sessions can be completed, but are not completed yet";
+        => "Pairs of address and table: an answer for nulls in the snapshot columns is stored, but the sessions do not have the values yet";
     COMPLETION_OLDEST_AGE: Gauge "enrich.completion_oldest_age" as "enrich_completion_oldest_age_seconds" in "s"
         by ["database"]
-        => "Age of the oldest pending completion; 0 if there is none";
+        => "Age of the oldest session completion that is pending; 0 if there is none";
     SUSPENDED_OWNERS: Gauge "enrich.suspended_owners" as "enrich_suspended_owners" in "{role}" by ["database"]
-        => "Suspended owners of session tables; their code runs again after resume_owner()";
+        => "Owners of session tables whose code is not run until resume_owner() is called; see suspended_owner";
     ABANDONED_PROCESSES: Gauge "enrich.owner_processes_abandoned" as "enrich_owner_processes_abandoned" in "{process}"
         by ["database"]
-        => "Processes in which code of a table owner did not end after it was cancelled; at three, no other is started";
+        => "Processes in which code of a table owner did not end after it was cancelled; at three, no further process is started";
     LAUNCH_FAILURES: Counter "enrich.owner_process_launch_failures" as "enrich_owner_process_launch_failures_total"
         in "{process}" by ["database"]
-        => "Owner processes that could not be started, because max_worker_processes was reached";
+        => "Processes for code of table owners that could not be started, because max_worker_processes was reached";
     UNSAFE_FOREIGN_KEYS: Gauge "enrich.unsafe_foreign_keys" as "enrich_unsafe_foreign_keys" in "{key}" by ["database"]
-        => "Foreign keys that can run code as the extension's owner; while any exists, the worker does nothing";
+        => "Foreign keys that can run code as the extension's owner; while one exists, the worker does nothing; see unsafe_foreign_keys";
     TABLES_NOT_INTACT: Gauge "enrich.attached_tables_not_intact" as "enrich_attached_tables_not_intact" in "{table}"
         by ["database"]
-        => "Attached session tables that are not intact; see attached_tables";
+        => "Session tables that have changed since they were attached; see not_intact_reason in attached_tables";
 }

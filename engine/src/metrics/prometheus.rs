@@ -4,7 +4,7 @@
 //! Example:
 //!
 //! ```text
-//! # HELP asn_inventory_records_created_total Networks created, by source, country and registry
+//! # HELP asn_inventory_records_created_total Networks added to asn_inventory, by source, country and registry
 //! # TYPE asn_inventory_records_created_total counter
 //! asn_inventory_records_created_total{source="maxmind",country="US",rir="unknown"} 3
 //! # HELP asn_inventory_operation_duration_seconds Processor time of creating or updating one network
@@ -167,11 +167,11 @@ mod tests {
     }
 
     /// The expected output of a scrape.
-    const TEXT: &str = r#"# HELP asn_inventory_records_created_total Networks created, by source, country and registry
+    const TEXT: &str = r#"# HELP asn_inventory_records_created_total Networks added to asn_inventory, by source, country and registry
 # TYPE asn_inventory_records_created_total counter
 asn_inventory_records_created_total{source="maxmind",country="US",rir="unknown"} 3
 asn_inventory_records_created_total{source="cymru",country="DE",rir="RIPE"} 12345678901
-# HELP asn_inventory_size Rows of asn_inventory
+# HELP asn_inventory_size Rows in asn_inventory, one for each network
 # TYPE asn_inventory_size gauge
 asn_inventory_size{database="a \"b\" \\ c"} 7
 # HELP asn_inventory_operation_duration_seconds Processor time to create or update one network, excluding waits for locks and disks
@@ -195,7 +195,7 @@ asn_inventory_operation_duration_seconds_bucket{operation="create",le="1"} 5
 asn_inventory_operation_duration_seconds_bucket{operation="create",le="+Inf"} 6
 asn_inventory_operation_duration_seconds_sum{operation="create"} 2.00025
 asn_inventory_operation_duration_seconds_count{operation="create"} 6
-# HELP enrich_launcher_up 1 while the launcher runs, else 0
+# HELP enrich_launcher_up 1 while the launcher, which starts the workers, runs, else 0
 # TYPE enrich_launcher_up gauge
 enrich_launcher_up 1
 "#;
