@@ -37,7 +37,7 @@ WITH recount AS (
         (SELECT count(*) FROM ip_inventory AS addresses FULL JOIN recount ON recount.address = addresses.ip_address
          WHERE addresses.session_count IS DISTINCT FROM recount.sessions)
     UNION ALL
-    SELECT 4, 'networks whose unique_ip_count or total_session_count differs', 0,
+    SELECT 4, 'networks whose unique_ip_count or total_session_count differs from a recount', 0,
         (SELECT count(*) FROM asn_inventory AS networks
          LEFT JOIN network_recount USING (asn_number)
          LEFT JOIN pending USING (asn_number)
@@ -45,11 +45,11 @@ WITH recount AS (
                 networks.total_session_count + coalesce(pending.sessions, 0))
              IS DISTINCT FROM (coalesce(network_recount.addresses, 0), coalesce(network_recount.sessions, 0)::bigint))
     UNION ALL
-    SELECT 5, 'sessions of a network that the inventory lacks', 0,
+    SELECT 5, 'sessions whose network is not in asn_inventory', 0,
         (SELECT count(*) FROM found LEFT JOIN asn_inventory AS networks ON networks.asn_number = found.snapshot_asn
          WHERE found.snapshot_asn IS NOT NULL AND networks.asn_number IS NULL)
     UNION ALL
-    SELECT 6, 'sessions where the City file has a country and the snapshot none', 0,
+    SELECT 6, 'sessions where the City file has a country, but snapshot_country is null', 0,
         (SELECT count(*) FROM found WHERE snapshot_country IS NULL AND ip_country(address) IS NOT NULL AND NOT is_bogon(address))
 )
 SELECT what, expected, got, CASE WHEN expected = got THEN 'ok' ELSE 'FAILED' END AS outcome

@@ -8,7 +8,7 @@
 SET search_path = public, cowrie_enrich;
 
 \echo
-\echo 'Addresses that GreyNoise looked up with the limited quota, by what their sessions did'
+\echo 'Addresses that were looked up at GreyNoise within the limited quota, by what their sessions did'
 \echo 'The session priority prefers downloads, then commands.'
 WITH addresses AS (
     SELECT

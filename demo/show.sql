@@ -100,7 +100,7 @@ SELECT
 \gset
 \if :moved
 \echo 'An address that moved to another network between two versions of the ASN file (ip_asn_history)'
-\echo 'sessions_then are the sessions while it was in that network; their snapshots did not change.'
+\echo 'sessions_then is the number of sessions while the address was in that network; the snapshot columns of these sessions did not change.'
 SELECT
     history.ip_address,
     history.asn_number AS asn,
@@ -158,7 +158,7 @@ JOIN queue_status AS queue USING (provider)
 LEFT JOIN worker_status() AS worker ON worker.role = 'worker' AND worker.database = current_database()
 WHERE provider.provider = 'cymru';
 
-\echo 'Sample of their sessions: stored without a network, and completed by the worker after the answer'
+\echo 'Sample of sessions from these addresses: stored without a network, and completed by the worker after the answer of Team Cymru'
 WITH completed AS (
     SELECT sessions.*, row_number() OVER (PARTITION BY sessions.snapshot_asn ORDER BY md5(sessions.id)) AS nth
     FROM sessions
@@ -181,7 +181,7 @@ LIMIT 5;
 \endif
 
 \if :about_addresses
-\echo 'Addresses by what GreyNoise knows: scanners of the whole Internet, and others'
+\echo 'Addresses by the answer of GreyNoise: scanners of the whole Internet, and others'
 \echo 'reports is the number of reports of these addresses at DShield.'
 SELECT
     CASE
@@ -262,7 +262,7 @@ WHERE provider = ANY (string_to_array(:'sources', ','));
 SELECT count(*) AS invalid FROM sessions WHERE session_address(ip) IS NULL AND ip <> ''
 \gset
 \echo 'Counters of the whole server since its start (enrich_stats), and the mmdb files in service'
-\echo 'total_ips are addresses looked up; the *_hits say where the answers came from. errors are invalid addresses and internal errors.'
+\echo 'total_ips is the number of addresses looked up; each *_hits column is the number of addresses found in that place. errors is the number of invalid addresses and internal errors.'
 \echo 'This log has' :invalid 'sessions whose address is invalid; see "Sessions without a country".'
 \x on
 SELECT * FROM enrich_stats();

@@ -232,7 +232,7 @@ fn report(arguments: &Arguments, lines: &Lines, stored: &LoadCounts, took: Durat
         noteworthy("  without a connect event", stored.without_connect);
         noteworthy("  not closed in this log", stored.without_end);
         noteworthy("sessions that were stored before", stored.known);
-        noteworthy("  completed now", stored.continued);
+        noteworthy("  completed by this load", stored.continued);
         noteworthy(
             "  different session with the same id, not stored",
             stored.other_of_same_id + lines.repeated_connects,
@@ -240,7 +240,7 @@ fn report(arguments: &Arguments, lines: &Lines, stored: &LoadCounts, took: Durat
         for table in TABLES {
             noteworthy(&format!("rows stored in {}", table.name()), stored.rows[table as usize]);
         }
-        noteworthy("rows without a table here, not stored", stored.without_table);
+        noteworthy("rows for missing tables, not stored", stored.without_table);
         noteworthy("values truncated to the column's length", stored.cut);
     }
     for broken in &lines.broken {

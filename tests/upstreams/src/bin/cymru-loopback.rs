@@ -8,7 +8,7 @@ use cowrie_enrich_upstreams::program::{self, Options};
 use cowrie_enrich_upstreams::{Behaviour, Dns, DnsBehaviour, Routes, Whois};
 
 const HELP: &str = "\
-Simulates Team Cymru on 127.0.0.1: its bulk whois service on a TCP port, and its DNS service on the same UDP port.
+Simulates Team Cymru on 127.0.0.1: the bulk whois service on a TCP port, and the DNS service on the UDP port of the same number.
 
 usage: cymru-loopback --routes FILE [--port N] [--port-file PATH] [--delay MS] [--parent PID]
 
