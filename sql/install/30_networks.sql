@@ -14,7 +14,7 @@ CREATE TABLE known_networks (
     is_seed    boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE known_networks IS
-    'types of networks; they take precedence over the type according to the name; you can edit this table; pg_dump includes rows that you added or changed, but a seed row that you deleted exists again after a restore';
+    'types of networks, which take precedence over the type according to the name of the organisation; you can edit this table; pg_dump includes rows that you added or changed, but a seed row that you deleted exists again after a restore';
 COMMENT ON COLUMN known_networks.asn_type IS 'HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN';
 COMMENT ON COLUMN known_networks.is_seed IS
     'true if the row came with the extension and is unchanged; pg_dump omits such rows';
@@ -171,7 +171,7 @@ CREATE FUNCTION classify_asn(asn bigint, organization_name text) RETURNS text
             @extschema@.classify_name($2))
     $$;
 COMMENT ON FUNCTION classify_asn(bigint, text) IS
-    'type of a network: from known_networks if it lists the network, otherwise according to whole words in the given name';
+    'type of a network: from known_networks if the network is listed there, otherwise according to whole words in the given name';
 
 -- Flags of a network without an entry may come from an import, so they are kept. While an edit of the list is
 -- pending, they may come from a deleted entry.
@@ -187,7 +187,7 @@ CREATE FUNCTION classify_network(
         LEFT JOIN @extschema@.known_networks k ON k.asn_number = $1
     $$;
 COMMENT ON FUNCTION classify_network(bigint, text, boolean, boolean) IS
-    'type and flags of a network: from known_networks if it lists the network; otherwise the type is according to the given name, and the flags are as given';
+    'type and flags of a network: from known_networks if the network is listed there; otherwise the type is according to the given name, and the flags are as given';
 
 -- The rank of a source. A source may replace values of a lower rank.
 CREATE FUNCTION source_rank(source text) RETURNS integer

@@ -160,7 +160,7 @@ CREATE TABLE block_answer (
 CREATE INDEX block_answer_asked_at_idx ON block_answer (provider, asked_at);
 SELECT pg_catalog.pg_extension_config_dump('block_answer', '');
 COMMENT ON TABLE block_answer IS
-    'answers of a provider for whole prefixes; until an answer expires, other addresses of the prefix get it without a request';
+    'answers of a provider for whole prefixes; until an answer expires, other addresses of the prefix get the answer without a request';
 COMMENT ON COLUMN block_answer.prefix IS
     'prefix for which the answer is valid: the /24 or /48 that was looked up or, if the network announces a longer prefix, the announced prefix';
 COMMENT ON COLUMN block_answer.asn_number IS 'ASN of the network that announces the prefix';

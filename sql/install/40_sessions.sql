@@ -8,7 +8,7 @@ COMMENT ON FUNCTION enrich_session() IS
 CREATE FUNCTION forget_sessions() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'forget_sessions_wrapper';
 COMMENT ON FUNCTION forget_sessions() IS
-    'trigger function for session tables: before TRUNCATE, subtracts the sessions that it removes from the counts';
+    'trigger function for session tables: before TRUNCATE, subtracts the sessions that TRUNCATE removes from the counts';
 
 CREATE TABLE session_table_option (
     rel          regclass PRIMARY KEY,
@@ -604,7 +604,7 @@ BEGIN
     ORDER BY child.oid LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
-            MESSAGE = format('%s inherits from %s and cannot be attached with it', seen.rel, rel),
+            MESSAGE = format('%s inherits from %s, but cannot be attached', seen.rel, rel),
             DETAIL = CASE WHEN seen.relkind <> 'r' THEN 'The inheritance child is not a table.'
                           WHEN seen.relpersistence = 't' THEN 'The inheritance child is a temporary table.'
                           ELSE 'The inheritance child has another owner than the parent.' END,
