@@ -472,7 +472,7 @@ fn sessions_of_somebody_elses_partition_are_not_completed_as_them() {
                 "SELECT blocked_reason FROM enrich.completion_status WHERE rel = 'analyst.part1'::regclass",
             )
         },
-        |reason| reason.iter().any(|reason| reason.contains("another role")),
+        |reason| reason.iter().any(|reason| reason.contains("different owners")),
     );
     assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 0);
     lab.assert_nothing_crashed();

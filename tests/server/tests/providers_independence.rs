@@ -175,7 +175,7 @@ fn a_provider_that_is_not_set_up_says_which_setting_and_is_not_asked() {
             "dshield",
             "dshield_contact = ''",
             &contact,
-            "cowrie_enrich.dshield_contact is not set: DShield wants",
+            "cowrie_enrich.dshield_contact is not set: DShield requires",
         ),
         (
             "dshield",
