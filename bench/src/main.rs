@@ -4,11 +4,13 @@
 mod addresses;
 mod analysis;
 mod backfill;
+mod callgrind;
 mod cymru;
 mod enrich;
 mod folding;
 mod history;
 mod inserts;
+mod instructions;
 mod isolation;
 mod lookups;
 mod metrics;
@@ -36,7 +38,7 @@ fn main() {
     let known = [
         &of_files[..],
         &of_history[..],
-        &["cymru", "providers", "sources", "queue", "folding", "metrics", "isolation"],
+        &["cymru", "providers", "sources", "queue", "folding", "metrics", "isolation", "instructions"],
     ]
     .concat();
     if let Some(unknown) = wanted.iter().find(|w| !known.contains(&w.as_str())) {
@@ -78,6 +80,10 @@ fn main() {
     // Takes ten minutes, so it runs only if it is named.
     if wanted.iter().any(|what| what == "isolation") {
         isolation::measure(&mut report);
+    }
+    // Needs an earlier commit, which bench/run installs if this measurement is named.
+    if wanted.iter().any(|what| what == "instructions") {
+        instructions::measure(&effort, &mut report);
     }
     report.print();
 }

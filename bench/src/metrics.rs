@@ -1,27 +1,20 @@
-//! Measures the cost of metrics for an insert, in instructions. The server runs in single-user mode, as one backend
-//! without other processes, under callgrind, with `cowrie_enrich.metrics` on and off.
+//! Measures the cost of metrics for an insert, in instructions, with `cowrie_enrich.metrics` on and off.
 //!
 //! It counts instructions and not time, because noise would hide one percent of a time. Each count is the difference
 //! between a run with many inserts and a run with few, on copies of the same data directory. So the start of the server
-//! is not included. Instructions of the kernel are not included either.
+//! is not included.
 
-use std::fs::File;
-use std::process::{Command, Stdio};
-
+use server_tests::Options;
 use server_tests::database::{cluster_with_world, fresh_database};
 use server_tests::hosts::COWRIE;
-use server_tests::installation::installation;
 use server_tests::world::crowd_member;
-use server_tests::{Cluster, Options};
 
 use crate::Effort;
+use crate::callgrind::{self, MOST_ROUNDS};
 use crate::report::{Aim, Report, median};
 
 /// Addresses that the inventory knows.
 const KNOWN: u64 = 2_560;
-
-/// Counts of instructions hardly differ from round to round.
-const MOST_ROUNDS: usize = 3;
 
 /// Returns statements that insert this number of sessions.
 type Script = fn(u64) -> String;
@@ -33,7 +26,7 @@ const SCRIPTS: [(&str, Script, [u64; 2]); 3] = [
 ];
 
 pub fn measure(effort: &Effort, report: &mut Report) {
-    if Command::new("valgrind").arg("--version").output().is_err() {
+    if !callgrind::is_installed() {
         eprintln!(
             "metrics: not measured, because valgrind is not installed (Debian: apt-get install valgrind)"
         );
@@ -56,7 +49,10 @@ pub fn measure(effort: &Effort, report: &mut Report) {
         let mut absolute = [Vec::new(), Vec::new()];
         for _ in 0..effort.rounds.min(MOST_ROUNDS) {
             let [with, without] = ["on", "off"].map(|metrics| {
-                let [few, many] = sizes.map(|size| instructions(&cluster, &name, metrics, &script(size)));
+                let setting = format!("cowrie_enrich.metrics={metrics}");
+                let [few, many] = sizes.map(|size| {
+                    callgrind::instructions(&cluster, &name, &["-c", &setting], &script(size), None)
+                });
                 (many - few) / (sizes[1] - sizes[0]) as f64
             });
             percents.push((with / without - 1.0) * 100.0);
@@ -99,34 +95,4 @@ fn bulk(sessions: u64) -> String {
         "INSERT INTO public.sessions (id, starttime, ip) SELECT 's' || n, '2024-05-01 12:00', \
          '23.' || n % 250 || '.0.' || 1 + n % 9 FROM generate_series(1, {sessions}) n\n"
     )
-}
-
-/// Instructions that a backend executes from its start to its end.
-fn instructions(cluster: &Cluster, database: &str, metrics: &str, script: &str) -> f64 {
-    let copy = cluster.files().join("copy");
-    let _ = std::fs::remove_dir_all(&copy);
-    run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(cluster.data_dir()).arg(&copy));
-    let input = cluster.files().join("script");
-    std::fs::write(&input, script).expect("the script can be written");
-    let said = run(installation()
-        .server_command("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(installation().bindir.join("postgres"))
-        .args(["--single", "-D"])
-        .arg(&copy)
-        .args(["-c", &format!("cowrie_enrich.metrics={metrics}"), database])
-        .stdin(File::open(&input).expect("the script can be read"))
-        .current_dir(&copy));
-    assert!(!said.contains("ERROR"), "{said}");
-    // ==123== Collected : 123456
-    let collected = said.lines().find_map(|line| line.split_once("Collected : ")).map(|(_, number)| number);
-    collected.and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("no count: {said}"))
-}
-
-/// Runs a program that must succeed. Returns its standard error.
-fn run(command: &mut Command) -> String {
-    let output = command.stdout(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{command:?}: {said}");
-    said
 }

@@ -233,6 +233,11 @@ impl Cluster {
         self.dir.join("data")
     }
 
+    /// Returns the PostgreSQL that runs this server.
+    pub fn installation(&self) -> &'static Installation {
+        self.installation
+    }
+
     pub fn socket_dir(&self) -> &Path {
         &self.socket_dir
     }

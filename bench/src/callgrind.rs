@@ -1,0 +1,62 @@
+//! Counts the instructions of a server in single-user mode, which is one backend without other processes, under callgrind.
+//!
+//! Noise of the machine does not change the counts. Instructions of the kernel are not included.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use server_tests::Cluster;
+
+/// Counts hardly differ from round to round, so a few rounds are enough.
+pub const MOST_ROUNDS: usize = 3;
+
+pub fn is_installed() -> bool {
+    Command::new("valgrind").arg("--version").output().is_ok()
+}
+
+/// Returns the instructions that a backend executes from its start to its end. The backend reads one statement a line from
+/// `script`, each a transaction. It works on a copy of the data directory of a cluster that is stopped.
+///
+/// `settings` are command-line arguments of the server. The file `profile`, if any, receives callgrind's counts by function.
+pub fn instructions(
+    cluster: &Cluster,
+    database: &str,
+    settings: &[&str],
+    script: &str,
+    profile: Option<&Path>,
+) -> f64 {
+    let copy = cluster.files().join("copy");
+    let _ = std::fs::remove_dir_all(&copy);
+    run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(cluster.data_dir()).arg(&copy));
+    let input = cluster.files().join("script");
+    std::fs::write(&input, script).expect("the script can be written");
+    let counts = cluster.files().join("callgrind.out");
+    let installation = cluster.installation();
+    let stderr = run(installation
+        .server_command("valgrind")
+        .arg("--tool=callgrind")
+        .arg(format!("--callgrind-out-file={}", counts.display()))
+        .arg(installation.bindir.join("postgres"))
+        .args(["--single", "-D"])
+        .arg(&copy)
+        .args(settings)
+        .arg(database)
+        .stdin(File::open(&input).expect("the script can be read"))
+        .current_dir(&copy));
+    assert!(!stderr.contains("ERROR"), "{stderr}");
+    if let Some(profile) = profile {
+        std::fs::copy(&counts, profile).expect("the profile can be copied");
+    }
+    // ==123== Collected : 123456
+    let collected = stderr.lines().find_map(|line| line.split_once("Collected : ")).map(|(_, number)| number);
+    collected.and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("no count: {stderr}"))
+}
+
+/// Runs a program that must succeed. Returns its standard error.
+fn run(command: &mut Command) -> String {
+    let output = command.stdout(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?}: {stderr}");
+    stderr
+}
