@@ -433,7 +433,7 @@ pub fn provider_failed(provider: &str, why: &str) -> ! {
 }
 
 /// The circuit breaker of the provider is open.
-pub fn provider_rests(provider: &str, health: &Health) -> ! {
+pub fn provider_is_paused(provider: &str, health: &Health) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
         format!("no requests are sent to {provider} at the moment"),

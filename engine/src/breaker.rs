@@ -38,7 +38,7 @@ pub struct Breaker {
     pub until: i64,
     /// Microseconds; 0 while closed.
     pub opened_at: i64,
-    /// Microseconds. The time passed to `rest_until`; a success does not clear it.
+    /// Microseconds. The time passed to `pause_until`; a success does not clear it.
     pub backoff_until: i64,
 }
 
@@ -108,7 +108,7 @@ impl Breaker {
 
     /// Blocks requests until the time that the provider itself named (Retry-After). Successes and failures do not
     /// shorten it.
-    pub fn rest_until(&mut self, until: i64) {
+    pub fn pause_until(&mut self, until: i64) {
         self.backoff_until = self.backoff_until.max(until);
         self.until = self.until.max(until);
     }
@@ -209,11 +209,11 @@ mod tests {
     #[test]
     fn requested_rest_outlives_success_and_failure() {
         let mut breaker = Breaker::default();
-        breaker.rest_until(1_000 * SECOND);
+        breaker.pause_until(1_000 * SECOND);
         breaker.succeeded();
         assert_eq!(breaker.permission(999 * SECOND, PROBE), Permission::NotBefore(1_000 * SECOND));
         breaker.failed(0, BASE, 0.5);
-        breaker.rest_until(5 * SECOND);
+        breaker.pause_until(5 * SECOND);
         assert_eq!(breaker.permission(999 * SECOND, PROBE), Permission::NotBefore(1_000 * SECOND));
         assert_eq!(breaker.permission(1_000 * SECOND, PROBE), Permission::Ask);
     }
@@ -304,7 +304,7 @@ mod tests {
             other = breaker;
             other.failed(now, BASE, 0.5);
             other.succeeded();
-            other.rest_until(until);
+            other.pause_until(until);
         }
     }
 }

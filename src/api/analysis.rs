@@ -4,25 +4,25 @@ use crate::pg::Oid;
 use crate::pg::call::Call;
 use crate::pg::spi::Connection;
 use crate::pg::value::{Text, ToSql, Typed};
-use crate::store::Home;
+use crate::store::ExtensionOids;
 use crate::store::campaigns::Campaign;
 use crate::{error, sql_function};
 
 sql_function!(campaign_query_wrapper, pg_finfo_campaign_query_wrapper, campaign_query);
 fn campaign_query(call: &Call) -> Typed<Text> {
-    let home = Home::of_caller(call);
+    let oids = ExtensionOids::of_caller(call);
     let (rel, condition) = arguments(call);
     let query =
-        Connection::with(home.schema, |connection| Campaign::of(home, connection, rel).text(condition));
+        Connection::with(oids.schema, |connection| Campaign::of(oids, connection, rel).text(condition));
     (&query).to_sql()
 }
 
 sql_function!(campaign_networks_wrapper, pg_finfo_campaign_networks_wrapper, campaign_networks);
 fn campaign_networks(call: &Call) {
-    let home = Home::of_caller(call);
+    let oids = ExtensionOids::of_caller(call);
     let (rel, condition) = arguments(call);
-    Connection::with(home.schema, |connection| {
-        Campaign::of(home, connection, rel).run(connection, condition, |rows| {
+    Connection::with(oids.schema, |connection| {
+        Campaign::of(oids, connection, rel).run(connection, condition, |rows| {
             call.set(rows.values());
         });
     });

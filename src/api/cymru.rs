@@ -95,7 +95,7 @@ fn wait_for_permit(limits: &Limits) -> Permit {
                 let rest = Duration::from_micros(u64::try_from(until - clock::now()).unwrap_or_default());
                 // The caller waits for the rate limit, but not for a provider that is down.
                 if rest > limits.longest {
-                    error::provider_rests("Team Cymru", &health::health(Provider::cymru()));
+                    error::provider_is_paused("Team Cymru", &health::health(Provider::cymru()));
                 }
                 rest.clamp(Duration::from_millis(1), Duration::from_secs(1))
             }

@@ -17,7 +17,7 @@ use crate::provider::Providers;
 use crate::sql_function;
 use crate::store::enrich::{self, LockPolicy, SessionCount};
 use crate::store::networks::{self, NetworkFacts};
-use crate::store::{Home, addresses};
+use crate::store::{ExtensionOids, addresses};
 use crate::telemetry::{self, Counter};
 
 sql_function!(enrich_ip_wrapper, pg_finfo_enrich_ip_wrapper, enrich_ip);
@@ -27,23 +27,23 @@ fn enrich_ip(call: &Call) -> Option<Value> {
         error::not_a_host(inet.address);
     }
     let force = call.boolean(1).unwrap_or(false);
-    let home = Home::of_caller(call);
+    let oids = ExtensionOids::of_caller(call);
     telemetry::add(Counter::TotalIps, 1);
     mmdb::with(LoadPolicy::Import, |databases| {
         let fresh = (!force).then(snapshot::of_statement).flatten().and_then(|snapshot| {
-            addresses::probe(home, inet.address, snapshot, |row| {
+            addresses::probe(oids, inet.address, snapshot, |row| {
                 let is_fresh = !addresses::is_due(row, databases);
                 is_fresh.then(|| (row.composite(), addresses::due_providers(row, online())))
             })
         });
         if let Some(Some((row, due))) = fresh {
             telemetry::add(Counter::CacheHits, 1);
-            enrich::request(home, enrich::able(inet.address, due));
+            enrich::request(oids, enrich::able(inet.address, due));
             return Some(row);
         }
-        write(home, databases, [inet.address], force, "enrich_ip()");
+        write(oids, databases, [inet.address], force, "enrich_ip()");
         let latest = snapshot::Latest::take();
-        addresses::probe(home, inet.address, latest.view(), |row| row.composite())
+        addresses::probe(oids, inet.address, latest.view(), |row| row.composite())
     })
 }
 
@@ -61,12 +61,12 @@ fn enrich_addresses(call: &Call) {
     telemetry::add(Counter::TotalIps, wanted.len() as i64);
     let force = call.boolean(1).unwrap_or(false);
     mmdb::with(LoadPolicy::Import, |databases| {
-        write(Home::of_caller(call), databases, wanted, force, "enrich_ips()");
+        write(ExtensionOids::of_caller(call), databases, wanted, force, "enrich_ips()");
     });
 }
 
 fn write(
-    home: Home,
+    oids: ExtensionOids,
     databases: &mmdb::Databases,
     addresses: impl IntoIterator<Item = Address>,
     force: bool,
@@ -74,19 +74,19 @@ fn write(
 ) {
     let latest = snapshot::Latest::take();
     let addresses = addresses.into_iter().map(|address| (address, SessionCount::default()));
-    let plan = enrich::plan(home, addresses, databases, latest.view(), force, online());
+    let plan = enrich::plan(oids, addresses, databases, latest.view(), force, online());
     drop(latest);
     telemetry::add(Counter::CacheHits, plan.fresh);
     if !(plan.missing.is_empty() && plan.due.is_empty()) {
         require_writable_or(function, USE_LOOKUPS);
     }
-    acting_as(home.owner, || {
+    acting_as(oids.owner, || {
         if plan.missing.is_empty() && plan.due.is_empty() {
-            enrich::request(home, plan.ask);
+            enrich::request(oids, plan.ask);
             return;
         }
-        Connection::with(home.schema, |connection| {
-            enrich::write(home, connection, databases, &plan, LockPolicy::Wait);
+        Connection::with(oids.schema, |connection| {
+            enrich::write(oids, connection, databases, &plan, LockPolicy::Wait);
         });
     });
 }
@@ -111,10 +111,10 @@ fn ensure_asn_inventory(call: &Call) -> Option<Value> {
         registry: given(call, 3).map(|registry| checked_registry(&registry)),
         ..NetworkFacts::default()
     };
-    let home = Home::of_caller(call);
+    let oids = ExtensionOids::of_caller(call);
     require_writable("ensure_asn_inventory()");
-    acting_as(home.owner, || {
-        Connection::with(home.schema, |connection| {
+    acting_as(oids.owner, || {
+        Connection::with(oids.schema, |connection| {
             networks::ensure(connection, asn, said, |rows| rows.composite(0))
         })
     })

@@ -9,7 +9,7 @@ use crate::pg::jsonb;
 use crate::pg::role::{acting_as, with_settings};
 use crate::pg::spi::Connection;
 use crate::pg::value::{Jsonb, Text, ToSql, Typed};
-use crate::store::{Home, sizes};
+use crate::store::{ExtensionOids, sizes};
 use crate::telemetry::families;
 use crate::{error, exporter, row, sql_function};
 
@@ -46,8 +46,8 @@ const WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"1s")];
 /// Returns all metrics, with the current sizes of the database in which the function is called. If a lock
 /// prevents counting a size, returns the size that the worker reported last.
 fn now(call: &Call) -> Vec<Family> {
-    let home = Home::of(call);
+    let oids = ExtensionOids::of(call);
     let (sizes, _) =
-        acting_as(home.owner, || with_settings(WAITS, || Connection::with(home.schema, sizes::count)));
+        acting_as(oids.owner, || with_settings(WAITS, || Connection::with(oids.schema, sizes::count)));
     families::families(Some(&sizes))
 }

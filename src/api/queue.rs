@@ -13,7 +13,7 @@ use crate::pg::spi::Connection;
 use crate::pg::value::{Bigint, Boolean, ToSql, Typed, Value};
 use crate::provider::limiter;
 use crate::provider::{Provider, Providers};
-use crate::store::{Home, queue, session_priority};
+use crate::store::{ExtensionOids, queue, session_priority};
 use crate::{row, sql_function};
 
 sql_function!(providers_wrapper, pg_finfo_providers_wrapper, providers);
@@ -94,9 +94,9 @@ fn request_enrichment(call: &Call) {
         error::not_asked_about(provider.title(), inet.address);
     }
     require_writable("request_enrichment()");
-    let home = Home::of_caller(call);
-    acting_as(home.owner, || {
-        Connection::with(home.schema, |connection| {
+    let oids = ExtensionOids::of_caller(call);
+    acting_as(oids.owner, || {
+        Connection::with(oids.schema, |connection| {
             queue::append(connection, inet.address, provider, call.integer(2).unwrap_or(0));
         });
     });
@@ -106,9 +106,9 @@ sql_function!(retry_dead_letters_wrapper, pg_finfo_retry_dead_letters_wrapper, r
 fn retry_dead_letters(call: &Call) -> Typed<Bigint> {
     let provider = (!call.is_null(0)).then(|| named(call, 0));
     require_writable("retry_dead_letters()");
-    let home = Home::of_caller(call);
-    acting_as(home.owner, || {
-        Connection::with(home.schema, |connection| queue::retry_dead_letters(connection, provider))
+    let oids = ExtensionOids::of_caller(call);
+    acting_as(oids.owner, || {
+        Connection::with(oids.schema, |connection| queue::retry_dead_letters(connection, provider))
     })
     .to_sql()
 }
@@ -128,5 +128,5 @@ fn set_session_priority(call: &Call) {
     let Some(table) = call.oid(0) else { error::null_argument("rel") };
     require_writable("set_session_priority()");
     let expression = call.text(1).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-    session_priority::set(Home::of_caller(call), table, expression.as_deref());
+    session_priority::set(ExtensionOids::of_caller(call), table, expression.as_deref());
 }

@@ -9,7 +9,7 @@ use crate::pg::value::{Array, Bigint, Boolean, Regclass, ToSql, Typed, array};
 use crate::pg::{catalog, invalidation, role};
 use crate::session::trigger;
 use crate::sql_function;
-use crate::store::{Home, addresses, fold, session_foreign_key, session_options};
+use crate::store::{ExtensionOids, addresses, fold, session_foreign_key, session_options};
 
 sql_function!(enrich_session_wrapper, pg_finfo_enrich_session_wrapper, trigger::enrich_session);
 
@@ -18,7 +18,7 @@ sql_function!(forget_sessions_wrapper, pg_finfo_forget_sessions_wrapper, trigger
 sql_function!(inventory_changed_wrapper, pg_finfo_inventory_changed_wrapper, inventory_changed);
 /// Statement trigger on `ip_inventory`: answers were changed or deleted.
 fn inventory_changed(call: &Call) {
-    invalidation::announce(Home::of(call).inventory);
+    invalidation::announce(ExtensionOids::of(call).inventory);
 }
 
 sql_function!(
@@ -28,7 +28,7 @@ sql_function!(
 );
 /// Statement trigger on `session_table_option`.
 fn session_options_changed(call: &Call) {
-    session_options::announce(Home::of(call));
+    session_options::announce(ExtensionOids::of(call));
 }
 
 sql_function!(
@@ -38,14 +38,14 @@ sql_function!(
 );
 fn set_session_table_options(call: &Call) {
     let Some(rel) = call.oid(0) else { error::null_argument("rel") };
-    session_options::set(Home::of_caller(call), rel, call.boolean(1), call.boolean(2));
+    session_options::set(ExtensionOids::of_caller(call), rel, call.boolean(1), call.boolean(2));
 }
 
 sql_function!(create_address_key_wrapper, pg_finfo_create_address_key_wrapper, create_address_key);
 fn create_address_key(call: &Call) {
     let Some(rel) = call.oid(0) else { error::null_argument("rel") };
     let Some(column) = call.name(1) else { error::null_argument("ip_column") };
-    session_foreign_key::create(Home::of_caller(call), rel, column);
+    session_foreign_key::create(ExtensionOids::of_caller(call), rel, column);
 }
 
 sql_function!(
@@ -64,7 +64,7 @@ fn delete_addresses(call: &Call) -> Typed<Bigint> {
     }
     require_writable("delete_addresses()");
     let addresses: Vec<Address> = call.inets(0).into_iter().flatten().map(|inet| inet.address).collect();
-    addresses::delete(Home::of_caller(call), &addresses).to_sql()
+    addresses::delete(ExtensionOids::of_caller(call), &addresses).to_sql()
 }
 
 sql_function!(lock_session_table_wrapper, pg_finfo_lock_session_table_wrapper, lock_session_table);
@@ -83,5 +83,5 @@ fn lock_session_table(call: &Call) -> Option<Typed<Array<Regclass>>> {
 sql_function!(fold_statistics_wrapper, pg_finfo_fold_statistics_wrapper, fold_statistics);
 fn fold_statistics(call: &Call) {
     require_writable("fold_statistics()");
-    fold::run(Home::of_caller(call), !call.is_atomic()).report();
+    fold::run(ExtensionOids::of_caller(call), !call.is_atomic()).report();
 }

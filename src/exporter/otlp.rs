@@ -28,7 +28,7 @@ const SPANS_EVERY: Duration = Duration::from_secs(5);
 /// Pause before a request is sent again, doubling; and the longest pause that a collector may ask for.
 const RETRY_BASE: Duration = Duration::from_secs(1);
 const RETRY_CAP: Duration = Duration::from_secs(60);
-const LONGEST_REST: Duration = Duration::from_secs(3600);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 /// Attempts at sending the same spans: two minutes.
 const MOST_ATTEMPTS: u32 = 8;
 
@@ -242,7 +242,7 @@ impl Line {
             }
             Outcome::Deferred { rest, why } => {
                 self.failures = self.failures.saturating_add(1);
-                let pause = rest.map(|rest| rest.min(LONGEST_REST));
+                let pause = rest.map(|rest| rest.min(LONGEST_PAUSE));
                 let pause = pause
                     .unwrap_or_else(|| backoff::delay(self.failures, RETRY_BASE, RETRY_CAP, random::unit()));
                 self.due = now + pause;

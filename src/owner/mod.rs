@@ -21,7 +21,7 @@ use crate::pg::background::{self, Needs, Process, Program};
 use crate::pg::spi::Connection;
 use crate::pg::{Oid, clock, transaction};
 use crate::shared_state::{self, OWNER_SLOTS, OwnerSlot, WorkerSlot, owner_process};
-use crate::store::{self, Home};
+use crate::store::{self, ExtensionOids};
 use crate::telemetry;
 use crate::worker::activity::StepKind;
 use crate::worker::due::retry_pause;
@@ -167,7 +167,10 @@ struct TransactionFailure {
 }
 
 /// Runs one transaction as the extension's owner, or as `worker_role`. Logs and counts a failure.
-fn transact<T>(kind: StepKind, work: impl FnOnce(Home, &Connection) -> T) -> Result<T, TransactionFailure> {
+fn transact<T>(
+    kind: StepKind,
+    work: impl FnOnce(ExtensionOids, &Connection) -> T,
+) -> Result<T, TransactionFailure> {
     match transaction::run(|| store::run_for_worker(work)) {
         Ok(result) => result.ok_or(TransactionFailure { was_lock: false }),
         Err(failure) => {

@@ -15,12 +15,12 @@ use crate::pg::scan::ReadableTable;
 use crate::pg::{self, Oid, catalog, latch};
 use crate::store::backfill_sessions::Table;
 use crate::store::calls::RejectedRow;
-use crate::store::{self, Home, session_foreign_key};
+use crate::store::{self, ExtensionOids, session_foreign_key};
 
 /// Entry point of `add_session_foreign_key()`.
 pub fn add(call: &Call) {
     let Some(rel) = call.oid(0) else { error::null_argument("rel") };
-    require_own_attached(Home::of_caller(call), rel);
+    require_own_attached(ExtensionOids::of_caller(call), rel);
     let options = Options {
         procedure: Procedure::AddSessionForeignKey,
         relation: rel,
@@ -63,8 +63,8 @@ const MOST_LISTED: usize = 1_000;
 /// sessions without an address in the inventory. `rows` is the expected number of sessions, if the caller
 /// knows it better than the server.
 pub fn settle(run: &mut Run, rel: Oid, rows: Option<i64>) -> i64 {
-    let home = run.home;
-    let open = acting_as(home.owner, || session_foreign_key::not_valid(run.connection, rel));
+    let oids = run.oids;
+    let open = acting_as(oids.owner, || session_foreign_key::not_valid(run.connection, rel));
     if open.is_empty() {
         return 0;
     }
@@ -83,11 +83,11 @@ pub fn settle(run: &mut Run, rel: Oid, rows: Option<i64>) -> i64 {
         return 0;
     }
     let mut tables: Vec<Table> =
-        acting_as(home.owner, || store::backfill_sessions::tables(run.connection, rel));
+        acting_as(oids.owner, || store::backfill_sessions::tables(run.connection, rel));
     tables.retain(|table| invalid.contains(&table.oid));
     if tables.iter().any(is_unreadable) {
         let connection = run.connection;
-        let reason = acting_as(home.owner, || store::backfill_sessions::not_intact_reason(connection, rel));
+        let reason = acting_as(oids.owner, || store::backfill_sessions::not_intact_reason(connection, rel));
         pg::warning(
             &format!(
                 "could not compare sessions of {} with ip_inventory, so the foreign key stays NOT VALID: {}",
@@ -115,12 +115,12 @@ fn is_unreadable(table: &Table) -> bool {
 }
 
 fn count_orphans(run: &mut Run, tables: &[Table], rows: Option<i64>) -> i64 {
-    let home = run.home;
+    let oids = run.oids;
     run.begin("orphans", rows.unwrap_or_else(|| rows_estimated(tables)));
     let mut rejected = RejectedRows::new(run.procedure(), MOST_LISTED);
     for table in tables {
         run.batch(|connection| {
-            let sessions = session_foreign_key::orphans(home, table, |row_key, address| {
+            let sessions = session_foreign_key::orphans(oids, table, |row_key, address| {
                 rejected.about([RejectedRow {
                     relation: table.shown(),
                     row_key,

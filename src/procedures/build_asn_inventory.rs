@@ -93,7 +93,7 @@ fn read_addresses(run: &mut Run, build_options: &BuildOptions) -> BuildProgress 
         pg::notice(&format!("{}: continues after {last}, where an earlier call stopped", PROCEDURE.name()));
     }
     let connection = run.connection;
-    let left = acting_as(run.home.owner, || build_asn_inventory::left(connection, state.last));
+    let left = acting_as(run.oids.owner, || build_asn_inventory::left(connection, state.last));
     run.begin("addresses", left);
     let mut is_over = false;
     while !is_over {
@@ -103,7 +103,7 @@ fn read_addresses(run: &mut Run, build_options: &BuildOptions) -> BuildProgress 
             (scanned, Some(state.written()))
         });
         if state.placed >= FOLDED_TOGETHER && !build_options.is_atomic {
-            fold::run(run.home, true);
+            fold::run(run.oids, true);
             state.placed = 0;
         }
     }
@@ -113,13 +113,13 @@ fn read_addresses(run: &mut Run, build_options: &BuildOptions) -> BuildProgress 
 /// Applies edits of `known_networks`, as the worker does. This waits for no lock, so it may run after the
 /// addresses.
 fn reclassify(run: &mut Run, state: &mut BuildProgress) {
-    let (home, connection) = (run.home, run.connection);
-    let pending = acting_as(home.owner, || reclassification::pending(connection));
+    let (oids, connection) = (run.oids, run.connection);
+    let pending = acting_as(oids.owner, || reclassification::pending(connection));
     run.begin("known networks", pending);
     let (mut after, mut blocked) = (Some(0), 0);
     while let Some(last) = after {
         run.batch(|connection| {
-            let batch = reclassification::step(home, connection, last);
+            let batch = reclassification::step(oids, connection, last);
             state.updated += batch.changed.iter().filter(|asn| state.touched.insert(**asn)).count() as i64;
             (after, blocked) = (batch.last, blocked + batch.blocked);
             batch.pending as i64
@@ -179,15 +179,15 @@ fn show(rejections: &PageRejections, most: usize) -> usize {
 fn count(run: &mut Run, build_options: &BuildOptions) -> (i64, i64) {
     run.begin("counts", 1);
     let (mut unique, mut corrected) = (0, 0);
-    let home = run.home;
+    let oids = run.oids;
     run.batch(|connection| {
-        corrected = refresh_session_counts::networks(home, connection);
+        corrected = refresh_session_counts::networks(oids, connection);
         unique = build_asn_inventory::in_use(connection);
         1
     });
     if !build_options.is_atomic {
         run.begin("folding", 0);
-        fold::run(home, true);
+        fold::run(oids, true);
     }
     (unique, corrected)
 }

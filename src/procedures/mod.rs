@@ -30,7 +30,7 @@ use crate::pg::varlena::OwnedVarlena;
 use crate::pg::{self, Oid, check_for_interrupts, relation};
 use crate::procedures::progress::{self as report, ProgressReporter};
 use crate::shared_state::PROCEDURES;
-use crate::store::Home;
+use crate::store::ExtensionOids;
 use crate::store::calls::{self, Key};
 
 /// The hint for an attached table that is not intact.
@@ -83,7 +83,7 @@ pub struct Options {
 
 /// A running call.
 pub struct Run<'a> {
-    pub home: Home,
+    pub oids: ExtensionOids,
     pub connection: &'a Connection,
     key: Key,
     may_commit: bool,
@@ -104,9 +104,9 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
         error::in_transaction_block(procedure.name());
     }
     error::require_writable(&format!("{}()", procedure.name()));
-    let home = Home::of_caller(call);
+    let oids = ExtensionOids::of_caller(call);
     let kind = procedure as u16;
-    let calls_table = relation::find(home.schema, c"procedure_call");
+    let calls_table = relation::find(oids.schema, c"procedure_call");
     // Dropped after the call's own lock.
     let mut released = None;
     let Some(_held) = HeldLock::take(calls_table, options.relation.to_u32(), kind) else {
@@ -114,29 +114,29 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
     };
     let key = Key { procedure: procedure.name(), relation: options.relation };
     let in_connection = |connection: &Connection| {
-        if acting_as(home.owner, || calls::locks_of_the_session(connection)) == 1 {
+        if acting_as(oids.owner, || calls::locks_of_the_session(connection)) == 1 {
             released = Some(AdvisoryLockGuard::begin());
         }
         let begin = || calls::begin(connection, key, kind_in_pg_locks(kind), "starting");
-        let resume_at = acting_as(home.owner, begin);
+        let resume_at = acting_as(oids.owner, begin);
         let progress = options.progress.then(ProgressBar::new);
         let (phase, done, total) = ("starting", 0, 0);
         let reporting = may_commit.then(|| report::begin(procedure as usize));
         let mut run =
-            Run { home, connection, key, may_commit, progress, phase, done, total, resume_at, reporting };
+            Run { oids, connection, key, may_commit, progress, phase, done, total, resume_at, reporting };
         run.commit();
         let report = work(&mut run);
         run.end_phase();
-        acting_as(home.owner, || calls::end(connection, key, &report));
+        acting_as(oids.owner, || calls::end(connection, key, &report));
         run.commit();
         run.report(ProgressReporter::complete);
         let words: Vec<String> = report.iter().map(|(name, number)| format!("{name} {number}")).collect();
         pg::notice(&format!("{}: {}", procedure.name(), words.join(", ")));
     };
     if may_commit {
-        Connection::with_commits(home.schema, in_connection);
+        Connection::with_commits(oids.schema, in_connection);
     } else {
-        Connection::with(home.schema, in_connection);
+        Connection::with(oids.schema, in_connection);
     }
 }
 
@@ -173,8 +173,8 @@ impl Run<'_> {
     /// killed.
     pub fn batch_resumable(&mut self, work: impl FnOnce(&Connection) -> (i64, Option<Typed<Jsonb>>)) {
         // A separate connection, so that the memory of a batch's statements is freed when the batch ends.
-        Connection::with(self.home.schema, |connection| {
-            let (done, resume_at) = acting_as(self.home.owner, || work(connection));
+        Connection::with(self.oids.schema, |connection| {
+            let (done, resume_at) = acting_as(self.oids.owner, || work(connection));
             self.done += done;
             self.note(resume_at);
         });
@@ -218,7 +218,7 @@ impl Run<'_> {
 
     fn note(&self, resume_at: Option<Typed<Jsonb>>) {
         let (key, phase, progress) = (self.key, self.phase, (self.done, self.total));
-        acting_as(self.home.owner, || calls::advance(self.connection, key, phase, progress, resume_at));
+        acting_as(self.oids.owner, || calls::advance(self.connection, key, phase, progress, resume_at));
     }
 }
 

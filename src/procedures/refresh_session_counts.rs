@@ -44,9 +44,9 @@ pub fn recount(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> RecountRep
     fold(run);
     run.begin("networks", 0);
     let mut networks_corrected = 0;
-    let home = run.home;
+    let oids = run.oids;
     run.batch(|connection| {
-        networks_corrected = refresh_session_counts::networks(home, connection);
+        networks_corrected = refresh_session_counts::networks(oids, connection);
         networks_corrected
     });
     fold(run);
@@ -60,13 +60,13 @@ pub fn recount(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> RecountRep
 }
 
 fn addresses(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> refresh_session_counts::RecountResult {
-    let home = run.home;
-    let mut tables = acting_as(home.owner, || refresh_session_counts::tables(run.connection));
+    let oids = run.oids;
+    let mut tables = acting_as(oids.owner, || refresh_session_counts::tables(run.connection));
     // The server has no good estimate for tables that were just written.
     run.begin("counting", read + refresh_session_counts::sessions_estimated(&tables, of));
     loop {
         let mut found = None;
-        run.batch(|connection| match refresh_session_counts::addresses(home, connection, &tables) {
+        run.batch(|connection| match refresh_session_counts::addresses(oids, connection, &tables) {
             Ok(all) => {
                 let sessions = all.sessions;
                 found = Some(all);
@@ -98,11 +98,11 @@ fn warn(procedure: &str, table: &str, not_intact: &DamagedTable) {
 }
 
 fn fold(run: &mut Run) {
-    let home = run.home;
-    let pending = acting_as(home.owner, || fold::pending(run.connection));
+    let oids = run.oids;
+    let pending = acting_as(oids.owner, || fold::pending(run.connection));
     run.begin("folding", pending);
     let mut pass = fold::FoldPass::default();
     while !pass.is_over() {
-        run.batch(|connection| fold::step(home, connection, &mut pass));
+        run.batch(|connection| fold::step(oids, connection, &mut pass));
     }
 }

@@ -67,7 +67,7 @@ fn sources(named: Option<&str>) -> Vec<Source> {
 /// Renews answers that are older than the mmdb files in service. Returns their number.
 fn redo(run: &mut Run, most: i64, batch: usize) -> i64 {
     run.begin("maxmind", 0);
-    let home = run.home;
+    let oids = run.oids;
     let mut due: Vec<Address> = Vec::new();
     run.batch(|connection| {
         // Puts newer files into service first.
@@ -79,7 +79,7 @@ fn redo(run: &mut Run, most: i64, batch: usize) -> i64 {
     run.begin("maxmind", due.len() as i64);
     for chunk in due.chunks(batch) {
         run.batch(|connection| {
-            mmdb::with(LoadPolicy::None, |files| enrich::renew(home, connection, files, chunk.to_vec()));
+            mmdb::with(LoadPolicy::None, |files| enrich::renew(oids, connection, files, chunk.to_vec()));
             chunk.len() as i64
         });
     }

@@ -5,18 +5,18 @@ use crate::pg::role::acting_as;
 use crate::pg::scan::ReadableTable;
 use crate::pg::spi::Connection;
 use crate::pg::{Oid, catalog};
-use crate::store::Home;
+use crate::store::ExtensionOids;
 use crate::store::backfill_sessions::{self, Table};
 use crate::store::calls::{self, RejectedRow};
 
 /// Raises an error if the caller does not own the table, or if it is not attached.
-pub fn require_own_attached(home: Home, rel: Oid) {
+pub fn require_own_attached(oids: ExtensionOids, rel: Oid) {
     let name = catalog::table_name(rel);
     if !catalog::owns_table(rel) {
         error::not_owner(&name);
     }
-    let is_attached = Connection::with(home.schema, |connection| {
-        acting_as(home.owner, || backfill_sessions::is_attached(connection, rel))
+    let is_attached = Connection::with(oids.schema, |connection| {
+        acting_as(oids.owner, || backfill_sessions::is_attached(connection, rel))
     });
     if !is_attached {
         error::not_attached(&name);

@@ -145,7 +145,7 @@ fn take_from(
         return PermitDecision::NotBefore(state.stop.until);
     }
     // After a pause, one request tests whether it is over.
-    let parallel = if state.rests > 0 { 1 } else { limits.parallel };
+    let parallel = if state.pauses > 0 { 1 } else { limits.parallel };
     if state.in_use >= parallel || is_others_turn(state, catalog::own_database().to_u32(), now) {
         return PermitDecision::Busy;
     }
@@ -230,7 +230,7 @@ impl Permit {
                     // A response to a request sent before the provider asked for a pause does not show that
                     // the pause is over.
                     if state.breaker.backoff_until <= now {
-                        state.rests = 0;
+                        state.pauses = 0;
                     }
                     state.last_success = now;
                 }
@@ -287,7 +287,7 @@ fn process_ends() {
 /// provider's own fault.
 const STOPPED_FOR: Duration = Duration::from_secs(60 * 60);
 /// A pause does not grow beyond this, unless the provider itself names a longer one.
-const LONGEST_REST: Duration = Duration::from_secs(60 * 60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 /// No pause is longer than this, even if the provider names a longer one.
 const LONGEST_NAMED_REST: Duration = Duration::from_secs(24 * 60 * 60);
 /// Interval, in microseconds, at which a worker checks whether all databases' spent quotas are known.
@@ -326,12 +326,12 @@ pub fn apply_demand(provider: Provider, demand: &Demand, credentials: u64) {
     shared_state::locked(|guarded| {
         let state = &mut guarded.providers[provider.index()];
         match demand {
-            Demand::Rest(pause) => {
+            Demand::Pause(pause) => {
                 // Requests that were in flight together count as one pause.
                 if state.breaker.backoff_until <= now {
-                    state.rests = state.rests.saturating_add(1);
+                    state.pauses = state.pauses.saturating_add(1);
                 }
-                state.breaker.rest_until(after(longer(*pause, state.rests)));
+                state.breaker.pause_until(after(longer(*pause, state.pauses)));
             }
             Demand::Stop(reason) => {
                 state.stop.until = after(STOPPED_FOR);
@@ -345,7 +345,7 @@ pub fn apply_demand(provider: Provider, demand: &Demand, credentials: u64) {
 /// Returns the pause. It doubles if the provider asks again and again without an answer in between.
 fn longer(pause: Duration, times: u32) -> Duration {
     let factor = 1_u32.checked_shl(times.saturating_sub(1)).unwrap_or(u32::MAX);
-    pause.saturating_mul(factor).min(pause.max(LONGEST_REST))
+    pause.saturating_mul(factor).min(pause.max(LONGEST_PAUSE))
 }
 
 /// Stores a notice that the provider sent with its answer.
@@ -365,7 +365,7 @@ pub fn resume(provider: Provider) {
     shared_state::locked(|guarded| {
         let state = &mut guarded.providers[provider.index()];
         state.stop.until = 0;
-        (state.rests, state.refusals) = (0, 0);
+        (state.pauses, state.refusals) = (0, 0);
         state.breaker = Breaker::default();
     });
     wake_all();

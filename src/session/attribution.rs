@@ -23,7 +23,7 @@ use crate::pg::value::{Bigint, Jsonb, Text, Timestamptz, ToSql, Typed, Value, va
 use crate::pg::varlena::OwnedVarlena;
 use crate::pg::{clock, invalidation, relation, snapshot, text};
 use crate::provider::Providers;
-use crate::store::{Home, addresses};
+use crate::store::{ExtensionOids, addresses};
 use crate::telemetry::{self, Counter};
 
 /// The transaction's knowledge of an address's inventory row.
@@ -98,19 +98,19 @@ impl Memory {
 }
 
 /// Returns the attribution of an address.
-pub fn of(home: Home, address: Address) -> Rc<Attribution> {
+pub fn of(oids: ExtensionOids, address: Address) -> Rc<Attribution> {
     if let Some(known) = OWN.with_borrow(|own| own.get(address)) {
         return known;
     }
     telemetry::add(Counter::TotalIps, 1);
     let found = mmdb::with(LoadPolicy::None, |databases| {
-        forget_if_stale(home, databases);
+        forget_if_stale(oids, databases);
         if let Some(known) = COMMITTED.with_borrow(|committed| committed.get(address)) {
             telemetry::add(Counter::CacheHits, 1);
             return known;
         }
         let from_inventory =
-            contained(|| read_inventory(home, address, databases)).unwrap_or_else(|failure| {
+            contained(|| read_inventory(oids, address, databases)).unwrap_or_else(|failure| {
                 telemetry::error("could not read the inventory", &failure.message);
                 None
             });
@@ -156,8 +156,8 @@ pub fn forget() {
     OWN.with_borrow_mut(Memory::clear);
 }
 
-fn forget_if_stale(home: Home, databases: &Databases) {
-    let now = (invalidation::content_version(home.inventory), databases.version());
+fn forget_if_stale(oids: ExtensionOids, databases: &Databases) {
+    let now = (invalidation::content_version(oids.inventory), databases.version());
     if COMMITTED_AS_OF.replace(now) != now {
         COMMITTED.with_borrow_mut(Memory::clear);
     }
@@ -184,9 +184,9 @@ impl Attribution {
     }
 }
 
-fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option<Attribution> {
+fn read_inventory(oids: ExtensionOids, address: Address, databases: &Databases) -> Option<Attribution> {
     // Otherwise the session's own statement_timeout could end the wait together with the session.
-    let is_free = [home.inventory, home.inventory_key].into_iter().all(relation::lock_for_reading_if_free);
+    let is_free = [oids.inventory, oids.inventory_key].into_iter().all(relation::lock_for_reading_if_free);
     if !is_free {
         telemetry::error("could not read the inventory", "another session holds a lock on ip_inventory");
         return None;
@@ -197,7 +197,7 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
         Some(own) => own.view(),
         None => snapshot::for_probe()?,
     };
-    addresses::probe(home, address, snapshot, |row| {
+    addresses::probe(oids, address, snapshot, |row| {
         let known = addresses::read_known(row, databases);
         let document = addresses::document(row);
         let awaits = |asn: Option<i64>| match document {

@@ -22,7 +22,7 @@ use crate::session::pending_address::{OtherIncomplete, PendingAddresses};
 use crate::store::completions::{AppendResult, IncompleteSessionRow};
 use crate::store::enrich::{self, LockPolicy, SessionCount};
 use crate::store::recount_requests::RecountRequest;
-use crate::store::{Home, completions, recount_requests, session_delta};
+use crate::store::{ExtensionOids, completions, recount_requests, session_delta};
 use crate::telemetry::{self, Counter};
 use crate::worker::registry;
 
@@ -40,19 +40,24 @@ impl LockWaitBudget {
     }
 
     /// Takes the lock for appending to a table of the extension. Raises an error if that takes too long.
-    pub fn lock(&self, home: Home, table: &CStr) {
+    pub fn lock(&self, oids: ExtensionOids, table: &CStr) {
         let began = Instant::now();
         let longest = self.0.get().max(LOCK_WAIT_MINIMUM);
-        relation::lock_for_appending(relation::find(home.schema, table), longest);
+        relation::lock_for_appending(relation::find(oids.schema, table), longest);
         self.spend(began.elapsed());
     }
 
     /// Takes the lock of a table of the extension, then runs a step that appends to it. Both are contained in
     /// a subtransaction.
-    pub fn append<T>(&self, home: Home, table: &CStr, work: impl FnOnce() -> T) -> Result<T, Failure> {
+    pub fn append<T>(
+        &self,
+        oids: ExtensionOids,
+        table: &CStr,
+        work: impl FnOnce() -> T,
+    ) -> Result<T, Failure> {
         let began = Instant::now();
         let appended = contained(|| {
-            self.lock(home, table);
+            self.lock(oids, table);
             work()
         });
         if let Err(failure) = &appended
@@ -65,7 +70,7 @@ impl LockWaitBudget {
 }
 
 /// Runs all steps.
-pub fn write(home: Home, mut addresses: PendingAddresses, other_incomplete: &OtherIncomplete) {
+pub fn write(oids: ExtensionOids, mut addresses: PendingAddresses, other_incomplete: &OtherIncomplete) {
     let budget = LockWaitBudget::begin();
     let may_be_missing = addresses.iter().filter(|(_, pending)| pending.was_added && !pending.is_present());
     let may_be_missing: Vec<(Address, SessionCount)> =
@@ -74,7 +79,7 @@ pub fn write(home: Home, mut addresses: PendingAddresses, other_incomplete: &Oth
     // fail.
     if !may_be_missing.is_empty() && !snapshot::is_serializable() {
         let began = Instant::now();
-        let created = create(home, may_be_missing.into_iter(), CreationTime::Commit);
+        let created = create(oids, may_be_missing.into_iter(), CreationTime::Commit);
         if let Err(failure) = &created
             && failure.was_lock
         {
@@ -89,12 +94,12 @@ pub fn write(home: Home, mut addresses: PendingAddresses, other_incomplete: &Oth
         }
     }
     // The counts come first, because no other step makes up for them.
-    append_counts(home, &addresses, &budget);
-    queue_awaited(home, &addresses, &budget);
-    note_incomplete(home, &addresses, other_incomplete, &budget);
+    append_counts(oids, &addresses, &budget);
+    queue_awaited(oids, &addresses, &budget);
+    note_incomplete(oids, &addresses, other_incomplete, &budget);
 }
 
-fn append_counts(home: Home, addresses: &PendingAddresses, budget: &LockWaitBudget) {
+fn append_counts(oids: ExtensionOids, addresses: &PendingAddresses, budget: &LockWaitBudget) {
     let counts = || {
         addresses
             .iter()
@@ -104,17 +109,17 @@ fn append_counts(home: Home, addresses: &PendingAddresses, budget: &LockWaitBudg
     if counts().next().is_none() {
         return;
     }
-    if let Err(failure) = budget.append(home, c"session_delta", || session_delta::append(home, counts())) {
+    if let Err(failure) = budget.append(oids, c"session_delta", || session_delta::append(oids, counts())) {
         let sessions = counts().map(|(_, count)| count.sessions.abs()).sum();
-        counts_are_lost(home, sessions, &failure);
+        counts_are_lost(oids, sessions, &failure);
     }
 }
 
-fn counts_are_lost(home: Home, sessions: i64, failure: &Failure) {
+fn counts_are_lost(oids: ExtensionOids, sessions: i64, failure: &Failure) {
     telemetry::add(Counter::CountsLost, sessions);
     let headline = "could not append the session counts of a transaction";
     let is_logged = telemetry::error_is_logged(headline, &failure.message);
-    request_recount(home, RecountRequest { sessions, has_gaps: false });
+    request_recount(oids, RecountRequest { sessions, has_gaps: false });
     if !is_logged {
         return;
     }
@@ -128,11 +133,11 @@ fn counts_are_lost(home: Home, sessions: i64, failure: &Failure) {
 
 /// Requests a recount of the sessions of all tables. The request is a row that commits with the sessions. If
 /// it cannot be appended either, shared memory keeps the request until the worker has written a row.
-fn request_recount(home: Home, missing: RecountRequest) {
+fn request_recount(oids: ExtensionOids, missing: RecountRequest) {
     registry::work_was_queued();
     let requested = contained(|| {
-        relation::lock_for_appending(relation::find(home.schema, c"recount_request"), LOCK_WAIT_MINIMUM);
-        recount_requests::append(home, missing);
+        relation::lock_for_appending(relation::find(oids.schema, c"recount_request"), LOCK_WAIT_MINIMUM);
+        recount_requests::append(oids, missing);
     });
     if let Err(failure) = requested {
         telemetry::error("could not append the request for a recount", &failure.message);
@@ -151,7 +156,7 @@ fn were_not_queued(failure: &Failure) {
 /// Queues lookups for sessions of existing addresses whose network or type is still unknown. The answer may
 /// be pending, and may be stored before this transaction's sessions become visible. A request that the worker
 /// reads after this commit completes them.
-pub fn queue_awaited(home: Home, addresses: &PendingAddresses, budget: &LockWaitBudget) {
+pub fn queue_awaited(oids: ExtensionOids, addresses: &PendingAddresses, budget: &LockWaitBudget) {
     let some = addresses.values().any(|pending| pending.was_added && !pending.awaits.is_empty());
     // Without a worker, no answer is pending.
     if !some || !registry::is_attended() {
@@ -169,14 +174,14 @@ pub fn queue_awaited(home: Home, addresses: &PendingAddresses, budget: &LockWait
         return;
     }
     let table = c"enrichment_request";
-    if let Err(failure) = budget.append(home, table, || enrich::request(home, awaited)) {
+    if let Err(failure) = budget.append(oids, table, || enrich::request(oids, awaited)) {
         were_not_queued(&failure);
     }
 }
 
 /// Notes which tables have sessions with gaps that an enabled provider may fill.
 pub fn note_incomplete(
-    home: Home,
+    oids: ExtensionOids,
     addresses: &PendingAddresses,
     other_incomplete: &OtherIncomplete,
     budget: &LockWaitBudget,
@@ -204,16 +209,16 @@ pub fn note_incomplete(
         return;
     }
     let is_attended = registry::is_attended();
-    let append = || completions::append(home, incomplete.into_iter(), is_attended);
-    match budget.append(home, c"incomplete_session", append) {
+    let append = || completions::append(oids, incomplete.into_iter(), is_attended);
+    match budget.append(oids, c"incomplete_session", append) {
         Ok(AppendResult::Rows) => registry::work_was_queued(),
         Ok(AppendResult::Nothing) => {}
         // One request is enough: the recount looks at the sessions of all tables.
-        Ok(AppendResult::NoRoom) if recount_requests::may_exist(home) => {}
-        Ok(AppendResult::NoRoom) => request_recount(home, RecountRequest { sessions: 0, has_gaps: true }),
+        Ok(AppendResult::NoRoom) if recount_requests::may_exist(oids) => {}
+        Ok(AppendResult::NoRoom) => request_recount(oids, RecountRequest { sessions: 0, has_gaps: true }),
         Err(failure) => {
             telemetry::error("could not store the incomplete sessions of a transaction", &failure.message);
-            request_recount(home, RecountRequest { sessions: 0, has_gaps: true });
+            request_recount(oids, RecountRequest { sessions: 0, has_gaps: true });
         }
     }
 }
@@ -245,12 +250,12 @@ const WITHOUT_REFERENCES: &[(&CStr, &CStr)] = &[(c"session_replication_role", c"
 ///
 /// If another transaction is creating the same address, this one waits, up to the user's own lock_timeout.
 /// Giving up would fail the session on its foreign key, and Cowrie would lose the session.
-pub fn create_bare(home: Home, wanted: &[Address]) -> bool {
+pub fn create_bare(oids: ExtensionOids, wanted: &[Address]) -> bool {
     let written = contained(|| {
         snapshot::with_fresh(|| {
-            acting_as(home.owner, || {
+            acting_as(oids.owner, || {
                 with_settings(WITHOUT_REFERENCES, || {
-                    Connection::with(home.schema, |connection| enrich::create_bare(connection, wanted))
+                    Connection::with(oids.schema, |connection| enrich::create_bare(connection, wanted))
                 })
             })
         })
@@ -265,7 +270,7 @@ pub fn create_bare(home: Home, wanted: &[Address]) -> bool {
     let budget = LockWaitBudget(Cell::new(LOCK_WAIT_MINIMUM));
     let lookups =
         enrich::lookups_of_new(created.into_iter().map(|address| (address, None)), Providers::enabled());
-    let queued = budget.append(home, c"enrichment_request", || enrich::request(home, lookups));
+    let queued = budget.append(oids, c"enrichment_request", || enrich::request(oids, lookups));
     if let Err(failure) = queued {
         were_not_queued(&failure);
     }
@@ -274,7 +279,7 @@ pub fn create_bare(home: Home, wanted: &[Address]) -> bool {
 
 /// Creates missing rows and renews due ones. Returns the created addresses.
 pub fn create(
-    home: Home,
+    oids: ExtensionOids,
     addresses: impl Iterator<Item = (Address, SessionCount)>,
     time: CreationTime,
 ) -> Result<Vec<Address>, Failure> {
@@ -282,7 +287,7 @@ pub fn create(
     // This limit also applies to opening the tables.
     let written = contained(|| {
         with_settings(LOCK_TIMEOUT, || {
-            mmdb::with(LoadPolicy::None, |databases| create_missing(home, counts, databases, time))
+            mmdb::with(LoadPolicy::None, |databases| create_missing(oids, counts, databases, time))
         })
     });
     written.inspect_err(|failure| {
@@ -297,21 +302,21 @@ pub fn create(
 }
 
 fn create_missing(
-    home: Home,
+    oids: ExtensionOids,
     counts: BTreeMap<Address, SessionCount>,
     databases: &Databases,
     time: CreationTime,
 ) -> Vec<Address> {
     let latest = snapshot::Latest::take();
-    let plan = enrich::plan(home, counts, databases, latest.view(), false, Providers::NONE);
+    let plan = enrich::plan(oids, counts, databases, latest.view(), false, Providers::NONE);
     drop(latest);
     if plan.missing.is_empty() && plan.due.is_empty() {
         return Vec::new();
     }
     snapshot::with_fresh(|| {
-        acting_as(home.owner, || {
-            let created = Connection::with(home.schema, |connection| {
-                enrich::write(home, connection, databases, &plan, LockPolicy::Skip)
+        acting_as(oids.owner, || {
+            let created = Connection::with(oids.schema, |connection| {
+                enrich::write(oids, connection, databases, &plan, LockPolicy::Skip)
             });
             if time == CreationTime::Commit {
                 // Deferred triggers on the inventories: the server has fired those of this commit already.

@@ -21,14 +21,14 @@ use crate::session::commit::{self, CreationTime, LockWaitBudget};
 use crate::session::pending_address::{
     IncompleteTable, OtherIncomplete, PendingAddress, PendingAddresses, count_rollback, merge, rollbacks,
 };
-use crate::store::Home;
+use crate::store::ExtensionOids;
 use crate::store::enrich::SessionCount;
 use crate::store::session_delta;
 use crate::telemetry::{self, Event, TriggerTimer};
 
 #[derive(Default)]
 struct Pending {
-    home: Option<Home>,
+    oids: Option<ExtensionOids>,
     /// Innermost last; levels ascend.
     levels: Vec<(Level, PendingAddresses)>,
     /// True if `levels` may contain an address that the inventory lacks.
@@ -53,7 +53,7 @@ thread_local! {
 /// Records sessions of an address (a negative number for removed sessions), the state of its inventory row,
 /// and where they have gaps.
 pub fn remember(
-    home: Home,
+    oids: ExtensionOids,
     address: Address,
     count: SessionCount,
     (inventory, awaits): (Inventory, Providers),
@@ -64,7 +64,7 @@ pub fn remember(
     let new =
         PendingAddress { count, was_added, inventory, awaits, is_asked, incomplete, as_of: rollbacks() };
     let are_enough = PENDING.with_borrow_mut(|pending| {
-        pending.home = Some(home);
+        pending.oids = Some(oids);
         pending.may_be_missing |= new.was_added && inventory != Inventory::Present;
         let level = current_level();
         if pending.levels.last().is_none_or(|(top, _)| *top != level) {
@@ -79,7 +79,7 @@ pub fn remember(
         addresses.len() > MOST_PENDING && !pending.referenced
     });
     if are_enough {
-        append_early(home);
+        append_early(oids);
     }
 }
 
@@ -89,12 +89,12 @@ pub fn addresses_are_referenced() {
 }
 
 /// Appends the counts of the current level, in the subtransaction that they belong to.
-fn append_early(home: Home) {
+fn append_early(oids: ExtensionOids) {
     let budget = LockWaitBudget::begin();
     let lock_all = || {
         [c"session_delta", c"enrichment_request", c"incomplete_session"]
             .into_iter()
-            .for_each(|table| budget.lock(home, table));
+            .for_each(|table| budget.lock(oids, table));
     };
     if let Err(failure) = contained(lock_all) {
         // The counts stay in memory until the commit, even beyond the limit.
@@ -105,13 +105,13 @@ fn append_early(home: Home) {
     let take =
         |pending: &mut Pending| pending.levels.last_mut().map(|(_, addresses)| std::mem::take(addresses));
     let Some(addresses) = PENDING.with_borrow_mut(take) else { return };
-    commit::queue_awaited(home, &addresses, &budget);
-    commit::note_incomplete(home, &addresses, &OtherIncomplete::default(), &budget);
+    commit::queue_awaited(oids, &addresses, &budget);
+    commit::note_incomplete(oids, &addresses, &OtherIncomplete::default(), &budget);
     let counts = addresses
         .iter()
         .map(|(address, pending)| (*address, pending.count))
         .filter(|(_, count)| count.sessions != 0);
-    if let Err(failure) = budget.append(home, c"session_delta", || session_delta::append(home, counts)) {
+    if let Err(failure) = budget.append(oids, c"session_delta", || session_delta::append(oids, counts)) {
         telemetry::error("could not append session counts yet; will retry at commit", &failure.message);
         PENDING.with_borrow_mut(|pending| {
             pending.referenced = true;
@@ -125,7 +125,7 @@ fn append_early(home: Home) {
 /// Creates the inventory rows of all addresses seen so far, and of `referenced`, for a foreign key that is about to be checked.
 /// Their sessions stay pending. With immediate constraints the check comes before the session is counted, so `referenced` may
 /// be unknown here.
-pub fn create_now(home: Home, referenced: Option<Address>) {
+pub fn create_now(oids: ExtensionOids, referenced: Option<Address>) {
     let is_known = |pending: &Pending, address: &Address| {
         pending.levels.iter().any(|(_, addresses)| addresses.contains_key(address))
     };
@@ -146,9 +146,9 @@ pub fn create_now(home: Home, referenced: Option<Address>) {
     let is_created = {
         let _suspended = timeouts::Suspended::begin();
         let uncounted = wanted.iter().map(|address| (*address, SessionCount::default()));
-        commit::create(home, uncounted, CreationTime::ForeignKeyCheck).is_ok()
+        commit::create(oids, uncounted, CreationTime::ForeignKeyCheck).is_ok()
     };
-    if !is_created && !commit::create_bare(home, &Vec::from_iter(wanted.iter().copied())) {
+    if !is_created && !commit::create_bare(oids, &Vec::from_iter(wanted.iter().copied())) {
         return;
     }
     let as_of = rollbacks();
@@ -165,19 +165,19 @@ pub fn create_now(home: Home, referenced: Option<Address>) {
 
 /// Creates the missing inventory rows and appends the counts. Called before commit.
 pub fn before_commit() {
-    if let Some((home, addresses, other_incomplete)) = take() {
+    if let Some((oids, addresses, other_incomplete)) = take() {
         // `LockWaitBudget` bounds the waits. The client's timeouts do not apply, because they limit the client's own
         // work.
         let _suspended = timeouts::Suspended::begin();
         let firing = TriggerTimer::begin(Event::Commit);
-        commit::write(home, addresses, &other_incomplete);
+        commit::write(oids, addresses, &other_incomplete);
         firing.end();
     }
 }
 
-fn take() -> Option<(Home, PendingAddresses, OtherIncomplete)> {
+fn take() -> Option<(ExtensionOids, PendingAddresses, OtherIncomplete)> {
     PENDING.with_borrow_mut(|pending| {
-        let home = pending.home?;
+        let oids = pending.oids?;
         pending.may_be_missing = false;
         let mut other_incomplete = std::mem::take(&mut pending.other_incomplete);
         let mut levels = std::mem::take(&mut pending.levels).into_iter().map(|(_, addresses)| addresses);
@@ -185,7 +185,7 @@ fn take() -> Option<(Home, PendingAddresses, OtherIncomplete)> {
         for level in levels {
             merge(&mut all, level, &mut other_incomplete);
         }
-        (!all.is_empty()).then_some((home, all, other_incomplete))
+        (!all.is_empty()).then_some((oids, all, other_incomplete))
     })
 }
 

@@ -28,13 +28,13 @@ use crate::session::attribution::{self, Inventory};
 use crate::session::pending;
 use crate::store::completions::Gaps;
 use crate::store::enrich::SessionCount;
-use crate::store::{Home, fill_register, session_options};
+use crate::store::{ExtensionOids, fill_register, session_options};
 use crate::telemetry;
 
 /// The columns of the table and the extension's objects, the same for every row of a statement.
 #[derive(Clone, Copy)]
 struct TriggerLayout {
-    home: Home,
+    oids: ExtensionOids,
     ip: Option<Column>,
     time: Option<Column>,
     /// The snapshot columns, in the order of [`Attribution::values`]. A column whose type the extension
@@ -94,11 +94,11 @@ impl TriggerLayout {
             report_not_intact(firing.table());
         }
         let length = |c: Option<Column>| c.map_or(Length::Any, |c| c.length(firing.table()));
-        let home = Home::of(call);
+        let oids = ExtensionOids::of(call);
         let accepts_null = |column: Column| catalog::accepts_null(firing.table(), column.number);
-        let is_input_trusted = contained(|| session_options::is_input_trusted(home, firing.table()));
+        let is_input_trusted = contained(|| session_options::is_input_trusted(oids, firing.table()));
         TriggerLayout {
-            home,
+            oids,
             ip,
             time: time.filter(|c| c.holds_times()),
             snapshot,
@@ -129,7 +129,7 @@ pub fn enrich_session(call: &Call) -> Value {
     }
     if firing.is_constraint() {
         let source = source_address(&site, firing.new_row(), InvalidAddress::Ignore);
-        pending::create_now(site.home, source.map(|source| source.address));
+        pending::create_now(site.oids, source.map(|source| source.address));
     } else {
         let timed = telemetry::TriggerTimer::begin(telemetry::Event::After);
         after(&site, &firing, event);
@@ -195,7 +195,7 @@ fn fill(site: &TriggerLayout, row: Tuple, address: Address, existing: ExistingVa
     if existing == ExistingValues::Kept && is_complete {
         return row;
     }
-    let attribution = attribution::of(site.home, address);
+    let attribution = attribution::of(site.oids, address);
     replaced(site, row, existing, attribution.values(site.lengths))
 }
 
@@ -265,7 +265,7 @@ fn after(site: &TriggerLayout, firing: &TriggerCall, event: Event) {
     }
     if let Some(address) = went {
         pending::remember(
-            site.home,
+            site.oids,
             address,
             SessionCount::gone(1),
             (Inventory::Unknown, Providers::NONE),
@@ -277,7 +277,7 @@ fn after(site: &TriggerLayout, firing: &TriggerCall, event: Event) {
         let tally = SessionCount { sessions: 1, first_seen: time, last_seen: time };
         let gaps = gaps(site, firing.new_row());
         let incomplete = gaps.any().then(|| (firing.table(), gaps));
-        pending::remember(site.home, address, tally, attribution::seen(address), incomplete);
+        pending::remember(site.oids, address, tally, attribution::seen(address), incomplete);
     }
 }
 
@@ -344,7 +344,7 @@ fn source_address(site: &TriggerLayout, row: Tuple, invalid: InvalidAddress) -> 
 /// code of the owner runs.
 pub fn forget_sessions(call: &Call) {
     let Some(firing) = TriggerCall::of_truncate(call) else { error::not_a_trigger_call() };
-    let home = Home::of(call);
+    let oids = ExtensionOids::of(call);
     let Some(name) = firing.argument(0) else { return };
     let counted = contained(|| {
         let mut gone: HashMap<Address, i64> = HashMap::new();
@@ -366,7 +366,7 @@ pub fn forget_sessions(call: &Call) {
             }
             for (address, sessions) in gone {
                 pending::remember(
-                    home,
+                    oids,
                     address,
                     SessionCount::gone(sessions),
                     (Inventory::Unknown, Providers::NONE),

@@ -18,7 +18,7 @@ crate::zeroable! {
         /// Requests in flight.
         pub in_use: u32,
         /// How many times in a row the provider asked for a pause.
-        pub rests: u32,
+        pub pauses: u32,
         /// Requests in a row whose lookup the provider rejected as invalid.
         pub refusals: u32,
         /// Database whose worker comes next, because it waits while other workers send one request after another;

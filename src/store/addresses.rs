@@ -3,7 +3,7 @@
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::providers::Purpose;
 
-use super::Home;
+use super::ExtensionOids;
 use crate::document::enrichment;
 use crate::mmdb::Databases;
 use crate::pg::jsonb::Container;
@@ -39,8 +39,8 @@ pub struct AddressFacts {
 pub struct Inventory(Option<Prober>);
 
 impl Inventory {
-    pub fn open(home: Home, view: View<'_>) -> Inventory {
-        Inventory(Prober::open(home.inventory, home.inventory_key, view))
+    pub fn open(oids: ExtensionOids, view: View<'_>) -> Inventory {
+        Inventory(Prober::open(oids.inventory, oids.inventory_key, view))
     }
 
     /// Passes the address's row to `read`. Returns `None` if there is no row.
@@ -50,8 +50,13 @@ impl Inventory {
 }
 
 /// Looks up one address.
-pub fn probe<T>(home: Home, address: Address, view: View<'_>, read: impl FnOnce(&Row) -> T) -> Option<T> {
-    Inventory::open(home, view).probe(address, read)
+pub fn probe<T>(
+    oids: ExtensionOids,
+    address: Address,
+    view: View<'_>,
+    read: impl FnOnce(&Row) -> T,
+) -> Option<T> {
+    Inventory::open(oids, view).probe(address, read)
 }
 
 /// Returns the document of a row.
@@ -110,10 +115,10 @@ pub fn unasked_providers(row: &Row, providers: Providers) -> Providers {
 /// The server checks the foreign keys of session tables as the owners of those tables, whose code may run
 /// meanwhile. So this is a restricted operation. The server allows no deferred checks in one, so constraints
 /// are immediate for the rest of the transaction.
-pub fn delete(home: Home, addresses: &[Address]) -> i64 {
-    Connection::with(home.schema, |connection| {
+pub fn delete(oids: ExtensionOids, addresses: &[Address]) -> i64 {
+    Connection::with(oids.schema, |connection| {
         connection.run_utility(b"SET CONSTRAINTS ALL IMMEDIATE");
-        acting_as_stranger(home.owner, || DELETE.first(connection, (array(addresses),), |(deleted,)| deleted))
+        acting_as_stranger(oids.owner, || DELETE.first(connection, (array(addresses),), |(deleted,)| deleted))
     })
     .flatten()
     .unwrap_or_default()

@@ -13,7 +13,7 @@ use std::ffi::CString;
 
 use cowrie_enrich_engine::address::Address;
 
-use super::Home;
+use super::ExtensionOids;
 use super::addresses::{self, Inventory};
 use super::enrich::{self, LockPolicy, SessionCount};
 use super::networks::{self, NetworkFacts, Networks};
@@ -214,7 +214,7 @@ pub struct InventoryChanges {
 /// Creates the addresses that are missing in the inventory, and renews those that are due, with their
 /// networks. Uses only the mmdb files: no provider is asked yet.
 pub fn place(
-    home: Home,
+    oids: ExtensionOids,
     connection: &Connection,
     databases: &Databases,
     (addresses, named): (&Addresses, &NamedNetworks),
@@ -222,13 +222,13 @@ pub fn place(
 ) -> InventoryChanges {
     let latest = Latest::take();
     let seen = addresses.iter().map(|(address, evidence)| (*address, evidence.tally));
-    let plan = enrich::plan(home, seen, databases, latest.view(), false, Providers::NONE);
+    let plan = enrich::plan(oids, seen, databases, latest.view(), false, Providers::NONE);
     drop(latest);
     let mut networks = enrich::networks_of(&plan, databases);
     networks.retain(|asn, _| handled.is_new(NetworkSource::Files, *asn));
     let networks_created = write_networks(connection, &networks, "maxmind");
-    let created = enrich::create_addresses(home, connection, databases, &plan.missing, Providers::NONE);
-    enrich::update_addresses(home, connection, databases, &plan.due, LockPolicy::Wait, Providers::NONE);
+    let created = enrich::create_addresses(oids, connection, databases, &plan.missing, Providers::NONE);
+    enrich::update_addresses(oids, connection, databases, &plan.due, LockPolicy::Wait, Providers::NONE);
     // The times of later sessions count too, so all networks are passed here.
     named.by_source.iter().for_each(|networks| networks::append_times(connection, networks));
     InventoryChanges { networks_created, created, renewed: plan.due }
@@ -275,7 +275,7 @@ const CHUNK: usize = 2_000;
 
 /// Adds quotes of sessions to the inventory, if it has no better answer.
 pub fn write_quotes(
-    home: Home,
+    oids: ExtensionOids,
     connection: &Connection,
     databases: &Databases,
     addresses: &Addresses,
@@ -286,7 +286,7 @@ pub fn write_quotes(
     for chunk in quoted.chunks(CHUNK) {
         memory::scratch(|| {
             let latest = Latest::take();
-            let mut inventory = Inventory::open(home, latest.view());
+            let mut inventory = Inventory::open(oids, latest.view());
             let answers: Vec<(Address, Option<i64>, Typed<Jsonb>)> = chunk
                 .iter()
                 .filter_map(|(address, evidence)| {
@@ -347,13 +347,13 @@ fn answer(
 
 /// Queues lookups for new and renewed addresses with sources that have never answered. Answers past their
 /// lifetime are not renewed, because most old addresses never come back.
-pub fn ask(home: Home, placed: &InventoryChanges) {
+pub fn ask(oids: ExtensionOids, placed: &InventoryChanges) {
     let online = Providers::enabled();
     if online.is_empty() {
         return;
     }
     let latest = Latest::take();
-    let mut inventory = Inventory::open(home, latest.view());
+    let mut inventory = Inventory::open(oids, latest.view());
     let mut lookups = Vec::new();
     for chunk in [&placed.created, &placed.renewed].into_iter().flat_map(|addresses| addresses.chunks(CHUNK))
     {
@@ -368,7 +368,7 @@ pub fn ask(home: Home, placed: &InventoryChanges) {
     }
     drop(inventory);
     drop(latest);
-    enrich::request(home, lookups);
+    enrich::request(oids, lookups);
 }
 
 /// The inventory's current values of an address, for its sessions.
@@ -381,7 +381,11 @@ pub struct InventoryValues {
 }
 
 /// Returns the current values of these addresses. Bogons and unknown addresses are left out.
-pub fn known(home: Home, databases: &Databases, addresses: &[Address]) -> HashMap<Address, InventoryValues> {
+pub fn known(
+    oids: ExtensionOids,
+    databases: &Databases,
+    addresses: &[Address],
+) -> HashMap<Address, InventoryValues> {
     let latest = Latest::take();
     let read = |row: &Row| {
         let document = addresses::document(row).filter(|document| !enrichment::is_bogon(*document))?;
@@ -400,7 +404,7 @@ pub fn known(home: Home, databases: &Databases, addresses: &[Address]) -> HashMa
     for chunk in addresses.chunks(CHUNK) {
         memory::scratch(|| {
             // Opened here, because the scan frees its memory when it ends.
-            let mut inventory = Inventory::open(home, latest.view());
+            let mut inventory = Inventory::open(oids, latest.view());
             for address in chunk {
                 if let Some(known) = inventory.probe(*address, read).flatten() {
                     all.insert(*address, known);

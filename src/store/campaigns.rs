@@ -6,7 +6,7 @@
 
 use std::ffi::CString;
 
-use super::Home;
+use super::ExtensionOids;
 use crate::error;
 use crate::pg::call::quoted_schema;
 use crate::pg::column::Generated;
@@ -31,7 +31,7 @@ thread_local! {
 
 /// A table whose sessions can be read, and the names that the statement needs.
 pub struct Campaign {
-    home: Home,
+    oids: ExtensionOids,
     table: UserTable,
     parts: [(&'static str, Vec<u8>); 6],
 }
@@ -48,10 +48,10 @@ struct AttachmentColumns {
 
 impl Campaign {
     /// Locks the table for reading. Raises an error if it is not attached, or has changed since.
-    pub fn of(home: Home, connection: &Connection, rel: Oid) -> Campaign {
+    pub fn of(oids: ExtensionOids, connection: &Connection, rel: Oid) -> Campaign {
         let name = catalog::table_name(rel);
         let Some(table) = UserTable::lock(rel, Lock::Read) else { error::not_attached(&name) };
-        let Some(attached) = attached(home, connection, rel) else { error::not_attached(&name) };
+        let Some(attached) = attached(oids, connection, rel) else { error::not_attached(&name) };
         let Some(address_type) = address_type(&table, &attached) else { error::not_intact(&name) };
         let children = if table.has_partitions() { Vec::new() } else { table.descendants() };
         if children.iter().any(|child| catalog::owner_of_table(*child) != Some(table.owner()))
@@ -59,7 +59,7 @@ impl Campaign {
         {
             error::children_not_attached(&name);
         }
-        let schema = quoted_schema(home.schema).unwrap_or_default();
+        let schema = quoted_schema(oids.schema).unwrap_or_default();
         let seen = match &attached.quoted_time {
             // Some implausible times cannot even be converted. A comparison never fails.
             Some(column) => [
@@ -94,7 +94,7 @@ impl Campaign {
             ("@inventory@", inventory.into()),
         ];
         let table = if children.is_empty() { table } else { table.with_children() };
-        Campaign { home, table, parts }
+        Campaign { oids, table, parts }
     }
 
     /// Passes the networks to `read`.
@@ -104,7 +104,7 @@ impl Campaign {
         condition: &[u8],
         read: impl FnOnce(&Rows<Networks>) -> T,
     ) -> T {
-        let names = [relation::find(self.home.schema, c"asn_inventory")];
+        let names = [relation::find(self.oids.schema, c"asn_inventory")];
         self.statement(condition, &names, |statement| connection.run_on(&self.table, statement, (), read))
     }
 
@@ -126,10 +126,10 @@ impl Campaign {
     }
 }
 
-fn attached(home: Home, connection: &Connection, rel: Oid) -> Option<AttachmentColumns> {
+fn attached(oids: ExtensionOids, connection: &Connection, rel: Oid) -> Option<AttachmentColumns> {
     let column = |name: Option<Vec<u8>>| CString::new(name?).ok();
     let caller = role::current();
-    acting_as(home.owner, || {
+    acting_as(oids.owner, || {
         ATTACHED.first(
             connection,
             (rel, caller),

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use cowrie_enrich_engine::address::Address;
 
-use super::Home;
+use super::ExtensionOids;
 use super::fill_register::{self, Copies, Values};
 use crate::document::enrichment;
 use crate::pg::column::Length;
@@ -269,8 +269,8 @@ pub fn fill(connection: &Connection, table: &UserTable, sessions: &[SnapshotValu
 /// third role.
 pub fn blocked_reason(connection: &Connection, table: Oid) -> Option<String> {
     // The view belongs to the extension, and this process may currently act as another role.
-    let home = Home::of_extension(&catalog::extension()?);
-    acting_as(home.owner, || BLOCKED.first(connection, (table,), |(reason,)| reason).flatten())
+    let oids = ExtensionOids::of_extension(&catalog::extension()?);
+    acting_as(oids.owner, || BLOCKED.first(connection, (table,), |(reason,)| reason).flatten())
 }
 
 /// Returns true if a table is left alone for that reason, and logs the reason.

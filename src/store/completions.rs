@@ -3,7 +3,7 @@
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::providers::Purpose;
 
-use super::Home;
+use super::ExtensionOids;
 use crate::pg::prober::{Key, Prober};
 use crate::pg::relation::{self, Table};
 use crate::pg::row::Row;
@@ -121,17 +121,17 @@ pub enum AppendResult {
 
 /// Appends sessions with gaps to the inbox. Works below the executor, because a session's commit calls this.
 pub fn append(
-    home: Home,
+    oids: ExtensionOids,
     sessions: impl Iterator<Item = IncompleteSessionRow>,
     is_attended: bool,
 ) -> AppendResult {
-    let inbox = relation::find(home.schema, c"incomplete_session");
+    let inbox = relation::find(oids.schema, c"incomplete_session");
     let Some(table) = Table::open_if_there_for_appending(inbox) else { return AppendResult::NoRoom };
     if !is_attended && table.pages() >= MOST_PAGES_UNATTENDED {
         return AppendResult::NoRoom;
     }
-    let rows = relation::find(home.schema, c"session_completion");
-    let key = relation::find(home.schema, c"session_completion_pkey");
+    let rows = relation::find(oids.schema, c"session_completion");
+    let key = relation::find(oids.schema, c"session_completion_pkey");
     let latest = snapshot::Latest::take();
     // A commit does not wait for this lock. Rows that are appended twice are merged later.
     let is_free = [rows, key].into_iter().all(relation::lock_for_reading_if_free);
@@ -184,11 +184,11 @@ pub struct Owner {
 }
 
 /// Owners with pending rows that may be completed.
-pub fn owners(home: Home, connection: &Connection) -> Vec<Owner> {
-    if super::has_rows(home, c"session_completion") == Some(false) {
+pub fn owners(oids: ExtensionOids, connection: &Connection) -> Vec<Owner> {
+    if super::has_rows(oids, c"session_completion") == Some(false) {
         return Vec::new();
     }
-    OWNERS.run(connection, (home.owner,), |rows| {
+    OWNERS.run(connection, (oids.owner,), |rows| {
         rows.iter()
             .filter_map(|(role, comes_first, is_due, next)| {
                 Some(Owner { role: role?.to_u32(), comes_first: comes_first?, is_due: is_due?, next })
@@ -204,7 +204,7 @@ pub struct Role {
     pub is_suspended: bool,
 }
 
-pub fn role(home: Home, connection: &Connection, role: u32) -> Option<Role> {
+pub fn role(oids: ExtensionOids, connection: &Connection, role: u32) -> Option<Role> {
     let read = |(name, _, may_connect, is_suspended): (Option<String>, _, Option<bool>, Option<bool>)| {
         Some(Role {
             name: name?,
@@ -212,7 +212,7 @@ pub fn role(home: Home, connection: &Connection, role: u32) -> Option<Role> {
             is_suspended: is_suspended == Some(true),
         })
     };
-    ROLE.first(connection, (Oid::from(role), home.owner), read).flatten()
+    ROLE.first(connection, (Oid::from(role), oids.owner), read).flatten()
 }
 
 /// Suspends an owner until resume_owner() is called.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::Home;
+use super::ExtensionOids;
 use crate::pg::relation::{self, Table};
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::subtransaction::contained;
@@ -38,9 +38,9 @@ pub fn store_of_prepared() {
     }
     let stored = contained(|| {
         let Some(extension) = catalog::extension() else { return };
-        let home = Home::of_extension(&extension);
-        relation::lock_for_appending(table(home), LOCK_WAIT);
-        append(home, &counted);
+        let oids = ExtensionOids::of_extension(&extension);
+        relation::lock_for_appending(table(oids), LOCK_WAIT);
+        append(oids, &counted);
         registry::work_was_queued();
     });
     if let Err(failure) = stored {
@@ -49,8 +49,8 @@ pub fn store_of_prepared() {
 }
 
 /// Appends the counts of this transaction. Works below the executor, because a session's commit calls this.
-fn append(home: Home, counted: &[CounterDelta]) {
-    let table = Table::open_for_appending(home.schema, c"counter_delta");
+fn append(oids: ExtensionOids, counted: &[CounterDelta]) {
+    let table = Table::open_for_appending(oids.schema, c"counter_delta");
     if table.pages() > MOST_PAGES {
         return;
     }
@@ -58,13 +58,13 @@ fn append(home: Home, counted: &[CounterDelta]) {
     table.append::<(Text, Bigint, Bigint)>(rows);
 }
 
-pub fn table(home: Home) -> Oid {
-    relation::find(home.schema, c"counter_delta")
+pub fn table(oids: ExtensionOids) -> Oid {
+    relation::find(oids.schema, c"counter_delta")
 }
 
 /// Takes rows, and counts them when this transaction commits.
-pub fn take(home: Home, connection: &Connection) {
-    if !relation::may_have_rows(table(home)) {
+pub fn take(oids: ExtensionOids, connection: &Connection) {
+    if !relation::may_have_rows(table(oids)) {
         return;
     }
     TAKE.run(connection, (LIBRARY, MOST_TAKEN), |rows| {

@@ -9,7 +9,7 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::mmdb::clean_name;
 use cowrie_enrich_engine::providers::Purpose;
 
-use super::Home;
+use super::ExtensionOids;
 use super::addresses::Inventory;
 use super::networks::{self, NetworkFacts, Networks};
 use crate::document::enrichment::{self, Answer, LAYOUT_VERSION, country_text};
@@ -127,7 +127,7 @@ pub fn networks_of(plan: &Plan, databases: &Databases) -> Networks {
 
 /// Writes a plan. Returns the missing addresses that this transaction created. Their sessions are counted.
 pub fn write(
-    home: Home,
+    oids: ExtensionOids,
     connection: &Connection,
     databases: &Databases,
     plan: &Plan,
@@ -139,30 +139,30 @@ pub fn write(
         networks::refine(connection, &networks, "maxmind");
     }
     let online = Providers::enabled();
-    let created = create_addresses(home, connection, databases, &plan.missing, online);
-    update_addresses(home, connection, databases, &plan.due, policy, online);
-    request(home, plan.ask.iter().copied());
+    let created = create_addresses(oids, connection, databases, &plan.missing, online);
+    update_addresses(oids, connection, databases, &plan.due, policy, online);
+    request(oids, plan.ask.iter().copied());
     created
 }
 
 /// Renews existing addresses, which are in key order, from the mmdb files only. Does not ask providers.
-pub fn renew(home: Home, connection: &Connection, databases: &Databases, due: Vec<Address>) {
+pub fn renew(oids: ExtensionOids, connection: &Connection, databases: &Databases, due: Vec<Address>) {
     let plan = Plan { due, ..Plan::default() };
     let networks = networks_of(&plan, databases);
     networks::create(connection, &networks, "maxmind");
     networks::refine(connection, &networks, "maxmind");
-    update_addresses(home, connection, databases, &plan.due, LockPolicy::Wait, Providers::NONE);
+    update_addresses(oids, connection, databases, &plan.due, LockPolicy::Wait, Providers::NONE);
 }
 
 /// Queues lookups, except those that already wait for a worker. Wakes the worker at commit.
-pub fn request(home: Home, lookups: impl IntoIterator<Item = (Address, Provider)>) {
-    let table = queue::request_table(home).to_u32();
+pub fn request(oids: ExtensionOids, lookups: impl IntoIterator<Item = (Address, Provider)>) {
+    let table = queue::request_table(oids).to_u32();
     let is_needed =
         |(address, provider): &(Address, Provider)| inbox::needs((table, address, provider.index()));
     let mut lookups = lookups.into_iter().filter(is_needed).peekable();
     if lookups.peek().is_some() {
         registry::work_was_queued();
-        queue::append_all(home, lookups);
+        queue::append_all(oids, lookups);
     }
 }
 
@@ -187,7 +187,7 @@ fn wanted(
 
 /// Creates the missing addresses. Their networks must exist. `online` are the providers to ask about them.
 pub fn create_addresses(
-    home: Home,
+    oids: ExtensionOids,
     connection: &Connection,
     databases: &Databases,
     missing: &BTreeMap<Address, SessionCount>,
@@ -213,7 +213,7 @@ pub fn create_addresses(
             CREATE.run(connection, arguments, |rows| {
                 let new = || rows.iter().filter_map(|(address, asn)| Some((address?, asn)));
                 created.extend(new().map(|(address, _)| address));
-                request(home, lookups_of_new(new(), online));
+                request(oids, lookups_of_new(new(), online));
             });
         });
     }
@@ -230,7 +230,7 @@ pub fn create_bare(connection: &Connection, addresses: &[Address]) -> Vec<Addres
 
 /// Renews the due addresses from the mmdb files.
 pub fn update_addresses(
-    home: Home,
+    oids: ExtensionOids,
     connection: &Connection,
     databases: &Databases,
     due: &[Address],
@@ -253,7 +253,7 @@ pub fn update_addresses(
                 let updated = rows.iter().filter_map(|(address, asn, document)| {
                     Some((address?, enrichment::due(document?, asn, online)))
                 });
-                request(home, updated.flat_map(|(address, due)| able(address, due)));
+                request(oids, updated.flat_map(|(address, due)| able(address, due)));
             });
         });
     }
@@ -299,7 +299,7 @@ fn answers(databases: &Databases, addresses: &[Address]) -> (Vec<Option<i64>>, V
 /// need no lookup in the mmdb files. For the third group, notes the providers of `online` to ask.
 /// Neighbouring keys are found on the index page that was read last.
 pub fn plan(
-    home: Home,
+    oids: ExtensionOids,
     addresses: impl IntoIterator<Item = (Address, SessionCount)>,
     databases: &Databases,
     view: View<'_>,
@@ -307,7 +307,7 @@ pub fn plan(
     online: Providers,
 ) -> Plan {
     let mut plan = Plan::default();
-    let mut inventory = Inventory::open(home, view);
+    let mut inventory = Inventory::open(oids, view);
     for (address, tally) in addresses {
         check_for_interrupts();
         let is_due = |row: &Row| force || super::addresses::is_due(row, databases);

@@ -18,7 +18,7 @@ use std::time::Duration;
 use cowrie_enrich_engine::address::Address;
 
 use super::enrich::{self, LockPolicy, Plan, SessionCount};
-use super::{BOUNDED, Home, networks, unblocked};
+use super::{BOUNDED, ExtensionOids, networks, unblocked};
 use crate::mmdb::{self, Databases, LoadPolicy};
 use crate::pg::exclusion::{Wait, exclude_others};
 use crate::pg::relation;
@@ -119,22 +119,22 @@ impl FoldPass {
 
 /// Folds all pending counts except those that other transactions block. With `may_commit`, commits after each
 /// batch. The last batch is committed too, because the caller must not keep its locks.
-pub fn run(home: Home, may_commit: bool) -> FoldPass {
+pub fn run(oids: ExtensionOids, may_commit: bool) -> FoldPass {
     let mut pass = FoldPass::default();
     if may_commit {
-        Connection::with_commits(home.schema, |connection| {
+        Connection::with_commits(oids.schema, |connection| {
             while !pass.is_over {
-                acting_as(home.owner, || step(home, connection, &mut pass));
+                acting_as(oids.owner, || step(oids, connection, &mut pass));
                 connection.commit();
                 transaction::isolate(Isolation::ReadCommitted);
                 check_for_interrupts();
             }
         });
     } else {
-        Connection::with(home.schema, |connection| {
-            acting_as(home.owner, || {
+        Connection::with(oids.schema, |connection| {
+            acting_as(oids.owner, || {
                 while !pass.is_over {
-                    step(home, connection, &mut pass);
+                    step(oids, connection, &mut pass);
                 }
             });
         });
@@ -143,10 +143,10 @@ pub fn run(home: Home, may_commit: bool) -> FoldPass {
 }
 
 /// Runs one batch of a pass, unless another process is folding. Returns true if it ran.
-pub fn batch_if_free(home: Home, connection: &Connection, pass: &mut FoldPass) -> bool {
-    let is_free = exclude_others(deltas(home), Wait::No);
+pub fn batch_if_free(oids: ExtensionOids, connection: &Connection, pass: &mut FoldPass) -> bool {
+    let is_free = exclude_others(deltas(oids), Wait::No);
     if is_free {
-        fold_batch(home, connection, pass);
+        fold_batch(oids, connection, pass);
     }
     is_free
 }
@@ -154,12 +154,12 @@ pub fn batch_if_free(home: Home, connection: &Connection, pass: &mut FoldPass) -
 /// Runs one batch of a pass, after that of another process. If a table's lock or the lock of another fold is
 /// not free within [`LONGEST_WAIT`], the pass ends. If the caller's own `lock_timeout` is shorter, that is an
 /// ERROR. Returns the number of pending counts that the batch folded.
-pub fn step(home: Home, connection: &Connection, pass: &mut FoldPass) -> i64 {
+pub fn step(oids: ExtensionOids, connection: &Connection, pass: &mut FoldPass) -> i64 {
     let folded = pass.folded;
     let mut after = *pass;
     let mut batch = || {
-        exclude_others(deltas(home), Wait::Yes);
-        fold_batch(home, connection, &mut after);
+        exclude_others(deltas(oids), Wait::Yes);
+        fold_batch(oids, connection, &mut after);
     };
     let ended = match settings::lock_timeout() {
         Some(own) if own < LONGEST_WAIT => {
@@ -181,24 +181,24 @@ pub fn pending(connection: &Connection) -> i64 {
     PENDING.first(connection, (), |(count,)| count).flatten().unwrap_or_default()
 }
 
-fn deltas(home: Home) -> Oid {
-    relation::find(home.schema, c"session_delta")
+fn deltas(oids: ExtensionOids) -> Oid {
+    relation::find(oids.schema, c"session_delta")
 }
 
-fn fold_batch(home: Home, connection: &Connection, pass: &mut FoldPass) {
-    with_settings(BOUNDED, || fold_some(home, connection, pass));
+fn fold_batch(oids: ExtensionOids, connection: &Connection, pass: &mut FoldPass) {
+    with_settings(BOUNDED, || fold_some(oids, connection, pass));
 }
 
-fn fold_some(home: Home, connection: &Connection, pass: &mut FoldPass) {
-    let batch = Batch::read(home, pass);
+fn fold_some(oids: ExtensionOids, connection: &Connection, pass: &mut FoldPass) {
+    let batch = Batch::read(oids, pass);
     let is_networks_turn = pass.is_over || pass.without_networks + 1 >= BATCHES_FOR_NETWORKS;
     pass.without_networks = if is_networks_turn { 0 } else { pass.without_networks + 1 };
-    let has_networks = is_networks_turn && super::has_rows(home, c"network_delta") == Some(true);
+    let has_networks = is_networks_turn && super::has_rows(oids, c"network_delta") == Some(true);
     pass.found_some |= !batch.counts.is_empty() || has_networks;
     if batch.counts.is_empty() && !has_networks {
         return;
     }
-    let dropped = create_missing(home, connection, &batch);
+    let dropped = create_missing(oids, connection, &batch);
     let locked = unblocked::lock_addresses(connection, batch.counts.keys());
     let networks = is_networks_turn.then(|| lock_networks(connection, &locked, pass));
     let (sums, taken) = take(connection, &batch, &locked);
@@ -233,10 +233,10 @@ struct PendingCount {
 
 impl Batch {
     /// Reads the next pages of a pass, until there is enough for a transaction.
-    fn read(home: Home, pass: &mut FoldPass) -> Batch {
+    fn read(oids: ExtensionOids, pass: &mut FoldPass) -> Batch {
         let seen_with = snapshot::Latest::take();
         let mut counts: BTreeMap<Address, PendingCount> = BTreeMap::new();
-        let Some(readable) = ReadableTable::open(deltas(home)) else {
+        let Some(readable) = ReadableTable::open(deltas(oids)) else {
             pass.is_over = true;
             return Batch { counts, _seen_with: seen_with };
         };
@@ -267,18 +267,18 @@ impl Batch {
 /// node. Their sessions are not counted yet. Also renews addresses that were created without their networks.
 /// Leaves addresses that another transaction blocks. Returns the addresses whose counts were dropped: they
 /// have no row, and their sessions were never counted.
-fn create_missing(home: Home, connection: &Connection, batch: &Batch) -> BTreeSet<Address> {
+fn create_missing(oids: ExtensionOids, connection: &Connection, batch: &Batch) -> BTreeSet<Address> {
     mmdb::with(LoadPolicy::None, |databases| {
         let mut dropped = None;
         for _ in 0..ATTEMPTS {
-            let mut plan = missing_and_due(home, batch, databases);
+            let mut plan = missing_and_due(oids, batch, databases);
             dropped.get_or_insert_with(|| drop_uncounted(connection, batch, &mut plan.missing));
             plan.missing
                 .retain(|address, _| batch.counts.get(address).is_some_and(|count| count.sessions > 0));
             if plan.missing.is_empty() && plan.due.is_empty() {
                 break;
             }
-            let created = contained(|| with_settings(WAITS, || create(home, connection, databases, plan)));
+            let created = contained(|| with_settings(WAITS, || create(oids, connection, databases, plan)));
             match created {
                 Ok(()) => break,
                 // Another transaction began to create one of these meanwhile. The next attempt finds it.
@@ -292,12 +292,12 @@ fn create_missing(home: Home, connection: &Connection, batch: &Batch) -> BTreeSe
 
 /// Returns the addresses without a row that no other transaction is creating, and the addresses for which
 /// newer files are in service.
-fn missing_and_due(home: Home, batch: &Batch, databases: &Databases) -> Plan {
+fn missing_and_due(oids: ExtensionOids, batch: &Batch, databases: &Databases) -> Plan {
     let latest = snapshot::Latest::take();
     let uncounted = batch.counts.keys().map(|address| (*address, SessionCount::default()));
-    let mut plan = enrich::plan(home, uncounted, databases, latest.view(), false, Providers::NONE);
+    let mut plan = enrich::plan(oids, uncounted, databases, latest.view(), false, Providers::NONE);
     drop(latest);
-    let blocked = unblocked::addresses_being_created(home, plan.missing.keys());
+    let blocked = unblocked::addresses_being_created(oids, plan.missing.keys());
     plan.missing.retain(|address, _| !blocked.contains(address));
     plan
 }
@@ -322,9 +322,9 @@ fn drop_uncounted(
 
 /// Creates and renews addresses and their networks. Leaves those whose network another transaction is
 /// creating or has locked.
-fn create(home: Home, connection: &Connection, databases: &Databases, mut plan: Plan) {
+fn create(oids: ExtensionOids, connection: &Connection, databases: &Databases, mut plan: Plan) {
     let mut named = enrich::networks_of(&plan, databases);
-    let mut blocked = unblocked::networks_being_created(home, named.keys());
+    let mut blocked = unblocked::networks_being_created(oids, named.keys());
     named.retain(|asn, _| !blocked.contains(asn));
     networks::create(connection, &named, "maxmind");
     let shared = unblocked::share_networks(connection, named.keys());
@@ -337,8 +337,8 @@ fn create(home: Home, connection: &Connection, databases: &Databases, mut plan: 
         plan.missing.retain(|address, _| is_free(*address));
         plan.due.retain(|address| is_free(*address));
     }
-    enrich::create_addresses(home, connection, databases, &plan.missing, Providers::enabled());
-    enrich::update_addresses(home, connection, databases, &plan.due, LockPolicy::Skip, Providers::NONE);
+    enrich::create_addresses(oids, connection, databases, &plan.missing, Providers::enabled());
+    enrich::update_addresses(oids, connection, databases, &plan.due, LockPolicy::Skip, Providers::NONE);
 }
 
 /// Locks the networks of these addresses and the networks with pending counts, in order. Leaves those that

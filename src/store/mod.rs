@@ -53,7 +53,7 @@ const BOUNDED: &[(&CStr, &CStr)] = &[(c"jit", c"off"), (c"work_mem", c"4MB")];
 
 /// The OIDs of the extension's objects and of their owner.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Home {
+pub struct ExtensionOids {
     pub schema: Oid,
     pub owner: Oid,
     /// `ip_inventory` and its primary key's index.
@@ -61,18 +61,18 @@ pub struct Home {
     pub inventory_key: Oid,
 }
 
-impl Home {
+impl ExtensionOids {
     /// Returns the OIDs for the schema of the function that is being called.
-    pub fn of(call: &Call) -> Home {
+    pub fn of(call: &Call) -> ExtensionOids {
         let function = call.function();
-        Home::at(call::schema_of_function(function), call::owner_of_function(function))
+        ExtensionOids::at(call::schema_of_function(function), call::owner_of_function(function))
     }
 
-    /// Like [`Home::of`], for a function that a user called. Raises an error if the library does not fit the
+    /// Like [`ExtensionOids::of`], for a function that a user called. Raises an error if the library does not fit the
     /// objects.
-    pub fn of_caller(call: &Call) -> Home {
+    pub fn of_caller(call: &Call) -> ExtensionOids {
         versions::require_compatible_objects();
-        Home::of(call)
+        ExtensionOids::of(call)
     }
 
     /// Returns `asn_inventory` and its primary key's index.
@@ -81,12 +81,12 @@ impl Home {
     }
 
     /// Returns the OIDs from the catalogs, for a process that runs without a calling function.
-    pub fn of_extension(extension: &Extension) -> Home {
-        Home::at(extension.schema, extension.owner)
+    pub fn of_extension(extension: &Extension) -> ExtensionOids {
+        ExtensionOids::at(extension.schema, extension.owner)
     }
 
     /// Replaces the owner by `worker_role`, if that is set. For the worker and the processes that it starts.
-    pub fn with_worker_role(mut self) -> Home {
+    pub fn with_worker_role(mut self) -> ExtensionOids {
         if let Some(name) = guc::worker_role() {
             self.owner =
                 catalog::role(&name).unwrap_or_else(|| pgrx::error!("role \"{name}\" does not exist"));
@@ -96,10 +96,10 @@ impl Home {
 
     /// Runs `work` as the owner. Deferred triggers on the extension's tables fire within it, and so not as
     /// the user who started the process.
-    pub fn run_by_owner<T>(self, work: impl FnOnce(Home, &Connection) -> T) -> T {
-        let home = self;
-        acting_as(home.owner, || {
-            let result = Connection::with(home.schema, |connection| work(home, connection));
+    pub fn run_by_owner<T>(self, work: impl FnOnce(ExtensionOids, &Connection) -> T) -> T {
+        let oids = self;
+        acting_as(oids.owner, || {
+            let result = Connection::with(oids.schema, |connection| work(oids, connection));
             transaction::end_as_current_user();
             result
         })
@@ -108,9 +108,9 @@ impl Home {
     /// Uses the owner of `ip_inventory`. The owner of the extension may be the superuser who ran
     /// `pg_upgrade`, and the owner of a new function may be the superuser who updated the extension. Neither
     /// may give this code more rights.
-    fn at(schema: Oid, owner: Oid) -> Home {
+    fn at(schema: Oid, owner: Oid) -> ExtensionOids {
         let inventory = relation::find(schema, c"ip_inventory");
-        Home {
+        ExtensionOids {
             schema,
             owner: catalog::owner_of_table(inventory).unwrap_or(owner),
             inventory,
@@ -121,16 +121,16 @@ impl Home {
 
 /// Runs `work` in the current transaction of a process that the worker started, as the extension's owner or
 /// `worker_role`. `None`: the extension does not exist, or does not fit the library.
-pub fn run_for_worker<T>(work: impl FnOnce(Home, &Connection) -> T) -> Option<T> {
+pub fn run_for_worker<T>(work: impl FnOnce(ExtensionOids, &Connection) -> T) -> Option<T> {
     let extension = catalog::extension()?;
     let is_compatible = versions::compare(&extension.version) == VersionMatch::Compatible;
-    is_compatible.then(|| Home::of_extension(&extension).with_worker_role().run_by_owner(work))
+    is_compatible.then(|| ExtensionOids::of_extension(&extension).with_worker_role().run_by_owner(work))
 }
 
 /// Returns true if a table of the extension has a visible row; `None` if it cannot be read below the
 /// executor. Plans no statement, because an idle worker calls this every naptime.
-pub fn has_rows(home: Home, table: &CStr) -> Option<bool> {
-    let readable = ReadableTable::open(relation::find(home.schema, table))?;
+pub fn has_rows(oids: ExtensionOids, table: &CStr) -> Option<bool> {
+    let readable = ReadableTable::open(relation::find(oids.schema, table))?;
     let latest = snapshot::Latest::take();
     let mut has_some = false;
     readable.rows(latest.view(), |_| {

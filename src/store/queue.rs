@@ -10,7 +10,7 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::lookup_key;
 use cowrie_enrich_engine::prefix::Prefix;
 
-use super::Home;
+use super::ExtensionOids;
 use crate::pg::relation::{self, Table};
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Array, Bigint, Boolean, Float, Inet, Integer, Text, Timestamptz, ToSql, array};
@@ -108,14 +108,14 @@ pub fn retry_dead_letters(connection: &Connection, provider: Option<Provider>) -
 }
 
 /// Returns the table of requests.
-pub fn request_table(home: Home) -> Oid {
-    relation::find(home.schema, c"enrichment_request")
+pub fn request_table(oids: ExtensionOids) -> Oid {
+    relation::find(oids.schema, c"enrichment_request")
 }
 
 /// Queues lookups below the executor, because a session's commit calls this. The table's trigger does not
 /// fire, so the caller must wake the worker.
-pub fn append_all(home: Home, requests: impl Iterator<Item = (Address, Provider)>) {
-    let Some(table) = Table::open_if_there_for_appending(request_table(home)) else { return };
+pub fn append_all(oids: ExtensionOids, requests: impl Iterator<Item = (Address, Provider)>) {
+    let Some(table) = Table::open_if_there_for_appending(request_table(oids)) else { return };
     let now = clock::transaction_start();
     table.append::<(Inet, Text, Integer, Timestamptz)>(
         requests.map(|(address, provider)| (address, provider.name(), 0, now)),
@@ -146,8 +146,8 @@ pub fn create_jobs(connection: &Connection, lease: Lease) -> CreatedJobs {
 
 /// Updates the planner's statistics after many new jobs, because autovacuum would be too late. Does nothing
 /// if the caller is not the owner of the tables: `worker_role` may be another role.
-pub fn analyze(home: Home, connection: &Connection) {
-    if catalog::owner_of_table(relation::find(home.schema, c"enrichment_job")) != Some(home.owner) {
+pub fn analyze(oids: ExtensionOids, connection: &Connection) {
+    if catalog::owner_of_table(relation::find(oids.schema, c"enrichment_job")) != Some(oids.owner) {
         return;
     }
     ANALYZE.execute(connection, ());

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{BOUNDED, Home, unblocked};
+use super::{BOUNDED, ExtensionOids, unblocked};
 use crate::pg::relation::{self, Table};
 use crate::pg::role::with_settings;
 use crate::pg::spi::{Connection, Run, Statement};
@@ -51,11 +51,11 @@ pub fn pending(connection: &Connection) -> i64 {
 
 /// Reclassifies the next pending networks after ASN `after`, in the current transaction. A pass begins after
 /// 0.
-pub fn step(home: Home, connection: &Connection, after: i64) -> Batch {
-    with_settings(BOUNDED, || reclassify(home, connection, after))
+pub fn step(oids: ExtensionOids, connection: &Connection, after: i64) -> Batch {
+    with_settings(BOUNDED, || reclassify(oids, connection, after))
 }
 
-fn reclassify(home: Home, connection: &Connection, after: i64) -> Batch {
+fn reclassify(oids: ExtensionOids, connection: &Connection, after: i64) -> Batch {
     let pending = read_pending(connection, after);
     let last = pending.last().copied().filter(|_| pending.len() as i64 >= BATCH);
     if pending.is_empty() {
@@ -63,11 +63,11 @@ fn reclassify(home: Home, connection: &Connection, after: i64) -> Batch {
     }
     // The order matters: a transaction that uses an older list is found by one of these checks, or holds back
     // the horizon.
-    let table = relation::find(home.schema, c"network_reclassification");
+    let table = relation::find(oids.schema, c"network_reclassification");
     let horizon = Table::open_for_reading(table).map(|table| table.oldest_visible_to_all());
-    let mut blocked = unblocked::networks_being_created(home, pending.iter());
+    let mut blocked = unblocked::networks_being_created(oids, pending.iter());
     let locked = unblocked::lock_networks(connection, pending.iter());
-    blocked.extend(unblocked::existing_networks(home, pending.iter()).difference(&locked));
+    blocked.extend(unblocked::existing_networks(oids, pending.iter()).difference(&locked));
     // Deleted before the list is read, because a later edit appends another pending row.
     if let Some(horizon) = horizon {
         SETTLE.execute(connection, (array(pending.difference(&blocked)), horizon));

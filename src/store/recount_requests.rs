@@ -1,7 +1,7 @@
 //! Requests for a recount, in `recount_request`. A commit appends one if it could not append the counts of
 //! its sessions.
 
-use super::Home;
+use super::ExtensionOids;
 use crate::pg::clock;
 use crate::pg::relation::{self, Table};
 use crate::pg::spi::{Connection, Run, Statement};
@@ -26,15 +26,15 @@ pub struct RecountRequest {
 }
 
 /// Appends a request. Works below the executor, because a session's commit calls this.
-pub fn append(home: Home, missing: RecountRequest) {
-    let table = Table::open_for_appending(home.schema, c"recount_request");
+pub fn append(oids: ExtensionOids, missing: RecountRequest) {
+    let table = Table::open_for_appending(oids.schema, c"recount_request");
     let row = (clock::now(), missing.sessions, missing.has_gaps);
     table.append::<(Timestamptz, Bigint, Boolean)>(std::iter::once(row));
 }
 
 /// Returns whether there may be a request. Waits for no lock.
-pub fn may_exist(home: Home) -> bool {
-    relation::may_have_rows(relation::find(home.schema, c"recount_request"))
+pub fn may_exist(oids: ExtensionOids) -> bool {
+    relation::may_have_rows(relation::find(oids.schema, c"recount_request"))
 }
 
 /// Returns the time of the oldest request, in microseconds since 2000.

@@ -23,7 +23,7 @@ use foldhash::fast::RandomState;
 
 use super::completions::{self, AppendResult, IncompleteSessionRow};
 use super::enrich::SessionCount;
-use super::{BOUNDED, Home, recount_requests};
+use super::{BOUNDED, ExtensionOids, recount_requests};
 use crate::pg::exclusion::{Wait, exclude_others};
 use crate::pg::relation::{self, Table};
 use crate::pg::role::with_settings;
@@ -123,22 +123,22 @@ pub fn sessions_estimated(tables: &[CountedTable], but: impl Fn(Oid) -> bool) ->
 /// snapshot yet, and ends after this. `locked` are the tables as they were before. If there are other tables
 /// now, returns those as the error.
 pub fn addresses(
-    home: Home,
+    oids: ExtensionOids,
     connection: &Connection,
     locked: &[CountedTable],
 ) -> Result<RecountResult, Vec<CountedTable>> {
     transaction::isolate(Isolation::RepeatableRead);
-    alone(home);
+    alone(oids);
     // Locked before the tables are read, which takes long. The corrections are appended to this table.
-    relation::lock_for_appending(relation::find(home.schema, c"session_delta"), LONGEST_WAIT);
+    relation::lock_for_appending(relation::find(oids.schema, c"session_delta"), LONGEST_WAIT);
     locked.iter().for_each(|counted| relation::lock_for_reading(counted.table));
     // Takes the snapshot. It also becomes the active one, because a background process has no portal with a
     // snapshot.
-    snapshot::with_fresh(|| corrections(home, connection, locked))
+    snapshot::with_fresh(|| corrections(oids, connection, locked))
 }
 
 fn corrections(
-    home: Home,
+    oids: ExtensionOids,
     connection: &Connection,
     locked: &[CountedTable],
 ) -> Result<RecountResult, Vec<CountedTable>> {
@@ -151,7 +151,7 @@ fn corrections(
     let sums = CREATED.first(connection, (), |(table,)| table).flatten();
     let mut sums = AddressSums::new(Table::open_if_there_for_appending(sums.unwrap_or(Oid::INVALID)));
     let mut found = RecountResult::default();
-    let mut gaps = recount_requests::have_gaps(connection).then(|| Gaps::new(home));
+    let mut gaps = recount_requests::have_gaps(connection).then(|| Gaps::new(oids));
     for counted in &tables {
         count(counted, moment.view(), &mut found, &mut sums, gaps.as_mut());
     }
@@ -174,16 +174,16 @@ fn corrections(
 }
 
 /// Appends the corrections of networks. Returns their number.
-pub fn networks(home: Home, connection: &Connection) -> i64 {
-    alone(home);
+pub fn networks(oids: ExtensionOids, connection: &Connection) -> i64 {
+    alone(oids);
     with_settings(BOUNDED, || {
         NETWORKS.first(connection, (), |(corrected,)| corrected).flatten().unwrap_or_default()
     })
 }
 
 /// Excludes other recounts until the corrections are committed.
-fn alone(home: Home) {
-    exclude_others(home.inventory, Wait::Yes);
+fn alone(oids: ExtensionOids) {
+    exclude_others(oids.inventory, Wait::Yes);
 }
 
 fn count(
@@ -250,13 +250,13 @@ fn fillable(table: &ReadableTable) -> [Option<i16>; 3] {
 
 /// Sessions with gaps that an enabled provider may fill. They are appended to `incomplete_session` again.
 struct Gaps {
-    home: Home,
+    oids: ExtensionOids,
     noted: HashMap<(Address, Oid), completions::Gaps, RandomState>,
 }
 
 impl Gaps {
-    fn new(home: Home) -> Gaps {
-        Gaps { home, noted: HashMap::default() }
+    fn new(oids: ExtensionOids) -> Gaps {
+        Gaps { oids, noted: HashMap::default() }
     }
 
     fn note(&mut self, address: Address, table: Oid, gaps: completions::Gaps) {
@@ -277,7 +277,7 @@ impl Gaps {
             gaps,
             is_asked: true,
         });
-        if completions::append(self.home, sessions, true) == AppendResult::Rows {
+        if completions::append(self.oids, sessions, true) == AppendResult::Rows {
             registry::work_was_queued();
         }
     }

@@ -2,15 +2,15 @@
 
 use cowrie_enrich_engine::address::Address;
 
-use super::Home;
+use super::ExtensionOids;
 use super::enrich::SessionCount;
 use crate::pg::clock;
 use crate::pg::relation::Table;
 use crate::pg::value::{Bigint, Inet, Timestamptz};
 
 /// Appends one delta per address, with the current time.
-pub fn append(home: Home, tallies: impl Iterator<Item = (Address, SessionCount)>) {
-    let table = Table::open_for_appending(home.schema, c"session_delta");
+pub fn append(oids: ExtensionOids, tallies: impl Iterator<Item = (Address, SessionCount)>) {
+    let table = Table::open_for_appending(oids.schema, c"session_delta");
     let now = clock::now();
     table.append::<(Inet, Bigint, Timestamptz, Timestamptz, Timestamptz)>(
         tallies.map(|(address, tally)| (address, tally.sessions, tally.first_seen, tally.last_seen, now)),

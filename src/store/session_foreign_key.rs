@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::ops::ControlFlow;
 
-use super::Home;
+use super::ExtensionOids;
 use super::addresses::Inventory;
 use super::backfill_sessions::{self, Table, shown_key};
 use crate::error;
@@ -42,11 +42,11 @@ const KEY: &CStr = c"cowrie_enrich_address";
 /// because planning the validating query runs code of the table's owner.
 ///
 /// The locks are those of ALTER TABLE, in its order: the table, then `ip_inventory`.
-pub fn create(home: Home, rel: Oid, column: &CStr) {
+pub fn create(oids: ExtensionOids, rel: Oid, column: &CStr) {
     require_address_column(rel, column);
     if catalog::is_partitioned(rel) {
-        Connection::with(home.schema, |connection| {
-            for part in acting_as(home.owner, || not_valid(connection, rel)) {
+        Connection::with(oids.schema, |connection| {
+            for part in acting_as(oids.owner, || not_valid(connection, rel)) {
                 validate_as_owner(connection, part);
             }
         });
@@ -57,17 +57,17 @@ pub fn create(home: Home, rel: Oid, column: &CStr) {
     if catalog::has_constraint(rel, KEY) {
         error::has_key_already(&catalog::table_name(rel));
     }
-    relation::lock_against_writers(home.inventory);
-    Connection::with(home.schema, |connection| {
+    relation::lock_against_writers(oids.inventory);
+    Connection::with(oids.schema, |connection| {
         let is_partitioned = catalog::is_partitioned(rel);
-        if is_partitioned && !partitions_are_ready(home, connection, rel) {
+        if is_partitioned && !partitions_are_ready(oids, connection, rel) {
             error::partitions_lack_keys(&catalog::table_name(rel));
         }
         let caller = role::current();
-        let inventory = catalog::quoted_table_name(home.inventory);
+        let inventory = catalog::quoted_table_name(oids.inventory);
         let change_grant = |verb: &[u8], preposition: &[u8]| {
             let role = catalog::quoted_role_name(caller);
-            acting_as(home.owner, || {
+            acting_as(oids.owner, || {
                 connection.run_utility(
                     &[verb, b" REFERENCES (ip_address) ON ", &inventory, preposition, &role].concat(),
                 );
@@ -99,7 +99,7 @@ pub fn create(home: Home, rel: Oid, column: &CStr) {
         if !catalog::has_constraint(rel, KEY) {
             error::vanished(&catalog::table_name(rel));
         }
-        if let Some(key) = acting_as(home.owner, || unsafe_keys(connection)).first {
+        if let Some(key) = acting_as(oids.owner, || unsafe_keys(connection)).first {
             error::unsafe_key(&key);
         }
     });
@@ -125,8 +125,8 @@ fn require_address_column(rel: Oid, column: &CStr) {
 }
 
 /// Returns true if all partitions have a valid key. Then adding the key of their table reads no row.
-fn partitions_are_ready(home: Home, connection: &Connection, rel: Oid) -> bool {
-    acting_as(home.owner, || READY.first(connection, (rel,), |(is_ready,)| is_ready)).flatten() == Some(true)
+fn partitions_are_ready(oids: ExtensionOids, connection: &Connection, rel: Oid) -> bool {
+    acting_as(oids.owner, || READY.first(connection, (rel,), |(is_ready,)| is_ready)).flatten() == Some(true)
 }
 
 /// Foreign keys that can run code as the extension's owner.
@@ -177,7 +177,7 @@ fn validate_as_owner(connection: &Connection, table: Oid) {
 
 /// Passes each session of a table without an address in the inventory to `read`, as a text that identifies it
 /// and its address. Returns the number of all sessions.
-pub fn orphans(home: Home, table: &Table, mut read: impl FnMut(String, String)) -> i64 {
+pub fn orphans(oids: ExtensionOids, table: &Table, mut read: impl FnMut(String, String)) -> i64 {
     let Some(readable) = ReadableTable::open(table.oid) else { return 0 };
     let Some(ip) = readable.column(&table.ip_column) else { return 0 };
     if !ip.is::<Inet>() {
@@ -185,7 +185,7 @@ pub fn orphans(home: Home, table: &Table, mut read: impl FnMut(String, String)) 
     }
     let key = table.key_column.as_deref().and_then(|name| readable.column(name));
     let latest = Latest::take();
-    let mut inventory = Inventory::open(home, latest.view());
+    let mut inventory = Inventory::open(oids, latest.view());
     let mut sessions = 0;
     readable.rows(latest.view(), |row| {
         sessions += 1;

@@ -3,7 +3,7 @@
 //! An option belongs to the owner that the table had when the option was set. It does not apply after the
 //! table gets another owner, nor to a partition or an inheritance child of another owner.
 
-use super::Home;
+use super::ExtensionOids;
 use crate::error;
 use crate::pg::keyed::Keyed;
 use crate::pg::relation;
@@ -25,17 +25,17 @@ thread_local! {
 ///
 /// The caller must own the table. Only a role with the privileges of the extension's owner may turn on
 /// `trust_input`. That role may do so for a table of any owner.
-pub fn set(home: Home, table: Oid, run_triggers: Option<bool>, trust_input: Option<bool>) {
+pub fn set(oids: ExtensionOids, table: Oid, run_triggers: Option<bool>, trust_input: Option<bool>) {
     let name = catalog::table_name(table);
-    let (owns_table, acts_for_extension) = (catalog::owns_table(table), role::has_privileges_of(home.owner));
+    let (owns_table, acts_for_extension) = (catalog::owns_table(table), role::has_privileges_of(oids.owner));
     if !owns_table && (run_triggers.is_some() || !acts_for_extension) {
         error::not_owner(&name);
     }
     if trust_input == Some(true) && !acts_for_extension {
         error::may_not_trust();
     }
-    Connection::with(home.schema, |connection| {
-        acting_as(home.owner, || {
+    Connection::with(oids.schema, |connection| {
+        acting_as(oids.owner, || {
             if ATTACHED.first(connection, (table,), |(count,)| count).flatten() < Some(1) {
                 error::not_attached(&name);
             }
@@ -51,15 +51,15 @@ pub fn forget(connection: &Connection) {
 }
 
 /// Tells all backends at commit that options changed.
-pub fn announce(home: Home) {
-    invalidation::announce(relation::find(home.schema, c"session_table_option"));
+pub fn announce(oids: ExtensionOids) {
+    invalidation::announce(relation::find(oids.schema, c"session_table_option"));
 }
 
 /// Returns true if snapshots and documents that clients write into a table, or a partition, are trusted.
 ///
 /// Reads below the executor and never waits for a lock: while the options are locked, no table is trusted.
-pub fn is_input_trusted(home: Home, table: Oid) -> bool {
-    let Some(keyed) = Keyed::open(home.schema, c"session_table_option", c"session_table_option_pkey") else {
+pub fn is_input_trusted(oids: ExtensionOids, table: Oid) -> bool {
+    let Some(keyed) = Keyed::open(oids.schema, c"session_table_option", c"session_table_option_pkey") else {
         return false;
     };
     let Some(owner) = catalog::owner_of_table(table) else { return false };

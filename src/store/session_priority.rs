@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use cowrie_enrich_engine::address::{self, Address};
 
-use super::Home;
+use super::ExtensionOids;
 use crate::error;
 use crate::pg::role::{self, acting_as};
 use crate::pg::row::TupleId;
@@ -60,23 +60,23 @@ pub struct Table {
 
 /// Sets or removes the rule of a table for a caller, who must own the table. Raises an error if the rule
 /// fails.
-pub fn set(home: Home, table: Oid, expression: Option<&str>) {
+pub fn set(oids: ExtensionOids, table: Oid, expression: Option<&str>) {
     let name = catalog::table_name(table);
     if !catalog::owns_table(table) {
         error::not_owner(&name);
     }
     let search_path = role::search_path();
-    Connection::with(home.schema, |connection| {
-        let attached = acting_as(home.owner, || ATTACHED.run(connection, (table,), |rows| rows.count() > 0));
+    Connection::with(oids.schema, |connection| {
+        let attached = acting_as(oids.owner, || ATTACHED.run(connection, (table,), |rows| rows.count() > 0));
         let Some(expression) = expression else {
-            acting_as(home.owner, || UNSET.execute(connection, (table,)));
+            acting_as(oids.owner, || UNSET.execute(connection, (table,)));
             return;
         };
         if !attached {
             error::not_attached(&name);
         }
         try_out(connection, table, expression.as_bytes(), &search_path);
-        acting_as(home.owner, || SET.execute(connection, (table, expression, search_path.as_slice())));
+        acting_as(oids.owner, || SET.execute(connection, (table, expression, search_path.as_slice())));
         registry::rules_changed();
     });
 }
@@ -92,9 +92,9 @@ fn try_out(connection: &Connection, table: Oid, expression: &[u8], search_path: 
 
 /// Returns the owners of tables with rules that may be evaluated. A superuser or the owner of the extension
 /// comes first. Deletes the rules of tables that no longer exist.
-pub fn owners(home: Home, connection: &Connection) -> BTreeMap<u32, bool> {
+pub fn owners(oids: ExtensionOids, connection: &Connection) -> BTreeMap<u32, bool> {
     FORGET.execute(connection, ());
-    TABLES.run(connection, (home.owner,), |rows| {
+    TABLES.run(connection, (oids.owner,), |rows| {
         let evaluated = rows.iter().filter(may_be_evaluated);
         evaluated.filter_map(|(.., owner, is_first, _)| Some((owner?.to_u32(), is_first?))).collect()
     })

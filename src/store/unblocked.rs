@@ -5,7 +5,7 @@ use std::thread::LocalKey;
 
 use cowrie_enrich_engine::address::Address;
 
-use super::Home;
+use super::ExtensionOids;
 use crate::pg::prober::{InsertionProber, Key, KeyType, Prober};
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Array, Bigint, Inet, array};
@@ -28,17 +28,20 @@ thread_local! {
 
 /// Returns those of some addresses without a visible row that another transaction is creating.
 pub fn addresses_being_created<'a>(
-    home: Home,
+    oids: ExtensionOids,
     missing: impl Iterator<Item = &'a Address>,
 ) -> BTreeSet<Address> {
-    let prober = InsertionProber::open(home.inventory, home.inventory_key, KeyType::Inet);
+    let prober = InsertionProber::open(oids.inventory, oids.inventory_key, KeyType::Inet);
     let Some(mut others) = prober else { return BTreeSet::new() };
     missing.filter(|address| others.is_being_inserted(Key::Address(**address))).copied().collect()
 }
 
 /// Returns those of some networks that another transaction is creating.
-pub fn networks_being_created<'a>(home: Home, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
-    let (table, index) = home.networks();
+pub fn networks_being_created<'a>(
+    oids: ExtensionOids,
+    networks: impl Iterator<Item = &'a i64>,
+) -> BTreeSet<i64> {
+    let (table, index) = oids.networks();
     let latest = snapshot::Latest::take();
     let there = Prober::open_by(table, index, KeyType::Bigint, latest.view());
     let others = InsertionProber::open(table, index, KeyType::Bigint);
@@ -49,8 +52,8 @@ pub fn networks_being_created<'a>(home: Home, networks: impl Iterator<Item = &'a
 }
 
 /// Returns those of some networks that exist now, even if the snapshot of the transaction does not see them.
-pub fn existing_networks<'a>(home: Home, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
-    let (table, index) = home.networks();
+pub fn existing_networks<'a>(oids: ExtensionOids, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
+    let (table, index) = oids.networks();
     let latest = snapshot::Latest::take();
     let Some(mut there) = Prober::open_by(table, index, KeyType::Bigint, latest.view()) else {
         return BTreeSet::new();

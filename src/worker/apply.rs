@@ -22,7 +22,7 @@ use crate::store::block_answer::{self, Kept, Waiting};
 use crate::store::enrich::{self, Plan, SessionCount};
 use crate::store::networks::{self, NetworkFacts, Networks};
 use crate::store::queue::{self, FailedJob, Lease};
-use crate::store::{Home, completions, provider_quota, unblocked};
+use crate::store::{ExtensionOids, completions, provider_quota, unblocked};
 use crate::telemetry::{self, Counter};
 
 /// Runs one transaction: keeps the answers, writes the inventories in the order of locks, completes the jobs.
@@ -30,7 +30,7 @@ use crate::telemetry::{self, Counter};
 ///
 /// The next transaction folds the statistics, because folding locks existing networks first, and this
 /// transaction has locked addresses already.
-pub fn store(home: Home, connection: &Connection, batch: &Completed, lease: Lease) -> Stored {
+pub fn store(oids: ExtensionOids, connection: &Connection, batch: &Completed, lease: Lease) -> Stored {
     let provider = batch.provider;
     let all: Vec<Prefix> = batch.outcomes.keys().copied().collect();
     let mine: BTreeSet<Prefix> = queue::hold(connection, provider, &all, lease).into_iter().collect();
@@ -52,12 +52,12 @@ pub fn store(home: Home, connection: &Connection, batch: &Completed, lease: Leas
         }
         let after = batch.stored_to;
         block_answer::waited_for(connection, provider, &answered, after, |waiting| {
-            write_waiting(home, connection, batch, &answered, waiting)
+            write_waiting(oids, connection, batch, &answered, waiting)
         })
     } else {
         let waiting: Vec<Waiting> =
             answered.iter().filter_map(|lookup_key| own(batch, *lookup_key)).collect();
-        write_waiting(home, connection, batch, &answered, &waiting)
+        write_waiting(oids, connection, batch, &answered, &waiting)
     };
     if stored.is_last {
         let mut dead = move_to_dead_letters(connection, provider, &failed);
@@ -137,7 +137,7 @@ fn own(batch: &Completed, lookup_key: Prefix) -> Option<Waiting> {
 
 /// Stores waiting addresses' answers, in parts. The last part completes the jobs.
 fn write_waiting(
-    home: Home,
+    oids: ExtensionOids,
     connection: &Connection,
     batch: &Completed,
     answered: &[Prefix],
@@ -146,7 +146,7 @@ fn write_waiting(
     let provider = batch.provider;
     // Addresses of blocks come in parts; single addresses are all here.
     let shares = provider.declared().shares_answers();
-    let blocked = write_unblocked(home, connection, batch, waiting);
+    let blocked = write_unblocked(oids, connection, batch, waiting);
     let is_done = |w: &&Waiting| !blocked.contains(&w.address);
     let addresses: Vec<Address> = waiting.iter().filter(is_done).map(|w| w.address).collect();
     completions::renew(connection, &addresses);
@@ -191,7 +191,7 @@ fn write_waiting(
 /// Writes the inventories, except for addresses that another transaction holds or whose network it holds.
 /// Returns these addresses.
 fn write_unblocked(
-    home: Home,
+    oids: ExtensionOids,
     connection: &Connection,
     batch: &Completed,
     waiting: &[Waiting],
@@ -199,23 +199,23 @@ fn write_unblocked(
     let provider = batch.provider;
     let all: Vec<&Waiting> = waiting.iter().collect();
     if !batch.is_blocked {
-        match contained(|| write_inventories(home, connection, provider, &all)) {
+        match contained(|| write_inventories(oids, connection, provider, &all)) {
             Ok(()) => return BTreeSet::new(),
             Err(failure) if failure.was_lock => {}
             Err(failure) => failure.raise(),
         }
     }
-    let blocked = blocked(home, connection, &all);
+    let blocked = blocked(oids, connection, &all);
     let rest: Vec<&Waiting> = all.into_iter().filter(|w| !blocked.contains(&w.address)).collect();
-    write_inventories(home, connection, provider, &rest);
+    write_inventories(oids, connection, provider, &rest);
     blocked
 }
 
 /// Locks networks and addresses that no other transaction holds. Returns the addresses that cannot be written without
 /// waiting.
-fn blocked(home: Home, connection: &Connection, waiting: &[&Waiting]) -> BTreeSet<Address> {
+fn blocked(oids: ExtensionOids, connection: &Connection, waiting: &[&Waiting]) -> BTreeSet<Address> {
     mmdb::with(LoadPolicy::None, |databases| {
-        let plan = planned(home, databases, waiting);
+        let plan = planned(oids, databases, waiting);
         let of_files = |address: Address| {
             let missing = BTreeMap::from([(address, SessionCount::default())]);
             enrich::networks_of(&Plan { missing, ..Plan::default() }, databases)
@@ -226,10 +226,10 @@ fn blocked(home: Home, connection: &Connection, waiting: &[&Waiting]) -> BTreeSe
         };
         let all: BTreeSet<i64> = waiting.iter().flat_map(|w| networks(w)).collect();
         let there = networks::existing(connection, all.iter());
-        let mut held = unblocked::networks_being_created(home, all.iter());
+        let mut held = unblocked::networks_being_created(oids, all.iter());
         let locked = unblocked::lock_networks(connection, there.iter());
         held.extend(there.difference(&locked));
-        let being_created = unblocked::addresses_being_created(home, plan.missing.keys());
+        let being_created = unblocked::addresses_being_created(oids, plan.missing.keys());
         let existing = waiting.iter().map(|w| &w.address).filter(|a| !plan.missing.contains_key(a));
         let free = unblocked::lock_addresses(connection, existing);
         let is_blocked = |w: &&&Waiting| {
@@ -241,16 +241,16 @@ fn blocked(home: Home, connection: &Connection, waiting: &[&Waiting]) -> BTreeSe
 }
 
 /// Returns which of the addresses have no row. A lookup may have been requested for such an address.
-fn planned(home: Home, databases: &Databases, waiting: &[&Waiting]) -> Plan {
+fn planned(oids: ExtensionOids, databases: &Databases, waiting: &[&Waiting]) -> Plan {
     let latest = snapshot::Latest::take();
     let addresses = waiting.iter().map(|waiting| (waiting.address, SessionCount::default()));
-    let mut plan = enrich::plan(home, addresses, databases, latest.view(), false, Providers::NONE);
+    let mut plan = enrich::plan(oids, addresses, databases, latest.view(), false, Providers::NONE);
     plan.due.clear();
     plan
 }
 
 /// Writes networks, then new addresses, then existing ones, each in key order.
-fn write_inventories(home: Home, connection: &Connection, provider: Provider, waiting: &[&Waiting]) {
+fn write_inventories(oids: ExtensionOids, connection: &Connection, provider: Provider, waiting: &[&Waiting]) {
     if waiting.is_empty() {
         return;
     }
@@ -260,7 +260,7 @@ fn write_inventories(home: Home, connection: &Connection, provider: Provider, wa
         said.entry(asn).or_default().merge(waiting.network.clone());
     }
     mmdb::with(LoadPolicy::None, |databases| {
-        let plan = planned(home, databases, waiting);
+        let plan = planned(oids, databases, waiting);
         let mut all = said.clone();
         for (asn, of_file) in enrich::networks_of(&plan, databases) {
             all.entry(asn).or_insert(of_file);
@@ -270,7 +270,7 @@ fn write_inventories(home: Home, connection: &Connection, provider: Provider, wa
         networks::refine(connection, &said, provider.name());
         // This provider's answer is already here.
         let others = Providers::enabled().without(Providers::of([provider]));
-        enrich::create_addresses(home, connection, databases, &plan.missing, others);
+        enrich::create_addresses(oids, connection, databases, &plan.missing, others);
     });
     let answers: Vec<_> = waiting
         .iter()

@@ -190,7 +190,7 @@ impl Completed {
     pub fn apply(mut self, steps: &Steps, lease: Lease) -> (Batch, Option<Stop>) {
         let span = self.begin_apply();
         let stored = spans::within(span, || {
-            steps.step(StepKind::Apply, |home, connection| apply::store(home, connection, &self, lease))
+            steps.step(StepKind::Apply, |oids, connection| apply::store(oids, connection, &self, lease))
         });
         match stored {
             Ok(stored) => {

@@ -17,7 +17,7 @@ use super::owners::Owners;
 use super::provider_queue::ProviderQueue;
 use super::recounter::Recounter;
 use super::session_priority::SessionPriorities;
-use super::steps::{Steps, Stop, settled};
+use super::steps::{Steps, Stop, none_if_failed};
 use crate::guc;
 use crate::inbox;
 use crate::pg::background;
@@ -66,7 +66,7 @@ pub struct Worker {
     exchanges: Exchanges,
     /// One for each provider.
     provider_queues: Vec<ProviderQueue>,
-    ranking: SessionPriorities,
+    session_priorities: SessionPriorities,
     owners: Owners,
     recounter: Recounter,
     /// True for each mark with which a transaction was prepared at the last check.
@@ -127,7 +127,7 @@ pub fn run(worker_slot: i32) {
             worker.create_jobs.request();
         }
         if worker_slot.rules_changed.swap(false, Ordering::AcqRel) {
-            worker.ranking.changed();
+            worker.session_priorities.changed();
         }
         if worker_slot.networks_edited.swap(false, Ordering::AcqRel) {
             worker.reclassification.request();
@@ -155,7 +155,7 @@ impl Worker {
             steps,
             exchanges: Exchanges::new()?,
             provider_queues: Provider::all().map(ProviderQueue::of).collect(),
-            ranking: SessionPriorities::new(),
+            session_priorities: SessionPriorities::new(),
             recounter: Recounter::default(),
             prepared: [false; LOOKED_FOR.len()],
             take_over: Due::now(),
@@ -187,19 +187,24 @@ impl Worker {
             return Ok(RESTORE_PAUSE);
         }
         let mut made = vec![
-            settled(self.take_over())?.is_some(),
-            settled(self.create_jobs())?.is_some(),
-            settled(self.sweep())?.is_some(),
-            settled(self.rank())?.is_some(),
+            none_if_failed(self.take_over())?.is_some(),
+            none_if_failed(self.create_jobs())?.is_some(),
+            none_if_failed(self.sweep())?.is_some(),
+            none_if_failed(self.rank())?.is_some(),
         ];
         self.receive();
         for provider_queue in &mut self.provider_queues {
             made.push(
-                settled(provider_queue.send(&self.steps, &mut self.exchanges, &self.ranking))?.is_some(),
+                none_if_failed(provider_queue.send(
+                    &self.steps,
+                    &mut self.exchanges,
+                    &self.session_priorities,
+                ))?
+                .is_some(),
             );
         }
         for index in 0..self.provider_queues.len() {
-            let applied = settled(self.apply(index))?;
+            let applied = none_if_failed(self.apply(index))?;
             made.push(applied.is_some());
             if applied == Some(true) {
                 self.count.request();
@@ -209,15 +214,15 @@ impl Worker {
                 self.owners.look();
             }
         }
-        made.push(settled(self.reclassify())?.is_some());
-        made.push(settled(self.fold())?.is_some());
+        made.push(none_if_failed(self.reclassify())?.is_some());
+        made.push(none_if_failed(self.fold())?.is_some());
         if self.recounter.step(&self.steps) {
             self.fold.request();
             self.count.request();
         }
-        made.push(settled(self.owners.step(&self.steps, &mut self.ranking))?.is_some());
+        made.push(none_if_failed(self.owners.step(&self.steps, &mut self.session_priorities))?.is_some());
         // Only the metrics need this; no other step waits for it.
-        settled(self.count())?;
+        none_if_failed(self.count())?;
         self.receive();
         background::report_statistics();
 
@@ -231,7 +236,7 @@ impl Worker {
         let next = next
             .min(self.create_jobs.at())
             .min(self.fold.at())
-            .min(self.ranking.next())
+            .min(self.session_priorities.next())
             .min(self.counts_at());
         let next = next.min(self.reclassification.at()).min(self.recounter.next());
         let next = next.min(self.take_over.at()).min(self.owners.next());
@@ -368,8 +373,8 @@ impl Worker {
         if !self.create_jobs.is_now() {
             return Ok(());
         }
-        let requests = settled(self.create_jobs_from_requests())?;
-        let sessions = settled(self.create_completions())?;
+        let requests = none_if_failed(self.create_jobs_from_requests())?;
+        let sessions = none_if_failed(self.create_completions())?;
         let result = match (requests, sessions) {
             (Some(is_full), Some(is_full_too)) => Ok(is_full || is_full_too),
             _ => Err(Stop::Failed),
@@ -380,8 +385,8 @@ impl Worker {
 
     /// Returns whether there may be more.
     fn create_completions(&mut self) -> Result<bool, Stop> {
-        let sessions = self.steps.step(StepKind::CreateJobs, |home, connection| {
-            if store::has_rows(home, c"incomplete_session") == Some(false) {
+        let sessions = self.steps.step(StepKind::CreateJobs, |oids, connection| {
+            if store::has_rows(oids, c"incomplete_session") == Some(false) {
                 return 0;
             }
             completions::create(connection)
@@ -397,15 +402,15 @@ impl Worker {
     fn create_jobs_from_requests(&mut self) -> Result<bool, Stop> {
         let lease =
             self.steps.lease(self.provider_queues.iter().map(|provider_queue| provider_queue.provider));
-        let created = self.steps.step(StepKind::CreateJobs, |home, connection| {
+        let created = self.steps.step(StepKind::CreateJobs, |oids, connection| {
             let prepared = LOOKED_FOR.map(|mark| exclusion::is_marked(catalog::own_database(), mark));
-            counter_deltas::take(home, connection);
-            if store::has_rows(home, c"enrichment_request") == Some(false) {
+            counter_deltas::take(oids, connection);
+            if store::has_rows(oids, c"enrichment_request") == Some(false) {
                 return (CreatedJobs::default(), prepared);
             }
             let created = queue::create_jobs(connection, lease);
             if created.requests >= queue::MOST_REQUESTS_AT_ONCE {
-                queue::analyze(home, connection);
+                queue::analyze(oids, connection);
             }
             (created, prepared)
         });
@@ -414,7 +419,7 @@ impl Worker {
         if created.requests > 0 {
             self.count.request();
         }
-        self.ranking.came_in(created.jobs.keys().copied());
+        self.session_priorities.came_in(created.jobs.keys().copied());
         for provider_queue in &mut self.provider_queues {
             let Some(answered) = created.jobs.get(&provider_queue.provider) else { continue };
             provider_queue.next_due = 0;
@@ -429,7 +434,7 @@ impl Worker {
         let before = std::mem::replace(&mut self.prepared, prepared);
         let [rules, recount, sweep] = std::array::from_fn(|n| before[n] && !prepared[n]);
         if rules {
-            self.ranking.changed();
+            self.session_priorities.changed();
         }
         if recount {
             registry::ask_for_recount();
@@ -447,14 +452,14 @@ impl Worker {
 
     /// Begins to evaluate the rules of session priority when they are due.
     fn rank(&mut self) -> Result<(), Stop> {
-        if !self.ranking.is_due() {
+        if !self.session_priorities.is_due() {
             return Ok(());
         }
         let begun = self.steps.step(StepKind::Rank, SessionPriorities::begin);
         match begun {
-            Ok(begun) => self.ranking.begun(begun),
+            Ok(begun) => self.session_priorities.begun(begun),
             Err(stop) => {
-                self.ranking.could_not_begin();
+                self.session_priorities.could_not_begin();
                 return Err(stop);
             }
         }
@@ -468,11 +473,11 @@ impl Worker {
         if !self.fold.is_now() {
             return Ok(());
         }
-        settled(self.look_for_recounts())?;
+        none_if_failed(self.look_for_recounts())?;
         let mut pass = self.folding.take().unwrap_or_default();
         let is_free = self
             .steps
-            .step(StepKind::Fold, |home, connection| fold::batch_if_free(home, connection, &mut pass));
+            .step(StepKind::Fold, |oids, connection| fold::batch_if_free(oids, connection, &mut pass));
         self.fold
             .attempted(&is_free, |is_free| if *is_free && !pass.is_over() { 0 } else { after_naptime() });
         if is_free? && !pass.is_over() {
@@ -494,7 +499,7 @@ impl Worker {
         let after = self.reclassified.take().unwrap_or(0);
         let batch = self
             .steps
-            .step(StepKind::Reclassify, |home, connection| reclassification::step(home, connection, after));
+            .step(StepKind::Reclassify, |oids, connection| reclassification::step(oids, connection, after));
         self.reclassification
             .attempted(&batch, |batch| if batch.last.is_some() { 0 } else { after_naptime() });
         let batch = batch?;
@@ -508,12 +513,12 @@ impl Worker {
     /// Looks for requests of a recount. Adds one if a commit could append none.
     fn look_for_recounts(&mut self) -> Result<(), Stop> {
         let is_needed = registry::is_recount_needed();
-        let oldest = self.steps.step(StepKind::LookForRecounts, |home, connection| {
+        let oldest = self.steps.step(StepKind::LookForRecounts, |oids, connection| {
             if is_needed {
                 // The transaction that could append no row did not say more than that.
-                recount_requests::append(home, RecountRequest { sessions: 0, has_gaps: true });
+                recount_requests::append(oids, RecountRequest { sessions: 0, has_gaps: true });
             }
-            let may_exist = recount_requests::may_exist(home);
+            let may_exist = recount_requests::may_exist(oids);
             may_exist.then(|| recount_requests::oldest(connection)).flatten()
         })?;
         if is_needed {

@@ -12,7 +12,7 @@ use cowrie_enrich_engine::{backoff, random};
 
 use super::due::{Due, naptime, retry_pause};
 use super::session_priority::SessionPriorities;
-use super::steps::{Steps, Stop, settled};
+use super::steps::{Steps, Stop, none_if_failed};
 use crate::owner;
 use crate::pg::background::{self, Process, ProcessState};
 use crate::pg::{catalog, clock};
@@ -134,10 +134,10 @@ impl Owners {
     }
 
     /// Watches the processes and starts new ones.
-    pub fn step(&mut self, steps: &Steps, ranking: &mut SessionPriorities) -> Result<(), Stop> {
+    pub fn step(&mut self, steps: &Steps, session_priorities: &mut SessionPriorities) -> Result<(), Stop> {
         self.next = i64::MAX;
         for index in 0..OWNER_SLOTS {
-            self.watch(steps, index, ranking);
+            self.watch(steps, index, session_priorities);
         }
         self.write_down(steps)?;
         if self.look.is_now() {
@@ -150,7 +150,7 @@ impl Owners {
             });
             self.pending = pending?;
         }
-        self.start(steps, ranking)
+        self.start(steps, session_priorities)
     }
 
     /// Returns the holders of the running processes' leases.
@@ -173,13 +173,13 @@ impl Owners {
     }
 
     /// Watches one process: collects it after its end, terminates it or abandons it.
-    fn watch(&mut self, steps: &Steps, index: usize, ranking: &mut SessionPriorities) {
+    fn watch(&mut self, steps: &Steps, index: usize, session_priorities: &mut SessionPriorities) {
         let slot = &self.slots()[index];
         if slot.is_free() {
             return;
         }
         let owner = slot.owner.load(Ordering::Acquire);
-        ranking.evaluated(owner, slot);
+        session_priorities.evaluated(owner, slot);
         let now = clock::now();
         let is_gone = match &self.processes[index] {
             Some(process) => process.state() == ProcessState::Gone,
@@ -194,7 +194,7 @@ impl Owners {
             }
         };
         if is_gone {
-            self.collect(index, ranking);
+            self.collect(index, session_priorities);
             return;
         }
         let since = slot.code_since.load(Ordering::Acquire);
@@ -225,12 +225,12 @@ impl Owners {
     }
 
     /// Handles the end of a process and frees its slot.
-    fn collect(&mut self, index: usize, ranking: &mut SessionPriorities) {
+    fn collect(&mut self, index: usize, session_priorities: &mut SessionPriorities) {
         let slot = &self.slots()[index];
         let owner = slot.owner.load(Ordering::Acquire);
         let was_abandoned = slot.is_abandoned.load(Ordering::Acquire);
         let has_finished = slot.has_finished.load(Ordering::Acquire);
-        ranking.process_ended(owner, slot);
+        session_priorities.process_ended(owner, slot);
         let history = self.histories.entry(owner).or_default();
         let now = clock::now();
         history.count(slot.used.load(Ordering::Relaxed) as f64, now);
@@ -285,12 +285,12 @@ impl Owners {
     /// Suspends owners and ends leases. The next round retries a step that failed.
     fn write_down(&mut self, steps: &Steps) -> Result<(), Stop> {
         for (role, reason) in self.to_suspend.clone() {
-            let suspended = steps.step(StepKind::Supervise, |home, connection| {
-                let role = completions::role(home, connection, role)?;
+            let suspended = steps.step(StepKind::Supervise, |oids, connection| {
+                let role = completions::role(oids, connection, role)?;
                 completions::suspend(connection, &role.name, &reason);
                 Some(role.name)
             });
-            if let Some(name) = settled(suspended)? {
+            if let Some(name) = none_if_failed(suspended)? {
                 self.to_suspend.remove(&role);
                 self.look();
                 telemetry::error(
@@ -303,7 +303,7 @@ impl Owners {
             let released = steps.step(StepKind::Supervise, |_, connection| {
                 completions::release(connection, holder, clock::seconds(longest));
             });
-            if settled(released)?.is_none() {
+            if none_if_failed(released)?.is_none() {
                 break;
             }
             self.to_release.pop();
@@ -316,7 +316,7 @@ impl Owners {
     }
 
     /// Starts processes for the owners that wait, while there are free slots.
-    fn start(&mut self, steps: &Steps, ranking: &mut SessionPriorities) -> Result<(), Stop> {
+    fn start(&mut self, steps: &Steps, session_priorities: &mut SessionPriorities) -> Result<(), Stop> {
         let now = clock::now();
         let mut wanted: BTreeMap<u32, bool> = self
             .pending
@@ -324,12 +324,12 @@ impl Owners {
             .filter(|owner| owner.is_due)
             .map(|owner| (owner.role, owner.comes_first))
             .collect();
-        wanted.extend(ranking.owners());
+        wanted.extend(session_priorities.owners());
         for slot in self.slots().iter().filter(|slot| !slot.is_free()) {
             let owner = slot.owner.load(Ordering::Acquire);
             if wanted.remove(&owner).is_some() && !slot.is_abandoned.load(Ordering::Acquire) {
-                if ranking.wants(owner) {
-                    ranking.hand_over(owner, slot);
+                if session_priorities.wants(owner) {
+                    session_priorities.hand_over(owner, slot);
                 }
                 if slot.is_idle.load(Ordering::Acquire) {
                     slot.set_latch();
@@ -369,7 +369,7 @@ impl Owners {
             let taken = if queues[first].is_empty() { 1 - first } else { first };
             let Some(role) = queues[taken].pop_front() else { break };
             self.behaved_is_next = taken == 1;
-            if !self.start_one(steps, role, free, ranking)? {
+            if !self.start_one(steps, role, free, session_priorities)? {
                 break;
             }
         }
@@ -390,12 +390,12 @@ impl Owners {
         steps: &Steps,
         role: u32,
         index: usize,
-        ranking: &mut SessionPriorities,
+        session_priorities: &mut SessionPriorities,
     ) -> Result<bool, Stop> {
         let known =
-            steps.step(StepKind::Supervise, |home, connection| completions::role(home, connection, role))?;
+            steps.step(StepKind::Supervise, |oids, connection| completions::role(oids, connection, role))?;
         let Some(known) = known.filter(|known| !known.is_suspended) else {
-            ranking.leave_out(role);
+            session_priorities.leave_out(role);
             self.look();
             return Ok(true);
         };
@@ -404,15 +404,15 @@ impl Owners {
         slot.reserve(self.database, role, background::own_pid());
         slot.is_trial.store(history.cost.is_none(), Ordering::Relaxed);
         slot.connects_as_superuser.store(!known.may_connect || history.cannot_connect, Ordering::Relaxed);
-        if ranking.wants(role) {
-            ranking.hand_over(role, slot);
+        if session_priorities.wants(role) {
+            session_priorities.hand_over(role, slot);
         }
         if let Some(process) = owner::start(&known.name, self.worker_slot, index) {
             self.processes[index] = Some(process);
             return Ok(true);
         }
         slot.free();
-        ranking.process_ended(role, slot);
+        session_priorities.process_ended(role, slot);
         steps.worker_slot.report.launch_failures.fetch_add(1, Ordering::Relaxed);
         telemetry::log_once_per_burst(
             "could not start an owner process",

@@ -102,8 +102,8 @@ fn run(worker_slot: i32) {
     let mut tables = Vec::new();
     for _ in 0..ATTEMPTS {
         let counted = transaction::run_without_snapshot(|| {
-            store::run_for_worker(|home, connection| {
-                refresh_session_counts::addresses(home, connection, &tables)
+            store::run_for_worker(|oids, connection| {
+                refresh_session_counts::addresses(oids, connection, &tables)
             })
         });
         match counted {

@@ -12,7 +12,7 @@ use crate::pg::clock;
 use crate::pg::spi::Connection;
 use crate::provider::Provider;
 use crate::shared_state::OwnerSlot;
-use crate::store::Home;
+use crate::store::ExtensionOids;
 use crate::store::session_priority::{self, has_quota};
 
 /// How often the rules are evaluated while lookups wait, in microseconds.
@@ -106,7 +106,7 @@ impl SessionPriorities {
     }
 
     /// Finds the rules to evaluate, inside a transaction.
-    pub fn begin(home: Home, connection: &Connection) -> NewSweep {
+    pub fn begin(oids: ExtensionOids, connection: &Connection) -> NewSweep {
         let providers = session_priority::providers_with_quota();
         let at = clock::now();
         let again = !providers.is_empty();
@@ -115,7 +115,7 @@ impl SessionPriorities {
         }
         let progress =
             |comes_first| Progress { comes_first, is_running: false, used_before: 0, table: 0, page: 0 };
-        let owners = session_priority::owners(home, connection)
+        let owners = session_priority::owners(oids, connection)
             .into_iter()
             .map(|(owner, comes_first)| (owner, progress(comes_first)))
             .collect();

@@ -12,7 +12,7 @@ use crate::pg::{catalog, clock, invalidation, transaction};
 use crate::provider::Provider;
 use crate::shared_state::WorkerSlot;
 use crate::store::queue::Lease;
-use crate::store::{Home, session_foreign_key};
+use crate::store::{ExtensionOids, session_foreign_key};
 use crate::telemetry;
 use crate::versions;
 use crate::worker::activity::{Activity, StepKind};
@@ -59,7 +59,11 @@ impl Steps {
     }
 
     /// Runs one transaction as the extension's owner, or as `worker_role`.
-    pub fn step<T>(&self, kind: StepKind, work: impl FnOnce(Home, &Connection) -> T) -> Result<T, Stop> {
+    pub fn step<T>(
+        &self,
+        kind: StepKind,
+        work: impl FnOnce(ExtensionOids, &Connection) -> T,
+    ) -> Result<T, Stop> {
         self.check()?;
         self.set_activity(kind.activity());
         background::report_activity(Some(kind.activity().c_name()));
@@ -69,11 +73,11 @@ impl Steps {
                 VersionMatch::Compatible => {}
                 mismatch => return Err(Stop::VersionMismatch(mismatch)),
             }
-            let home = Home::of_extension(&extension);
-            if !self.keys_are_safe(home) {
+            let oids = ExtensionOids::of_extension(&extension);
+            if !self.keys_are_safe(oids) {
                 return Err(Stop::UnsafeKeys);
             }
-            Ok(home.with_worker_role().run_by_owner(work))
+            Ok(oids.with_worker_role().run_by_owner(work))
         });
         match done {
             Ok(result) => result,
@@ -97,12 +101,12 @@ impl Steps {
 
     /// Returns true if no foreign key can run code as the extension's owner. Queries only if a constraint has changed
     /// since the last time that no such key existed.
-    fn keys_are_safe(&self, home: Home) -> bool {
+    fn keys_are_safe(&self, oids: ExtensionOids) -> bool {
         let version = invalidation::constraints_version();
         if self.keys_were_safe_at.get() == Some(version) {
             return true;
         }
-        let keys = home.run_by_owner(|_, connection| session_foreign_key::unsafe_keys(connection));
+        let keys = oids.run_by_owner(|_, connection| session_foreign_key::unsafe_keys(connection));
         self.worker_slot.report.unsafe_keys.store(keys.count, Ordering::Relaxed);
         self.keys_were_safe_at.set((keys.count == 0).then_some(version));
         if let Some(first) = keys.first {

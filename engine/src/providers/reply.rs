@@ -57,7 +57,7 @@ pub struct Anomalies {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Demand {
     /// Send no requests for this time (429, Retry-After).
-    Rest(Duration),
+    Pause(Duration),
     /// Send no requests until the settings change, because the key is wrong or lacks permission (401, 403). Contains
     /// the reason as a sentence.
     Stop(String),

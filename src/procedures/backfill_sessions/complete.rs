@@ -24,7 +24,7 @@ use crate::pg::user_table::{Lock, UserTable};
 use crate::pg::value::{Bigint, Jsonb, SqlType, Timestamptz};
 use crate::pg::{self, Oid, call, catalog, memory};
 use crate::procedures::session_tables::RejectedRows;
-use crate::store::Home;
+use crate::store::ExtensionOids;
 use crate::store::backfill_sessions::{self, InventoryValues, Table};
 use crate::store::calls::RejectedRow;
 use crate::store::complete_sessions::{self, SnapshotValues};
@@ -234,7 +234,7 @@ const CHUNK: usize = 2_000;
 
 /// Fills the gaps for which there are values.
 pub fn write(
-    home: Home,
+    oids: ExtensionOids,
     connection: &Connection,
     table: &Table,
     waiting: &IncompleteSessions,
@@ -252,7 +252,7 @@ pub fn write(
     addresses.sort_unstable();
     addresses.dedup();
     let known =
-        mmdb::with(LoadPolicy::None, |databases| backfill_sessions::known(home, databases, &addresses));
+        mmdb::with(LoadPolicy::None, |databases| backfill_sessions::known(oids, databases, &addresses));
     let mut fillings: Vec<(&Session, SnapshotValues)> = Vec::new();
     let mut left = Vec::new();
     let may_be_filled = completions::may_be_filled();
@@ -280,7 +280,7 @@ pub fn write(
     let left = left.into_iter().filter(|(address, _)| bogon::reason(*address).is_none());
     let left =
         left.map(|(address, gaps)| IncompleteSessionRow { address, table: table.oid, gaps, is_asked: false });
-    if completions::append(home, left, true) == AppendResult::Rows {
+    if completions::append(oids, left, true) == AppendResult::Rows {
         registry::work_was_queued();
     }
 }

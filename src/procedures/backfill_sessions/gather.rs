@@ -24,7 +24,7 @@ use crate::store::backfill_sessions::{
     Addresses, CYMRU, MAXMIND, NamedNetworks, Quote, SessionEvidence, Table, shown_key,
 };
 use crate::store::calls::RejectedRow;
-use crate::store::{Home, session_options};
+use crate::store::{ExtensionOids, session_options};
 
 /// Largest number of addresses that are written together. An INSERT of the first session of one of them may
 /// have to wait.
@@ -106,7 +106,7 @@ pub struct PageContents {
 /// Reads pages from the beginning of `stretch`, until there is enough for a batch. `None`: the table was dropped
 /// or rewritten.
 pub fn read(
-    home: Home,
+    oids: ExtensionOids,
     stretch: &PageRange,
     batch_size: usize,
     rejected: &mut RejectedRows,
@@ -115,7 +115,7 @@ pub fn read(
     let mut collector = Collector {
         layout: Layout::of(&readable, stretch.table)?,
         relation: stretch.table.shown(),
-        is_input_trusted: session_options::is_input_trusted(home, stretch.table.oid),
+        is_input_trusted: session_options::is_input_trusted(oids, stretch.table.oid),
         addresses: HashMap::default(),
         named: NamedNetworks::default(),
         bytes: 0,

@@ -25,7 +25,7 @@ use crate::pg::role::acting_as;
 use crate::pg::scan::ReadableTable;
 use crate::pg::value::{Jsonb, Typed};
 use crate::pg::{self, Oid, snapshot};
-use crate::store::Home;
+use crate::store::ExtensionOids;
 use crate::store::backfill_sessions::{
     self, Addresses, HandledNetworks, InventoryChanges, QuoteSelection, Table,
 };
@@ -48,7 +48,7 @@ pub fn backfill(call: &Call) {
     if !(BATCH_SIZES.0..=BATCH_SIZES.1).contains(&batch_size) {
         error::out_of_range("batch_size", batch_size, BATCH_SIZES);
     }
-    require_own_attached(Home::of_caller(call), rel);
+    require_own_attached(ExtensionOids::of_caller(call), rel);
     let options =
         Options { procedure: Procedure::BackfillSessions, relation: rel, progress, needs_commits: true };
     run(call, &options, |run| Backfill::new(run, rel, batch_size as usize).all());
@@ -156,7 +156,7 @@ struct Backfill<'a, 'r> {
 
 impl<'a, 'r> Backfill<'a, 'r> {
     fn new(run: &'a mut Run<'r>, rel: Oid, batch_size: usize) -> Self {
-        let tables = acting_as(run.home.owner, || backfill_sessions::tables(run.connection, rel));
+        let tables = acting_as(run.oids.owner, || backfill_sessions::tables(run.connection, rel));
         let rejected = RejectedRows::new(run.procedure(), MOST_LISTED);
         Backfill {
             run,
@@ -242,8 +242,8 @@ impl<'a, 'r> Backfill<'a, 'r> {
 
     /// Processes a batch of the first pass. Returns the next page.
     fn addresses(&mut self, stretch: &PageRange) -> Option<u32> {
-        let home = self.run.home;
-        let gathered = gather::read(home, stretch, self.batch_size, &mut self.rejected)?;
+        let oids = self.run.oids;
+        let gathered = gather::read(oids, stretch, self.batch_size, &mut self.rejected)?;
         let PageContents { addresses, named, rows, page } = gathered;
         self.scanned += rows;
         let checkpoint = stretch.checkpoint(Pass::Addresses, page);
@@ -263,11 +263,11 @@ impl<'a, 'r> Backfill<'a, 'r> {
         self.run.batch_resumable(|connection| {
             rejected.write(connection);
             mmdb::with(LoadPolicy::Import, |databases| {
-                placed = backfill_sessions::place(home, connection, databases, (&addresses, &named), settled);
+                placed = backfill_sessions::place(oids, connection, databases, (&addresses, &named), settled);
                 if quotes_follow.contains(&true) {
                     return (0, None);
                 }
-                backfill_sessions::ask(home, &placed);
+                backfill_sessions::ask(oids, &placed);
                 (rows, Some(checkpoint.document()))
             })
         });
@@ -276,7 +276,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
         self.quotes(&addresses, quotes_follow, &placed, (rows, checkpoint));
         self.unfolded += placed.created.len() + placed.renewed.len();
         if self.unfolded >= FOLDED_TOGETHER {
-            fold::run(home, true);
+            fold::run(oids, true);
             self.unfolded = 0;
         }
         Some(page)
@@ -291,15 +291,15 @@ impl<'a, 'r> Backfill<'a, 'r> {
         placed: &InventoryChanges,
         (rows, checkpoint): (i64, Checkpoint),
     ) {
-        let home = self.run.home;
+        let oids = self.run.oids;
         let mut write = |which: QuoteSelection, is_last: bool| {
             self.run.batch_resumable(|connection| {
                 mmdb::with(LoadPolicy::None, |databases| {
-                    backfill_sessions::write_quotes(home, connection, databases, addresses, which);
+                    backfill_sessions::write_quotes(oids, connection, databases, addresses, which);
                     if !is_last {
                         return (0, None);
                     }
-                    backfill_sessions::ask(home, placed);
+                    backfill_sessions::ask(oids, placed);
                     (rows, Some(checkpoint.document()))
                 })
             });
@@ -315,7 +315,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
     /// Processes a batch of the second pass. Returns the next page.
     fn sessions(&mut self, stretch: &PageRange) -> Option<u32> {
         let mut read_to = None;
-        let (home, batch_size) = (self.run.home, self.batch_size);
+        let (oids, batch_size) = (self.run.oids, self.batch_size);
         let (completed, rejected) = (&mut self.completed, &mut self.rejected);
         self.run.batch_resumable(|connection| {
             // Held until the rows that it sees are written. Otherwise other rows could get their tuple ids.
@@ -323,7 +323,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
             let Some(waiting) = complete::read(connection, stretch, batch_size, latest.view()) else {
                 return (0, None);
             };
-            complete::write(home, connection, stretch.table, &waiting, completed, rejected);
+            complete::write(oids, connection, stretch.table, &waiting, completed, rejected);
             rejected.write(connection);
             read_to = Some(waiting.page);
             (waiting.rows, Some(stretch.checkpoint(Pass::Sessions, waiting.page).document()))

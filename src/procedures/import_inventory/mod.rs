@@ -23,7 +23,7 @@ use crate::pg::{self, Oid, catalog, snapshot};
 use crate::store::calls::{self, RejectedRow};
 use crate::store::import_inventory::sessions as session_tables;
 use crate::store::import_inventory::source::{self, Position, Reader, Row, Table, WantedColumn};
-use crate::store::{Home, fold};
+use crate::store::{ExtensionOids, fold};
 
 /// The tables, with their names in the Python system.
 const NETWORKS: &str = "asn_inventory";
@@ -34,17 +34,17 @@ const TABLES: [&str; 4] = [NETWORKS, HISTORY, ADDRESSES, SESSIONS];
 
 pub fn take_over(call: &Call) {
     let Some(name) = call.name(0) else { error::null_argument("source_schema") };
-    let home = Home::of_caller(call);
-    if !role::has_privileges_of(home.owner) {
+    let oids = ExtensionOids::of_caller(call);
+    if !role::has_privileges_of(oids.owner) {
         error::may_not_import();
     }
     let shown = name.to_string_lossy().into_owned();
     let schema = match catalog::schema(name) {
         None => error::unknown_schema(&shown),
-        Some(schema) if schema == home.schema => error::own_schema(&shown),
+        Some(schema) if schema == oids.schema => error::own_schema(&shown),
         Some(schema) => schema,
     };
-    let tables = find(home, schema, &shown);
+    let tables = find(oids, schema, &shown);
     let relation = Oid::INVALID;
     let options =
         Options { procedure: Procedure::ImportInventory, relation, progress: true, needs_commits: true };
@@ -64,10 +64,10 @@ pub fn take_over(call: &Call) {
 }
 
 /// Finds the tables and checks them all before any of them is imported.
-fn find(home: Home, schema: Oid, schema_name: &str) -> Vec<Table> {
+fn find(oids: ExtensionOids, schema: Oid, schema_name: &str) -> Vec<Table> {
     let caller = role::current();
-    let tables = acting_as(home.owner, || {
-        Connection::with(home.schema, |connection| {
+    let tables = acting_as(oids.owner, || {
+        Connection::with(oids.schema, |connection| {
             let tables = source::tables(connection, schema, &TABLES);
             if tables.iter().any(|table| table.name == SESSIONS) {
                 session_tables::check_may_attach(connection, caller);
@@ -224,13 +224,13 @@ impl Import<'_, '_> {
     }
 
     fn estimate(&self, table: &Table) -> i64 {
-        let schema = self.run.home.schema;
+        let schema = self.run.oids.schema;
         Connection::with(schema, |connection| table.estimate(connection))
     }
 
     fn batch(&mut self, phase: usize, table: &Table, position: &Position) -> Option<Position> {
         let Import { run, schema, counts, .. } = self;
-        let home = run.home;
+        let oids = run.oids;
         let mut next = None;
         run.batch_resumable(|_| {
             let mut report = RowReport::of(&format!("{schema}.{}", table.name));
@@ -250,7 +250,7 @@ impl Import<'_, '_> {
                 next = then;
                 rows.len() as i64
             };
-            let read = snapshot::with_fresh(|| Connection::with(home.schema, work));
+            let read = snapshot::with_fresh(|| Connection::with(oids.schema, work));
             counts.rejected += report.rejected;
             counts.merged += report.merged;
             counts.partly_used += report.partly_used;
@@ -263,13 +263,13 @@ impl Import<'_, '_> {
 
     /// Folds the counter deltas of the batches, so that the inventories are correct when the call ends.
     fn fold(&mut self) {
-        let home = self.run.home;
+        let oids = self.run.oids;
         self.run.begin("counting", 0);
         let mut pass = fold::FoldPass::default();
         let mut more = true;
         while more {
             self.run.batch(|connection| {
-                more = fold::batch_if_free(home, connection, &mut pass) && !pass.is_over();
+                more = fold::batch_if_free(oids, connection, &mut pass) && !pass.is_over();
                 1
             });
         }

@@ -80,11 +80,11 @@ fn is_country(text: &str) -> bool {
 
 /// Converts the table's columns, and attaches the table.
 pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
-    let schema = run.home.schema;
+    let schema = run.oids.schema;
     let mut changes = tables::changes(table);
     let name = String::from_utf8_lossy(&catalog::quoted_table_name(table.oid)).into_owned();
     let is_attached = || Connection::with(schema, |connection| tables::is_attached(connection, table));
-    let is_attached = acting_as(run.home.owner, is_attached);
+    let is_attached = acting_as(run.oids.owner, is_attached);
     if !is_attached {
         take_types(table, &name, &mut changes);
     }
@@ -112,7 +112,7 @@ pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
     }
     if is_attached {
         let reason = |connection: &Connection| backfill_sessions::not_intact_reason(connection, table.oid);
-        if let Some(reason) = acting_as(run.home.owner, || Connection::with(schema, reason)) {
+        if let Some(reason) = acting_as(run.oids.owner, || Connection::with(schema, reason)) {
             pg::warning(&format!("{name} is already attached, but is not intact: {reason}"), ATTACH_AGAIN);
         }
         return;

@@ -58,8 +58,8 @@ fn strange_switches(files: &[(String, String)]) -> Vec<String> {
                 })
             };
             let to_another = !is_definition
-                && (calls("acting_as(", &["home.owner", "run.home.owner", "self.home.owner"])
-                    || calls("acting_as_stranger(", &["self.owner", "home.owner"]));
+                && (calls("acting_as(", &["oids.owner", "run.oids.owner", "self.oids.owner"])
+                    || calls("acting_as_stranger(", &["self.owner", "oids.owner"]));
             if switches || to_another {
                 strange.push(format!("{name}:{}: {}", number + 1, line.trim()));
             }

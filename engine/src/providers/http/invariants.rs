@@ -43,7 +43,7 @@ pub fn greynoise_answer(bytes: &[u8]) {
 
 pub fn dshield_answer(bytes: &[u8]) {
     let (reply, body) = replied(Dshield.service(), bytes);
-    if let Some(Demand::Rest(rest)) = reply.demand
+    if let Some(Demand::Pause(rest)) = reply.demand
         && reply.failure.as_ref().is_some_and(|failure| matches!(failure, Failure::Status { code: 429, .. }))
     {
         assert!(rest >= Duration::from_secs(300), "the Internet Storm Center asks for five minutes");
@@ -136,9 +136,9 @@ pub fn http_settings(bytes: &[u8]) {
     }
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     if let Some(rest) = retry_after(text, now) {
-        assert!((SHORTEST_REST..=LONGEST_REST).contains(&rest));
+        assert!((SHORTEST_PAUSE..=LONGEST_PAUSE).contains(&rest));
         if let Ok(seconds) = text.trim_ascii().parse::<u32>() {
-            assert_eq!(rest, Duration::from_secs(seconds.into()).clamp(SHORTEST_REST, LONGEST_REST));
+            assert_eq!(rest, Duration::from_secs(seconds.into()).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
         }
     }
     let _ = exchange::is_proxy(text);
@@ -206,8 +206,8 @@ fn sane_reply(service: &HttpService, reply: &Reply, status: u16) {
             assert!(matches!(status, 401 | 403) && why.contains(service.title));
             assert!(why.chars().count() < 400 && !why.contains(char::is_control));
         }
-        Some(Demand::Rest(rest)) => {
-            assert!(matches!(status, 429 | 503) && (SHORTEST_REST..=LONGEST_REST).contains(rest));
+        Some(Demand::Pause(rest)) => {
+            assert!(matches!(status, 429 | 503) && (SHORTEST_PAUSE..=LONGEST_PAUSE).contains(rest));
         }
         None => assert!(!matches!(status, 401 | 403 | 429), "nothing is asked of us"),
     }

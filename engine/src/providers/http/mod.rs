@@ -58,8 +58,8 @@ const LONGEST_WORDS: usize = 100;
 const LONGEST_CONTACT: usize = 200;
 
 /// Range of the pause that a provider may request. A longer time is a mistake, and a pause of zero is not a pause.
-const SHORTEST_REST: Duration = Duration::from_secs(1);
-const LONGEST_REST: Duration = Duration::from_secs(24 * 60 * 60);
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// An HTTP provider. Its service contains everything else.
 pub(super) trait HttpProvider: Sync {
@@ -386,9 +386,9 @@ impl HttpService {
                 Some(Demand::Stop(format!("{} does not allow the request: {text}{see}", self.title)))
             }
             StatusCode::TOO_MANY_REQUESTS => {
-                Some(Demand::Rest(named.unwrap_or(self.backoff.default).max(self.backoff.minimum)))
+                Some(Demand::Pause(named.unwrap_or(self.backoff.default).max(self.backoff.minimum)))
             }
-            StatusCode::SERVICE_UNAVAILABLE => named.map(Demand::Rest),
+            StatusCode::SERVICE_UNAVAILABLE => named.map(Demand::Pause),
             _ => None,
         }
     }
@@ -513,5 +513,5 @@ pub(crate) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
         let until = httpdate::parse_http_date(text).ok()?;
         until.duration_since(now).unwrap_or(Duration::ZERO)
     };
-    Some(rest.clamp(SHORTEST_REST, LONGEST_REST))
+    Some(rest.clamp(SHORTEST_PAUSE, LONGEST_PAUSE))
 }

@@ -165,7 +165,7 @@ fn resting_is_asked_for_by_429_and_503() {
             |reply| {
                 assert!(matches!(reply.failure, Some(Failure::Status { code: 429 | 503, .. })), "{reply:?}");
                 match reply.demand {
-                    Some(Demand::Rest(rest)) => Some(rest.as_secs()),
+                    Some(Demand::Pause(rest)) => Some(rest.as_secs()),
                     None => None,
                     other => panic!("{other:?}"),
                 }
