@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The breaker has no clock, no randomness and no lock. It lives in zeroed shared memory under its owner's lock. All
-//! zero is a closed breaker. Times are microseconds of one clock that all processes read.
+//! zero is a closed breaker. Times are those of one clock that all processes read.
 //!
 //! Several exchanges run at a time, so one cause may make several of them fail. While the breaker is closed, each
 //! failure counts and moves `until` to its own delay from now. Delays do not add up. While it is open without a running
@@ -17,8 +17,10 @@
 //! A probe whose process was killed never reports. So granting a probe moves `until` to the time at which the probe
 //! must have ended. After that time the next probe is granted.
 
-use crate::backoff;
 use std::time::Duration;
+
+use crate::backoff;
+use crate::timestamp::Timestamp;
 
 /// Consecutive failures that open the breaker. This is more than the exchanges that usually run at a time, so that one
 /// short outage, which fails all of them, does not open it.
@@ -34,12 +36,12 @@ pub struct Breaker {
     pub failures: u32,
     /// Probes granted since the last report: 0 or 1, or more if some never reported.
     pub probes: u32,
-    /// Microseconds. Requests are blocked until this time.
-    pub until: i64,
-    /// Microseconds; 0 while closed.
-    pub opened_at: i64,
-    /// Microseconds. The time passed to `pause_until`; a success does not clear it.
-    pub backoff_until: i64,
+    /// Requests are blocked until this time.
+    pub until: Timestamp,
+    /// Unset while closed.
+    pub opened_at: Timestamp,
+    /// The time passed to `pause_until`; a success does not clear it.
+    pub backoff_until: Timestamp,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,13 +56,13 @@ pub enum Permission {
     Ask,
     /// One request is allowed. All others wait for its outcome.
     Probe,
-    /// Requests are blocked until this time, in microseconds.
-    NotBefore(i64),
+    /// Requests are blocked until this time.
+    NotBefore(Timestamp),
 }
 
 impl Breaker {
     /// Returns the state. It is `HalfOpen` also while a probe runs.
-    pub fn state(&self, now: i64) -> State {
+    pub fn state(&self, now: Timestamp) -> State {
         match self.failures {
             0..OPENS_AFTER => State::Closed,
             _ if now < self.until && self.probes == 0 => State::Open,
@@ -68,9 +70,8 @@ impl Breaker {
         }
     }
 
-    /// Returns whether a request may be sent. A probe that did not report within `probe_lasts` microseconds counts as
-    /// lost.
-    pub fn permission(&mut self, now: i64, probe_lasts: i64) -> Permission {
+    /// Returns whether a request may be sent. A probe that did not report within `probe_lasts` counts as lost.
+    pub fn permission(&mut self, now: Timestamp, probe_lasts: Duration) -> Permission {
         if now < self.until {
             return Permission::NotBefore(self.until);
         }
@@ -78,7 +79,7 @@ impl Breaker {
             return Permission::Ask;
         }
         self.probes = self.probes.saturating_add(1);
-        self.until = now.saturating_add(probe_lasts.max(0));
+        self.until = now + probe_lasts;
         Permission::Probe
     }
 
@@ -88,14 +89,13 @@ impl Breaker {
     }
 
     /// Records that the provider did not answer, or sent an invalid answer. `base` is the pause after a first failure.
-    pub fn failed(&mut self, now: i64, base: Duration, random: f64) {
+    pub fn failed(&mut self, now: Timestamp, base: Duration, random: f64) {
         let open = self.failures >= OPENS_AFTER;
         if open && self.probes == 0 {
             return;
         }
         self.failures = self.failures.saturating_add(1);
-        let pause = backoff::delay(self.failures, base, LONGEST_PAUSE, random);
-        let until = now.saturating_add(i64::try_from(pause.as_micros()).unwrap_or(i64::MAX));
+        let until = now + backoff::delay(self.failures, base, LONGEST_PAUSE, random);
         // The time of a lost probe does not prolong the pause. The earlier pause of a closed breaker stays if it is
         // longer.
         let floor = if open { self.backoff_until } else { self.until };
@@ -108,7 +108,7 @@ impl Breaker {
 
     /// Blocks requests until the time that the provider itself named (Retry-After). Successes and failures do not
     /// shorten it.
-    pub fn pause_until(&mut self, until: i64) {
+    pub fn pause_until(&mut self, until: Timestamp) {
         self.backoff_until = self.backoff_until.max(until);
         self.until = self.until.max(until);
     }
@@ -119,11 +119,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SECOND: i64 = 1_000_000;
+    const SECOND: Duration = Duration::from_secs(1);
+    const MICROSECOND: Duration = Duration::from_micros(1);
     const BASE: Duration = Duration::from_secs(10);
-    const PROBE: i64 = 40 * SECOND;
+    const PROBE: Duration = Duration::from_secs(40);
+    const BEGIN: Timestamp = Timestamp::from_micros(1_000_000_000_000);
 
-    fn opened(now: i64) -> Breaker {
+    fn opened(now: Timestamp) -> Breaker {
         let mut breaker = Breaker::default();
         for _ in 0..OPENS_AFTER {
             breaker.failed(now, BASE, 0.5);
@@ -134,20 +136,20 @@ mod tests {
     #[test]
     fn zeroed_memory_is_a_closed_breaker() {
         let mut breaker = Breaker::default();
-        assert_eq!(breaker.state(5), State::Closed);
-        assert_eq!(breaker.permission(5, PROBE), Permission::Ask);
+        assert_eq!(breaker.state(BEGIN), State::Closed);
+        assert_eq!(breaker.permission(BEGIN, PROBE), Permission::Ask);
         assert_eq!(breaker, Breaker::default());
     }
 
     #[test]
     fn each_failure_doubles_the_pause() {
         let mut breaker = Breaker::default();
-        let mut now = 0;
+        let mut now = BEGIN;
         for pause in [10, 20, 40, 80] {
             breaker.failed(now, BASE, 0.5);
             assert_eq!(breaker.state(now), State::Closed);
             let until = now + pause * SECOND;
-            assert_eq!(breaker.permission(until - 1, PROBE), Permission::NotBefore(until));
+            assert_eq!(breaker.permission(until - MICROSECOND, PROBE), Permission::NotBefore(until));
             assert_eq!(breaker.permission(until, PROBE), Permission::Ask);
             now = until;
         }
@@ -155,10 +157,10 @@ mod tests {
 
     #[test]
     fn fifth_failure_opens_it_and_one_probe_at_a_time_goes_out() {
-        let mut breaker = opened(0);
-        let until = 160 * SECOND;
-        assert_eq!((breaker.state(0), breaker.opened_at), (State::Open, 0));
-        assert_eq!(breaker.permission(until - 1, PROBE), Permission::NotBefore(until));
+        let mut breaker = opened(BEGIN);
+        let until = BEGIN + 160 * SECOND;
+        assert_eq!((breaker.state(BEGIN), breaker.opened_at), (State::Open, BEGIN));
+        assert_eq!(breaker.permission(until - MICROSECOND, PROBE), Permission::NotBefore(until));
         assert_eq!(breaker.state(until), State::HalfOpen);
         assert_eq!(breaker.permission(until, PROBE), Permission::Probe);
         assert_eq!(breaker.state(until), State::HalfOpen);
@@ -167,30 +169,30 @@ mod tests {
 
     #[test]
     fn failed_probe_doubles_the_pause_up_to_the_longest() {
-        let mut breaker = opened(7);
+        let mut breaker = opened(BEGIN);
         for _ in 0..20 {
             let now = breaker.until;
             assert_eq!(breaker.permission(now, PROBE), Permission::Probe);
             breaker.failed(now + SECOND, BASE, 0.5);
             assert_eq!(breaker.state(now + SECOND), State::Open);
             assert_eq!(breaker.until, now + SECOND + 300 * SECOND);
-            assert_eq!(breaker.opened_at, 7);
+            assert_eq!(breaker.opened_at, BEGIN);
         }
     }
 
     #[test]
     fn lost_probe_is_replaced_when_its_time_is_over() {
-        let mut breaker = opened(0);
+        let mut breaker = opened(BEGIN);
         let now = breaker.until;
         assert_eq!(breaker.permission(now, PROBE), Permission::Probe);
-        assert_eq!(breaker.permission(now + PROBE - 1, PROBE), Permission::NotBefore(now + PROBE));
+        assert_eq!(breaker.permission(now + PROBE - MICROSECOND, PROBE), Permission::NotBefore(now + PROBE));
         assert_eq!(breaker.permission(now + PROBE, PROBE), Permission::Probe);
         assert_eq!(breaker.probes, 2);
     }
 
     #[test]
     fn success_closes() {
-        let mut breaker = opened(0);
+        let mut breaker = opened(BEGIN);
         breaker.permission(breaker.until, PROBE);
         breaker.succeeded();
         assert_eq!(breaker, Breaker::default());
@@ -198,10 +200,10 @@ mod tests {
 
     #[test]
     fn failures_begun_before_it_opened_change_nothing() {
-        let mut breaker = opened(0);
+        let mut breaker = opened(BEGIN);
         let before = breaker;
-        for now in 0..10 {
-            breaker.failed(now * 30 * SECOND, BASE, 0.9);
+        for minute in 0..5 {
+            breaker.failed(BEGIN + minute * 60 * SECOND, BASE, 0.9);
         }
         assert_eq!(breaker, before);
     }
@@ -209,18 +211,19 @@ mod tests {
     #[test]
     fn requested_rest_outlives_success_and_failure() {
         let mut breaker = Breaker::default();
-        breaker.pause_until(1_000 * SECOND);
+        let until = BEGIN + 1_000 * SECOND;
+        breaker.pause_until(until);
         breaker.succeeded();
-        assert_eq!(breaker.permission(999 * SECOND, PROBE), Permission::NotBefore(1_000 * SECOND));
-        breaker.failed(0, BASE, 0.5);
-        breaker.pause_until(5 * SECOND);
-        assert_eq!(breaker.permission(999 * SECOND, PROBE), Permission::NotBefore(1_000 * SECOND));
-        assert_eq!(breaker.permission(1_000 * SECOND, PROBE), Permission::Ask);
+        assert_eq!(breaker.permission(until - SECOND, PROBE), Permission::NotBefore(until));
+        breaker.failed(BEGIN, BASE, 0.5);
+        breaker.pause_until(BEGIN + 5 * SECOND);
+        assert_eq!(breaker.permission(until - SECOND, PROBE), Permission::NotBefore(until));
+        assert_eq!(breaker.permission(until, PROBE), Permission::Ask);
     }
 
     #[derive(Clone, Debug)]
     enum Step {
-        Pass(i64),
+        Pass(Duration),
         Ask,
         Succeed,
         Fail(f64),
@@ -230,7 +233,7 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
-            3 => (0..400 * SECOND).prop_map(Step::Pass),
+            3 => (0..400_000_000_u64).prop_map(|micros| Step::Pass(Duration::from_micros(micros))),
             4 => Just(Step::Ask),
             1 => Just(Step::Succeed),
             4 => (0.0..1.0_f64).prop_map(Step::Fail),
@@ -243,11 +246,11 @@ mod tests {
         #[test]
         fn invariants_hold_for_any_history(steps in steps()) {
             let mut breaker = Breaker::default();
-            let (mut now, mut asking, mut probe_ends) = (1_000_000 * SECOND, 0_u32, None);
+            let (mut now, mut asking, mut probe_ends) = (BEGIN, 0_u32, None);
             for step in steps {
                 let before = breaker;
                 match step {
-                    Step::Pass(time) => now += time,
+                    Step::Pass(time) => now = now + time,
                     Step::Ask => match breaker.permission(now, PROBE) {
                         Permission::Ask => {
                             prop_assert!(now >= before.until && before.failures < OPENS_AFTER);
@@ -277,7 +280,7 @@ mod tests {
                         }
                         // At most one step, and never beyond the longest pause with its jitter.
                         prop_assert!(breaker.failures <= before.failures + 1);
-                        let longest = backoff::delay(breaker.failures, BASE, LONGEST_PAUSE, 1.0).as_micros() as i64;
+                        let longest = backoff::delay(breaker.failures, BASE, LONGEST_PAUSE, 1.0);
                         prop_assert!(breaker.until <= before.until.max(now + longest));
                         prop_assert!(breaker.state(now) != State::HalfOpen || before.state(now) == State::HalfOpen);
                     }
@@ -285,7 +288,7 @@ mod tests {
                     Step::Succeed | Step::Fail(_) => {}
                 }
                 prop_assert_eq!(breaker.state(now) == State::Closed, breaker.failures < OPENS_AFTER);
-                prop_assert_eq!(breaker.opened_at != 0, breaker.failures >= OPENS_AFTER);
+                prop_assert_eq!(breaker.opened_at != Timestamp::UNSET, breaker.failures >= OPENS_AFTER);
                 // The breaker never blocks requests forever.
                 let mut later = breaker;
                 let answer = later.permission(breaker.until.max(now), PROBE);
@@ -295,7 +298,8 @@ mod tests {
 
         #[test]
         fn any_bytes_in_shared_memory_are_answered(
-            failures: u32, probes: u32, until: i64, opened_at: i64, backoff_until: i64, now: i64, lasts: i64,
+            failures: u32, probes: u32, until: Timestamp, opened_at: Timestamp, backoff_until: Timestamp, now: Timestamp,
+            lasts: Duration,
         ) {
             let breaker = Breaker { failures, probes, until, opened_at, backoff_until };
             breaker.state(now);

@@ -17,7 +17,8 @@ pub use crate::providers::http::invariants::{
 use crate::address::{self, Address, AddressError, LONGEST_TEXT};
 use crate::jsonb_text::{Escapes, keepable, quoted};
 use crate::prefix::Prefix;
-use crate::{classify, legacy, mmdb, timestamp};
+use crate::timestamp::Timestamp;
+use crate::{classify, legacy, mmdb};
 use serde_json::Value;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -154,10 +155,10 @@ pub(crate) fn stored_name(name: &str) {
 /// Checks times in documents.
 pub fn document_time(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    if let Some(micros) = timestamp::parse(text) {
-        let written = timestamp::text(micros);
+    if let Some(timestamp) = Timestamp::parse(text) {
+        let written = timestamp.to_iso8601();
         assert_eq!(written.len(), "2026-11-20T03:18:32.123456+00:00".len(), "{written}");
-        assert_eq!(timestamp::parse(&written), Some(micros), "{written}");
+        assert_eq!(Timestamp::parse(&written), Some(timestamp), "{written}");
         // PostgreSQL refuses a year 0.
         assert!(&written[..4] >= "0001", "{written}");
     }

@@ -2,12 +2,14 @@
 //!
 //! Requests count as used from the time they are granted until they are returned, and only for their own day. The quota
 //! has no clock and no lock. It lives in zeroed shared memory under its owner's lock. Days begin at midnight UTC and
-//! are counted from 2000-01-01. Times are microseconds since then.
+//! are counted from 2000-01-01.
 //!
 //! A clock that is set back over midnight shows the previous day. The usage of that day is no longer known, so new
 //! grants count for the later day, which stays within its limit. If the clock is set back by more than a day, it was
 //! wrong before. Then the usage of the later day is copied to the day that the clock shows now, so requests are not
 //! blocked until a date years ahead. For the same reason a ledger is used only for the day that the clock shows.
+
+use crate::timestamp::Timestamp;
 
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -17,29 +19,28 @@ pub struct Quota {
     pub used: i64,
 }
 
-/// Microseconds.
-const DAY: i64 = 86_400_000_000;
+const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 /// Returns the day of a time.
-pub fn day_of(now: i64) -> i32 {
+pub fn day_of(now: Timestamp) -> i32 {
     // 2^63 microseconds are 107 million days.
-    now.div_euclid(DAY) as i32
+    now.micros().div_euclid(MICROS_PER_DAY) as i32
 }
 
 /// Returns the first microsecond of a day.
-pub fn begins(day: i32) -> i64 {
-    i64::from(day).saturating_mul(DAY)
+pub fn begins(day: i32) -> Timestamp {
+    Timestamp::from_micros(i64::from(day).saturating_mul(MICROS_PER_DAY))
 }
 
 impl Quota {
     /// Returns the number of requests left on the day of `now`. `limit` 0 means no limit and gives `None`.
-    pub fn left(&self, now: i64, limit: u32) -> Option<u64> {
+    pub fn left(&self, now: Timestamp, limit: u32) -> Option<u64> {
         let left = i64::from(limit).saturating_sub(self.at(now).used).max(0);
         (limit != 0).then_some(left.unsigned_abs())
     }
 
     /// Grants at most `wanted` requests, and no more than are left. They belong to `self.day`.
-    pub fn take(&mut self, now: i64, wanted: u32, limit: u32) -> u32 {
+    pub fn take(&mut self, now: Timestamp, wanted: u32, limit: u32) -> u32 {
         *self = self.at(now);
         let left = self.left(now, limit).unwrap_or(u64::MAX);
         let granted = u64::from(wanted).min(left) as u32;
@@ -56,7 +57,7 @@ impl Quota {
 
     /// Sets the usage that a ledger holds for a day, if it is higher. Ignores other days than that of `now`, because an
     /// entry for a later day was written while a clock was ahead.
-    pub fn learn(&mut self, now: i64, day: i32, used: i64) {
+    pub fn learn(&mut self, now: Timestamp, day: i32, used: i64) {
         if day == day_of(now) {
             *self = self.at(now);
             self.used = self.used.max(used);
@@ -64,12 +65,12 @@ impl Quota {
     }
 
     /// Returns the start of the next quota.
-    pub fn resets_at(&self, now: i64) -> i64 {
+    pub fn resets_at(&self, now: Timestamp) -> Timestamp {
         begins(self.at(now).day.saturating_add(1))
     }
 
     /// Returns the count that is valid at `now`.
-    fn at(&self, now: i64) -> Self {
+    fn at(&self, now: Timestamp) -> Self {
         let today = day_of(now);
         match i64::from(today) - i64::from(self.day) {
             -1 | 0 => *self,
@@ -81,19 +82,25 @@ impl Quota {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use proptest::prelude::*;
 
-    const NOON: i64 = 9_800 * DAY + DAY / 2;
+    const DAY: Duration = Duration::from_secs(86_400);
+    const MICROSECOND: Duration = Duration::from_micros(1);
+    const NOON: Timestamp = Timestamp::from_micros(9_800 * MICROS_PER_DAY + MICROS_PER_DAY / 2);
 
     #[test]
     fn days_begin_at_midnight() {
-        assert_eq!((day_of(0), day_of(DAY - 1), day_of(DAY), day_of(-1)), (0, 0, 1, -1));
-        assert_eq!((begins(0), begins(1), begins(-1)), (0, DAY, -DAY));
-        for moment in [0, -1, NOON, i64::MIN, i64::MAX] {
-            let day = day_of(moment);
-            assert!(begins(day) <= moment || begins(day) == i64::MIN);
-            assert!(begins(day + 1) > moment || begins(day + 1) == i64::MAX);
+        let epoch = Timestamp::default();
+        let days = [epoch, epoch + DAY - MICROSECOND, epoch + DAY, epoch - MICROSECOND].map(day_of);
+        assert_eq!(days, [0, 0, 1, -1]);
+        assert_eq!([0, 1, -1].map(begins), [epoch, epoch + DAY, epoch - DAY]);
+        for time in [epoch, epoch - MICROSECOND, NOON, Timestamp::NEG_INFINITY, Timestamp::INFINITY] {
+            let day = day_of(time);
+            assert!(begins(day) <= time || begins(day) == Timestamp::NEG_INFINITY);
+            assert!(begins(day + 1) > time || begins(day + 1) == Timestamp::INFINITY);
         }
     }
 
@@ -103,16 +110,16 @@ mod tests {
         assert_eq!(quota.left(NOON, 5), Some(5));
         assert_eq!(quota.take(NOON, 3, 5), 3);
         assert_eq!((quota.take(NOON, 3, 5), quota.take(NOON, 3, 5)), (2, 0));
-        assert_eq!((quota.left(NOON, 5), quota.resets_at(NOON)), (Some(0), 9_801 * DAY));
+        assert_eq!((quota.left(NOON, 5), quota.resets_at(NOON)), (Some(0), begins(9_801)));
     }
 
     #[test]
     fn midnight_renews_it() {
         let mut quota = Quota::default();
         assert_eq!(quota.take(NOON, 9, 5), 5);
-        assert_eq!(quota.take(9_801 * DAY - 1, 1, 5), 0);
-        assert_eq!(quota.left(9_801 * DAY, 5), Some(5));
-        assert_eq!(quota.take(9_801 * DAY, 9, 5), 5);
+        assert_eq!(quota.take(begins(9_801) - MICROSECOND, 1, 5), 0);
+        assert_eq!(quota.left(begins(9_801), 5), Some(5));
+        assert_eq!(quota.take(begins(9_801), 9, 5), 5);
     }
 
     #[test]
@@ -166,28 +173,28 @@ mod tests {
     #[test]
     fn ledger_of_the_day_a_clock_steps_back_to_raises_the_later_day() {
         let mut quota = Quota::default();
-        let midnight = 9_801 * DAY;
+        let midnight = begins(9_801);
         quota.take(midnight, 2, 5);
-        quota.learn(midnight - 1, 9_800, 5);
-        assert_eq!((quota.take(midnight - 1, 1, 5), quota.take(midnight, 1, 5)), (0, 0));
+        quota.learn(midnight - MICROSECOND, 9_800, 5);
+        assert_eq!((quota.take(midnight - MICROSECOND, 1, 5), quota.take(midnight, 1, 5)), (0, 0));
     }
 
     #[test]
     fn clock_that_steps_back_over_midnight_spends_the_later_day() {
         let mut quota = Quota::default();
-        let midnight = 9_801 * DAY;
-        quota.take(midnight - 1, 5, 5);
+        let midnight = begins(9_801);
+        quota.take(midnight - MICROSECOND, 5, 5);
         assert_eq!(quota.take(midnight, 2, 5), 2);
-        assert_eq!(quota.take(midnight - 1, 9, 5), 3);
+        assert_eq!(quota.take(midnight - MICROSECOND, 9, 5), 3);
         assert_eq!(quota.take(midnight, 9, 5), 0);
-        assert_eq!(quota.resets_at(midnight - 1), midnight + DAY);
+        assert_eq!(quota.resets_at(midnight - MICROSECOND), midnight + DAY);
     }
 
     #[test]
     fn clock_that_was_years_ahead_locks_nobody_out() {
         let mut quota = Quota::default();
         quota.take(NOON + 5_000 * DAY, 5, 5);
-        assert_eq!((quota.take(NOON, 5, 5), quota.resets_at(NOON)), (0, 9_801 * DAY));
+        assert_eq!((quota.take(NOON, 5, 5), quota.resets_at(NOON)), (0, begins(9_801)));
         assert_eq!(quota.take(NOON + DAY, 5, 5), 5);
     }
 
@@ -199,7 +206,7 @@ mod tests {
         /// Reads a ledger entry of a day this many days ahead.
         LearnOther(i32, i64),
         /// Number of days.
-        Pass(i64),
+        Pass(u32),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -209,7 +216,7 @@ mod tests {
             1 => (0..60_i64).prop_map(Step::Learn),
             2 => (prop_oneof![-5_000..0, 1..5_000_i32], 0..200_i64)
                 .prop_map(|(ahead, used)| Step::LearnOther(ahead, used)),
-            1 => (1..3_i64).prop_map(Step::Pass),
+            1 => (1..3_u32).prop_map(Step::Pass),
         ];
         proptest::collection::vec(step, 0..200)
     }
@@ -243,7 +250,7 @@ mod tests {
                     Step::Pass(days) => {
                         // A late return of yesterday's requests changes nothing.
                         let yesterday = day_of(now);
-                        now += days * DAY;
+                        now = now + days * DAY;
                         spent = quota.take(now, 1, limit);
                         prop_assert_eq!(spent, 1);
                         quota.give_back(yesterday, 20);
@@ -256,7 +263,7 @@ mod tests {
 
         #[test]
         fn any_bytes_in_shared_memory_are_answered(
-            day: i32, used: i64, now: i64, limit: u32, wanted: u32, other: i32, ledger: i64,
+            day: i32, used: i64, now: Timestamp, limit: u32, wanted: u32, other: i32, ledger: i64,
         ) {
             let mut quota = Quota { day, used };
             quota.resets_at(now);

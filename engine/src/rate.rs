@@ -8,43 +8,45 @@
 //! start again with the load. If the clock were read first, another process could store a state that looks like one
 //! from the future.
 
+use std::time::Duration;
+
+use crate::timestamp::Timestamp;
+
 /// A limit on requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {
-    /// Microseconds between requests. 0 means no limit.
-    pub interval: i64,
-    /// Microseconds by which requests may come early in total.
-    pub tolerance: i64,
+    /// Time between requests. Zero means no limit.
+    pub interval: Duration,
+    /// Time by which requests may come early in total.
+    pub tolerance: Duration,
 }
 
-/// Result of `admit`. Times are microseconds of one clock that all processes read.
+/// Result of `admit`. Times are those of one clock that all processes read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Admission {
     /// The request is allowed. Store `next` as the state.
-    Granted { next: i64 },
+    Granted { next: Timestamp },
     /// Try again at this time. The state does not change.
-    NotBefore(i64),
+    NotBefore(Timestamp),
 }
 
-/// Microseconds.
-const MINUTE: u32 = 60_000_000;
-const SECOND: u32 = 1_000_000;
+const MICROS_PER_MINUTE: u64 = 60_000_000;
+const MICROS_PER_SECOND: u64 = 1_000_000;
 
 /// Requests of one second are spread over this time, in thousandths of a second. A provider that counts per second
 /// counts at arrival. Requests of one second may arrive up to 50 ms late, and those of the next second without delay.
 /// 50 covers that, and 20 covers `MOST_EARLY`.
 const STRETCH: u64 = 1_070;
 
-/// Microseconds. A sender wakes up some milliseconds late on a busy machine. This tolerance keeps the delays from
-/// adding up.
-const MOST_EARLY: i64 = 20_000;
+/// A sender wakes up some milliseconds late on a busy machine. This tolerance keeps the delays from adding up.
+const MOST_EARLY: Duration = Duration::from_millis(20);
 
-/// Maximum difference between clocks that are read in sequence, in microseconds. A state further ahead was written
-/// before the clock was set back.
-const SKEW: i64 = 100_000;
+/// Maximum difference between clocks that are read in sequence. A state further ahead was written before the clock was
+/// set back.
+const SKEW: Duration = Duration::from_millis(100);
 
 impl Rate {
-    pub const NONE: Self = Self { interval: 0, tolerance: 0 };
+    pub const NONE: Self = Self { interval: Duration::ZERO, tolerance: Duration::ZERO };
 
     /// Limits requests per minute; 0 means no limit. `burst` is the number of requests at once after a pause; 0 counts
     /// as 1.
@@ -53,8 +55,8 @@ impl Rate {
             return Self::NONE;
         }
         // Rounded up, because otherwise more than `per_minute` requests would be sent.
-        let interval = i64::from(MINUTE.div_ceil(per_minute));
-        Self { interval, tolerance: interval * i64::from(burst.max(1) - 1) }
+        let interval = Duration::from_micros(MICROS_PER_MINUTE.div_ceil(per_minute.into()));
+        Self { interval, tolerance: interval.saturating_mul(burst.max(1) - 1) }
     }
 
     /// Limits requests for a provider that counts in any interval of one second and refuses the excess. Requests are
@@ -63,26 +65,25 @@ impl Rate {
         if per_second == 0 {
             return Self::NONE;
         }
-        let stretched = u64::from(SECOND) * STRETCH / 1_000;
-        let interval = stretched.div_ceil(per_second.into()) as i64;
+        let stretched = MICROS_PER_SECOND * STRETCH / 1_000;
+        let interval = Duration::from_micros(stretched.div_ceil(per_second.into()));
         Self { interval, tolerance: (interval / 5).min(MOST_EARLY) }
     }
 
-    /// Decides on a request at `now` (microseconds). `state` is the number that the last grant stored, 0 at first.
+    /// Decides on a request at `now`. `state` is the time that the last grant stored, [`Timestamp::UNSET`] at first.
     ///
     /// A request never waits longer than one interval plus `SKEW`, even after the clock was set back. A state that no
     /// grant can have stored counts as a burst just used.
-    pub fn admit(&self, state: i64, now: i64) -> Admission {
-        if self.interval <= 0 {
+    pub fn admit(&self, state: Timestamp, now: Timestamp) -> Admission {
+        if self.interval.is_zero() {
             return Admission::Granted { next: state };
         }
-        let tolerance = self.tolerance.max(0);
-        let latest = now.saturating_add(self.interval).saturating_add(tolerance).saturating_add(SKEW);
-        let arrival = if state <= latest { state.max(now) } else { now.saturating_add(tolerance) };
-        if arrival.saturating_sub(tolerance) <= now {
-            Admission::Granted { next: arrival.saturating_add(self.interval) }
+        let latest = now + self.interval + self.tolerance + SKEW;
+        let arrival = if state <= latest { state.max(now) } else { now + self.tolerance };
+        if arrival - self.tolerance <= now {
+            Admission::Granted { next: arrival + self.interval }
         } else {
-            Admission::NotBefore(arrival - tolerance)
+            Admission::NotBefore(arrival - self.tolerance)
         }
     }
 }
@@ -92,9 +93,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SECOND: i64 = super::SECOND as i64;
+    const SECOND: Duration = Duration::from_secs(1);
+    const TENTH: Duration = Duration::from_millis(100);
+    const BEGIN: Timestamp = Timestamp::from_micros(1_000_000_000_000);
 
-    fn granted(admission: Admission) -> Option<i64> {
+    fn granted(admission: Admission) -> Option<Timestamp> {
         match admission {
             Admission::Granted { next } => Some(next),
             Admission::NotBefore(_) => None,
@@ -102,7 +105,11 @@ mod tests {
     }
 
     /// Requests at each of these times, and returns the times at which the requests were granted.
-    fn grants(rate: Rate, state: &mut i64, times: impl IntoIterator<Item = i64>) -> Vec<i64> {
+    fn grants(
+        rate: Rate,
+        state: &mut Timestamp,
+        times: impl IntoIterator<Item = Timestamp>,
+    ) -> Vec<Timestamp> {
         let mut grants = Vec::new();
         for now in times {
             if let Some(next) = granted(rate.admit(*state, now)) {
@@ -116,27 +123,27 @@ mod tests {
     #[test]
     fn burst_is_granted_at_once_then_one_per_interval() {
         let rate = Rate::per_minute(60, 3);
-        let times = (0..50).map(|tenth| 1_000 * SECOND + tenth * SECOND / 10);
-        let since: Vec<i64> = grants(rate, &mut 0, times).iter().map(|at| at - 1_000 * SECOND).collect();
-        let tenth = SECOND / 10;
-        assert_eq!(since, [0, tenth, 2 * tenth, SECOND, 2 * SECOND, 3 * SECOND, 4 * SECOND]);
+        let times = (0..50).map(|tenth| BEGIN + tenth * TENTH);
+        let grants = grants(rate, &mut Timestamp::default(), times);
+        assert_eq!(grants, [0, 1, 2, 10, 20, 30, 40].map(|tenth| BEGIN + tenth * TENTH));
     }
 
     #[test]
     fn refusal_names_the_time_of_the_next_grant() {
         let rate = Rate::per_minute(6, 1);
-        let Admission::Granted { next } = rate.admit(0, 5 * SECOND) else { panic!() };
-        assert_eq!(rate.admit(next, 5 * SECOND), Admission::NotBefore(15 * SECOND));
-        assert_eq!(rate.admit(next, 15 * SECOND - 1), Admission::NotBefore(15 * SECOND));
-        assert!(granted(rate.admit(next, 15 * SECOND)).is_some());
+        let Admission::Granted { next } = rate.admit(Timestamp::UNSET, BEGIN) else { panic!() };
+        let time = BEGIN + 10 * SECOND;
+        assert_eq!(rate.admit(next, BEGIN), Admission::NotBefore(time));
+        assert_eq!(rate.admit(next, time - Duration::from_micros(1)), Admission::NotBefore(time));
+        assert!(granted(rate.admit(next, time)).is_some());
     }
 
     #[test]
     fn minute_holds_no_more_than_the_rate() {
         for per_minute in [1, 7, 59, 60, 61, 7_919] {
             let rate = Rate::per_minute(per_minute, 1);
-            let (mut state, mut now, mut count) = (0, 1_000 * SECOND, 0);
-            while now < 1_060 * SECOND {
+            let (mut state, mut now, mut count) = (Timestamp::UNSET, BEGIN, 0);
+            while now < BEGIN + 60 * SECOND {
                 match rate.admit(state, now) {
                     Admission::Granted { next } => (state, count) = (next, count + 1),
                     Admission::NotBefore(time) => now = time,
@@ -150,8 +157,8 @@ mod tests {
     fn second_is_filled_evenly() {
         for per_second in [1, 2, 7, 10, 100, 1_000] {
             let rate = Rate::per_second(per_second);
-            let (mut state, mut now, mut count) = (0, 1_000 * SECOND, 0);
-            while now < 1_107 * SECOND {
+            let (mut state, mut now, mut count) = (Timestamp::UNSET, BEGIN, 0);
+            while now < BEGIN + 107 * SECOND {
                 match rate.admit(state, now) {
                     Admission::Granted { next } => (state, count) = (next, count + 1),
                     Admission::NotBefore(time) => now = time,
@@ -168,65 +175,71 @@ mod tests {
     #[test]
     fn zero_is_no_limit() {
         for rate in [Rate::per_minute(0, 0), Rate::per_second(0), Rate::NONE] {
-            assert_eq!(rate.admit(7, -5), Admission::Granted { next: 7 });
+            let state = Timestamp::from_micros(7);
+            assert_eq!(rate.admit(state, Timestamp::from_micros(-5)), Admission::Granted { next: state });
         }
     }
 
     #[test]
     fn clock_that_was_set_back_locks_nobody_out() {
         let rate = Rate::per_minute(60, 5);
-        let mut state = 0;
-        grants(rate, &mut state, [1_000_000 * SECOND; 5]);
-        // A year back: one request at once, then the usual rate, with the burst used.
-        let back: Vec<i64> = (0..30).map(|tenth| tenth * SECOND / 10).collect();
-        assert_eq!(grants(rate, &mut state, back), [0, SECOND, 2 * SECOND]);
+        let mut state = Timestamp::UNSET;
+        grants(rate, &mut state, [BEGIN; 5]);
+        // Ten days back: one request at once, then the usual rate, with the burst used.
+        let begin = BEGIN - 864_000 * SECOND;
+        let back = (0..30).map(|tenth| begin + tenth * TENTH);
+        assert_eq!(grants(rate, &mut state, back), [0, 1, 2].map(|second| begin + second * SECOND));
     }
 
     #[test]
     fn clocks_read_a_moment_apart_do_not_grant_twice() {
         let rate = Rate::per_minute(60, 1);
-        let Admission::Granted { next } = rate.admit(0, 100 * SECOND) else { panic!() };
-        assert!(granted(rate.admit(next, 100 * SECOND - 1000)).is_none());
+        let Admission::Granted { next } = rate.admit(Timestamp::UNSET, BEGIN) else { panic!() };
+        assert!(granted(rate.admit(next, BEGIN - Duration::from_millis(1))).is_none());
     }
 
     proptest! {
         #[test]
         fn no_stretch_of_time_holds_more_than_burst_and_rate(
             per_minute in 1..10_000_u32, burst in 0..20_u32,
-            gaps in proptest::collection::vec(0..20 * SECOND, 1..200),
+            gaps in proptest::collection::vec(0..20_000_000_u64, 1..200),
         ) {
             let rate = Rate::per_minute(per_minute, burst);
-            let times = gaps.iter().scan(1_000_000 * SECOND, |now, gap| {
-                *now += gap;
+            let times = gaps.iter().scan(BEGIN, |now, gap| {
+                *now = *now + Duration::from_micros(*gap);
                 Some(*now)
             });
-            let granted = grants(rate, &mut 0, times);
+            let granted = grants(rate, &mut Timestamp::default(), times);
             for (first, from) in granted.iter().enumerate() {
                 for (last, to) in granted.iter().enumerate().skip(first) {
-                    let allowed = i64::from(burst.max(1)) + (to - from) * i64::from(per_minute) / i64::from(MINUTE);
-                    prop_assert!((last - first + 1) as i64 <= allowed);
+                    let micros = (*to - *from).as_micros() as u64;
+                    let allowed = u64::from(burst.max(1)) + micros * u64::from(per_minute) / MICROS_PER_MINUTE;
+                    prop_assert!((last - first + 1) as u64 <= allowed);
                 }
             }
         }
 
         #[test]
         fn asking_at_the_named_time_is_granted(
-            per_minute in 1..10_000_u32, burst in 0..20_u32, state in 0..1_000 * SECOND, now in 0..1_000 * SECOND,
-            near in proptest::bool::weighted(0.8),
+            per_minute in 1..10_000_u32, burst in 0..20_u32, state in 0..1_000_000_000_i64,
+            now in 0..1_000_000_000_i64, near in proptest::bool::weighted(0.8),
         ) {
             let rate = Rate::per_minute(per_minute, burst);
-            let interval = i64::from(MINUTE.div_ceil(per_minute));
+            let interval = MICROS_PER_MINUTE.div_ceil(per_minute.into());
             // Mostly near `now`, where the edge cases are.
-            let state = if near { now + state % (interval * i64::from(burst + 2)) } else { state };
+            let state = if near { now + state % (interval as i64 * i64::from(burst + 2)) } else { state };
+            let (state, now) = (Timestamp::from_micros(state), Timestamp::from_micros(now));
             if let Admission::NotBefore(time) = rate.admit(state, now) {
-                prop_assert!(time > now && time <= now + interval + SKEW);
-                prop_assert!(granted(rate.admit(state, time - 1)).is_none());
+                prop_assert!(time > now && time <= now + Duration::from_micros(interval) + SKEW);
+                prop_assert!(granted(rate.admit(state, time - Duration::from_micros(1))).is_none());
                 prop_assert!(granted(rate.admit(state, time)).is_some());
             }
         }
 
         #[test]
-        fn any_state_and_time_are_answered(number: u32, burst: u32, rate: (i64, i64), state: i64, now: i64) {
+        fn any_state_and_time_are_answered(
+            number: u32, burst: u32, rate: (Duration, Duration), state: Timestamp, now: Timestamp,
+        ) {
             Rate::per_minute(number, burst).admit(state, now);
             Rate::per_second(number).admit(state, now);
             Rate { interval: rate.0, tolerance: rate.1 }.admit(state, now);
@@ -240,20 +253,20 @@ mod tests {
             late in proptest::collection::vec(prop_oneof![Just(0.0), Just(1.0), 0.0..1.5_f64, 0.0..50.0_f64], 1..200),
         ) {
             let rate = Rate::per_second(per_second);
-            let (mut state, mut now, mut granted) = (0, 1_000_000 * SECOND, Vec::new());
+            let (mut state, mut now, mut granted) = (Timestamp::UNSET, BEGIN, Vec::new());
             for late in late {
                 match rate.admit(state, now) {
                     Admission::Granted { next } => {
                         state = next;
                         granted.push(now);
                     }
-                    Admission::NotBefore(time) => now = time + (rate.tolerance as f64 * late) as i64,
+                    Admission::NotBefore(time) => now = time + rate.tolerance.mul_f64(late),
                 }
             }
             for (first, from) in granted.iter().enumerate() {
-                let until = from + SECOND + 50_000;
+                let until = *from + SECOND + Duration::from_millis(50);
                 let within = granted[first..].iter().take_while(|at| **at < until).count();
-                prop_assert!(within <= per_second as usize, "{} from {}", within, from);
+                prop_assert!(within <= per_second as usize, "{} from {:?}", within, from);
             }
         }
 
@@ -262,17 +275,16 @@ mod tests {
             per_second in 1..1_001_u32, late in proptest::collection::vec(0.0..=1.0_f64, 300),
         ) {
             let rate = Rate::per_second(per_second);
-            let begun = 1_000_000 * SECOND;
-            let (mut state, mut now, mut count) = (0, begun, 0);
+            let (mut state, mut now, mut count) = (Timestamp::UNSET, BEGIN, 0);
             for late in late {
                 match rate.admit(state, now) {
                     Admission::Granted { next } => (state, count) = (next, count + 1),
-                    Admission::NotBefore(time) => now = time + (rate.tolerance as f64 * late) as i64,
+                    Admission::NotBefore(time) => now = time + rate.tolerance.mul_f64(late),
                 }
             }
-            prop_assert!(now - begun <= count * rate.interval);
+            prop_assert!(now - BEGIN <= count * rate.interval);
             // Not slower than the stretched rate.
-            prop_assert!(rate.interval <= SECOND * 107 / 100 / i64::from(per_second) + 1);
+            prop_assert!(rate.interval <= SECOND * 107 / 100 / per_second + Duration::from_micros(1));
         }
     }
 }

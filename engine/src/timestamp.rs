@@ -1,34 +1,220 @@
-//! Timestamps of documents: reads and writes ISO 8601 texts.
+//! Timestamps as PostgreSQL stores them, and their ISO 8601 texts.
 //!
 //! The extension writes UTC with microseconds. Other writers use any of the usual spellings.
+
+use std::fmt;
+use std::ops::{Add, Sub};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::SignedDuration;
 use jiff::civil::{Date, DateTime, Time};
 
-/// PostgreSQL counts microseconds from here.
+/// The start of a [`Timestamp`]'s microseconds.
 const EPOCH: DateTime = jiff::civil::datetime(2000, 1, 1, 0, 0, 0, 0);
 
-/// Returns microseconds since 2000-01-01 UTC of `2026-11-20T03:18:32.123456+00:00`.
+/// Seconds between 1970-01-01 and 2000-01-01.
+const UNIX_TO_EPOCH: i64 = 946_684_800;
+
+const MICROS_PER_SECOND: i64 = 1_000_000;
+
+/// A point in time: microseconds since 2000-01-01 UTC, as PostgreSQL's `timestamptz`.
 ///
-/// A blank may replace the `T`. The offset may be `Z` or absent, which means UTC. Further digits of a second are cut.
-/// Returns `None` for a text of another form and for a time outside the years 1 to 9999.
-pub fn parse(text: &str) -> Option<i64> {
-    let bytes = text.trim_ascii().as_bytes();
-    let (date, rest) = (bytes.get(..10)?, bytes.get(11..)?);
-    if date[4] != b'-' || date[7] != b'-' || !matches!(bytes[10], b'T' | b't' | b' ') {
-        return None;
+/// Arithmetic saturates at both infinities.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// No timestamp, in zeroed memory: the event has not happened.
+    pub const UNSET: Timestamp = Timestamp(0);
+    /// PostgreSQL's `-infinity`, before all other timestamps.
+    pub const NEG_INFINITY: Timestamp = Timestamp(i64::MIN);
+    /// PostgreSQL's `infinity`, after all other timestamps.
+    pub const INFINITY: Timestamp = Timestamp(i64::MAX);
+
+    #[inline]
+    pub const fn from_micros(micros: i64) -> Timestamp {
+        Timestamp(micros)
     }
-    let (clock, after) = (rest.get(..8)?, rest.get(8..)?);
-    let (hour, minute, second) = (number(&clock[..2])?, number(&clock[3..5])?, number(&clock[6..])?);
-    if clock[2] != b':' || clock[5] != b':' || hour >= 24 || minute >= 60 || second > 60 {
-        return None;
+
+    #[inline]
+    pub const fn micros(self) -> i64 {
+        self.0
     }
-    let (micros, zone) = fraction(after);
-    let since_midnight = (hour * 3600 + minute * 60 + second - offset(zone)?) * 1_000_000 + micros;
-    let midnight = parse_date(date)?.to_datetime(Time::midnight());
-    // An offset may move the time out of the years that exist.
-    let time = midnight.checked_add(SignedDuration::from_micros(since_midnight)).ok()?;
-    i64::try_from(time.duration_since(EPOCH).as_micros()).ok().filter(|_| time.year() >= 1)
+
+    /// Converts seconds since 1970.
+    pub const fn from_unix(seconds: i64) -> Timestamp {
+        Timestamp(seconds.saturating_sub(UNIX_TO_EPOCH).saturating_mul(MICROS_PER_SECOND))
+    }
+
+    /// Converts seconds since 1970 with a fraction.
+    pub fn from_unix_seconds(seconds: f64) -> Timestamp {
+        Timestamp(((seconds - UNIX_TO_EPOCH as f64) * 1e6) as i64)
+    }
+
+    /// Returns seconds since 1970.
+    pub fn unix_seconds(self) -> f64 {
+        self.0 as f64 / 1e6 + UNIX_TO_EPOCH as f64
+    }
+
+    /// Returns nanoseconds since 1970, the unit of OpenTelemetry; 0 for an earlier time.
+    pub fn unix_nanoseconds(self) -> u64 {
+        let micros = self.0.saturating_add(UNIX_TO_EPOCH * MICROS_PER_SECOND);
+        u64::try_from(micros).unwrap_or_default().saturating_mul(1000)
+    }
+
+    #[inline]
+    pub const fn is_finite(self) -> bool {
+        self.0 != i64::MIN && self.0 != i64::MAX
+    }
+
+    /// Returns `None` for [`Timestamp::UNSET`].
+    #[inline]
+    pub fn if_set(self) -> Option<Timestamp> {
+        (self != Self::UNSET).then_some(self)
+    }
+
+    /// Reads `2026-11-20T03:18:32.123456+00:00`.
+    ///
+    /// A blank may replace the `T`. The offset may be `Z` or absent, which means UTC. Further digits of a second are cut.
+    /// Returns `None` for a text of another form and for a time outside the years 1 to 9999.
+    pub fn parse(text: &str) -> Option<Timestamp> {
+        let bytes = text.trim_ascii().as_bytes();
+        let (date, rest) = (bytes.get(..10)?, bytes.get(11..)?);
+        if date[4] != b'-' || date[7] != b'-' || !matches!(bytes[10], b'T' | b't' | b' ') {
+            return None;
+        }
+        let (clock, after) = (rest.get(..8)?, rest.get(8..)?);
+        let (hour, minute, second) = (number(&clock[..2])?, number(&clock[3..5])?, number(&clock[6..])?);
+        if clock[2] != b':' || clock[5] != b':' || hour >= 24 || minute >= 60 || second > 60 {
+            return None;
+        }
+        let (micros, zone) = fraction(after);
+        let since_midnight =
+            (hour * 3600 + minute * 60 + second - offset(zone)?) * MICROS_PER_SECOND + micros;
+        let midnight = parse_date(date)?.to_datetime(Time::midnight());
+        // An offset may move the time out of the years that exist.
+        let time = midnight.checked_add(SignedDuration::from_micros(since_midnight)).ok()?;
+        let micros = i64::try_from(time.duration_since(EPOCH).as_micros()).ok()?;
+        (time.year() >= 1).then_some(Timestamp(micros))
+    }
+
+    /// Returns a text such as `2026-11-20T03:18:32.123456+00:00`.
+    ///
+    /// A time outside the years -9999 to 9999 is written as the nearest one inside.
+    pub fn to_iso8601(self) -> String {
+        format!("{:.6}+00:00", EPOCH.saturating_add(SignedDuration::from_micros(self.0)))
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Timestamp({})", self.0)
+    }
+}
+
+impl Add<Duration> for Timestamp {
+    type Output = Timestamp;
+
+    #[inline]
+    fn add(self, duration: Duration) -> Timestamp {
+        Timestamp(self.0.saturating_add(micros(duration)))
+    }
+}
+
+impl Sub<Duration> for Timestamp {
+    type Output = Timestamp;
+
+    #[inline]
+    fn sub(self, duration: Duration) -> Timestamp {
+        Timestamp(self.0.saturating_sub(micros(duration)))
+    }
+}
+
+/// Returns zero if the right side is the later one, as `Instant` does.
+impl Sub for Timestamp {
+    type Output = Duration;
+
+    #[inline]
+    fn sub(self, earlier: Timestamp) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0).max(0).unsigned_abs())
+    }
+}
+
+/// Returns the time of the system's clock. A time before 1970 becomes 1970.
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Timestamp {
+        let unix = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp::from_unix(0) + unix
+    }
+}
+
+/// Returns whole microseconds, at most `i64::MAX`.
+#[inline]
+pub const fn micros(duration: Duration) -> i64 {
+    let micros = duration.as_secs().saturating_mul(1_000_000).saturating_add(duration.subsec_micros() as u64);
+    if micros > i64::MAX as u64 { i64::MAX } else { micros as i64 }
+}
+
+/// A [`Timestamp`] that processes share.
+#[derive(Default, Debug)]
+#[repr(transparent)]
+pub struct AtomicTimestamp(AtomicI64);
+
+impl AtomicTimestamp {
+    #[inline]
+    pub const fn new(timestamp: Timestamp) -> AtomicTimestamp {
+        AtomicTimestamp(AtomicI64::new(timestamp.0))
+    }
+
+    #[inline]
+    pub fn load(&self, order: Ordering) -> Timestamp {
+        Timestamp(self.0.load(order))
+    }
+
+    #[inline]
+    pub fn store(&self, timestamp: Timestamp, order: Ordering) {
+        self.0.store(timestamp.0, order);
+    }
+
+    #[inline]
+    pub fn swap(&self, timestamp: Timestamp, order: Ordering) -> Timestamp {
+        Timestamp(self.0.swap(timestamp.0, order))
+    }
+
+    #[inline]
+    pub fn compare_exchange(
+        &self,
+        current: Timestamp,
+        new: Timestamp,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<Timestamp, Timestamp> {
+        self.0.compare_exchange(current.0, new.0, success, failure).map(Timestamp).map_err(Timestamp)
+    }
+}
+
+/// A duration in whole microseconds that processes share.
+#[derive(Default, Debug)]
+#[repr(transparent)]
+pub struct AtomicDuration(AtomicI64);
+
+impl AtomicDuration {
+    #[inline]
+    pub fn load(&self, order: Ordering) -> Duration {
+        Duration::from_micros(self.0.load(order).max(0).unsigned_abs())
+    }
+
+    #[inline]
+    pub fn store(&self, duration: Duration, order: Ordering) {
+        self.0.store(micros(duration), order);
+    }
+
+    #[inline]
+    pub fn fetch_add(&self, duration: Duration, order: Ordering) {
+        self.0.fetch_add(micros(duration), order);
+    }
 }
 
 /// Reads `2026-11-20`, a date of the years 1 to 9999.
@@ -69,11 +255,14 @@ fn offset(zone: &[u8]) -> Option<i64> {
     (hours < 16 && minutes < 60).then_some(sign * (hours * 3600 + minutes * 60))
 }
 
-/// Writes microseconds since 2000-01-01 UTC as `2026-11-20T03:18:32.123456+00:00`.
-///
-/// A time outside the years -9999 to 9999 is written as the nearest one inside.
-pub fn text(micros: i64) -> String {
-    format!("{:.6}+00:00", EPOCH.saturating_add(SignedDuration::from_micros(micros)))
+#[cfg(test)]
+impl proptest::arbitrary::Arbitrary for Timestamp {
+    type Parameters = ();
+    type Strategy = proptest::strategy::Map<proptest::num::i64::Any, fn(i64) -> Timestamp>;
+
+    fn arbitrary_with((): ()) -> Self::Strategy {
+        proptest::strategy::Strategy::prop_map(proptest::num::i64::ANY, Timestamp::from_micros)
+    }
 }
 
 #[cfg(test)]
@@ -82,6 +271,44 @@ mod tests {
     use proptest::prelude::*;
 
     const DAY: i64 = 86_400_000_000;
+
+    /// Returns the microseconds of a text.
+    fn parse(text: &str) -> Option<i64> {
+        Timestamp::parse(text).map(Timestamp::micros)
+    }
+
+    fn text(micros: i64) -> String {
+        Timestamp::from_micros(micros).to_iso8601()
+    }
+
+    #[test]
+    fn arithmetic_stops_at_the_infinities() {
+        let day = Duration::from_secs(86_400);
+        let (epoch, last, first) = (Timestamp::default(), Timestamp::INFINITY, Timestamp::NEG_INFINITY);
+        assert_eq!((epoch + day).micros(), DAY);
+        assert_eq!((epoch - day).micros(), -DAY);
+        assert_eq!((last + day, first - day), (last, first));
+        assert_eq!((epoch + Duration::MAX, first - Duration::MAX), (last, first));
+        assert_eq!((epoch + day) - epoch, day);
+        assert_eq!((epoch - (epoch + day), first - last), (Duration::ZERO, Duration::ZERO));
+        assert_eq!(last - first, Duration::from_micros(i64::MAX as u64));
+        assert!(epoch.is_finite() && !last.is_finite() && !first.is_finite());
+    }
+
+    #[test]
+    fn unix_times_are_converted() {
+        let day_two = Timestamp::from_micros(DAY);
+        assert_eq!(Timestamp::from_unix(946_771_200), day_two);
+        assert_eq!(Timestamp::from_unix_seconds(946_771_200.5), day_two + Duration::from_millis(500));
+        assert_eq!(day_two.unix_seconds(), 946_771_200.0);
+        assert_eq!(day_two.unix_nanoseconds(), 946_771_200_000_000_000);
+        assert_eq!(Timestamp::from(UNIX_EPOCH + Duration::from_secs(946_771_200)), day_two);
+        assert_eq!(Timestamp::from(UNIX_EPOCH - Duration::from_secs(1)), Timestamp::from_unix(0));
+        assert_eq!(Timestamp::NEG_INFINITY.unix_nanoseconds(), 0);
+        assert_eq!(Timestamp::from_unix(i64::MAX), Timestamp::INFINITY);
+        assert_eq!(Timestamp::from_unix(i64::MIN), Timestamp::NEG_INFINITY);
+        assert_eq!(Timestamp::from_unix_seconds(f64::INFINITY), Timestamp::INFINITY);
+    }
 
     #[test]
     fn usual_spellings_are_one_time() {

@@ -1,8 +1,9 @@
 //! Functions for operators.
 
+use cowrie_enrich_engine::timestamp::Timestamp;
+
 use crate::mmdb::{self, Kind};
 use crate::pg::call::Call;
-use crate::pg::clock;
 use crate::pg::value::Value;
 use crate::telemetry::{self, Counter, Distribution, Operation, cells};
 use crate::{error, row, sql_function};
@@ -14,16 +15,15 @@ fn mmdb_file(call: &Call) -> Option<Value> {
     let kind = Kind::ALL.into_iter().find(|kind| kind.name() == wanted)?;
     let status = mmdb::status(kind).unwrap_or_default();
     let serving = status.serves() && kind.source_path().is_some();
-    let if_served = |value: Option<i64>| value.filter(|_| serving);
-    let build_time = status.build_epoch.map(clock::from_unix);
+    let build_time = status.build_epoch.map(Timestamp::from_unix);
     Some(call.record(row![
         Text: kind.name(),
         Text: kind.source_path(),
         Text: status.database_type.as_deref().filter(|_| serving),
-        Timestamptz: if_served(build_time),
-        Integer: if_served(status.ip_version).and_then(|version| i32::try_from(version).ok()),
-        Bigint: if_served(status.node_count),
-        Timestamptz: if_served(status.loaded_at),
+        Timestamptz: build_time.filter(|_| serving),
+        Integer: status.ip_version.filter(|_| serving).and_then(|version| i32::try_from(version).ok()),
+        Bigint: status.node_count.filter(|_| serving),
+        Timestamptz: status.loaded_at.filter(|_| serving),
         Text: status.last_error,
     ]))
 }

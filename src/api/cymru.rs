@@ -92,7 +92,7 @@ fn wait_for_permit(limits: &Limits) -> Permit {
         let pause = match limiter::take_permit(Provider::cymru(), limits) {
             Ok((permit, _)) => return permit,
             Err(PermitDecision::NotBefore(until)) => {
-                let rest = Duration::from_micros(u64::try_from(until - clock::now()).unwrap_or_default());
+                let rest = until - clock::now();
                 // The caller waits for the rate limit, but not for a provider that is down.
                 if rest > limits.longest {
                     error::provider_is_paused("Team Cymru", &health::health(Provider::cymru()));

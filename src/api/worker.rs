@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use cowrie_enrich_engine::breaker::State;
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::inbox;
 use crate::pg::call::Call;
@@ -76,7 +77,7 @@ fn worker_status(call: &Call) {
             Integer: None::<i32>,
             Text: NoWorkerReason::name(waiting.reason),
             Timestamptz: waiting.since,
-            Timestamptz: None::<i64>,
+            Timestamptz: None::<Timestamp>,
             Bigint: 0_i64,
             Bigint: 0_i64,
         ]);
@@ -117,7 +118,6 @@ fn abandoned_processes(_: &Call) -> Typed<Integer> {
 }
 
 fn row(role: &str, database: Option<String>, worker_slot: &WorkerSlot, says: &str) -> Vec<Value> {
-    let time = |time: i64| (time != 0).then_some(time);
     let pid = worker_slot.pid.load(Ordering::Acquire);
     let says = if pid == 0 && role == "worker" { Activity::Starting.name() } else { says };
     row![
@@ -125,8 +125,8 @@ fn row(role: &str, database: Option<String>, worker_slot: &WorkerSlot, says: &st
         Text: database,
         Integer: (pid != 0).then_some(pid),
         Text: says,
-        Timestamptz: time(worker_slot.since.load(Ordering::Relaxed)),
-        Timestamptz: time(worker_slot.started_at.load(Ordering::Relaxed)),
+        Timestamptz: worker_slot.since.load(Ordering::Relaxed).if_set(),
+        Timestamptz: worker_slot.started_at.load(Ordering::Relaxed).if_set(),
         Bigint: worker_slot.batches.load(Ordering::Relaxed),
         Bigint: worker_slot.errors.load(Ordering::Relaxed),
     ]

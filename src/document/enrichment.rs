@@ -19,12 +19,14 @@
 //!
 //! The rest of a document may be malformed. Every reader in this file then returns its default.
 
+use std::time::Duration;
+
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::country;
 use cowrie_enrich_engine::mmdb::{Location, Network, clean_name};
 use cowrie_enrich_engine::providers::{JsonObject, Lifetimes, Purpose};
-use cowrie_enrich_engine::timestamp;
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::mmdb::{Databases, Kind};
 use crate::pg::clock;
@@ -137,10 +139,9 @@ fn write_location(object: &mut Object, location: &Location<'_>) {
     }
 }
 
-/// Returns the parts of the document that hold a source's answer for an address. `asked_at` is in
-/// microseconds since 2000. The end of an absence is stored with it. A value's lifetime is not stored: the
-/// settings of the time when it is read apply.
-pub fn answered(source: &str, said: &NetworkFacts<'_>, asked_at: i64) -> Typed<Jsonb> {
+/// Returns the parts of the document that hold a source's answer for an address. The end of an
+/// absence is stored with it. A value's lifetime is not stored: the settings of the time when it is read apply.
+pub fn answered(source: &str, said: &NetworkFacts<'_>, asked_at: Timestamp) -> Typed<Jsonb> {
     let (words, absent_until) = match said {
         NetworkFacts::Value(words) => (Some(*words), None),
         NetworkFacts::Absent { words, until } => (*words, Some(*until)),
@@ -166,15 +167,15 @@ pub fn answered(source: &str, said: &NetworkFacts<'_>, asked_at: i64) -> Typed<J
 pub enum NetworkFacts<'a> {
     Value(&'a JsonObject),
     /// The source has no data. `words` is the answer that says so, if there is one. The source is not asked
-    /// again before `until`, in microseconds since 2000.
+    /// again before `until`.
     Absent {
         words: Option<&'a JsonObject>,
-        until: i64,
+        until: Timestamp,
     },
 }
 
 /// Returns the part of the document for a source whose attempts all failed.
-pub fn failed(source: &str, at: i64, error: &str) -> Typed<Jsonb> {
+pub fn failed(source: &str, at: Timestamp, error: &str) -> Typed<Jsonb> {
     jsonb::object(|document| {
         state_of(document, source, "failed", &clock::iso8601(at), Some(("error", error)))
     })
@@ -196,12 +197,11 @@ fn meta_of<'a>(document: Container<'a>, source: &str) -> Option<Container<'a>> {
     document.object("_meta").and_then(|meta| meta.object(source))
 }
 
-/// Returns the time of a source's answer, in microseconds since 2000. `None`: there is no answer, or it has
-/// no valid time.
-fn answered_at(document: Container<'_>, source: &str) -> Option<i64> {
+/// Returns the time of a source's answer. `None`: there is no answer, or it has no valid time.
+fn answered_at(document: Container<'_>, source: &str) -> Option<Timestamp> {
     let own = || document.object(source).and_then(|own| own.text("cached_at"));
     let time = own().or_else(|| meta_of(document, source).and_then(|meta| meta.text("asked_at")));
-    time.and_then(timestamp::parse)
+    time.and_then(Timestamp::parse)
 }
 
 /// The state of a source's answer, and its time.
@@ -209,7 +209,7 @@ pub enum CurrentAttribution {
     /// The source was never asked, or all attempts failed.
     None,
     /// The source returned a value or an absence, at this time if it is known.
-    Since(Option<i64>),
+    Since(Option<Timestamp>),
 }
 
 /// Returns the state of a source's answer, which is a value or an absence.
@@ -221,8 +221,8 @@ pub fn answer_of(document: Container<'_>, source: &str) -> CurrentAttribution {
     }
 }
 
-/// Microseconds by which an answer may lie in the future. A later time comes from a wrong clock.
-const CLOCKS_DIFFER: i64 = 300_000_000;
+/// How far an answer may lie in the future. A later time comes from a wrong clock.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(300);
 
 /// Returns true if a source's answer, a value or an absence, is younger than its lifetime in seconds. A
 /// failure is not an answer.
@@ -233,14 +233,14 @@ pub fn is_fresh(document: Container<'_>, source: &str, lifetimes: Lifetimes) -> 
         _ => lifetimes.value,
     };
     let now = clock::transaction_start();
-    let since = now - i64::from(lifetime) * 1_000_000;
+    let since = now - Duration::from_secs(lifetime.max(0).unsigned_abs().into());
     answered_at(document, source).is_some_and(|at| at > since && at < now + CLOCKS_DIFFER)
 }
 
 /// Returns true if a source's answer of time `at` should replace the source's part of a document: the
 /// document has no answer of this source, or an older one. An answer without a time is used only if the
 /// document has none.
-pub fn is_news(document: Container<'_>, source: &str, at: Option<i64>) -> bool {
+pub fn is_news(document: Container<'_>, source: &str, at: Option<Timestamp>) -> bool {
     let has_value = document.object(source).is_some();
     let state = meta_of(document, source).and_then(|meta| meta.text("state"));
     if !has_value && state == Some("failed") {
@@ -260,15 +260,18 @@ pub fn is_placed_by_others(document: Container<'_>) -> bool {
 
 /// Returns the time of the answer in a part of a document from another system, unless the time is in the
 /// future.
-pub fn dated(part: Container<'_>) -> Option<i64> {
-    let at = part.text("cached_at").and_then(timestamp::parse);
+pub fn dated(part: Container<'_>) -> Option<Timestamp> {
+    let at = part.text("cached_at").and_then(Timestamp::parse);
     at.filter(|at| *at < clock::transaction_start() + CLOCKS_DIFFER)
 }
 
 /// Returns a document with the answers that another system stored. Each part is a source, the answer, and the
 /// time of the request. `builds` are the builds of the mmdb files in service: they have already been read for
 /// this address.
-pub fn kept_by_others(parts: &[(&str, Container<'_>, Option<i64>)], builds: Option<&str>) -> Typed<Jsonb> {
+pub fn kept_by_others(
+    parts: &[(&str, Container<'_>, Option<Timestamp>)],
+    builds: Option<&str>,
+) -> Typed<Jsonb> {
     jsonb::object(|document| {
         for (source, own, _) in parts {
             document.nested_container(source, *own);

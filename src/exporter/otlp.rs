@@ -122,7 +122,7 @@ impl Otlp {
         self.metrics.due = now + guc::otlp_interval();
         match super::snapshot() {
             Ok(families) => {
-                let since = clock::to_unix_nanoseconds(telemetry::counted_since());
+                let since = telemetry::counted_since().unix_nanoseconds();
                 let request = otlp::metrics(&families, &self.resource, since, clock::unix_nanoseconds());
                 self.send(Signal::Metrics, endpoint, request, now);
             }

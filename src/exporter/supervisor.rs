@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cowrie_enrich_engine::timestamp::Timestamp;
 use cowrie_enrich_engine::{backoff, random};
 
 use super::{PROGRAM, is_wanted, otlp};
@@ -16,10 +17,10 @@ use crate::worker::registry::ExitReason;
 /// Pause before a crashed exporter is started again, doubling.
 const RESTART_BASE: Duration = Duration::from_secs(1);
 const RESTART_CAP: Duration = Duration::from_secs(60);
-/// Microseconds before the next attempt to start the exporter after no slot was free.
-const START_AGAIN_AFTER: i64 = 10_000_000;
-/// An exporter that lived this long (microseconds) has recovered from the cause of earlier crashes.
-const LIVED: i64 = 300_000_000;
+/// Pause before the next attempt to start the exporter after no slot was free.
+const START_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// An exporter that lived this long has recovered from the cause of earlier crashes.
+const LIVED: Duration = Duration::from_secs(300);
 
 /// Pause while nothing is due: a reload and the exporter's end wake the launcher.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -29,10 +30,9 @@ const NEVER: Duration = Duration::from_secs(3600);
 pub struct Supervisor {
     process: Option<Process>,
     crashes: u32,
-    /// Microseconds since 2000.
-    started_at: i64,
+    started_at: Timestamp,
     /// Earliest time of the next start.
-    backoff_until: i64,
+    backoff_until: Timestamp,
 }
 
 impl Supervisor {
@@ -66,7 +66,7 @@ impl Supervisor {
             );
             self.backoff_until = now + START_AGAIN_AFTER;
         }
-        Duration::from_micros(u64::try_from(self.backoff_until - now).unwrap_or_default())
+        self.backoff_until - now
     }
 
     fn collect_ended(&mut self) {
@@ -76,11 +76,11 @@ impl Supervisor {
         process.forget();
         let now = clock::now();
         if ExitReason::of(&shared_state::block().exporter) == ExitReason::Left {
-            (self.crashes, self.backoff_until) = (0, 0);
+            (self.crashes, self.backoff_until) = (0, Timestamp::UNSET);
             return;
         }
         self.crashes = if now - self.started_at > LIVED { 1 } else { self.crashes.saturating_add(1) };
         let pause = backoff::delay(self.crashes, RESTART_BASE, RESTART_CAP, random::unit());
-        self.backoff_until = now + clock::micros(pause);
+        self.backoff_until = now + pause;
     }
 }

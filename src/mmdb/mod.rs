@@ -9,9 +9,11 @@ mod import;
 mod private_copy;
 
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::mmdb::{Content, Database, Facts, Location, Network};
+use cowrie_enrich_engine::timestamp::Timestamp;
 use memmap2::Mmap;
 
 use crate::guc;
@@ -91,18 +93,18 @@ pub struct Databases {
 thread_local! {
     static DATABASES: RefCell<Databases> = RefCell::default();
     /// Statement start at which this backend last started an import worker.
-    static LAST_START: Cell<i64> = const { Cell::new(i64::MIN) };
-    /// Statement start, in microseconds, at which this backend last looked for newer copies.
-    static LAST_LOOK: Cell<i64> = const { Cell::new(i64::MIN) };
+    static LAST_START: Cell<Timestamp> = const { Cell::new(Timestamp::NEG_INFINITY) };
+    /// Statement start at which this backend last looked for newer copies.
+    static LAST_LOOK: Cell<Timestamp> = const { Cell::new(Timestamp::NEG_INFINITY) };
 }
 
-const LOOK_EVERY_MICROS: i64 = 1_000_000;
-const START_EVERY_MICROS: i64 = 10_000_000;
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const START_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs `work` with the databases in service.
 pub fn with<T>(policy: LoadPolicy, work: impl FnOnce(&Databases) -> T) -> T {
     let now = clock::statement_start();
-    let due = now.saturating_sub(LAST_LOOK.get()) >= LOOK_EVERY_MICROS || now < LAST_LOOK.get();
+    let due = now >= LAST_LOOK.get() + LOOK_EVERY || now < LAST_LOOK.get();
     if due {
         look_for_newer(policy);
         LAST_LOOK.set(now);
@@ -148,8 +150,8 @@ fn look_for_newer(policy: LoadPolicy) {
 /// Returns true if this backend may start a worker. A failed import, for example on a full disk, is not
 /// retried every second.
 fn may_start_import() -> bool {
-    let since = clock::statement_start().saturating_sub(LAST_START.get());
-    !(0..START_EVERY_MICROS).contains(&since)
+    let last = LAST_START.get();
+    !(last..last + START_EVERY).contains(&clock::statement_start())
 }
 
 fn import_changed() {

@@ -11,6 +11,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use cowrie_enrich_engine::timestamp::Timestamp;
+
 use memmap2::Mmap;
 use serde_json::{Map, Value};
 
@@ -82,8 +84,7 @@ pub struct Status {
     pub build_epoch: Option<i64>,
     pub ip_version: Option<i64>,
     pub node_count: Option<i64>,
-    /// Microseconds since 2000-01-01.
-    pub loaded_at: Option<i64>,
+    pub loaded_at: Option<Timestamp>,
     pub last_error: Option<String>,
     pub refused: Option<Signature>,
 }
@@ -102,7 +103,7 @@ impl Status {
         put("build_epoch", self.build_epoch.map(Value::from));
         put("ip_version", self.ip_version.map(Value::from));
         put("node_count", self.node_count.map(Value::from));
-        put("loaded_at", self.loaded_at.map(Value::from));
+        put("loaded_at", self.loaded_at.map(|at| Value::from(at.micros())));
         put("last_error", self.last_error.clone().map(Value::from));
         put("refused", self.refused.as_ref().map(Signature::to_json));
         Value::Object(all)
@@ -118,7 +119,7 @@ impl Status {
             build_epoch: number("build_epoch"),
             ip_version: number("ip_version"),
             node_count: number("node_count"),
-            loaded_at: number("loaded_at"),
+            loaded_at: number("loaded_at").map(Timestamp::from_micros),
             last_error: text("last_error"),
             refused: value.get("refused").and_then(Signature::from_json),
         }

@@ -1,5 +1,7 @@
 //! Completes the sessions of one table: leases rows, writes the sessions as the owner, settles the rows.
 
+use std::time::Duration;
+
 use cowrie_enrich_engine::address::Address;
 
 use super::{Step, Worker, transact};
@@ -11,10 +13,12 @@ use crate::telemetry;
 use crate::worker::activity::StepKind;
 
 /// Longer than a step may take until it is abandoned.
-const LEASE_SECONDS: f64 = 60.0;
-/// The longest backoff in seconds, of sessions whose code takes too long and of a table whose UPDATE fails.
-const LONGEST_AFTER_CODE: f64 = 300.0;
-const LONGEST_AFTER_ERROR: f64 = 3_600.0;
+const LEASE: Duration = Duration::from_secs(60);
+/// The longest backoff of sessions whose code takes too long, and of a table whose UPDATE fails.
+const LONGEST_AFTER_CODE: Duration = Duration::from_secs(300);
+const LONGEST_AFTER_ERROR: Duration = Duration::from_secs(3_600);
+/// The longest pause after a slow visit of several sessions.
+const LONGEST_AFTER_SLOW_VISIT: Duration = Duration::from_secs(1);
 /// Number of slow visits in a row after which one session is tried at a time: 2,000 is less than 2 to this
 /// power.
 const SMALLEST_AFTER: i64 = 11;
@@ -29,23 +33,23 @@ pub struct UnsettledLease {
     addresses: Vec<Address>,
 }
 
-/// Returns the longest backoff in seconds after a lock, because the end of a lock is not announced. The
+/// Returns the longest backoff after a lock, because the end of a lock is not announced. The
 /// supervisor looks for due rows once per naptime. With a backoff of half a naptime, the sessions are visited
 /// within two naptimes.
-fn after_lock() -> f64 {
-    guc::worker_naptime().as_secs_f64() / 2.0
+fn after_lock() -> Duration {
+    guc::worker_naptime() / 2
 }
 
-/// Returns the pause in seconds before a smaller batch is tried. On a busy machine it must grow with each
+/// Returns the pause before a smaller batch is tried. On a busy machine it must grow with each
 /// attempt.
-fn after_slow_visit(attempts: i64) -> f64 {
-    (after_lock() * 2_f64.powi(attempts.clamp(0, 20) as i32)).min(1.0)
+fn after_slow_visit(attempts: i64) -> Duration {
+    after_lock().saturating_mul(1 << attempts.clamp(0, 20)).min(LONGEST_AFTER_SLOW_VISIT)
 }
 
-/// Returns the pause in seconds after a visit of one session took too long. It doubles with each further
+/// Returns the pause after a visit of one session took too long. It doubles with each further
 /// attempt.
-fn after_slow_session(attempts: i64) -> f64 {
-    2_f64.powi((attempts - SMALLEST_AFTER).clamp(1, 20) as i32).min(LONGEST_AFTER_CODE)
+fn after_slow_session(attempts: i64) -> Duration {
+    Duration::from_secs(1 << (attempts - SMALLEST_AFTER).clamp(1, 20)).min(LONGEST_AFTER_CODE)
 }
 
 pub fn step(worker: &mut Worker) -> Step {
@@ -54,7 +58,7 @@ pub fn step(worker: &mut Worker) -> Step {
     }
     background::report_activity(Some(c"leasing pending completions"));
     let leased = transact(StepKind::Lease, |_, connection| {
-        let leased = completions::lease(connection, worker.owner, worker.holder, LEASE_SECONDS)?;
+        let leased = completions::lease(connection, worker.owner, worker.holder, LEASE)?;
         let known = complete_sessions::known(connection, &leased.addresses);
         Some((leased, known))
     });
@@ -122,7 +126,7 @@ fn later(addresses: &[Address]) -> Vec<(Address, Outcome)> {
 }
 
 /// Logs why a table was not completed. Returns the longest backoff and the reason.
-fn report(leased: &SessionLease, error: VisitError, most: usize) -> (f64, String) {
+fn report(leased: &SessionLease, error: VisitError, most: usize) -> (Duration, String) {
     let table = String::from_utf8_lossy(&catalog::quoted_table_name(leased.table)).into_owned();
     let (message, longest) = match error {
         // A smaller batch may be fast enough.

@@ -2,23 +2,23 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cowrie_enrich_engine::address::Address;
 
 use super::{Step, Worker, transact};
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::Failure;
-use crate::pg::{Oid, background, clock};
+use crate::pg::{Oid, background};
 use crate::provider::Provider;
 use crate::store::session_priority::{self, Table};
 use crate::telemetry;
 use crate::worker::activity::StepKind;
 
 const FAILED: &str = "could not evaluate a session priority";
-/// A step should last between these two, in microseconds.
-const SHORT: i64 = 40_000;
-const LONG: i64 = 150_000;
+/// A step should last between these two.
+const SHORT: Duration = Duration::from_millis(40);
+const LONG: Duration = Duration::from_millis(150);
 const FEWEST_PAGES: u32 = 64;
 const MOST_PAGES: u32 = 8_192;
 
@@ -105,7 +105,7 @@ impl Evaluation {
         }
         let Some(last) = self.last else { return false };
         let to = self.page.saturating_add(self.pages).min(last);
-        let started = clock::now();
+        let started = Instant::now();
         let pages = self.page..to;
         let failure =
             session_priority::rank(connection, (table, owner), pages, &self.waiting, &self.providers, limit)
@@ -114,12 +114,12 @@ impl Evaluation {
             self.page = last;
             return true;
         }
-        self.went(failure, to, clock::now() - started);
+        self.went(failure, to, started.elapsed());
         false
     }
 
-    /// Records the result of a step over the pages up to `to`, and its duration in microseconds.
-    fn went(&mut self, failure: Option<Failure>, to: u32, lasted: i64) {
+    /// Records the result of a step over the pages up to `to`, and its duration.
+    fn went(&mut self, failure: Option<Failure>, to: u32, lasted: Duration) {
         match failure {
             None => self.page = to,
             // Fewer pages isolate the page that fails. The others are evaluated.
@@ -133,8 +133,8 @@ impl Evaluation {
             }
         }
         self.pages = match lasted {
-            ..SHORT => (self.pages * 2).min(MOST_PAGES),
-            LONG.. => (self.pages / 2).max(1),
+            lasted if lasted < SHORT => (self.pages * 2).min(MOST_PAGES),
+            lasted if lasted >= LONG => (self.pages / 2).max(1),
             _ => self.pages,
         };
     }

@@ -36,10 +36,10 @@ const PROGRAM: Program = Program {
 
 crate::background_process!(cowrie_enrich_owner_main, run);
 
-/// The time that a process gets while other owners wait, in microseconds.
-const SHARE: i64 = 1_000_000;
-/// How long a process waits for more work before it ends, in microseconds.
-const IDLE: i64 = 2_000_000;
+/// The time that a process gets while other owners wait.
+const SHARE: Duration = Duration::from_secs(1);
+/// How long a process waits for more work before it ends.
+const IDLE: Duration = Duration::from_secs(2);
 /// How often an idle process checks whether its worker still runs.
 const IDLE_STEP: Duration = Duration::from_millis(500);
 
@@ -88,7 +88,7 @@ fn run(argument: i32) {
         background::connect_as(database, owner, PROGRAM);
     }
     slot.is_connected.store(true, Ordering::Release);
-    let holder = clock::now();
+    let holder = clock::now().micros();
     slot.holder.store(holder, Ordering::Release);
     let mut worker = Worker { slot, worker_slot, owner, holder, evaluation: None, unsettled: None };
     worker.work();
@@ -103,7 +103,7 @@ impl Worker {
         let mut idle_since = None;
         loop {
             background::reload_settings();
-            let share = if self.slot.is_trial.load(Ordering::Relaxed) { 0 } else { SHARE };
+            let share = if self.slot.is_trial.load(Ordering::Relaxed) { Duration::ZERO } else { SHARE };
             let has_worked = self.slot.batches.load(Ordering::Relaxed) > 0;
             let is_over =
                 self.slot.others_wait.load(Ordering::Relaxed) && has_worked && clock::now() - began > share;
@@ -120,7 +120,7 @@ impl Worker {
                 (Step::Failed, _) | (_, Step::Failed) => {
                     self.slot.batches.fetch_add(1, Ordering::Relaxed);
                     self.slot.errors.fetch_add(1, Ordering::Relaxed);
-                    background::sleep(Duration::from_micros(retry_pause().unsigned_abs()), None);
+                    background::sleep(retry_pause(), None);
                 }
                 (Step::NothingToDo, Step::NothingToDo) => {
                     let since = *idle_since.get_or_insert_with(clock::now);

@@ -1,16 +1,14 @@
-//! Times as PostgreSQL stores them: microseconds since 2000-01-01 UTC.
+//! Clocks of the server, and texts of its times.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use cowrie_enrich_engine::timestamp::Timestamp;
 use pgrx::pg_sys;
 
-/// Seconds between 1970-01-01 and 2000-01-01.
-const UNIX_TO_POSTGRES: i64 = 946_684_800;
-
 /// Returns the start of the current transaction, as `now()` does.
-pub fn transaction_start() -> i64 {
+pub fn transaction_start() -> Timestamp {
     // SAFETY: reads a static of the transaction system.
-    unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
+    Timestamp::from_micros(unsafe { pg_sys::GetCurrentTransactionStartTimestamp() })
 }
 
 unsafe extern "C-unwind" {
@@ -21,44 +19,19 @@ unsafe extern "C-unwind" {
 }
 
 /// Returns the start of the current statement, an inexpensive clock for intervals of about a second.
-pub fn statement_start() -> i64 {
-    GetCurrentStatementStartTimestamp()
+pub fn statement_start() -> Timestamp {
+    Timestamp::from_micros(GetCurrentStatementStartTimestamp())
 }
 
 /// Returns when this process last read its configuration files.
-pub fn settings_loaded_at() -> i64 {
+pub fn settings_loaded_at() -> Timestamp {
     // SAFETY: reads a static of this process.
-    unsafe { pg_sys::PgReloadTime }
-}
-
-/// Returns a Unix time in seconds as microseconds since 2000-01-01.
-pub fn from_unix(seconds: i64) -> i64 {
-    seconds.saturating_sub(UNIX_TO_POSTGRES).saturating_mul(1_000_000)
-}
-
-/// Returns such a time as seconds since 1970.
-pub fn to_unix(micros: i64) -> f64 {
-    seconds(micros) + UNIX_TO_POSTGRES as f64
-}
-
-/// Returns the microseconds of a duration. A very long duration is truncated, so that adding it to a time
-/// does not overflow.
-pub fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).map_or(LONGEST, |micros| micros.min(LONGEST))
-}
-
-/// 73,000 years.
-const LONGEST: i64 = i64::MAX / 4;
-
-/// Returns a number of microseconds in seconds.
-pub fn seconds(micros: i64) -> f64 {
-    micros as f64 / 1e6
+    Timestamp::from_micros(unsafe { pg_sys::PgReloadTime })
 }
 
 /// Returns the current time.
-pub fn now() -> i64 {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    from_unix(unix.as_secs() as i64).saturating_add(i64::from(unix.subsec_micros()))
+pub fn now() -> Timestamp {
+    Timestamp::from(SystemTime::now())
 }
 
 /// Returns the current time in the unit of OpenTelemetry: nanoseconds since 1970.
@@ -67,23 +40,12 @@ pub fn unix_nanoseconds() -> u64 {
     u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Returns microseconds since 2000 in that unit.
-pub fn to_unix_nanoseconds(micros: i64) -> u64 {
-    let micros = micros.saturating_add(UNIX_TO_POSTGRES * 1_000_000);
-    u64::try_from(micros).unwrap_or_default().saturating_mul(1000)
-}
-
 /// Returns the processor time that this thread has used, in nanoseconds. It does not include waiting.
 pub fn worked() -> i64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes its output; the clock of the calling thread exists.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
-}
-
-/// Returns whether a timestamp is finite; `infinity` is not the time of a session.
-pub fn is_finite(micros: i64) -> bool {
-    micros != i64::MIN && micros != i64::MAX
 }
 
 /// Returns the days since 2000-01-01 of a date `YYYY-MM-DD`, as `date` values are stored; `None` if it is not
@@ -100,7 +62,8 @@ pub fn date(text: &str) -> Option<i32> {
 
 /// Returns a time in ISO 8601, in UTC with microseconds, as in the sources' `cached_at` and `asked_at`:
 /// `2026-11-20T03:18:32.123456+00:00`.
-pub fn iso8601(micros: i64) -> String {
+pub fn iso8601(timestamp: Timestamp) -> String {
+    let micros = timestamp.micros();
     let (days, rest) = (micros.div_euclid(86_400_000_000), micros.rem_euclid(86_400_000_000));
     let (mut year, mut month, mut day) = (0, 0, 0);
     // SAFETY: j2date writes its three outputs; the Julian day of 2000-01-01 is 2451545.

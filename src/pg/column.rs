@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_int};
 
+use cowrie_enrich_engine::timestamp::Timestamp;
 use pgrx::pg_sys;
 
 use super::value::{SqlType, TEXT_LIKE};
@@ -122,7 +123,7 @@ impl Length {
 
 /// Returns a value of a type that [`Column::holds_times`] as timestamptz. `None` for a time that timestamptz
 /// cannot hold.
-pub(super) fn timestamptz(value: pg_sys::Datum, type_oid: pg_sys::Oid) -> Option<i64> {
+pub(super) fn timestamptz(value: pg_sys::Datum, type_oid: pg_sys::Oid) -> Option<Timestamp> {
     let mut overflow = 0;
     // SAFETY: each conversion takes a value of the type matched, which is passed by value, and reports instead of raising.
     let converted = unsafe {
@@ -135,5 +136,5 @@ pub(super) fn timestamptz(value: pg_sys::Datum, type_oid: pg_sys::Oid) -> Option
             _ => return None,
         }
     };
-    (overflow == 0).then_some(converted)
+    (overflow == 0).then_some(Timestamp::from_micros(converted))
 }

@@ -2,6 +2,7 @@
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::prefix::Prefix;
+use cowrie_enrich_engine::timestamp::Timestamp;
 use pgrx::pg_sys;
 
 use super::jsonb::Container;
@@ -36,7 +37,7 @@ to_sql! {
     i64 => Bigint, |number| pg_sys::Datum::from(number);
     &i64 => Bigint, |number| pg_sys::Datum::from(*number);
     f64 => Float, |number| pg_sys::Datum::from(number.to_bits());
-    i64 => Timestamptz, |micros| pg_sys::Datum::from(micros);
+    Timestamp => Timestamptz, |timestamp| pg_sys::Datum::from(timestamp.micros());
     i32 => Date, |days| pg_sys::Datum::from(days);
     Address => Inet, |address| inet::write(address);
     &Address => Inet, |address| inet::write(*address);
@@ -72,7 +73,7 @@ column_types! {
     Integer as i32, [pg_sys::INT4OID], |datum| Some(datum.value() as i32);
     Bigint as i64, [pg_sys::INT8OID], |datum| Some(datum.value() as i64);
     Float as f64, [pg_sys::FLOAT8OID], |datum| Some(f64::from_bits(datum.value() as u64));
-    Timestamptz as i64, [pg_sys::TIMESTAMPTZOID], |datum| Some(datum.value() as i64);
+    Timestamptz as Timestamp, [pg_sys::TIMESTAMPTZOID], |datum| Some(Timestamp::from_micros(datum.value() as i64));
     Inet as Address, [pg_sys::INETOID], |datum| inet::read(datum).map(|inet| inet.address);
     Tid as TupleId, [pg_sys::TIDOID], |datum| Some(TupleId::read(datum));
     Jsonb as Container<'r>, [pg_sys::JSONBOID], |datum| Some(Container::read(datum));

@@ -1,6 +1,7 @@
 //! A row that was found below the executor, and its tuple id.
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::timestamp::Timestamp;
 use pgrx::pg_sys;
 
 use super::column::type_of;
@@ -139,9 +140,10 @@ impl Row {
         self.typed(number, pg_sys::REGCLASSOID).map(|datum| pg_sys::Oid::from(datum.value() as u32))
     }
 
-    /// Returns a column of type timestamptz, in microseconds since 2000.
-    pub fn timestamptz(&self, number: i16) -> Option<i64> {
-        self.typed(number, pg_sys::TIMESTAMPTZOID).map(|datum| datum.value() as i64)
+    /// Returns a column of type timestamptz.
+    pub fn timestamptz(&self, number: i16) -> Option<Timestamp> {
+        let datum = self.typed(number, pg_sys::TIMESTAMPTZOID)?;
+        Some(Timestamp::from_micros(datum.value() as i64))
     }
 
     /// Returns a column of type boolean.

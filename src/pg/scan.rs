@@ -6,6 +6,7 @@
 use std::ffi::CStr;
 use std::ops::{ControlFlow, Range};
 
+use cowrie_enrich_engine::timestamp::Timestamp;
 use pgrx::pg_sys;
 
 use super::column::{Column, Generated};
@@ -64,7 +65,7 @@ pub fn value(row: &Row, column: Column) -> Option<AddressValue<'_>> {
 
 /// Returns the value of a time column in a row as timestamptz. Times without zone are read in the session's
 /// TimeZone. `None` for a time that timestamptz cannot hold.
-pub fn time(row: &Row, column: Column) -> Option<i64> {
+pub fn time(row: &Row, column: Column) -> Option<Timestamp> {
     column::timestamptz(row.column(column.number)?, column.type_oid)
 }
 

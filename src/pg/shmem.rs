@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, 
 use cowrie_enrich_engine::breaker::Breaker;
 use cowrie_enrich_engine::quota::Quota;
 use cowrie_enrich_engine::ring::Ring;
+use cowrie_enrich_engine::timestamp::{AtomicDuration, AtomicTimestamp, Timestamp};
 use pgrx::pg_sys;
 
 use super::latch::SharedLatch;
@@ -25,13 +26,14 @@ pub unsafe trait Zeroable {}
 
 macro_rules! zeroable_types {
     ($($type:ty),*) => {
-        // SAFETY: 0 or false; for a latch, none.
+        // SAFETY: 0 or false; for a latch, none; for a timestamp, unset.
         $(unsafe impl Zeroable for $type {})*
     };
 }
 
 zeroable_types!(bool, u8, u32, u64, i32, i64);
 zeroable_types!(AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, SharedLatch);
+zeroable_types!(Timestamp, AtomicTimestamp, AtomicDuration);
 
 // SAFETY: each element is valid.
 unsafe impl<T: Zeroable, const N: usize> Zeroable for [T; N] {}

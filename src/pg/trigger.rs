@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 
+use cowrie_enrich_engine::timestamp::Timestamp;
 use pgrx::pg_sys;
 
 use super::call::{Call, Returned};
@@ -199,7 +200,7 @@ impl Tuple {
 
     /// Returns a session's time as timestamptz. Times without zone are read in the inserting connection's
     /// TimeZone. Returns `Err` for a time that timestamptz cannot hold, `Ok(None)` for null.
-    pub fn time(&self, column: Column) -> Result<Option<i64>, OutOfRange> {
+    pub fn time(&self, column: Column) -> Result<Option<Timestamp>, OutOfRange> {
         match self.datum(column) {
             Some(value) => timestamptz(value, column.type_oid).map(Some).ok_or(OutOfRange),
             None => Ok(None),

@@ -61,7 +61,6 @@ sql_types! {
     Integer = "integer", INT4OID, INT4ARRAYOID, (4, true, b'i');
     Bigint = "bigint", INT8OID, INT8ARRAYOID, (8, true, b'd');
     Float = "float8", FLOAT8OID, FLOAT8ARRAYOID, (8, true, b'd');
-    /// Microseconds since 2000-01-01.
     Timestamptz = "timestamptz", TIMESTAMPTZOID, TIMESTAMPTZARRAYOID, (8, true, b'd');
     /// Days since 2000-01-01.
     Date = "date", DATEOID, DATEARRAYOID, (4, true, b'i');

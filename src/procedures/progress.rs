@@ -1,6 +1,8 @@
 //! Progress of procedures in shared memory, for readers outside their database. It is that of the last call
 //! in `procedure_call`, as of the last commit of that call.
 
+use cowrie_enrich_engine::timestamp::Timestamp;
+
 use crate::pg::{background, catalog, clock};
 use crate::shared_state::{self, PROCEDURES, ProcedureCall};
 
@@ -26,7 +28,7 @@ pub fn begin(index: usize) -> ProgressReporter {
 }
 
 impl ProgressReporter {
-    fn with(&self, report: impl FnOnce(&mut ProcedureCall, i64)) {
+    fn with(&self, report: impl FnOnce(&mut ProcedureCall, Timestamp)) {
         let now = clock::now();
         shared_state::locked(|guarded| {
             let call = &mut guarded.calls[self.index];

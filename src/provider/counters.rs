@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cowrie_enrich_engine::providers::Failure;
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::pg::clock;
 use crate::provider::Provider;
@@ -129,12 +130,11 @@ pub fn record_dead_letter(provider: Provider, reason: &str) {
     });
 }
 
-/// Returns the last dead letter since the server was started: provider, reason, time (microseconds since
-/// 2000).
-pub fn last_dead_letter() -> Option<(Provider, String, i64)> {
+/// Returns the last dead letter since the server was started: provider, reason, time.
+pub fn last_dead_letter() -> Option<(Provider, String, Timestamp)> {
     let last = shared_state::locked(|guarded| guarded.last_dead_letter);
     let provider = Provider::all().nth(last.provider as usize)?;
-    (last.at != 0).then(|| (provider, last.reason.text().unwrap_or_default(), last.at))
+    last.at.if_set().map(|at| (provider, last.reason.text().unwrap_or_default(), at))
 }
 
 /// Counts the start of an exchange with `lookup_keys` lookup keys.

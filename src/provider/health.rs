@@ -1,6 +1,7 @@
 //! The state of a provider, as `provider_status` and the metrics show it.
 
 use cowrie_enrich_engine::breaker::State;
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::pg::clock;
 use crate::provider::{Provider, quota};
@@ -14,22 +15,20 @@ pub struct Health {
     /// True if the provider refused the key and is stopped for that reason.
     pub is_stopped: bool,
     pub failures: u32,
-    /// Microseconds since 2000.
-    pub backoff_until: Option<i64>,
+    pub backoff_until: Option<Timestamp>,
     pub in_use: u32,
-    pub last_success: Option<i64>,
-    pub last_failure: Option<i64>,
+    pub last_success: Option<Timestamp>,
+    pub last_failure: Option<Timestamp>,
     pub last_error: Option<String>,
     pub notice: Option<String>,
     /// For a provider with a daily quota: the quota, the remaining requests, and when the next day begins.
-    pub quota: Option<(u32, u64, i64)>,
+    pub quota: Option<(u32, u64, Timestamp)>,
 }
 
 /// Returns the current state of a provider.
 pub fn health(provider: Provider) -> Health {
     let now = clock::now();
     let state = shared_state::locked(|guarded| guarded.providers[provider.index()]);
-    let ever = |time: i64| (time != 0).then_some(time);
     let limit = provider.limits().daily_quota;
     let left = state.quota.left(now, limit);
     Health {
@@ -37,10 +36,10 @@ pub fn health(provider: Provider) -> Health {
         is_stopped: state.stop.until > now,
         blocked_reason: blocked_reason(provider, &state, left),
         failures: state.breaker.failures,
-        backoff_until: ever(state.breaker.until.max(state.stop.until)).filter(|until| *until > now),
+        backoff_until: Some(state.breaker.until.max(state.stop.until)).filter(|until| *until > now),
         in_use: state.in_use,
-        last_success: ever(state.last_success),
-        last_failure: ever(state.last_failure),
+        last_success: state.last_success.if_set(),
+        last_failure: state.last_failure.if_set(),
         last_error: state.last_error.text(),
         notice: state.notice.text(),
         quota: left.map(|left| (limit, left, state.quota.resets_at(now))),

@@ -13,6 +13,7 @@ use cowrie_enrich_engine::breaker::{Breaker, OPENS_AFTER, Permission};
 use cowrie_enrich_engine::providers::Demand;
 use cowrie_enrich_engine::random;
 use cowrie_enrich_engine::rate::Admission;
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::pg::{catalog, clock, shmem};
 use crate::provider::{Limits, Provider};
@@ -24,8 +25,7 @@ pub enum PermitDecision {
     Granted,
     /// A small request may test whether the provider has recovered.
     Probe,
-    /// Microseconds since 2000.
-    NotBefore(i64),
+    NotBefore(Timestamp),
     /// All permits are taken; a process that returns one wakes those that wait.
     Busy,
 }
@@ -42,10 +42,10 @@ pub struct Permit {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendTime {
     Now,
-    /// Other processes sent first, and the rate requires a pause; until microseconds since 2000.
-    After(i64),
+    /// Other processes sent first, and the rate requires a pause, until this time.
+    After(Timestamp),
     /// The provider may no longer be queried, until this time.
-    Blocked(i64),
+    Blocked(Timestamp),
 }
 
 /// Result of an exchange, as far as it says something about the provider.
@@ -155,7 +155,7 @@ fn take_from(
         Admission::NotBefore(until) => return PermitDecision::NotBefore(until),
     };
     // A probe expires after a while, in case its process was killed.
-    let probe_lasts = 2 * clock::micros(limits.longest);
+    let probe_lasts = limits.longest.saturating_mul(2);
     let decision = match state.breaker.permission(now, probe_lasts) {
         Permission::NotBefore(until) => return PermitDecision::NotBefore(until),
         Permission::Probe => PermitDecision::Probe,
@@ -163,19 +163,19 @@ fn take_from(
     };
     state.rate = next;
     state.in_use += 1;
-    state.turn_ends = 0;
+    state.turn_ends = Timestamp::UNSET;
     decision
 }
 
 /// Corrects times that lie too far ahead, because the clock was ahead when they were set.
-fn forget_wrong_times(state: &mut shared_state::ProviderState, now: i64) {
-    state.stop.until = state.stop.until.min(now + clock::micros(STOPPED_FOR));
+fn forget_wrong_times(state: &mut shared_state::ProviderState, now: Timestamp) {
+    state.stop.until = state.stop.until.min(now + STOPPED_FOR);
     state.turn_ends = state.turn_ends.min(now + TURN_LASTS);
-    state.breaker.until = state.breaker.until.min(now + clock::micros(LONGEST_NAMED_REST));
-    state.breaker.backoff_until = state.breaker.backoff_until.min(now + clock::micros(LONGEST_NAMED_REST));
+    state.breaker.until = state.breaker.until.min(now + LONGEST_NAMED_REST);
+    state.breaker.backoff_until = state.breaker.backoff_until.min(now + LONGEST_NAMED_REST);
 }
 
-fn is_others_turn(state: &shared_state::ProviderState, own: u32, now: i64) -> bool {
+fn is_others_turn(state: &shared_state::ProviderState, own: u32, now: Timestamp) -> bool {
     now < state.turn_ends && state.next_turn != own
 }
 
@@ -257,7 +257,7 @@ impl Permit {
     }
 }
 
-fn fails(state: &mut shared_state::ProviderState, now: i64, base: Duration, random: f64, error: &str) {
+fn fails(state: &mut shared_state::ProviderState, now: Timestamp, base: Duration, random: f64, error: &str) {
     state.breaker.failed(now, base, random);
     state.last_failure = now;
     state.last_error.set(error);
@@ -290,11 +290,11 @@ const STOPPED_FOR: Duration = Duration::from_secs(60 * 60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 /// No pause is longer than this, even if the provider names a longer one.
 const LONGEST_NAMED_REST: Duration = Duration::from_secs(24 * 60 * 60);
-/// Interval, in microseconds, at which a worker checks whether all databases' spent quotas are known.
-const LEDGERS_ARE_READ_WITHIN: i64 = 100_000;
+/// Interval at which a worker checks whether all databases' spent quotas are known.
+const LEDGERS_ARE_READ_WITHIN: Duration = Duration::from_millis(100);
 
-/// How long a permit is kept for the next worker, in microseconds.
-const TURN_LASTS: i64 = 200_000;
+/// How long a permit is kept for the next worker.
+const TURN_LASTS: Duration = Duration::from_millis(200);
 
 /// Offers free permits to the next waiting worker in the order of the slots. Otherwise a database with a long
 /// queue would keep the others from sending. One turn at a time: the worker that takes a permit passes the
@@ -322,7 +322,6 @@ fn offer_permits(provider: Provider) {
 /// Applies the provider's demand to its clients. `credentials` is the fingerprint of those in the request.
 pub fn apply_demand(provider: Provider, demand: &Demand, credentials: u64) {
     let now = clock::now();
-    let after = |pause: Duration| now.saturating_add(clock::micros(pause));
     shared_state::locked(|guarded| {
         let state = &mut guarded.providers[provider.index()];
         match demand {
@@ -331,10 +330,10 @@ pub fn apply_demand(provider: Provider, demand: &Demand, credentials: u64) {
                 if state.breaker.backoff_until <= now {
                     state.pauses = state.pauses.saturating_add(1);
                 }
-                state.breaker.pause_until(after(longer(*pause, state.pauses)));
+                state.breaker.pause_until(now + longer(*pause, state.pauses));
             }
             Demand::Stop(reason) => {
-                state.stop.until = after(STOPPED_FOR);
+                state.stop.until = now + STOPPED_FOR;
                 state.stop.credentials = credentials;
                 state.stop.reason.set(reason);
             }
@@ -364,7 +363,7 @@ pub fn stopped_with(provider: Provider) -> Option<u64> {
 pub fn resume(provider: Provider) {
     shared_state::locked(|guarded| {
         let state = &mut guarded.providers[provider.index()];
-        state.stop.until = 0;
+        state.stop.until = Timestamp::UNSET;
         (state.pauses, state.refusals) = (0, 0);
         state.breaker = Breaker::default();
     });
@@ -374,7 +373,7 @@ pub fn resume(provider: Provider) {
 /// Lifts a stop after its cause has changed. A pause that the provider asked for stays, because it had
 /// another reason.
 pub fn lift_stop(provider: Provider) {
-    shared_state::locked(|guarded| guarded.providers[provider.index()].stop.until = 0);
+    shared_state::locked(|guarded| guarded.providers[provider.index()].stop.until = Timestamp::UNSET);
     wake_all();
 }
 
@@ -387,8 +386,8 @@ fn wake_all() {
         .for_each(WorkerSlot::wake);
 }
 
-/// Answers older than this are certainly stored, in microseconds.
-const WRITTEN_WITHIN: i64 = 600_000_000;
+/// Answers older than this are certainly stored.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(600);
 
 /// Returns whether an answer of the provider may be pending: requested, or received and not stored yet.
 pub fn may_have_pending_answer(provider: Provider) -> bool {
@@ -396,7 +395,7 @@ pub fn may_have_pending_answer(provider: Provider) -> bool {
     state.in_use > 0 || state.last_success > clock::transaction_start() - WRITTEN_WITHIN
 }
 
-/// Returns when the provider last answered; 0 is never.
-pub fn last_success(provider: Provider) -> i64 {
+/// Returns when the provider last answered; unset is never.
+pub fn last_success(provider: Provider) -> Timestamp {
     shared_state::locked(|guarded| guarded.providers[provider.index()].last_success)
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::providers::{self, Lifetimes, Purpose, Settings};
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::guc;
 use crate::pg::clock;
@@ -39,7 +40,7 @@ impl Deref for Limits {
 /// The values derived from the settings. They change only by a reload, and are read in every transaction.
 #[derive(Default)]
 struct Configuration {
-    as_of: i64,
+    as_of: Timestamp,
     enabled: Providers,
     /// By the provider's index.
     each: Vec<ProviderConfiguration>,
@@ -67,7 +68,7 @@ impl Configuration {
         })
     }
 
-    fn of(as_of: i64) -> Configuration {
+    fn of(as_of: Timestamp) -> Configuration {
         let enabled = guc::enabled_sources();
         let is_enabled = |provider: &Provider| guc::names(&enabled, provider.name());
         Configuration {

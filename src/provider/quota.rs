@@ -12,6 +12,7 @@
 //! the spending of a database that is dropped is not lost.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use cowrie_enrich_engine::quota::day_of;
 
@@ -19,8 +20,8 @@ use crate::pg::clock;
 use crate::provider::{Limits, Provider};
 use crate::shared_state;
 
-/// How long databases without a running worker are waited for, in microseconds.
-const WAITED_FOR: i64 = 60_000_000;
+/// How long databases without a running worker are waited for.
+const WAITED_FOR: Duration = Duration::from_secs(60);
 
 /// Requests of one day that may be sent, taken out of its quota.
 #[derive(Clone, Copy)]
@@ -76,6 +77,7 @@ pub fn learn(provider: Provider, day: i32, spent: i64) {
 /// Returns whether every database that may have spent requests has reported.
 pub fn is_known() -> bool {
     let block = shared_state::block();
-    let since = block.awaited_since.load(Ordering::Acquire);
-    block.ledgers_known.load(Ordering::Acquire) || (since != 0 && clock::now() - since > WAITED_FOR)
+    let since = block.awaited_since.load(Ordering::Acquire).if_set();
+    block.ledgers_known.load(Ordering::Acquire)
+        || since.is_some_and(|since| clock::now() - since > WAITED_FOR)
 }

@@ -14,6 +14,7 @@ use std::ffi::CStr;
 
 use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::session_time;
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::error;
 use crate::pg::call::{Call, Returned};
@@ -290,7 +291,7 @@ fn gaps(site: &TriggerLayout, row: Tuple) -> Gaps {
 
 /// Returns the session's own time, or the transaction's start if the row has no time. Returns `None` for an
 /// implausible time.
-fn session_time(site: &TriggerLayout, row: Tuple) -> Option<i64> {
+fn session_time(site: &TriggerLayout, row: Tuple) -> Option<Timestamp> {
     let own = site.time.map_or(Ok(None), |column| row.time(column)).ok()?;
     let Some(time) = own else { return Some(clock::transaction_start()) };
     let [.., enriched_at] = site.snapshot;

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use cowrie_enrich_engine::otlp::WORDS;
 use cowrie_enrich_engine::ring::Ring;
+use cowrie_enrich_engine::timestamp::{AtomicTimestamp, Timestamp};
 
 use crate::pg::clock;
 use crate::pg::shmem::SharedMemory;
@@ -56,16 +57,16 @@ crate::zeroable! {
         pub exporter: WorkerSlot,
         /// Exports and failed exports, by exporter.
         pub exports: [[AtomicI64; 2]; EXPORTERS],
-        /// When the counters were last zero, microseconds since 2000.
-        pub counted_since: AtomicI64,
+        /// When the counters were last zero.
+        pub counted_since: AtomicTimestamp,
         /// True while the exporter collects spans; and the sampled share of networks, in 2^64ths.
         pub spans_collected: AtomicBool,
         pub networks_sampled: AtomicU64,
         pub spans: Ring<WORDS, SPANS>,
         /// True once every database that is to have a worker has reported its spent quotas since the server
-        /// started. And since when a database that has not reported is waited for, microseconds since 2000.
+        /// started. And since when a database that has not reported is waited for.
         pub ledgers_known: AtomicBool,
-        pub awaited_since: AtomicI64,
+        pub awaited_since: AtomicTimestamp,
         pub worker_slots: [WorkerSlot; WORKER_SLOTS],
         /// Fingerprints of rows that wait in an inbox for a worker, and the two values that enter a fingerprint:
         /// see `inbox`.
@@ -139,7 +140,7 @@ pub fn locked<T>(work: impl FnOnce(&mut Guarded) -> T) -> T {
 
 /// Publishes the databases that wait for a worker. Those beyond the limit are left out.
 pub fn publish_waiting(waiting: &[WaitingDatabase]) {
-    let none = WaitingDatabase { database: 0, reason: 0, since: 0 };
+    let none = WaitingDatabase { database: 0, reason: 0, since: Timestamp::UNSET };
     locked(|guarded| {
         let entries = waiting.iter().copied().chain(std::iter::repeat(none));
         guarded.waiting.iter_mut().zip(entries).for_each(|(to, entry)| *to = entry);

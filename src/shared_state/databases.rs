@@ -1,12 +1,13 @@
 //! Databases that wait for a worker, and databases that must stay without one.
 
+use cowrie_enrich_engine::timestamp::Timestamp;
+
 crate::zeroable! {
     /// No worker may start in this database for a moment.
     #[derive(Clone, Copy)]
     pub struct DatabaseCooldown {
         pub database: u32,
-        /// Microseconds since 2000.
-        pub until: i64,
+        pub until: Timestamp,
     }
 }
 
@@ -18,7 +19,6 @@ crate::zeroable! {
         pub database: u32,
         /// A code that the caller defines.
         pub reason: u32,
-        /// Microseconds since 2000.
-        pub since: i64,
+        pub since: Timestamp,
     }
 }

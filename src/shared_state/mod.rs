@@ -32,5 +32,5 @@ pub use databases::{DatabaseCooldown, WaitingDatabase};
 pub use owner_slot::{OWNER_SLOTS, OwnerSlot};
 pub use procedure_call::ProcedureCall;
 pub use provider::{PROVIDERS, ProviderState};
-pub use report::{QUEUE_SIZES, Report, STEP_KINDS, UNKNOWN};
+pub use report::{QUEUE_SIZES, Report, STEP_KINDS, UNKNOWN, UNKNOWN_TIME};
 pub use worker_slot::WorkerSlot;

@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cowrie_enrich_engine::timestamp::Timestamp;
+
 use crate::pg::subtransaction::Failure;
 use crate::pg::{Oid, background, clock, shmem, time_limit};
 use crate::shared_state::block::block;
@@ -40,13 +42,12 @@ pub fn abandoned(database: Oid) -> usize {
 }
 
 /// Returns whether an owner process may log a message: no owner process of its database has logged it within
-/// `pause` microseconds. `message` is a hash, and two messages may share an entry. Returns `None` in every
-/// other process.
-pub fn may_log(message: u64, now: i64, pause: i64) -> Option<bool> {
+/// `pause`. `message` is a hash, and two messages may share an entry. Returns `None` in every other process.
+pub fn may_log(message: u64, now: Timestamp, pause: Duration) -> Option<bool> {
     let (_, worker_slot) = OWN.get()?;
     let at = &worker_slot.logged_at[(message % LOGGED as u64) as usize];
     let last = at.load(Ordering::Relaxed);
-    if last != 0 && now.saturating_sub(last) < pause {
+    if last != Timestamp::UNSET && now - last < pause {
         return Some(false);
     }
     Some(at.compare_exchange(last, now, Ordering::AcqRel, Ordering::Relaxed).is_ok())
@@ -59,11 +60,11 @@ pub fn own_worker_slot() -> Option<&'static WorkerSlot> {
 
 fn free_own() {
     if let Some((slot, worker_slot)) = OWN.take() {
-        let since = slot.code_since.swap(0, Ordering::AcqRel);
-        if since != 0 {
+        let since = slot.code_since.swap(Timestamp::UNSET, Ordering::AcqRel);
+        if let Some(since) = since.if_set() {
             let by_others = background::was_terminated() && !slot.is_terminated.load(Ordering::Acquire);
             slot.ended_in_code.store(!by_others, Ordering::Release);
-            slot.used.fetch_add((clock::now() - since).max(0), Ordering::Relaxed);
+            slot.used.fetch_add(clock::now() - since, Ordering::Relaxed);
         }
         slot.latch.disown();
         slot.pid.store(0, Ordering::Release);
@@ -87,9 +88,9 @@ pub fn contained_within<T>(limit: Duration, work: impl FnOnce() -> T) -> Result<
 fn code_runs(runs: bool) {
     let Some((slot, _)) = OWN.get() else { return };
     let now = clock::now();
-    let since = slot.code_since.swap(if runs { now } else { 0 }, Ordering::AcqRel);
-    if !runs && since != 0 {
-        slot.used.fetch_add((now - since).max(0), Ordering::Relaxed);
+    let since = slot.code_since.swap(if runs { now } else { Timestamp::UNSET }, Ordering::AcqRel);
+    if !runs && let Some(since) = since.if_set() {
+        slot.used.fetch_add(now - since, Ordering::Relaxed);
     }
 }
 

@@ -8,6 +8,8 @@
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
+use cowrie_enrich_engine::timestamp::{AtomicDuration, AtomicTimestamp, Timestamp};
+
 use crate::pg::latch::SharedLatch;
 use crate::pg::{background, clock};
 
@@ -53,10 +55,10 @@ crate::zeroable! {
         pub is_connected: AtomicBool,
         /// The process waits for work.
         pub is_idle: AtomicBool,
-        /// Since when code of the owner has been running, microseconds since 2000; 0 while none is.
-        pub code_since: AtomicI64,
-        /// Time that this code has taken so far, microseconds.
-        pub used: AtomicI64,
+        /// Since when code of the owner has been running; unset while none is.
+        pub code_since: AtomicTimestamp,
+        /// Time that this code has taken so far.
+        pub used: AtomicDuration,
         /// Statements that were cancelled because their time was over.
         pub overruns: AtomicI64,
         /// The worker terminated the process.
@@ -70,9 +72,8 @@ crate::zeroable! {
         /// Steps, and failed steps, since the process was started.
         pub batches: AtomicI64,
         pub errors: AtomicI64,
-        /// Microseconds since 2000.
-        pub started_at: AtomicI64,
-        pub since: AtomicI64,
+        pub started_at: AtomicTimestamp,
+        pub since: AtomicTimestamp,
     }
 }
 
@@ -115,9 +116,10 @@ impl OwnerSlot {
             &self.has_finished,
         ];
         flags.into_iter().for_each(|flag| flag.store(false, Ordering::Relaxed));
-        let numbers =
-            [&self.code_since, &self.used, &self.overruns, &self.holder, &self.batches, &self.errors];
+        let numbers = [&self.overruns, &self.holder, &self.batches, &self.errors];
         numbers.into_iter().for_each(|number| number.store(0, Ordering::Relaxed));
+        self.code_since.store(Timestamp::UNSET, Ordering::Relaxed);
+        self.used.store(Duration::ZERO, Ordering::Relaxed);
         self.started_at.store(clock::now(), Ordering::Relaxed);
         self.since.store(clock::now(), Ordering::Relaxed);
         self.supervisor.store(supervisor, Ordering::Relaxed);

@@ -1,5 +1,7 @@
 //! Progress of a procedure.
 
+use cowrie_enrich_engine::timestamp::Timestamp;
+
 use crate::shared_state::note::Note;
 
 crate::zeroable! {
@@ -18,9 +20,8 @@ crate::zeroable! {
         /// Items of this phase that are done.
         pub done: i64,
         pub total: i64,
-        /// Microseconds since 2000.
-        pub began: i64,
-        pub phase_began: i64,
-        pub updated: i64,
+        pub began: Timestamp,
+        pub phase_began: Timestamp,
+        pub updated: Timestamp,
     }
 }

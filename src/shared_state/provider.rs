@@ -2,6 +2,7 @@
 
 use cowrie_enrich_engine::breaker::Breaker;
 use cowrie_enrich_engine::quota::Quota;
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::shared_state::note::Note;
 
@@ -14,7 +15,7 @@ crate::zeroable! {
     pub struct ProviderState {
         pub breaker: Breaker,
         /// State of the rate limit.
-        pub rate: i64,
+        pub rate: Timestamp,
         /// Requests in flight.
         pub in_use: u32,
         /// How many times in a row the provider asked for a pause.
@@ -22,12 +23,12 @@ crate::zeroable! {
         /// Requests in a row whose lookup the provider rejected as invalid.
         pub refusals: u32,
         /// Database whose worker comes next, because it waits while other workers send one request after another;
-        /// and until when the permit is kept for it (microseconds since 2000).
+        /// and until when the permit is kept for it.
         pub next_turn: u32,
-        pub turn_ends: i64,
-        /// Microseconds since 2000; 0 is never.
-        pub last_success: i64,
-        pub last_failure: i64,
+        pub turn_ends: Timestamp,
+        /// Unset before the first.
+        pub last_success: Timestamp,
+        pub last_failure: Timestamp,
         pub last_error: Note,
         /// Requests of the current day that count against the quota.
         pub quota: Quota,
@@ -41,8 +42,8 @@ crate::zeroable! {
     /// A provider refuses requests with the current credentials.
     #[derive(Clone, Copy)]
     pub struct Stop {
-        /// Microseconds since 2000; 0 is not stopped. After this time, another request is tried.
-        pub until: i64,
+        /// Unset while it is not stopped. After this time, another request is tried.
+        pub until: Timestamp,
         /// Fingerprint of the refused credentials. While they are unchanged, further requests are pointless.
         pub credentials: u64,
         pub reason: Note,
@@ -55,8 +56,8 @@ crate::zeroable! {
     pub struct DeadLetter {
         /// The provider's index.
         pub provider: u32,
-        /// Microseconds since 2000; 0 is never.
-        pub at: i64,
+        /// Unset before the first.
+        pub at: Timestamp,
         pub reason: Note,
     }
 }

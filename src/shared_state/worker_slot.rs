@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, Ordering};
 
+use cowrie_enrich_engine::timestamp::AtomicTimestamp;
+
 use crate::pg::latch::SharedLatch;
 use crate::pg::{background, shmem};
 use crate::shared_state::owner_slot::{LOGGED, OWNER_SLOTS, OwnerSlot};
@@ -31,12 +33,12 @@ crate::zeroable! {
         pub networks_edited: AtomicBool,
         /// Some lookups were not queued.
         pub sweep_wanted: AtomicBool,
-        /// The process's activity, how it ended, and since when (microseconds since 2000); the codes are those of
+        /// The process's activity, how it ended, and since when; the codes are those of
         /// `worker::activity` and of `worker::registry`.
         pub state: AtomicU32,
         pub ending: AtomicU32,
-        pub since: AtomicI64,
-        pub started_at: AtomicI64,
+        pub since: AtomicTimestamp,
+        pub started_at: AtomicTimestamp,
         /// Work done since it was started.
         pub batches: AtomicI64,
         pub errors: AtomicI64,
@@ -44,9 +46,8 @@ crate::zeroable! {
         pub recounter: Recounter,
         /// Processes that run code of table owners for this worker, and that may outlive it.
         pub owner_slots: [OwnerSlot; OWNER_SLOTS],
-        /// When an owner process last logged a message, microseconds since 2000. An owner process ends too soon
-        /// to remember this itself.
-        pub logged_at: [AtomicI64; LOGGED],
+        /// When an owner process last logged a message. An owner process ends too soon to remember this itself.
+        pub logged_at: [AtomicTimestamp; LOGGED],
     }
 }
 

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::ExtensionOids;
 use super::addresses::{self, Inventory};
@@ -101,8 +102,8 @@ pub const CYMRU: usize = 1;
 
 /// A source's answer in a session's document.
 pub struct Quote {
-    /// When the source was asked, microseconds since 2000.
-    pub at: Option<i64>,
+    /// When the source was asked.
+    pub at: Option<Timestamp>,
     pub words: OwnedVarlena,
     /// The network of the address, if the answer has one.
     pub asn: Option<i64>,
@@ -117,7 +118,7 @@ pub struct SessionEvidence {
 
 impl SessionEvidence {
     /// Returns true if a quote of time `at` is newer than the known quote, or if there is none.
-    pub fn lacks(&self, source: usize, at: Option<i64>) -> bool {
+    pub fn lacks(&self, source: usize, at: Option<Timestamp>) -> bool {
         self.quotes[source].as_ref().is_none_or(|known| known.at < at)
     }
 
@@ -164,7 +165,7 @@ pub struct NamedNetworks {
 impl NamedNetworks {
     /// Adds a network that a session names. `time` is the time of the session if the session's address was in
     /// this network.
-    pub fn add(&mut self, source: usize, named: &legacy::LegacyNetwork, time: Option<i64>) {
+    pub fn add(&mut self, source: usize, named: &legacy::LegacyNetwork, time: Option<Timestamp>) {
         let (Some(networks), Some(asn)) = (self.by_source.get_mut(source), named.asn) else { return };
         let known = networks.entry(asn).or_default();
         let lacking = |known: &Option<String>, said: Option<&str>| match known {

@@ -4,6 +4,7 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::lookup_key;
 use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::Lifetimes;
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{
@@ -52,9 +53,8 @@ pub struct Waiting {
     pub document: Option<Typed<Jsonb>>,
 }
 
-/// Stores answers and replaces earlier ones for the same blocks. Each block occurs once. `asked_at` is in
-/// microseconds since 2000.
-pub fn keep(connection: &Connection, provider: Provider, answers: &[Kept], asked_at: i64) {
+/// Stores answers and replaces earlier ones for the same blocks. Each block occurs once.
+pub fn keep(connection: &Connection, provider: Provider, answers: &[Kept], asked_at: Timestamp) {
     if answers.is_empty() {
         return;
     }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::calls::RejectedRow;
 use super::networks::{self, Best, Filled, NetworkFacts, Networks, Origin};
@@ -141,7 +142,7 @@ impl DocumentBatch {
         address: Address,
         current_asn: Option<i64>,
         document: Option<Container<'_>>,
-        (first_seen, last_seen): (Option<i64>, Option<i64>),
+        (first_seen, last_seen): (Option<Timestamp>, Option<Timestamp>),
     ) {
         let mut reading = legacy::read(document);
         // Rows that were loaded while foreign keys were disabled may have any value.

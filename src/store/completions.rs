@@ -1,7 +1,10 @@
 //! Sessions that an answer may complete: the inbox that commits append to, and the rows that processes lease.
 
+use std::time::Duration;
+
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::providers::Purpose;
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::ExtensionOids;
 use crate::pg::prober::{Key, Prober};
@@ -179,8 +182,8 @@ pub struct Owner {
     /// A superuser, or the owner of the extension.
     pub comes_first: bool,
     pub is_due: bool,
-    /// When the next row falls due, in microseconds since 2000.
-    pub next: Option<i64>,
+    /// When the next row falls due.
+    pub next: Option<Timestamp>,
 }
 
 /// Owners with pending rows that may be completed.
@@ -229,9 +232,9 @@ pub struct SessionLease {
     pub attempts: i64,
 }
 
-/// Leases due rows of one table of an owner.
-pub fn lease(connection: &Connection, owner: Oid, holder: i64, seconds: f64) -> Option<SessionLease> {
-    LEASE.run(connection, (owner, MOST_LEASED, seconds, holder), |rows| {
+/// Leases due rows of one table of an owner for this time.
+pub fn lease(connection: &Connection, owner: Oid, holder: i64, lasts: Duration) -> Option<SessionLease> {
+    LEASE.run(connection, (owner, MOST_LEASED, lasts.as_secs_f64(), holder), |rows| {
         let (table, ..) = rows.first()?;
         let mut addresses: Vec<Address> = rows.iter().filter_map(|(_, address, _)| address).collect();
         addresses.sort_unstable();
@@ -262,19 +265,19 @@ impl Outcome {
     }
 }
 
-/// Ends the lease of rows. `longest` is the longest backoff in seconds. `error` is the reason why rows are
+/// Ends the lease of rows. `longest` is the longest backoff. `error` is the reason why rows are
 /// completed later.
 pub fn settle(
     connection: &Connection,
     table: Oid,
     outcomes: &[(Address, Outcome)],
     holder: i64,
-    longest: f64,
+    longest: Duration,
     error: &str,
 ) {
     let addresses = array(outcomes.iter().map(|(address, _)| address));
     let names = array(outcomes.iter().map(|(_, outcome)| outcome.name()));
-    SETTLE.execute(connection, (table, addresses, names, holder, longest, error));
+    SETTLE.execute(connection, (table, addresses, names, holder, longest.as_secs_f64(), error));
 }
 
 /// Makes delayed rows of these tables due, because the cause of their failure may be gone.
@@ -282,33 +285,33 @@ pub fn retry(connection: &Connection, tables: impl Iterator<Item = Oid>) {
     RETRY.execute(connection, (array(tables),));
 }
 
-/// Ends the leases of a process that has ended. `longest`: the longest backoff in seconds.
-pub fn release(connection: &Connection, holder: i64, longest: f64) {
+/// Ends the leases of a process that has ended. `longest` is the longest backoff.
+pub fn release(connection: &Connection, holder: i64, longest: Duration) {
     end_leases(connection, &[holder], false, longest);
 }
 
 /// Ends the leases of all processes except `holders`, which are running.
-pub fn release_others(connection: &Connection, holders: &[i64], longest: f64) {
+pub fn release_others(connection: &Connection, holders: &[i64], longest: Duration) {
     end_leases(connection, holders, true, longest);
 }
 
-fn end_leases(connection: &Connection, holders: &[i64], are_kept: bool, longest: f64) {
-    RELEASE.execute(connection, (array(holders), are_kept, longest));
+fn end_leases(connection: &Connection, holders: &[i64], are_kept: bool, longest: Duration) {
+    RELEASE.execute(connection, (array(holders), are_kept, longest.as_secs_f64()));
 }
 
 /// The numbers of rows.
 #[derive(Clone, Copy, Default)]
 pub struct Sizes {
     pub pending: i64,
-    /// Age of the oldest that is pending, microseconds.
-    pub oldest_age: Option<i64>,
+    /// Age of the oldest that is pending.
+    pub oldest_age: Option<Duration>,
     pub suspended: i64,
 }
 
 pub fn sizes(connection: &Connection) -> Sizes {
     let sizes = SIZES.first(connection, (), |(pending, oldest_age, suspended)| Sizes {
         pending: pending.unwrap_or_default(),
-        oldest_age,
+        oldest_age: oldest_age.map(|micros| Duration::from_micros(micros.max(0).unsigned_abs())),
         suspended: suspended.unwrap_or_default(),
     });
     sizes.unwrap_or_default()

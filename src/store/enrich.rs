@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::mmdb::clean_name;
 use cowrie_enrich_engine::providers::Purpose;
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::ExtensionOids;
 use super::addresses::Inventory;
@@ -29,9 +30,8 @@ use crate::worker::registry;
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct SessionCount {
     pub sessions: i64,
-    /// Microseconds since 2000-01-01.
-    pub first_seen: Option<i64>,
-    pub last_seen: Option<i64>,
+    pub first_seen: Option<Timestamp>,
+    pub last_seen: Option<Timestamp>,
 }
 
 impl SessionCount {

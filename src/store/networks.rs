@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cowrie_enrich_engine::timestamp::Timestamp;
+
 use crate::pg::spi::{Connection, Rows, Run, Statement};
 use crate::pg::value::{Array, Bigint, Boolean, Text, Timestamptz, array};
 use crate::telemetry::spans::NetworkSpans;
@@ -14,8 +16,8 @@ pub struct NetworkFacts {
     pub country: Option<String>,
     pub registry: Option<String>,
     /// Times of the sessions from which the network is known, if it came from sessions.
-    pub first_seen: Option<i64>,
-    pub last_seen: Option<i64>,
+    pub first_seen: Option<Timestamp>,
+    pub last_seen: Option<Timestamp>,
 }
 
 impl NetworkFacts {

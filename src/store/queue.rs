@@ -5,10 +5,12 @@
 //! fall due again.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::lookup_key;
 use cowrie_enrich_engine::prefix::Prefix;
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::ExtensionOids;
 use crate::pg::relation::{self, Table};
@@ -60,7 +62,7 @@ thread_local! {
 #[derive(Clone, Copy)]
 pub struct Lease {
     pub holder: i64,
-    pub seconds: f64,
+    pub duration: Duration,
 }
 
 /// A leased job, and the address to ask about. `None` if an earlier answer serves the job.
@@ -126,7 +128,7 @@ pub fn append_all(oids: ExtensionOids, requests: impl Iterator<Item = (Address, 
 pub fn create_jobs(connection: &Connection, lease: Lease) -> CreatedJobs {
     let arguments = (
         MOST_REQUESTS_AT_ONCE,
-        lease.seconds,
+        lease.duration.as_secs_f64(),
         lease.holder,
         array(Provider::all().map(|provider| provider.name())),
         array(Provider::all().map(|provider| provider.declared().shares_answers())),
@@ -166,7 +168,7 @@ pub fn claim(
     let arguments = (
         provider.name(),
         most as i64,
-        lease.seconds,
+        lease.duration.as_secs_f64(),
         lease.holder,
         lifetimes.value,
         lifetimes.absent,
@@ -190,8 +192,8 @@ pub fn give_back(connection: &Connection, provider: Provider, lookup_keys: &[Pre
     GIVE_BACK.execute(connection, (provider.name(), keys(lookup_keys), lease.holder));
 }
 
-/// Returns the time when the next job falls due, in microseconds since 2000.
-pub fn next_due(connection: &Connection, provider: Provider) -> Option<i64> {
+/// Returns the time when the next job falls due.
+pub fn next_due(connection: &Connection, provider: Provider) -> Option<Timestamp> {
     NEXT_DUE.first(connection, (provider.name(),), |(due,)| due).flatten()
 }
 
@@ -213,23 +215,23 @@ pub fn done(connection: &Connection, provider: Provider, addresses: &[Address]) 
 }
 
 /// Ends jobs that were answered. If an address is `blocked` by another transaction, its job falls due again
-/// after `pause` seconds.
+/// after `pause`.
 pub fn settle(
     connection: &Connection,
     provider: Provider,
     lookup_keys: &[Prefix],
     blocked: &[Prefix],
-    pause: f64,
+    pause: Duration,
 ) {
-    SETTLE.execute(connection, (provider.name(), keys(lookup_keys), keys(blocked), pause));
+    SETTLE.execute(connection, (provider.name(), keys(lookup_keys), keys(blocked), pause.as_secs_f64()));
 }
 
 /// Limits for the retries of jobs.
 pub struct RetryPolicy {
-    pub base_seconds: f64,
+    pub base: Duration,
     pub max_attempts: i32,
-    /// When the provider last answered any lookup, microseconds since 2000.
-    pub last_success: i64,
+    /// When the provider last answered any lookup.
+    pub last_success: Timestamp,
     /// In [0, 1).
     pub random: f64,
 }
@@ -255,7 +257,7 @@ pub fn fail(
         keys(&lookup_keys),
         array(failed.iter().map(|failed| &failed.error)),
         array(counts),
-        policy.base_seconds,
+        policy.base.as_secs_f64(),
         policy.max_attempts,
         policy.last_success,
         policy.random,

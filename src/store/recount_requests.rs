@@ -1,6 +1,8 @@
 //! Requests for a recount, in `recount_request`. A commit appends one if it could not append the counts of
 //! its sessions.
 
+use cowrie_enrich_engine::timestamp::Timestamp;
+
 use super::ExtensionOids;
 use crate::pg::clock;
 use crate::pg::relation::{self, Table};
@@ -8,7 +10,7 @@ use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Bigint, Boolean, Timestamptz};
 
 thread_local! {
-    static OLDEST: Statement<(), (Bigint,)> = const { Statement::new(
+    static OLDEST: Statement<(), (Timestamptz,)> = const { Statement::new(
         "recount_requests_oldest", include_str!("../../sql/queries/procedures/recount_requests_oldest.sql")) };
     static HAVE_GAPS: Statement<(), (Boolean,)> = const { Statement::new(
         "recount_requests_gaps", include_str!("../../sql/queries/procedures/recount_requests_gaps.sql")) };
@@ -37,8 +39,8 @@ pub fn may_exist(oids: ExtensionOids) -> bool {
     relation::may_have_rows(relation::find(oids.schema, c"recount_request"))
 }
 
-/// Returns the time of the oldest request, in microseconds since 2000.
-pub fn oldest(connection: &Connection) -> Option<i64> {
+/// Returns the time of the oldest request.
+pub fn oldest(connection: &Connection) -> Option<Timestamp> {
     OLDEST.first(connection, (), |(oldest,)| oldest).flatten()
 }
 

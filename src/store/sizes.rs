@@ -1,6 +1,9 @@
 //! Counts of networks and of the queue. Reads whole tables, so it is never called for a single address.
 
 use std::ffi::CStr;
+use std::time::Duration;
+
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::{completions, reclassification, recount_requests};
 use crate::pg::clock;
@@ -27,8 +30,8 @@ thread_local! {
 /// letters.
 pub const QUEUES: [&str; QUEUE_SIZES] = ["requested", "due", "leased", "delayed", "addresses", "dead"];
 
-/// Time of the oldest row, in microseconds since 2000; `None` if there is none.
-pub type Oldest = Option<i64>;
+/// Time of the oldest row; `None` if there is none.
+pub type Oldest = Option<Timestamp>;
 
 /// Sizes of one database. `None` is an unknown size, because a lock prevented counting.
 #[derive(Clone, Default)]
@@ -124,7 +127,7 @@ pub fn count(connection: &Connection) -> (Sizes, Option<Failure>) {
             let sizes = completions::sizes(connection);
             Completions {
                 pending: sizes.pending,
-                oldest: sizes.oldest_age.map(ago),
+                oldest: sizes.oldest_age.map(|age| clock::now() - age),
                 suspended_owners: sizes.suspended,
             }
         }),
@@ -141,11 +144,6 @@ fn number(statement: &'static Number, connection: &Connection) -> i64 {
     statement.first(connection, (), |(count,)| count).flatten().unwrap_or_default()
 }
 
-/// Returns the time `age` microseconds ago, in microseconds since 2000.
-fn ago(age: i64) -> i64 {
-    clock::now() - age.max(0)
-}
-
 fn queues(connection: &Connection) -> Vec<Queue> {
     QUEUE.run(connection, (), |rows| {
         rows.iter()
@@ -154,7 +152,8 @@ fn queues(connection: &Connection) -> Vec<Queue> {
                 Some(Queue {
                     provider: Provider::named(&provider?)?,
                     sizes: sizes.map(Option::unwrap_or_default),
-                    oldest: oldest_age.map(ago),
+                    oldest: oldest_age
+                        .map(|age| clock::now() - Duration::from_micros(age.max(0).unsigned_abs())),
                 })
             })
             .collect()

@@ -10,6 +10,7 @@ use cowrie_enrich_engine::breaker::State;
 use cowrie_enrich_engine::metrics::families as declared;
 use cowrie_enrich_engine::metrics::{Declared, Family, Value};
 use cowrie_enrich_engine::otlp::Signal;
+use cowrie_enrich_engine::timestamp::{AtomicTimestamp, Timestamp};
 
 use crate::guc;
 use crate::mmdb::{self, Kind};
@@ -18,7 +19,7 @@ use crate::pg::{Oid, clock};
 use crate::provider::Provider;
 use crate::provider::counters::{self, Count, OUTCOMES};
 use crate::provider::health::{self, Health};
-use crate::shared_state::{self, Report, UNKNOWN, WorkerSlot, owner_process};
+use crate::shared_state::{self, Report, UNKNOWN, UNKNOWN_TIME, WorkerSlot, owner_process};
 use crate::store::sizes::{Completions, Oldest, QUEUES, Queue, Sizes};
 use crate::telemetry::cells::{self, DeliveryOutcome, ResponseKind};
 use crate::telemetry::{self, Counter, Distribution, Event, Exporter, Operation};
@@ -55,7 +56,7 @@ fn truth(truth: bool) -> f64 {
 
 /// Returns the seconds since a time; 0 for none.
 fn age(since: Oldest) -> f64 {
-    since.map_or(0.0, |since| clock::seconds((clock::now() - since).max(0)))
+    since.map_or(0.0, |since| (clock::now() - since).as_secs_f64())
 }
 
 /// Returns a family with one value per database, if it is known.
@@ -106,7 +107,9 @@ fn attended() -> Vec<(Oid, String, &'static WorkerSlot)> {
 /// Returns the sizes that a worker last counted.
 fn reported(report: &Report) -> Sizes {
     let known = |number: &AtomicI64| Some(number.load(Ordering::Relaxed)).filter(|number| *number != UNKNOWN);
-    let oldest = |time: &AtomicI64| known(time).map(|time| (time != 0).then_some(time));
+    let oldest = |time: &AtomicTimestamp| {
+        Some(time.load(Ordering::Relaxed)).filter(|time| *time != UNKNOWN_TIME).map(Timestamp::if_set)
+    };
     let queue = |provider: Provider| {
         let queue = &report.queues[provider.index()];
         Some(Queue {
@@ -140,8 +143,11 @@ pub fn report(report: &Report, sizes: &Sizes) {
             to.store(number, Ordering::Relaxed);
         }
     };
-    let store_oldest =
-        |to: &AtomicI64, oldest: Option<Oldest>| store(to, oldest.map(Option::unwrap_or_default));
+    let store_oldest = |to: &AtomicTimestamp, oldest: Option<Oldest>| {
+        if let Some(oldest) = oldest {
+            to.store(oldest.unwrap_or(Timestamp::UNSET), Ordering::Relaxed);
+        }
+    };
     store(&report.networks, sizes.networks);
     store_oldest(&report.oldest_count, sizes.oldest_count);
     for queue in &sizes.queues {
@@ -236,7 +242,7 @@ fn providers() -> Vec<Family> {
     let gauge = |declared, value: &dyn Fn(&Health) -> Option<f64>| {
         each(declared, &|provider| value(&health[provider.index()]).map(Value::Number))
     };
-    let unix = |time: Option<i64>| Some(time.map_or(0.0, clock::to_unix));
+    let unix = |time: Option<Timestamp>| Some(time.map_or(0.0, Timestamp::unix_seconds));
     vec![
         by(&declared::PROVIDER_REQUESTS, &OUTCOMES),
         plain(&declared::PROVIDER_QUESTIONS, Count::LookupKeys),
@@ -323,10 +329,10 @@ fn files() -> Vec<Family> {
             continue;
         }
         if let Some(built) = status.build_epoch {
-            ages = ages.with([kind.name()], age(Some(clock::from_unix(built))));
+            ages = ages.with([kind.name()], age(Some(Timestamp::from_unix(built))));
         }
         if let Some(at) = status.loaded_at {
-            loaded = loaded.with([kind.name()], clock::to_unix(at));
+            loaded = loaded.with([kind.name()], at.unix_seconds());
         }
     }
     vec![ages, loaded]
@@ -377,8 +383,7 @@ fn workers() -> Vec<Family> {
             Oid::from(worker_slot.database.load(Ordering::Acquire)) == database && worker_slot.is_taken();
         let read = |number: &AtomicI64| number.load(Ordering::Relaxed);
         up = up.with([&name], truth(sits));
-        let heartbeat = read(&worker_slot.report.heartbeat);
-        if heartbeat != 0 {
+        if let Some(heartbeat) = worker_slot.report.heartbeat.load(Ordering::Relaxed).if_set() {
             ages = ages.with([&name], age(Some(heartbeat)));
         }
         batches = batches.with([&name], number(read(&worker_slot.report.batches)));

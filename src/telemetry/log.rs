@@ -2,15 +2,17 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::time::Duration;
+
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::{Counter, add};
 use crate::pg::{self, clock};
 use crate::shared_state::owner_process;
 
 thread_local! {
-    /// When this backend last logged each headline, in microseconds, and the number of suppressed messages
-    /// since then.
-    static LOGGED: RefCell<HashMap<Message, (i64, u64)>> = RefCell::default();
+    /// When this backend last logged each headline, and the number of suppressed messages since then.
+    static LOGGED: RefCell<HashMap<Message, (Timestamp, u64)>> = RefCell::default();
 }
 
 /// Counts an error that the caller did not cause, and logs it once per burst.
@@ -33,8 +35,8 @@ pub fn error_about(subject: &'static str, headline: &'static str, detail: &str) 
 /// A headline, and its subject or an empty text.
 type Message = (&'static str, &'static str);
 
-/// Length of a burst: one minute.
-const BURST_MICROS: i64 = 60_000_000;
+/// Length of a burst.
+const BURST: Duration = Duration::from_secs(60);
 
 /// Writes to the server's log, at most once a minute per headline and backend.
 pub fn log_once_per_burst(headline: &'static str, detail: &str) {
@@ -48,11 +50,11 @@ fn log_burst(message: Message, detail: &str) -> bool {
     let number = headline.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
-    if owner_process::may_log(number, now, BURST_MICROS) == Some(false) {
+    if owner_process::may_log(number, now, BURST) == Some(false) {
         return false;
     }
     let swallowed = LOGGED.with_borrow_mut(|logged| match logged.get_mut(&message) {
-        Some((last, swallowed)) if now.saturating_sub(*last) < BURST_MICROS => {
+        Some((last, swallowed)) if now - *last < BURST => {
             *swallowed += 1;
             None
         }

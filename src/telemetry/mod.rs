@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering;
 
 use cells::{Cell, DeliveryOutcome, ResponseKind};
 use cowrie_enrich_engine::otlp::{Signal, Span};
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::guc;
 use crate::pg::clock;
@@ -276,8 +277,7 @@ pub fn reset() {
     block.counted_since.store(clock::now(), Ordering::Relaxed);
 }
 
-/// Returns the time since which counters count, in microseconds since 2000: the server's start, or the last
-/// reset.
-pub fn counted_since() -> i64 {
+/// Returns the time since which counters count: the server's start or the last reset.
+pub fn counted_since() -> Timestamp {
     shared_state::block().counted_since.load(Ordering::Relaxed)
 }

@@ -1,6 +1,7 @@
 //! Applies completed batches: stores their answers in the inventories, one transaction at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::prefix::Prefix;
@@ -72,8 +73,11 @@ fn document(batch: &Completed, answer: &Answer) -> Option<Typed<Jsonb>> {
     let said = match answer {
         Answer::Found(finding) => enrichment::NetworkFacts::Value(&finding.said),
         Answer::Absent(words) => {
-            let lifetime = i64::from(batch.provider.lifetimes().absent) * 1_000_000;
-            enrichment::NetworkFacts::Absent { words: words.as_ref(), until: batch.since + lifetime }
+            let lifetime = batch.provider.lifetimes().absent.max(0).unsigned_abs();
+            enrichment::NetworkFacts::Absent {
+                words: words.as_ref(),
+                until: batch.since + Duration::from_secs(lifetime.into()),
+            }
         }
         Answer::Refused(_) => return None,
     };
@@ -163,7 +167,7 @@ fn write_waiting(
             .filter(|lookup_key| shares || !blocked_keys.contains(lookup_key))
             .copied()
             .collect();
-        queue::settle(connection, provider, &ended, &blocked, clock::seconds(retry_pause()));
+        queue::settle(connection, provider, &ended, &blocked, retry_pause());
     }
     let new = || waiting.iter().filter(|w| w.document.is_some() && is_done(w));
     let absent = new().filter(|w| w.is_absent).count();
@@ -286,7 +290,7 @@ fn move_to_dead_letters(
     failed: &[&FailedJob],
 ) -> Vec<(Address, String)> {
     let policy = queue::RetryPolicy {
-        base_seconds: guc::retry_base().as_secs_f64(),
+        base: guc::retry_base(),
         max_attempts: guc::max_attempts(),
         last_success: limiter::last_success(provider),
         random: random::unit(),

@@ -26,10 +26,11 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::{Answer, Exchange, Failure, Reply};
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::apply;
 use super::completed::{Completed, Outcome};
-use super::due::retry_pause;
+use super::due::{AT_ONCE, retry_pause};
 use super::exchanges::{Exchanges, Ticket};
 use super::steps::{Steps, Stop};
 use super::trace::BatchTrace;
@@ -43,8 +44,8 @@ use crate::telemetry;
 use crate::telemetry::spans;
 use crate::worker::activity::StepKind;
 
-/// Pause while other processes query the provider, in microseconds.
-pub const BUSY_PAUSE: i64 = 250_000;
+/// Pause while other processes query the provider.
+pub const BUSY_PAUSE: Duration = Duration::from_millis(250);
 
 pub enum Batch {
     Claimed(Claimed),
@@ -67,10 +68,10 @@ pub struct Claimed {
 /// The attempt to send a batch.
 pub enum Sending {
     Sent(InFlight),
-    /// The batch may be sent at this time, microseconds since 2000.
-    After(i64, Claimed),
-    /// The batch may not be sent. The provider may be queried again at this time, microseconds since 2000.
-    Blocked(i64, Claimed),
+    /// The batch may be sent at this time.
+    After(Timestamp, Claimed),
+    /// The batch may not be sent. The provider may be queried again at this time.
+    Blocked(Timestamp, Claimed),
 }
 
 /// The jobs of a request that was sent.
@@ -134,7 +135,7 @@ impl Claimed {
     /// Returns when the request may be sent. This is the last check before sending.
     fn send_time(&mut self, limits: &Limits) -> SendTime {
         if self.day.is_some_and(quota::is_over) {
-            return SendTime::Blocked(0);
+            return SendTime::Blocked(AT_ONCE);
         }
         if let Some(permit) = &mut self.permit {
             return permit.send_time(limits);

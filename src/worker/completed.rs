@@ -1,10 +1,12 @@
 //! A completed batch: the outcomes of its jobs, until transactions have stored them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::Answer;
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::due::retry_pause;
 use super::trace::BatchTrace;
@@ -14,9 +16,9 @@ use crate::provider::counters::{self, Count};
 use crate::store::queue::{FailedJob, Lease};
 use crate::telemetry::spans::SpanContext;
 
-/// How long replies for single addresses are gathered, in microseconds. Each write to the inventory
-/// invalidates the answers that every backend has cached.
-const GATHERED_FOR: i64 = 500_000;
+/// How long replies for single addresses are gathered. Each write to the inventory invalidates
+/// the answers that every backend has cached.
+const GATHERED_FOR: Duration = Duration::from_millis(500);
 /// Jobs that are stored together, of providers that are queried about single addresses.
 pub const MOST_TOGETHER: usize = 500;
 
@@ -24,10 +26,10 @@ pub const MOST_TOGETHER: usize = 500;
 pub struct Completed {
     pub provider: Provider,
     pub outcomes: BTreeMap<Prefix, Outcome>,
-    /// When the first reply arrived, microseconds since 2000.
-    pub since: i64,
-    /// When the next transaction may store outcomes, microseconds since 2000.
-    not_before: i64,
+    /// When the first reply arrived.
+    pub since: Timestamp,
+    /// When the next transaction may store outcomes.
+    not_before: Timestamp,
     /// True until a transaction tries to store the batch. Until then another batch may be merged into it.
     is_gathering: bool,
     /// Earlier transactions stored the addresses up to this one.
@@ -128,9 +130,9 @@ impl Completed {
         None
     }
 
-    /// Returns when the batch is to be stored, microseconds since 2000. A batch gathers further replies only
+    /// Returns when the batch is to be stored. A batch gathers further replies only
     /// while requests are in flight.
-    pub fn due_at(&self, has_requests_in_flight: bool) -> i64 {
+    pub fn due_at(&self, has_requests_in_flight: bool) -> Timestamp {
         if self.is_gathering && !has_requests_in_flight {
             self.since.min(self.not_before)
         } else {
@@ -138,15 +140,14 @@ impl Completed {
         }
     }
 
-    /// Postpones the next attempt until this time, in microseconds since 2000. The batch gathers no further
-    /// replies.
-    pub fn postpone(&mut self, until: i64) {
+    /// Postpones the next attempt until this time. The batch gathers no further replies.
+    pub fn postpone(&mut self, until: Timestamp) {
         (self.is_gathering, self.not_before) = (false, until);
     }
 
     /// Returns whether the next attempt comes after the end of the lease. Then the jobs will be claimed again.
     pub fn outlives(&self, lease: Lease) -> bool {
-        self.not_before >= self.since + (lease.seconds * 1e6) as i64
+        self.not_before >= self.since + lease.duration
     }
 
     /// Records the results of a transaction that has committed. Returns whether the batch is finished.

@@ -5,23 +5,32 @@
 //! state of this process and not flags in shared memory. When a worker starts, all steps are due, because all
 //! waiting work is in tables.
 
+use std::time::Duration;
+
+use cowrie_enrich_engine::timestamp::Timestamp;
+
 use super::steps::Stop;
 use crate::guc;
 use crate::pg::clock;
 
-/// The longest pause after a step that failed, in microseconds.
-const LONGEST_PAUSE: i64 = 1_000_000;
+/// The longest pause after a step that failed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The time of the next attempt of a step, microseconds since 2000.
+/// The due time of work that is due at once.
+pub const AT_ONCE: Timestamp = Timestamp::NEG_INFINITY;
+/// The due time where only a wake-up or other work makes something due.
+pub const NEVER: Timestamp = Timestamp::INFINITY;
+
+/// The time of the next attempt of a step.
 #[derive(Clone, Copy)]
-pub struct Due(i64);
+pub struct Due(Timestamp);
 
 impl Due {
     pub fn now() -> Due {
-        Due(0)
+        Due(AT_ONCE)
     }
 
-    pub fn at(self) -> i64 {
+    pub fn at(self) -> Timestamp {
         self.0
     }
 
@@ -31,12 +40,12 @@ impl Due {
 
     /// Makes the step due at once.
     pub fn request(&mut self) {
-        self.0 = 0;
+        self.0 = AT_ONCE;
     }
 
     /// Postpones the step after an attempt: after a success until the time that `next` returns, after a
     /// failure by a pause.
-    pub fn attempted<T>(&mut self, attempt: &Result<T, Stop>, next: impl FnOnce(&T) -> i64) {
+    pub fn attempted<T>(&mut self, attempt: &Result<T, Stop>, next: impl FnOnce(&T) -> Timestamp) {
         self.0 = match attempt {
             Ok(result) => next(result),
             Err(_) => clock::now() + retry_pause(),
@@ -44,17 +53,17 @@ impl Due {
     }
 }
 
-/// Returns the longest time between two checks of a table, in microseconds.
-pub fn naptime() -> i64 {
-    clock::micros(guc::worker_naptime())
+/// Returns the longest time between two checks of a table.
+pub fn naptime() -> Duration {
+    guc::worker_naptime()
 }
 
-/// Returns the pause after a step that failed or met a lock, in microseconds.
-pub fn retry_pause() -> i64 {
+/// Returns the pause after a step that failed or met a lock.
+pub fn retry_pause() -> Duration {
     LONGEST_PAUSE.min(naptime())
 }
 
-/// Returns when the next check of a table is due, microseconds since 2000.
-pub fn after_naptime() -> i64 {
-    clock::now().saturating_add(naptime())
+/// Returns when the next check of a table is due.
+pub fn after_naptime() -> Timestamp {
+    clock::now() + naptime()
 }

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cowrie_enrich_engine::timestamp::Timestamp;
 use cowrie_enrich_engine::{backoff, random};
 
 use crate::exporter::Supervisor;
@@ -39,12 +40,12 @@ const PROMOTED_WITHIN: Duration = Duration::from_secs(1);
 /// Pause before a crashed worker is started again, doubling.
 const RESTART_BASE: Duration = Duration::from_secs(1);
 const RESTART_CAP: Duration = Duration::from_secs(60);
-/// Microseconds before the next attempt to start a worker for which no slot was free.
-const START_AGAIN_AFTER: i64 = 10_000_000;
-/// Microseconds within which a started process takes its slot.
-const STARTS_WITHIN: i64 = 10_000_000;
-/// A worker that lived this long (microseconds) has recovered from the cause of earlier crashes.
-const LIVED: i64 = 300_000_000;
+/// Pause before the next attempt to start a worker for which no slot was free.
+const START_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// Time within which a started process takes its slot.
+const STARTS_WITHIN: Duration = Duration::from_secs(10);
+/// A worker that lived this long has recovered from the cause of earlier crashes.
+const LIVED: Duration = Duration::from_secs(300);
 
 /// Registers the launcher with the postmaster; called when the library is loaded.
 pub fn register() {
@@ -64,11 +65,11 @@ struct DatabaseState {
     /// An extension was announced after the worker started, perhaps after it had checked.
     is_news: bool,
     crashes: u32,
-    started_at: i64,
-    /// Earliest time of the next start, microseconds since 2000.
-    backoff_until: i64,
-    /// Why it has no worker, and since when (microseconds since 2000).
-    no_worker: Option<(NoWorkerReason, i64)>,
+    started_at: Timestamp,
+    /// Earliest time of the next start.
+    backoff_until: Timestamp,
+    /// Why it has no worker, and since when.
+    no_worker: Option<(NoWorkerReason, Timestamp)>,
     /// `is_wanted`: the database is to have a worker. `has_told`: that worker has read the ledger of spent
     /// quotas.
     is_wanted: bool,
@@ -162,7 +163,7 @@ fn heed(database: u32, state: &mut DatabaseState, seniority: &mut Seniority) {
     seniority.announced(database);
     state.has_no_extension = false;
     state.is_news = true;
-    state.backoff_until = 0;
+    state.backoff_until = Timestamp::UNSET;
 }
 
 /// Looks for prepared transactions that change an extension, in databases without the extension. Once such a
@@ -211,7 +212,7 @@ fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Seni
                 state.crashes =
                     if now - state.started_at > LIVED { 1 } else { state.crashes.saturating_add(1) };
                 let pause = backoff::delay(state.crashes, RESTART_BASE, RESTART_CAP, random::unit());
-                state.backoff_until = now + clock::micros(pause);
+                state.backoff_until = now + pause;
             }
         }
         free(worker_slot);
@@ -224,7 +225,7 @@ fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Seni
         let waits = |state: &&mut DatabaseState| {
             matches!(state.no_worker, Some((NoWorkerReason::Slot | NoWorkerReason::Room, _)))
         };
-        states.values_mut().filter(waits).for_each(|state| state.backoff_until = 0);
+        states.values_mut().filter(waits).for_each(|state| state.backoff_until = Timestamp::UNSET);
     }
 }
 
@@ -257,12 +258,12 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
             databases.iter().filter(is_marked).map(|database| database.oid.to_u32()).collect();
         (databases, gone, marked)
     };
-    let mut next = clock::now() + clock::micros(LOOK_EVERY);
+    let mut next = clock::now() + LOOK_EVERY;
     let mut databases = match transaction::run(listed) {
         Ok((databases, gone, marked)) => {
             gone.into_iter().for_each(|database| order.seniority.remove(database));
             if heed_prepared(states, &marked, &mut order.seniority) {
-                next = next.min(clock::now() + clock::micros(guc::worker_naptime()));
+                next = next.min(clock::now() + guc::worker_naptime());
             }
             databases
         }
@@ -338,8 +339,7 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
         // All are woken together; otherwise the first one would take the whole quota.
         block.worker_slots.iter().for_each(WorkerSlot::set_latch);
     }
-    Duration::from_micros(u64::try_from(next - clock::now()).unwrap_or_default())
-        .max(Duration::from_millis(10))
+    (next - clock::now()).max(Duration::from_millis(10))
 }
 
 fn send_away(state: &DatabaseState) {
@@ -365,9 +365,9 @@ fn give_way(states: &BTreeMap<u32, DatabaseState>, seniority: &Seniority, key: S
 }
 
 /// Starts a worker, in addition to `running` ones, if it may start now. Returns when to check again.
-fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, running: usize) -> i64 {
+fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, running: usize) -> Timestamp {
     let now = clock::now();
-    let cooldown_end = registry::cooldown_end(database.oid).unwrap_or(0);
+    let cooldown_end = registry::cooldown_end(database.oid).unwrap_or(Timestamp::UNSET);
     let not_before = cooldown_end.max(state.backoff_until);
     if not_before > now {
         if state.no_worker.is_none() && state.crashes > 0 && cooldown_end <= now {
@@ -382,7 +382,7 @@ fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, runn
             Some(process) => {
                 state.worker = Some((index, Some(process)));
                 order.room = order.room.map(|room| room.max(running + 1));
-                return i64::MAX;
+                return Timestamp::INFINITY;
             }
             None => {
                 free(&shared_state::block().worker_slots[index]);

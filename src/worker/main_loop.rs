@@ -9,9 +9,10 @@ use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cowrie_enrich_engine::timestamp::Timestamp;
 use cowrie_enrich_engine::version::VersionMatch;
 
-use super::due::{Due, after_naptime, naptime, retry_pause};
+use super::due::{AT_ONCE, Due, NEVER, after_naptime, naptime, retry_pause};
 use super::exchanges::Exchanges;
 use super::owners::Owners;
 use super::provider_queue::ProviderQueue;
@@ -38,21 +39,21 @@ use crate::versions;
 use crate::worker::activity::{Activity, StepKind};
 use crate::worker::registry::{self, ExitReason};
 
-/// Interval of sweeps, which look for unannounced work, in microseconds.
-const SWEEP_EVERY: i64 = 600_000_000;
-/// Pause while the database is being restored, in microseconds; and the time without pg_restore after which
-/// the restore counts as over.
-const RESTORE_PAUSE: i64 = 500_000;
-const RESTORE_IS_OVER: i64 = 2_000_000;
+/// Interval of sweeps, which look for unannounced work.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// Pause while the database is being restored, and the time without pg_restore after which the restore counts
+/// as over.
+const RESTORE_PAUSE: Duration = Duration::from_millis(500);
+const RESTORE_IS_OVER: Duration = Duration::from_secs(2);
 /// How often the worker looks for pg_restore.
-const RESTORE_CHECKED_EVERY: i64 = 250_000;
-/// How often sizes are counted, in microseconds: after this worker changed them, and otherwise. Counting
-/// takes at most a fiftieth of the time.
-const COUNTED_EVERY: i64 = 1_000_000;
-const COUNTED_ANYWAY: i64 = 10_000_000;
+const RESTORE_CHECKED_EVERY: Duration = Duration::from_millis(250);
+/// How often sizes are counted: after this worker changed them, and otherwise. Counting takes at most a
+/// fiftieth of the time.
+const COUNTED_EVERY: Duration = Duration::from_secs(1);
+const COUNTED_ANYWAY: Duration = Duration::from_secs(10);
 /// The same while the queue is empty, because DDL on session tables wakes no worker.
-const COUNTED_WHEN_IDLE: i64 = 60_000_000;
-const COUNTING_SHARE: i64 = 50;
+const COUNTED_WHEN_IDLE: Duration = Duration::from_secs(60);
+const COUNTING_SHARE: u32 = 50;
 /// A count waits at most this long for a lock; the next count comes later by [`COUNTING_SHARE`] times the
 /// wait.
 const COUNT_WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"20ms")];
@@ -77,8 +78,8 @@ pub struct Worker {
     reclassification: Due,
     sweep: Due,
     count: Due,
-    /// Earliest time of the next count, microseconds since 2000.
-    counted_until: i64,
+    /// Earliest time of the next count.
+    counted_until: Timestamp,
     /// Progress of the current sweep. A step that fails is repeated from there.
     sweeping: Option<Progress>,
     /// Another sweep follows at once.
@@ -88,16 +89,16 @@ pub struct Worker {
     /// The network to which a pass over the edits of `known_networks` has come.
     reclassified: Option<i64>,
     /// When pg_restore was last looked for and last seen in this database.
-    restore_checked_at: i64,
-    restored_at: i64,
+    restore_checked_at: Timestamp,
+    restored_at: Timestamp,
     /// The last round did nothing because the database is being restored.
     waits_for_restore: bool,
     /// The versions of library and SQL objects did not match in the last round.
     outdated: bool,
     /// There was an unsafe foreign key in the last round.
     stopped_by_keys: bool,
-    /// Time slept without work in progress that is not in the report yet, in microseconds times 1000.
-    slept: i64,
+    /// Time slept without work in progress that is not in the report yet.
+    slept: Duration,
 }
 
 /// Entry point of the process.
@@ -164,23 +165,23 @@ impl Worker {
             reclassification: Due::now(),
             sweep: Due::now(),
             count: Due::now(),
-            counted_until: 0,
+            counted_until: AT_ONCE,
             sweeping: None,
             sweeps_again: false,
             folding: None,
             reclassified: None,
-            restore_checked_at: 0,
-            restored_at: 0,
+            restore_checked_at: Timestamp::UNSET,
+            restored_at: Timestamp::UNSET,
             waits_for_restore: false,
             outdated: false,
             stopped_by_keys: false,
-            slept: 0,
+            slept: Duration::ZERO,
         })
     }
 
-    /// Runs one round. Returns for how many microseconds there is nothing to do. A step that fails does not
+    /// Runs one round. Returns for how long there is nothing to do. A step that fails does not
     /// prevent the other steps.
-    fn round(&mut self) -> Result<i64, Stop> {
+    fn round(&mut self) -> Result<Duration, Stop> {
         self.steps.check()?;
         self.waits_for_restore = self.is_being_restored()?;
         if self.waits_for_restore {
@@ -230,9 +231,9 @@ impl Worker {
             return Ok(retry_pause());
         }
         if self.sweeping.is_some() {
-            return Ok(0);
+            return Ok(Duration::ZERO);
         }
-        let next = self.provider_queues.iter().map(ProviderQueue::next_at).min().unwrap_or(i64::MAX);
+        let next = self.provider_queues.iter().map(ProviderQueue::next_at).min().unwrap_or(NEVER);
         let next = next
             .min(self.create_jobs.at())
             .min(self.fold.at())
@@ -240,7 +241,7 @@ impl Worker {
             .min(self.counts_at());
         let next = next.min(self.reclassification.at()).min(self.recounter.next());
         let next = next.min(self.take_over.at()).min(self.owners.next());
-        Ok(next.saturating_sub(clock::now()).clamp(0, naptime()))
+        Ok((next - clock::now()).min(naptime()))
     }
 
     /// Completes the batches whose replies have arrived. Their permits become free for the next request,
@@ -270,7 +271,7 @@ impl Worker {
 
     /// Tables of another version are not touched. Sessions are still stored, and their requests stay in the
     /// queue.
-    fn wait_for_an_update(&mut self, mismatch: VersionMatch) -> i64 {
+    fn wait_for_an_update(&mut self, mismatch: VersionMatch) -> Duration {
         self.outdated = true;
         telemetry::log_once_per_burst("a worker waits for an update", versions::remedy(mismatch));
         naptime()
@@ -278,7 +279,7 @@ impl Worker {
 
     /// The owner of the key could run code as the extension's owner. Sessions are still stored, and their
     /// requests stay in the queue.
-    fn wait_for_safe_keys(&mut self) -> i64 {
+    fn wait_for_safe_keys(&mut self) -> Duration {
         self.stopped_by_keys = true;
         let report = &self.steps.worker_slot.report;
         if report.database.load(Ordering::Acquire) == 0 {
@@ -290,7 +291,7 @@ impl Worker {
         naptime()
     }
 
-    fn sleep(&mut self, microseconds: i64) {
+    fn sleep(&mut self, pause: Duration) {
         self.steps.set_activity(match self.exchanges.is_empty() {
             _ if std::mem::take(&mut self.stopped_by_keys) => Activity::StoppedByKeys,
             _ if std::mem::take(&mut self.outdated) => Activity::WaitingForUpdate,
@@ -302,13 +303,14 @@ impl Worker {
         let is_idle = self.exchanges.is_empty() && !self.owners.are_working();
         let from = clock::now();
         // Called even with a pause of zero, because the sleep accepts interrupts.
-        background::sleep(Duration::from_micros(microseconds.unsigned_abs()), Some(self.exchanges.ready()));
+        background::sleep(pause, Some(self.exchanges.ready()));
         if is_idle {
             // Excludes the time during which the system did not schedule the process.
-            self.slept += (clock::now() - from).clamp(0, microseconds) * 1_000;
-            let naptime = naptime().max(1);
-            self.steps.worker_slot.report.slept.fetch_add(self.slept / naptime, Ordering::Relaxed);
-            self.slept %= naptime;
+            self.slept += (clock::now() - from).min(pause);
+            let thousandth = (naptime() / 1_000).as_nanos().max(1);
+            let slept = self.slept.as_nanos();
+            self.steps.worker_slot.report.slept.fetch_add((slept / thousandth) as i64, Ordering::Relaxed);
+            self.slept = Duration::from_nanos((slept % thousandth) as u64);
         }
     }
 
@@ -349,10 +351,10 @@ impl Worker {
         let holders = self.owners.holders();
         let taken = self.steps.step(StepKind::TakeOver, |_, connection| {
             queue::release_others(connection, holder);
-            completions::release_others(connection, &holders, clock::seconds(naptime()));
+            completions::release_others(connection, &holders, naptime());
             provider_quota::exchange(connection);
         });
-        self.take_over.attempted(&taken, |()| i64::MAX);
+        self.take_over.attempted(&taken, |()| NEVER);
         taken?;
         self.owners.look();
         let report = &self.steps.worker_slot.report;
@@ -379,7 +381,7 @@ impl Worker {
             (Some(is_full), Some(is_full_too)) => Ok(is_full || is_full_too),
             _ => Err(Stop::Failed),
         };
-        self.create_jobs.attempted(&result, |is_full| if *is_full { 0 } else { after_naptime() });
+        self.create_jobs.attempted(&result, |is_full| if *is_full { AT_ONCE } else { after_naptime() });
         result.map(|_| ())
     }
 
@@ -422,7 +424,7 @@ impl Worker {
         self.session_priorities.came_in(created.jobs.keys().copied());
         for provider_queue in &mut self.provider_queues {
             let Some(answered) = created.jobs.get(&provider_queue.provider) else { continue };
-            provider_queue.next_due = 0;
+            provider_queue.next_due = AT_ONCE;
             provider_queue.serve(answered.iter().copied());
         }
         Ok(created.requests >= queue::MOST_REQUESTS_AT_ONCE)
@@ -478,12 +480,14 @@ impl Worker {
         let is_free = self
             .steps
             .step(StepKind::Fold, |oids, connection| fold::batch_if_free(oids, connection, &mut pass));
-        self.fold
-            .attempted(&is_free, |is_free| if *is_free && !pass.is_over() { 0 } else { after_naptime() });
+        self.fold.attempted(
+            &is_free,
+            |is_free| if *is_free && !pass.is_over() { AT_ONCE } else { after_naptime() },
+        );
         if is_free? && !pass.is_over() {
             self.folding = Some(pass);
         }
-        if pass.found_some || self.steps.worker_slot.report.oldest_count.load(Ordering::Relaxed) > 0 {
+        if pass.found_some || self.steps.worker_slot.report.has_pending_counts() {
             self.count.request();
         }
         Ok(())
@@ -501,7 +505,7 @@ impl Worker {
             .steps
             .step(StepKind::Reclassify, |oids, connection| reclassification::step(oids, connection, after));
         self.reclassification
-            .attempted(&batch, |batch| if batch.last.is_some() { 0 } else { after_naptime() });
+            .attempted(&batch, |batch| if batch.last.is_some() { AT_ONCE } else { after_naptime() });
         let batch = batch?;
         if batch.pending > 0 {
             self.count.request();
@@ -526,7 +530,11 @@ impl Worker {
         }
         self.recounter.wanted(oldest.is_some());
         // Stored at once, because nothing can be counted while session_delta is locked.
-        self.steps.worker_slot.report.oldest_recount.store(oldest.unwrap_or(0), Ordering::Relaxed);
+        self.steps
+            .worker_slot
+            .report
+            .oldest_recount
+            .store(oldest.unwrap_or(Timestamp::UNSET), Ordering::Relaxed);
         if oldest.is_some() {
             self.count.request();
         }
@@ -547,7 +555,7 @@ impl Worker {
             false => clock::now() + COUNTED_ANYWAY,
         });
         let pause = (clock::now() - now).saturating_mul(COUNTING_SHARE).max(COUNTED_EVERY);
-        self.counted_until = clock::now().saturating_add(pause);
+        self.counted_until = clock::now() + pause;
         let (sizes, blocked) = counted?;
         families::report(&self.steps.worker_slot.report, &sizes);
         if let Some(failure) = blocked {
@@ -557,8 +565,8 @@ impl Worker {
         Ok(())
     }
 
-    fn counts_at(&self) -> i64 {
-        if guc::metrics() { self.count.at().max(self.counted_until) } else { i64::MAX }
+    fn counts_at(&self) -> Timestamp {
+        if guc::metrics() { self.count.at().max(self.counted_until) } else { NEVER }
     }
 
     /// Looks for unannounced work, one transaction per round.
@@ -579,7 +587,8 @@ impl Worker {
             let enabled = Providers::enabled();
             (!enabled.is_empty()).then(|| requeue::queue_unasked(connection, enabled, progress)).flatten()
         });
-        self.sweep.attempted(&swept, |left| if left.is_some() { 0 } else { clock::now() + SWEEP_EVERY });
+        self.sweep
+            .attempted(&swept, |left| if left.is_some() { AT_ONCE } else { clock::now() + SWEEP_EVERY });
         self.sweeping = swept?;
         if self.sweeping.is_none() {
             self.take_over.request();
@@ -591,7 +600,7 @@ impl Worker {
         self.fold.request();
         self.count.request();
         self.owners.look();
-        self.provider_queues.iter_mut().for_each(|provider_queue| provider_queue.next_due = 0);
+        self.provider_queues.iter_mut().for_each(|provider_queue| provider_queue.next_due = AT_ONCE);
         Ok(())
     }
 }

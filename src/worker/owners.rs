@@ -7,10 +7,12 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use cowrie_enrich_engine::timestamp::Timestamp;
 use cowrie_enrich_engine::{backoff, random};
 
-use super::due::{Due, naptime, retry_pause};
+use super::due::{AT_ONCE, Due, NEVER, naptime, retry_pause};
 use super::session_priority::SessionPriorities;
 use super::steps::{Steps, Stop, none_if_failed};
 use crate::owner;
@@ -23,66 +25,72 @@ use crate::worker::activity::{Activity, StepKind};
 
 /// Processes that run at the same time, without those that are abandoned.
 const MOST_RUNNING: usize = 2;
-/// Microseconds after the process should have ended itself, after which the supervisor terminates it.
-const TERMINATED_AFTER: i64 = 400_000;
-/// Microseconds after the cancellation of code, after which the supervisor abandons its process.
-const ABANDONED_AFTER: i64 = 5_000_000;
+/// Time after the process should have ended itself, after which the supervisor terminates it.
+const TERMINATED_AFTER: Duration = Duration::from_millis(400);
+/// Time after the cancellation of code, after which the supervisor abandons its process.
+const ABANDONED_AFTER: Duration = Duration::from_secs(5);
 /// Processes in a row that the code of an owner ended, after which the owner is suspended.
 const MOST_DEATHS: u32 = 3;
-/// The longest pause between two reads of the pending rows, unless new rows arrive; in microseconds.
-const LOOK_EVERY: i64 = 10_000_000;
-/// The longest backoff of sessions whose code ended its process, in microseconds.
-const LONGEST_AFTER_CODE: i64 = 300_000_000;
-/// Microseconds within which a process that an earlier worker started takes its slot.
-const STARTS_WITHIN: i64 = 10_000_000;
+/// The longest pause between two reads of the pending rows, unless new rows arrive.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// The shortest pause between two such reads.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// The longest backoff of sessions whose code ended its process.
+const LONGEST_AFTER_CODE: Duration = Duration::from_secs(300);
+/// Time within which a process that an earlier worker started takes its slot.
+const STARTS_WITHIN: Duration = Duration::from_secs(10);
+/// Deadlines are checked this much later, because a process may end exactly then.
+const MARGIN: Duration = Duration::from_millis(1);
 
-/// After this number of microseconds, half of an owner's used time is forgotten.
-const HALF_LIFE: f64 = 60e6;
-/// Assumed time of a new owner's process, in microseconds. Owners with a low known time come first.
-const UNKNOWN_COST: f64 = 5e6;
+/// After this time, half of an owner's used time is forgotten.
+const HALF_LIFE: Duration = Duration::from_secs(60);
+/// Assumed time of a new owner's process. Owners with a low known time come first.
+const UNKNOWN_COST: Duration = Duration::from_secs(5);
 /// Weight of the time that an owner has waited, relative to the time that it has used.
 const WAITING: f64 = 0.1;
 
 /// The past of an owner.
 #[derive(Default)]
 struct History {
-    /// Time that the code of the owner took lately, in microseconds, and when this was last computed.
-    used: f64,
-    used_at: i64,
-    /// Mean time of a process, in microseconds.
-    cost: Option<f64>,
+    /// Time that the code of the owner took lately, and when this was last computed.
+    used: Duration,
+    used_at: Timestamp,
+    /// Mean time of a process.
+    cost: Option<Duration>,
     /// The last process ended by itself, and little of its code was cancelled.
     behaves: bool,
-    /// Since when the owner has been waiting for a process, microseconds since 2000.
-    waits_since: Option<i64>,
+    /// Since when the owner has been waiting for a process.
+    waits_since: Option<Timestamp>,
     /// Processes in a row that ended while they ran the code.
     deaths: u32,
     /// The last process was terminated from outside, and another one was started at once.
     was_restarted: bool,
-    /// Earliest time of the next process, microseconds since 2000.
-    not_before: i64,
+    /// Earliest time of the next process.
+    not_before: Timestamp,
     /// The connection as the owner failed.
     cannot_connect: bool,
 }
 
 impl History {
     /// Returns the time used lately.
-    fn used(&self, now: i64) -> f64 {
-        self.used * 0.5_f64.powf((now - self.used_at).max(0) as f64 / HALF_LIFE)
+    fn used(&self, now: Timestamp) -> Duration {
+        let half_lives = (now - self.used_at).as_secs_f64() / HALF_LIFE.as_secs_f64();
+        self.used.mul_f64(0.5_f64.powf(half_lives))
     }
 
     /// Counts a process that has ended.
-    fn count(&mut self, time: f64, now: i64) {
+    fn count(&mut self, time: Duration, now: Timestamp) {
         self.used = self.used(now) + time;
         self.used_at = now;
-        self.cost = Some(self.cost.map_or(time, |cost| 0.7 * cost + 0.3 * time));
+        self.cost = Some(self.cost.map_or(time, |cost| cost.mul_f64(0.7) + time.mul_f64(0.3)));
     }
 
     /// Returns the key by which owners are served, lowest first. It is the time used lately plus the expected
     /// time of the next process, less a part of the time waited.
-    fn key(&self, now: i64) -> i64 {
-        let waited = self.waits_since.map_or(0, |since| now - since).max(0) as f64;
-        (self.used(now) + self.cost.unwrap_or(UNKNOWN_COST) - WAITING * waited) as i64
+    fn key(&self, now: Timestamp) -> i64 {
+        let waited = self.waits_since.map_or(Duration::ZERO, |since| now - since);
+        let expected = self.used(now) + self.cost.unwrap_or(UNKNOWN_COST);
+        ((expected.as_secs_f64() - WAITING * waited.as_secs_f64()) * 1e6) as i64
     }
 }
 
@@ -97,14 +105,14 @@ pub struct Owners {
     histories: HashMap<u32, History>,
     /// Owners to suspend, each with the reason.
     to_suspend: BTreeMap<u32, String>,
-    /// Holders of leases to end, with the longest backoff of their sessions in microseconds.
-    to_release: Vec<(i64, i64)>,
+    /// Holders of leases to end, with the longest backoff of their sessions.
+    to_release: Vec<(i64, Duration)>,
     /// The next process is for an owner that behaves, if one waits.
     behaved_is_next: bool,
     /// The next read of the pending rows.
     look: Due,
     /// Time of the next deadline.
-    next: i64,
+    next: Timestamp,
 }
 
 impl Owners {
@@ -119,7 +127,7 @@ impl Owners {
             to_release: Vec::new(),
             behaved_is_next: true,
             look: Due::now(),
-            next: 0,
+            next: AT_ONCE,
         }
     }
 
@@ -128,14 +136,14 @@ impl Owners {
         self.look.request();
     }
 
-    /// Returns when there is something to do without a wake-up, microseconds since 2000.
-    pub fn next(&self) -> i64 {
+    /// Returns when there is something to do without a wake-up.
+    pub fn next(&self) -> Timestamp {
         self.next.min(self.look.at())
     }
 
     /// Watches the processes and starts new ones.
     pub fn step(&mut self, steps: &Steps, session_priorities: &mut SessionPriorities) -> Result<(), Stop> {
-        self.next = i64::MAX;
+        self.next = NEVER;
         for index in 0..OWNER_SLOTS {
             self.watch(steps, index, session_priorities);
         }
@@ -144,9 +152,9 @@ impl Owners {
             let pending = steps.step(StepKind::Supervise, completions::owners);
             self.look.attempted(&pending, |pending| {
                 let now = clock::now();
-                let next = pending.iter().filter_map(|owner| owner.next).min().unwrap_or(i64::MAX);
+                let next = pending.iter().filter_map(|owner| owner.next).min().unwrap_or(NEVER);
                 let latest = LOOK_EVERY.min(naptime());
-                next.clamp(now + latest.min(100_000), now + latest)
+                next.clamp(now + latest.min(LOOK_AGAIN_AFTER), now + latest)
             });
             self.pending = pending?;
         }
@@ -197,10 +205,8 @@ impl Owners {
             self.collect(index, session_priorities);
             return;
         }
-        let since = slot.code_since.load(Ordering::Acquire);
-        if since == 0 || slot.is_abandoned.load(Ordering::Acquire) {
-            return;
-        }
+        let since = slot.code_since.load(Ordering::Acquire).if_set();
+        let Some(since) = since.filter(|_| !slot.is_abandoned.load(Ordering::Acquire)) else { return };
         let lasts = now - since;
         let (ends_within, abandoned_after) = deadlines(slot);
         if lasts > abandoned_after {
@@ -221,7 +227,7 @@ impl Owners {
             steps.set_activity(Activity::Supervising);
         }
         let deadline = if lasts > ends_within { abandoned_after } else { ends_within };
-        self.next = self.next.min(since + deadline + 1_000);
+        self.next = self.next.min(since + deadline + MARGIN);
     }
 
     /// Handles the end of a process and frees its slot.
@@ -233,7 +239,7 @@ impl Owners {
         session_priorities.process_ended(owner, slot);
         let history = self.histories.entry(owner).or_default();
         let now = clock::now();
-        history.count(slot.used.load(Ordering::Relaxed) as f64, now);
+        history.count(slot.used.load(Ordering::Relaxed), now);
         let (overruns, batches) =
             (slot.overruns.load(Ordering::Relaxed), slot.batches.load(Ordering::Relaxed));
         history.behaves = has_finished && overruns * 5 <= batches;
@@ -250,11 +256,11 @@ impl Owners {
             history.deaths += 1;
             let pause = backoff::delay(
                 history.deaths,
-                std::time::Duration::from_secs(1),
-                std::time::Duration::from_secs(60),
+                Duration::from_secs(1),
+                Duration::from_secs(60),
                 random::unit(),
             );
-            history.not_before = now + clock::micros(pause);
+            history.not_before = now + pause;
             if history.deaths >= MOST_DEATHS {
                 history.deaths = 0;
                 let reason = format!("code on a table ended its process {MOST_DEATHS} times in a row");
@@ -301,7 +307,7 @@ impl Owners {
         }
         while let Some((holder, longest)) = self.to_release.last().copied() {
             let released = steps.step(StepKind::Supervise, |_, connection| {
-                completions::release(connection, holder, clock::seconds(longest));
+                completions::release(connection, holder, longest);
             });
             if none_if_failed(released)?.is_none() {
                 break;
@@ -337,7 +343,7 @@ impl Owners {
             }
         }
         wanted.retain(|role, _| {
-            let not_before = self.histories.get(role).map_or(0, |history| history.not_before);
+            let not_before = self.histories.get(role).map_or(AT_ONCE, |history| history.not_before);
             if not_before > now {
                 self.next = self.next.min(not_before);
             }
@@ -423,16 +429,16 @@ impl Owners {
     }
 }
 
-/// Returns after how many microseconds of code the process in a slot should have ended, and after how many it
-/// is abandoned.
-fn deadlines(slot: &OwnerSlot) -> (i64, i64) {
-    let limit = clock::micros(slot.code_limit());
+/// Returns after how much time of code the process in a slot should have ended, and after how much it is
+/// abandoned.
+fn deadlines(slot: &OwnerSlot) -> (Duration, Duration) {
+    let limit = slot.code_limit();
     (2 * limit + TERMINATED_AFTER, limit + ABANDONED_AFTER)
 }
 
 /// Returns whether the process in a slot is abandoned, or should have ended. Another process may then replace
 /// it.
-fn is_overdue(slot: &OwnerSlot, now: i64) -> bool {
-    let since = slot.code_since.load(Ordering::Acquire);
-    slot.is_abandoned.load(Ordering::Acquire) || (since != 0 && now - since > deadlines(slot).0)
+fn is_overdue(slot: &OwnerSlot, now: Timestamp) -> bool {
+    let since = slot.code_since.load(Ordering::Acquire).if_set();
+    slot.is_abandoned.load(Ordering::Acquire) || since.is_some_and(|since| now - since > deadlines(slot).0)
 }

@@ -4,14 +4,16 @@
 use std::collections::VecDeque;
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use cowrie_enrich_engine::net::Finished;
 use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::Reply;
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::batch::{BUSY_PAUSE, Batch, Claimed, Sending};
 use super::completed::{Completed, MOST_TOGETHER};
-use super::due::retry_pause;
+use super::due::{AT_ONCE, NEVER, retry_pause};
 use super::exchanges::{Exchanges, Ticket};
 use super::session_priority::SessionPriorities;
 use super::steps::{Steps, Stop};
@@ -24,11 +26,11 @@ use crate::store::provider_quota;
 use crate::store::queue::{self, ClaimedJob};
 use crate::worker::activity::StepKind;
 
-/// How long claimed jobs may wait until they are sent, in microseconds. They wait while it is another
+/// How long claimed jobs may wait until they are sent. They wait while it is another
 /// worker's turn, or while this worker is delayed.
-const LONGEST_WAIT: i64 = 2_000_000;
-/// Interval at which the worker checks whether a refused key was replaced, in microseconds.
-const CREDENTIALS_EVERY: i64 = 1_000_000;
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// Interval at which the worker checks whether a refused key was replaced.
+const CREDENTIALS_EVERY: Duration = Duration::from_secs(1);
 /// How long a claim waits for a lock. Meanwhile the worker holds permits, for which other databases wait.
 const CLAIM_WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"100ms")];
 /// Lookups of a probe: enough to test whether the provider has recovered.
@@ -36,15 +38,15 @@ const PROBE_SIZE: usize = 10;
 
 pub struct ProviderQueue {
     pub provider: Provider,
-    /// When there are jobs to claim, and until when the provider may not be queried; microseconds since 2000.
-    pub next_due: i64,
-    blocked_until: i64,
+    /// When there are jobs to claim, and until when the provider may not be queried.
+    pub next_due: Timestamp,
+    blocked_until: Timestamp,
     /// When to check again whether a stopped provider may be queried.
-    next_credentials: i64,
+    next_credentials: Timestamp,
     /// In the order of their claims.
     batches: VecDeque<Batch>,
     /// When the batches that are not sent yet were claimed.
-    claimed_at: i64,
+    claimed_at: Timestamp,
     /// The most urgent jobs need no request, so the next claim looks at many jobs together.
     is_behind_known: bool,
     /// Unused jobs and quota, which the queue and the ledger must get back before the next claim.
@@ -64,22 +66,22 @@ impl ProviderQueue {
     pub fn of(provider: Provider) -> ProviderQueue {
         ProviderQueue {
             provider,
-            next_due: 0,
-            blocked_until: 0,
-            next_credentials: 0,
+            next_due: AT_ONCE,
+            blocked_until: AT_ONCE,
+            next_credentials: AT_ONCE,
             batches: VecDeque::new(),
-            claimed_at: 0,
+            claimed_at: Timestamp::UNSET,
             is_behind_known: false,
             to_give_back: Vec::new(),
         }
     }
 
-    /// Returns when there is something to do without a wake-up, microseconds since 2000.
-    pub fn next_at(&self) -> i64 {
+    /// Returns when there is something to do without a wake-up.
+    pub fn next_at(&self) -> Timestamp {
         let is_stopped = self.next_due < self.blocked_until && limiter::stopped_with(self.provider).is_some();
         let blocked_until =
             if is_stopped { self.blocked_until.min(self.next_credentials) } else { self.blocked_until };
-        let next_due = if self.has_claimed() { 0 } else { self.next_due };
+        let next_due = if self.has_claimed() { AT_ONCE } else { self.next_due };
         next_due.max(blocked_until).min(self.applies_at())
     }
 
@@ -125,11 +127,11 @@ impl ProviderQueue {
         priorities: &SessionPriorities,
     ) -> Result<(), Stop> {
         let provider = self.provider;
-        self.blocked_until = 0;
+        self.blocked_until = AT_ONCE;
         steps.worker_slot.waits_no_more(provider.index());
         self.give_back(steps)?;
         if !provider.is_enabled() || provider.blocked_reason().is_some() {
-            self.blocked_until = i64::MAX;
+            self.blocked_until = NEVER;
             return self.release(steps);
         }
         self.check_credentials();
@@ -237,7 +239,7 @@ impl ProviderQueue {
             let excess: Vec<Prefix> = excess.iter().map(|job| job.lookup_key).collect();
             if !excess.is_empty() {
                 queue::give_back(connection, provider, &excess, lease);
-                next = Some(Some(0));
+                next = Some(Some(AT_ONCE));
             }
             (jobs, next)
         });
@@ -246,7 +248,7 @@ impl ProviderQueue {
         }
         let (jobs, next) = claimed?;
         if let Some(next) = next {
-            self.next_due = next.unwrap_or(i64::MAX);
+            self.next_due = next.unwrap_or(NEVER);
         }
         Ok((jobs, reserved.map(|reserved| reserved.day)))
     }
@@ -277,7 +279,7 @@ impl ProviderQueue {
                 Sending::After(time, claimed) | Sending::Blocked(time, claimed) => (time, claimed),
             };
             self.batches.insert(index, Batch::Claimed(claimed));
-            (self.next_due, self.blocked_until) = (0, not_before);
+            (self.next_due, self.blocked_until) = (AT_ONCE, not_before);
             self.release(steps)?;
             return Ok(false);
         }
@@ -322,7 +324,7 @@ impl ProviderQueue {
                 quota::give_back(provider, day, unused.requests);
             }
             self.to_give_back.pop();
-            self.next_due = 0;
+            self.next_due = AT_ONCE;
         }
         Ok(())
     }
@@ -333,7 +335,7 @@ impl ProviderQueue {
             |batch: &Batch| matches!(batch, Batch::InFlight(sent) if sent.ticket == finished.ticket);
         let Some(index) = self.batches.iter().position(is_its_batch) else { return };
         let Some(Batch::InFlight(sent)) = self.batches.remove(index) else { return };
-        (self.next_due, self.blocked_until) = (0, 0);
+        (self.next_due, self.blocked_until) = (AT_ONCE, AT_ONCE);
         self.add(sent.complete(finished.done, finished.took));
     }
 
@@ -341,14 +343,14 @@ impl ProviderQueue {
         self.batches.iter().any(|batch| matches!(batch, Batch::InFlight(_)))
     }
 
-    /// Returns when the next completed batch is to be applied, microseconds since 2000.
-    fn applies_at(&self) -> i64 {
+    /// Returns when the next completed batch is to be applied.
+    fn applies_at(&self) -> Timestamp {
         let has_requests_in_flight = self.has_requests_in_flight();
         let due_at = |batch: &Batch| match batch {
             Batch::Completed(completed) => Some(completed.due_at(has_requests_in_flight)),
             _ => None,
         };
-        self.batches.iter().filter_map(due_at).min().unwrap_or(i64::MAX)
+        self.batches.iter().filter_map(due_at).min().unwrap_or(NEVER)
     }
 
     /// Removes and returns the completed batches that are to be applied now.
@@ -372,7 +374,7 @@ impl ProviderQueue {
         let lease = steps.lease([self.provider]);
         let (batch, stop) = batch.apply(steps, lease);
         if stop.is_none() {
-            self.next_due = 0;
+            self.next_due = AT_ONCE;
         }
         match batch {
             Batch::Completed(batch) if (stop.is_some() || batch.is_blocked) && batch.outlives(lease) => {
@@ -395,7 +397,7 @@ impl ProviderQueue {
             requests: *requests,
             is_returned: true,
         }));
-        self.next_due = 0;
+        self.next_due = AT_ONCE;
         batch.end(Some("the lease of the batch ran out before the batch was stored"));
     }
 }

@@ -9,9 +9,10 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cowrie_enrich_engine::timestamp::Timestamp;
 use cowrie_enrich_engine::{backoff, random};
 
-use super::due::retry_pause;
+use super::due::{NEVER, retry_pause};
 use super::steps::Steps;
 use crate::pg::background::{self, Needs, Process, ProcessState, Program};
 use crate::pg::{Oid, clock, transaction};
@@ -38,8 +39,8 @@ pub struct Recounter {
     process: Option<Process>,
     /// Processes in a row that left a request undone.
     attempts: u32,
-    /// Earliest time of the next start, microseconds since 2000.
-    not_before: i64,
+    /// Earliest time of the next start.
+    not_before: Timestamp,
 }
 
 impl Recounter {
@@ -47,13 +48,13 @@ impl Recounter {
     pub fn wanted(&mut self, is_wanted: bool) {
         self.is_wanted = is_wanted;
         if !is_wanted {
-            (self.attempts, self.not_before) = (0, 0);
+            (self.attempts, self.not_before) = (0, Timestamp::UNSET);
         }
     }
 
-    /// Returns when there is something to do without a wake-up, microseconds since 2000.
-    pub fn next(&self) -> i64 {
-        if self.is_wanted && self.process.is_none() { self.not_before } else { i64::MAX }
+    /// Returns when there is something to do without a wake-up.
+    pub fn next(&self) -> Timestamp {
+        if self.is_wanted && self.process.is_none() { self.not_before } else { NEVER }
     }
 
     /// Starts a process if one is requested and none runs. Returns true if one has ended since the last call:
@@ -75,7 +76,7 @@ impl Recounter {
         );
         let pause = if self.process.is_some() {
             self.attempts = self.attempts.saturating_add(1);
-            clock::micros(backoff::delay(self.attempts, AGAIN_BASE, AGAIN_CAP, random::unit()))
+            backoff::delay(self.attempts, AGAIN_BASE, AGAIN_CAP, random::unit())
         } else {
             // Nothing was read, and a slot may be free a moment later.
             telemetry::error(

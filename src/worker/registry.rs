@@ -7,6 +7,9 @@
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::guc;
 use crate::pg::exclusion::{self, Mark};
@@ -77,7 +80,7 @@ impl NoWorkerReason {
 
 /// How long a database stays without a worker once another session needs exclusive access. The server itself
 /// waits five seconds for other processes to disconnect.
-const COOLDOWN_MICROS: i64 = 6_000_000;
+const COOLDOWN: Duration = Duration::from_secs(6);
 
 /// Begins to listen for extensions that are created or dropped and for databases that another session needs.
 ///
@@ -262,7 +265,7 @@ fn database_is_needed(database: Oid) {
         return;
     }
     let (wanted, now) = (database.to_u32(), clock::now());
-    let entry = DatabaseCooldown { database: wanted, until: now + COOLDOWN_MICROS };
+    let entry = DatabaseCooldown { database: wanted, until: now + COOLDOWN };
     shared_state::locked(|guarded| {
         let mine = guarded.cooldowns.iter().position(|cooldown| cooldown.database == wanted);
         let free = || guarded.cooldowns.iter().position(|cooldown| cooldown.until <= now);
@@ -285,7 +288,7 @@ fn database_is_needed(database: Oid) {
 }
 
 /// Returns until when a database must stay without a worker, if it must.
-pub fn cooldown_end(database: Oid) -> Option<i64> {
+pub fn cooldown_end(database: Oid) -> Option<Timestamp> {
     let (wanted, now) = (database.to_u32(), clock::now());
     shared_state::locked(|guarded| {
         guarded

@@ -12,6 +12,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 
+use cowrie_enrich_engine::timestamp::Timestamp;
+
 use crate::pg::{self, clock};
 use crate::telemetry;
 
@@ -19,12 +21,12 @@ use crate::telemetry;
 const LONGEST: u64 = 1 << 20;
 
 /// The sort key; the lowest key comes first.
-pub type SortKey = (i64, bool, u32);
+pub type SortKey = (Timestamp, bool, u32);
 
 #[derive(Default)]
 pub struct Seniority {
-    /// By OID: when a database's first worker found the extension, microseconds since 2000.
-    since: BTreeMap<u32, i64>,
+    /// By OID: when a database's first worker found the extension.
+    since: BTreeMap<u32, Timestamp>,
     /// Databases whose last worker found no extension.
     without: BTreeSet<u32>,
     is_changed: bool,
@@ -45,7 +47,7 @@ impl Seniority {
 
     /// Returns the key by which databases are sorted.
     pub fn sort_key(&self, database: u32) -> SortKey {
-        let since = self.since.get(&database).copied().unwrap_or(i64::MAX);
+        let since = self.since.get(&database).copied().unwrap_or(Timestamp::INFINITY);
         (since, self.is_without_extension(database), database)
     }
 
@@ -105,7 +107,8 @@ impl Seniority {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let since: Vec<(&u32, &i64)> = self.since.iter().collect();
+        let since: Vec<(&u32, i64)> =
+            self.since.iter().map(|(database, at)| (database, at.micros())).collect();
         let without: Vec<&u32> = self.without.iter().collect();
         let draft = directory.join("workers.json.draft");
         let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
@@ -125,7 +128,7 @@ fn read() -> io::Result<Seniority> {
     File::open(directory().join("workers.json"))?.take(LONGEST).read_to_end(&mut bytes)?;
     let (since, without): (Vec<(u32, i64)>, Vec<u32>) = serde_json::from_slice(&bytes)?;
     Ok(Seniority {
-        since: since.into_iter().collect(),
+        since: since.into_iter().map(|(database, at)| (database, Timestamp::from_micros(at))).collect(),
         without: without.into_iter().collect(),
         is_changed: false,
     })

@@ -6,8 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use super::due::{naptime, retry_pause};
+use cowrie_enrich_engine::timestamp::Timestamp;
+
+use super::due::{AT_ONCE, NEVER, naptime, retry_pause};
 use crate::pg::clock;
 use crate::pg::spi::Connection;
 use crate::provider::Provider;
@@ -15,28 +18,28 @@ use crate::shared_state::OwnerSlot;
 use crate::store::ExtensionOids;
 use crate::store::session_priority::{self, has_quota};
 
-/// How often the rules are evaluated while lookups wait, in microseconds.
-const AGAIN_AFTER: i64 = 600_000_000;
-/// How long a quota waits for an evaluation to end, in microseconds.
-const HOLDS_FOR: i64 = 5_000_000;
+/// How often the rules are evaluated while lookups wait.
+const AGAIN_AFTER: Duration = Duration::from_secs(600);
+/// How long a quota waits for an evaluation to end.
+const HOLDS_FOR: Duration = Duration::from_secs(5);
 /// Evaluations take at most this fraction (1 in 10) of a worker's time.
-const SHARE: i64 = 10;
+const SHARE: u32 = 10;
 
 pub struct SessionPriorities {
     /// New lookups arrived after the last evaluation began.
     is_wanted: bool,
-    /// Earliest and latest time of the next evaluation; microseconds since 2000.
-    not_before: i64,
-    again_at: i64,
+    /// Earliest and latest time of the next evaluation.
+    not_before: Timestamp,
+    again_at: Timestamp,
     sweep: Option<Sweep>,
 }
 
 /// One evaluation of all rules, in progress.
 struct Sweep {
     owners: BTreeMap<u32, Progress>,
-    began: i64,
-    /// Time that the rules took, in microseconds.
-    used: i64,
+    began: Timestamp,
+    /// Time that the rules took.
+    used: Duration,
     /// A process left out a table or pages because of a lock or a failed transaction.
     has_gaps: bool,
 }
@@ -44,7 +47,7 @@ struct Sweep {
 /// An evaluation that a transaction has begun.
 pub struct NewSweep {
     owners: BTreeMap<u32, Progress>,
-    at: i64,
+    at: Timestamp,
     /// True if a provider has a quota.
     again: bool,
 }
@@ -54,8 +57,8 @@ struct Progress {
     comes_first: bool,
     /// A process is evaluating them.
     is_running: bool,
-    /// Time that the owner's code had taken before, in microseconds.
-    used_before: i64,
+    /// Time that the owner's code had taken before.
+    used_before: Duration,
     /// The next table and page.
     table: u32,
     page: u32,
@@ -63,7 +66,7 @@ struct Progress {
 
 impl SessionPriorities {
     pub fn new() -> SessionPriorities {
-        SessionPriorities { is_wanted: true, not_before: 0, again_at: i64::MAX, sweep: None }
+        SessionPriorities { is_wanted: true, not_before: AT_ONCE, again_at: NEVER, sweep: None }
     }
 
     /// Notes new lookups of these providers.
@@ -73,7 +76,7 @@ impl SessionPriorities {
 
     /// Notes that rules were set or removed.
     pub fn changed(&mut self) {
-        (self.is_wanted, self.not_before) = (true, 0);
+        (self.is_wanted, self.not_before) = (true, AT_ONCE);
     }
 
     /// Returns whether a provider's quota has to wait for an evaluation that ends soon.
@@ -90,11 +93,13 @@ impl SessionPriorities {
         self.sweep.is_none() && self.next() <= clock::now()
     }
 
-    /// Returns when there is something to do without a wake-up, microseconds since 2000.
-    pub fn next(&self) -> i64 {
+    /// Returns when there is something to do without a wake-up.
+    pub fn next(&self) -> Timestamp {
         match &self.sweep {
-            Some(sweep) if clock::now() - sweep.began <= HOLDS_FOR => sweep.began + HOLDS_FOR + 1_000,
-            Some(_) => i64::MAX,
+            Some(sweep) if clock::now() - sweep.began <= HOLDS_FOR => {
+                sweep.began + HOLDS_FOR + Duration::from_millis(1)
+            }
+            Some(_) => NEVER,
             None if self.is_wanted => self.not_before,
             None => self.again_at,
         }
@@ -113,8 +118,13 @@ impl SessionPriorities {
         if !again || session_priority::waiting(connection, &providers).is_empty() {
             return NewSweep { owners: BTreeMap::new(), at, again };
         }
-        let progress =
-            |comes_first| Progress { comes_first, is_running: false, used_before: 0, table: 0, page: 0 };
+        let progress = |comes_first| Progress {
+            comes_first,
+            is_running: false,
+            used_before: Duration::ZERO,
+            table: 0,
+            page: 0,
+        };
         let owners = session_priority::owners(oids, connection)
             .into_iter()
             .map(|(owner, comes_first)| (owner, progress(comes_first)))
@@ -125,9 +135,10 @@ impl SessionPriorities {
     /// Begins the evaluation after the transaction has committed.
     pub fn begun(&mut self, begun: NewSweep) {
         self.is_wanted = false;
-        self.again_at = if begun.again { begun.at + AGAIN_AFTER } else { i64::MAX };
+        self.again_at = if begun.again { begun.at + AGAIN_AFTER } else { NEVER };
         if !begun.owners.is_empty() {
-            self.sweep = Some(Sweep { owners: begun.owners, began: begun.at, used: 0, has_gaps: false });
+            self.sweep =
+                Some(Sweep { owners: begun.owners, began: begun.at, used: Duration::ZERO, has_gaps: false });
         }
     }
 
@@ -161,7 +172,7 @@ impl SessionPriorities {
         let Some(progress) = sweep.owners.get(&owner).filter(|progress| progress.is_running) else { return };
         sweep.has_gaps |= slot.has_gaps.swap(false, Ordering::AcqRel);
         if !slot.evaluates.load(Ordering::Acquire) {
-            sweep.used += slot.used.load(Ordering::Relaxed) - progress.used_before;
+            sweep.used += slot.used.load(Ordering::Relaxed).saturating_sub(progress.used_before);
             self.leave_out(owner);
         }
     }
@@ -171,7 +182,7 @@ impl SessionPriorities {
         let Some(sweep) = &mut self.sweep else { return };
         if let Some(progress) = sweep.owners.get_mut(&owner).filter(|progress| progress.is_running) {
             progress.is_running = false;
-            sweep.used += slot.used.load(Ordering::Relaxed) - progress.used_before;
+            sweep.used += slot.used.load(Ordering::Relaxed).saturating_sub(progress.used_before);
             progress.table = slot.next_table.load(Ordering::Acquire);
             progress.page = slot.next_page.load(Ordering::Acquire);
             if slot.ended_in_code.load(Ordering::Acquire) {
@@ -187,7 +198,7 @@ impl SessionPriorities {
         if sweep.owners.is_empty() {
             let now = clock::now();
             // Excludes the time that it waited for locks or for a process.
-            self.not_before = now + SHARE * sweep.used;
+            self.not_before = now + sweep.used.saturating_mul(SHARE);
             // Sessions have more commands and downloads by then.
             self.again_at = self.not_before.max(now + AGAIN_AFTER);
             if sweep.has_gaps {

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use cowrie_enrich_engine::version::VersionMatch;
 
@@ -31,6 +32,9 @@ pub enum Stop {
     Failed,
 }
 
+/// Part of a lease for the work before and after an exchange.
+const AROUND_EXCHANGE: Duration = Duration::from_secs(60);
+
 /// Runs steps for the worker in a slot.
 pub struct Steps {
     pub worker_slot: &'static WorkerSlot,
@@ -43,7 +47,7 @@ pub struct Steps {
 
 impl Steps {
     pub fn of(worker_slot: &'static WorkerSlot) -> Steps {
-        Steps { worker_slot, holder: clock::now(), keys_were_safe_at: Cell::new(None) }
+        Steps { worker_slot, holder: clock::now().micros(), keys_were_safe_at: Cell::new(None) }
     }
 
     /// Returns an error if the worker must leave.
@@ -121,12 +125,13 @@ impl Steps {
     /// after it.
     pub fn lease(&self, providers: impl IntoIterator<Item = Provider>) -> Lease {
         let longest = providers.into_iter().map(|provider| provider.limits().longest).max();
-        Lease { holder: self.holder, seconds: 2.0 * longest.unwrap_or_default().as_secs_f64() + 60.0 }
+        let duration = longest.unwrap_or_default().saturating_mul(2).saturating_add(AROUND_EXCHANGE);
+        Lease { holder: self.holder, duration }
     }
 }
 
 /// Turns a failed step into `None`. Other reasons to stop are returned.
-pub fn settled<T>(step: Result<T, Stop>) -> Result<Option<T>, Stop> {
+pub fn none_if_failed<T>(step: Result<T, Stop>) -> Result<Option<T>, Stop> {
     match step {
         Ok(result) => Ok(Some(result)),
         Err(Stop::Failed) => Ok(None),

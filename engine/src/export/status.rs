@@ -21,7 +21,7 @@ use crate::metrics::families::{
     QUEUE_DEPTH, RECORDS_CREATED, RECORDS_UPDATED, TOTAL_COUNT, WORKER_BATCHES, WORKER_HEARTBEAT_AGE,
 };
 use crate::metrics::{Declared, Family, Sample};
-use crate::timestamp;
+use crate::timestamp::Timestamp;
 
 /// Phases with their own file.
 pub const PHASES: &[&str] = &[
@@ -45,16 +45,12 @@ const REFRESH: &str = "enrichment_refresh";
 /// Name of the writer. The Python system has the number of a run here.
 const INGEST_ID: &str = "cowrie_enrich";
 
-/// Seconds between 1970-01-01 and 2000-01-01.
-const UNIX_TO_2000: f64 = 946_684_800.0;
-
 /// Why the last job was moved to the dead letters.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
     pub provider: &'static str,
     pub reason: String,
-    /// Microseconds since 2000.
-    pub at: i64,
+    pub at: Timestamp,
 }
 
 /// The last call of a procedure that works in batches, as of its last commit.
@@ -68,10 +64,9 @@ pub struct Call {
     /// Items done in this step.
     pub done: i64,
     pub total: i64,
-    /// Microseconds since 2000.
-    pub began: i64,
-    pub step_began: i64,
-    pub updated: i64,
+    pub began: Timestamp,
+    pub step_began: Timestamp,
+    pub updated: Timestamp,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,12 +92,12 @@ impl Phase {
         format!("{}.json", self.name)
     }
 
-    /// Returns the contents of the phase's file. `now` is in microseconds since 2000.
-    pub fn document(&self, now: i64) -> Map<String, Value> {
+    /// Returns the contents of the phase's file.
+    pub fn document(&self, now: Timestamp) -> Map<String, Value> {
         let fields = [
             ("phase", json!(self.name)),
             ("ingest_id", json!(INGEST_ID)),
-            ("last_updated", json!(timestamp::text(now))),
+            ("last_updated", json!(now.to_iso8601())),
             ("metrics", self.metrics.clone()),
             ("checkpoint", self.checkpoint.clone()),
             ("dead_letter", self.dead_letter.clone()),
@@ -112,7 +107,7 @@ impl Phase {
 }
 
 /// Returns the aggregate of all phases.
-pub fn aggregate(phases: &[Phase], now: i64) -> Map<String, Value> {
+pub fn aggregate(phases: &[Phase], now: Timestamp) -> Map<String, Value> {
     let entries: Map<String, Value> = phases
         .iter()
         .map(|phase| {
@@ -121,7 +116,7 @@ pub fn aggregate(phases: &[Phase], now: i64) -> Map<String, Value> {
             (phase.name.to_owned(), Value::Object(entry))
         })
         .collect();
-    [("last_updated", json!(timestamp::text(now))), ("phases", Value::Object(entries))]
+    [("last_updated", json!(now.to_iso8601())), ("phases", Value::Object(entries))]
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value))
         .collect()
@@ -189,7 +184,7 @@ pub fn enrichment(families: &[Family], last_failure: Option<&Failure>) -> Phase 
         metrics.set(&format!("{result}s"), lookups.by("result", result).sum());
     }
     let last = of(&PROVIDER_LAST_SUCCESS).numbers().fold(0.0, f64::max);
-    let last = (last > 0.0).then(|| timestamp::text(((last - UNIX_TO_2000) * 1e6) as i64));
+    let last = (last > 0.0).then(|| Timestamp::from_unix_seconds(last).to_iso8601());
     metrics.0.insert("last_enrichment_time".to_owned(), json!(last));
     metrics.0.insert("ingest_id".to_owned(), json!(INGEST_ID));
     Phase {
@@ -212,7 +207,7 @@ pub fn call(call: &Call) -> Phase {
         State::Complete => "complete",
         State::Stopped => "stopped",
     };
-    let seconds = |from: i64| (call.updated - from).max(0) as f64 / 1e6;
+    let seconds = |from: Timestamp| (call.updated - from).as_secs_f64();
     // The estimate may be exceeded. A complete call has done all its items.
     let total = if call.state == State::Complete { call.done } else { call.total.max(call.done) };
     let percent = match (call.state, total) {
@@ -286,7 +281,7 @@ fn dead_letter(total: f64, last: Option<&Failure>) -> Value {
             "total": number(total),
             "last_reason": reason,
             "last_source": provider,
-            "last_updated": timestamp::text(*at),
+            "last_updated": at.to_iso8601(),
         }),
     }
 }
@@ -380,13 +375,17 @@ mod tests {
             Family::of(&QUEUE_DEAD_LETTERS).with(["one", "spur"], 2.0),
             Family::of(&WORKER_BATCHES).with(["one"], 3.0).with(["two"], 4.0).with(["idle"], 0.0),
             Family::of(&WORKER_HEARTBEAT_AGE).with(["one"], 3.5).with(["two"], 0.5).with(["idle"], 0.1),
-            Family::of(&PROVIDER_LAST_SUCCESS).with(["cymru"], UNIX_TO_2000 + 86_400.5).with(["spur"], 0.0),
+            Family::of(&PROVIDER_LAST_SUCCESS).with(["cymru"], 946_771_200.5).with(["spur"], 0.0),
         ]
     }
 
     #[test]
     fn numbers_are_sums_of_the_families() {
-        let failure = Failure { provider: "spur", reason: "connection refused".into(), at: 2_000_000 };
+        let failure = Failure {
+            provider: "spur",
+            reason: "connection refused".into(),
+            at: Timestamp::from_micros(2_000_000),
+        };
         let phase = enrichment(&families(), Some(&failure));
         for (key, expected) in [
             ("asn_records_created", json!(7)),
@@ -421,7 +420,11 @@ mod tests {
 
     #[test]
     fn before_anything_happened_there_is_no_checkpoint_and_no_dead_letter() {
-        let failure = Failure { provider: "spur", reason: "it was tried again since".into(), at: 1 };
+        let failure = Failure {
+            provider: "spur",
+            reason: "it was tried again since".into(),
+            at: Timestamp::from_micros(1),
+        };
         let phase = enrichment(&[], Some(&failure));
         assert_eq!((&phase.checkpoint, &phase.dead_letter), (&json!({}), &json!({ "total": 0 })));
         assert_eq!(phase.metrics["asn_records_created"], json!(0));
@@ -438,9 +441,9 @@ mod tests {
             batches: 3,
             done: 250,
             total: 1000,
-            began: 0,
-            step_began: 2_000_000,
-            updated: 6_000_000,
+            began: Timestamp::default(),
+            step_began: Timestamp::from_micros(2_000_000),
+            updated: Timestamp::from_micros(6_000_000),
         };
         let phase = call(&running);
         assert_eq!(phase.name, "snapshot_backfill");
@@ -476,9 +479,9 @@ mod tests {
                 batches: 1,
                 done,
                 total,
-                began: 0,
-                step_began: 0,
-                updated: 1,
+                began: Timestamp::default(),
+                step_began: Timestamp::default(),
+                updated: Timestamp::from_micros(1),
             };
             let metrics = call(&finished).metrics;
             assert_eq!(metrics["percent_complete"], json!(100), "{done} of {total}");
@@ -489,10 +492,10 @@ mod tests {
     #[test]
     fn aggregate_holds_what_the_phases_files_hold() {
         let phase = enrichment(&families(), None);
-        let whole = Value::Object(aggregate(std::slice::from_ref(&phase), 0));
+        let whole = Value::Object(aggregate(std::slice::from_ref(&phase), Timestamp::default()));
         let mut entry = whole["phases"][ENRICHMENT].as_object().expect("an object").clone();
         assert_eq!(entry.remove("status_file"), Some(json!("enrichment.json")));
-        assert_eq!(entry, phase.document(0));
+        assert_eq!(entry, phase.document(Timestamp::default()));
         assert_eq!(whole["last_updated"], json!("2000-01-01T00:00:00.000000+00:00"));
     }
 }

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::session_time;
+use cowrie_enrich_engine::timestamp::Timestamp;
 use foldhash::fast::RandomState;
 
 use super::PageRange;
@@ -41,8 +42,8 @@ pub struct Layout {
     pub document: Option<Column>,
     pub document_at: Option<Column>,
     pub key: Option<Column>,
-    /// When the reading began, microseconds since 2000.
-    now: i64,
+    /// When the reading began.
+    now: Timestamp,
 }
 
 impl Layout {
@@ -70,12 +71,12 @@ impl Layout {
     }
 
     /// Returns the time of a row's session, if it is plausible.
-    pub fn time(&self, row: &Row) -> Option<i64> {
+    pub fn time(&self, row: &Row) -> Option<Timestamp> {
         let time = scan::time(row, self.time?)?;
         session_time::believed(time, self.enriched_at(row), self.now)
     }
 
-    fn enriched_at(&self, row: &Row) -> Option<i64> {
+    fn enriched_at(&self, row: &Row) -> Option<Timestamp> {
         row.timestamptz(self.document_at?.number)
     }
 
@@ -84,8 +85,8 @@ impl Layout {
     }
 
     /// Returns the time of a row's document, if it is known.
-    fn documented_at(&self, row: &Row) -> Option<i64> {
-        self.enriched_at(row).filter(|at| clock::is_finite(*at)).or_else(|| self.time(row))
+    fn documented_at(&self, row: &Row) -> Option<Timestamp> {
+        self.enriched_at(row).filter(|at| at.is_finite()).or_else(|| self.time(row))
     }
 
     /// Returns a text by which a user can find the row.

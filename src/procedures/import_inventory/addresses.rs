@@ -10,7 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cowrie_enrich_engine::address::{self, Address, AddressError};
-use cowrie_enrich_engine::{bogon, legacy, timestamp};
+use cowrie_enrich_engine::timestamp::Timestamp;
+use cowrie_enrich_engine::{bogon, legacy};
 
 use super::{Batch, ImportCounts, RowReport, document, shortened};
 use crate::document::enrichment;
@@ -57,7 +58,7 @@ struct ImportedRow<'a> {
     is_repeated: bool,
     known: ImportedAddress,
     /// The keys of its document, with the time of each answer.
-    said: BTreeMap<String, Option<i64>>,
+    said: BTreeMap<String, Option<Timestamp>>,
 }
 
 pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
@@ -138,7 +139,7 @@ fn read<'a>(
     let updated = row.time(UPDATED);
     let container = document.container();
     let said_at = |container: Container<'_>, key: &str| (key.to_owned(), said_at(container, key).or(updated));
-    let said: BTreeMap<String, Option<i64>> = container
+    let said: BTreeMap<String, Option<Timestamp>> = container
         .into_iter()
         .flat_map(|container| container.keys().into_iter().map(move |key| said_at(container, key)))
         .filter(|(key, _)| key != META)
@@ -162,15 +163,15 @@ fn read<'a>(
 
 const META: &str = "_meta";
 
-fn said_at(document: Container<'_>, key: &str) -> Option<i64> {
-    document.object(key).and_then(|own| own.text("cached_at")).and_then(timestamp::parse)
+fn said_at(document: Container<'_>, key: &str) -> Option<Timestamp> {
+    document.object(key).and_then(|own| own.text("cached_at")).and_then(Timestamp::parse)
 }
 
 /// Returns the `_meta` of a row's sources, and the faults in them. A source without a valid answer may be
 /// asked again.
 fn states(
     document: Option<Container<'_>>,
-    said: &BTreeMap<String, Option<i64>>,
+    said: &BTreeMap<String, Option<Timestamp>>,
     spelling: &str,
     version: Option<String>,
 ) -> (Typed<Jsonb>, Faults) {
@@ -265,7 +266,7 @@ fn decide(
     }
 }
 
-fn stands(stored: &StoredAddress, key: &str, their_time: Option<i64>) -> bool {
+fn stands(stored: &StoredAddress, key: &str, their_time: Option<Timestamp>) -> bool {
     let Some(document) = stored.document else { return false };
     match enrichment::answer_of(document, key) {
         enrichment::CurrentAttribution::None => false,

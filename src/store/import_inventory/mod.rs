@@ -8,6 +8,7 @@ pub mod sessions;
 pub mod source;
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::document::enrichment::LAYOUT_VERSION;
 use crate::pg::jsonb::Container;
@@ -62,12 +63,12 @@ pub struct ImportedNetwork {
     pub asn_type: Option<&'static str>,
     pub is_hosting: bool,
     pub is_vpn: bool,
-    pub first_seen: Option<i64>,
-    pub last_seen: Option<i64>,
+    pub first_seen: Option<Timestamp>,
+    pub last_seen: Option<Timestamp>,
     /// A jsonb object.
     pub document: Typed<Jsonb>,
-    pub updated: Option<i64>,
-    pub created: Option<i64>,
+    pub updated: Option<Timestamp>,
+    pub created: Option<Timestamp>,
 }
 
 /// Writes networks, which are in order and without duplicates. Returns the number of rows that changed.
@@ -93,7 +94,7 @@ fn network_arguments(networks: &[ImportedNetwork]) -> impl Arguments<NetworkPara
     let sources = |field: fn(&ImportedNetwork) -> &Sourced| {
         array(networks.iter().map(move |network| field(network).as_ref().map(|(_, source)| *source)))
     };
-    let times = |field: fn(&ImportedNetwork) -> Option<i64>| array(networks.iter().map(field));
+    let times = |field: fn(&ImportedNetwork) -> Option<Timestamp>| array(networks.iter().map(field));
     (
         array(networks.iter().map(|network| network.asn)),
         values(|network| &network.name),
@@ -117,24 +118,24 @@ fn network_arguments(networks: &[ImportedNetwork]) -> impl Arguments<NetworkPara
 pub struct ImportedAddress {
     pub address: Address,
     pub asn: Option<i64>,
-    pub verified: Option<i64>,
-    pub first_seen: Option<i64>,
-    pub last_seen: Option<i64>,
+    pub verified: Option<Timestamp>,
+    pub first_seen: Option<Timestamp>,
+    pub last_seen: Option<Timestamp>,
     /// A jsonb object.
     pub document: Typed<Jsonb>,
     /// The entries for its `_meta`.
     pub states: Typed<Jsonb>,
-    pub updated: Option<i64>,
-    pub created: Option<i64>,
+    pub updated: Option<Timestamp>,
+    pub created: Option<Timestamp>,
 }
 
 /// This inventory's row of an address, valid inside the closure that receives it.
 pub struct StoredAddress<'a> {
     pub address: Address,
     pub asn: Option<i64>,
-    pub verified: Option<i64>,
+    pub verified: Option<Timestamp>,
     pub document: Option<Container<'a>>,
-    pub updated: Option<i64>,
+    pub updated: Option<Timestamp>,
 }
 
 /// How to merge the two rows of an address.
@@ -150,7 +151,7 @@ pub struct Decision {
 /// exist. Returns the created addresses.
 pub fn create_addresses(connection: &Connection, known: &[&ImportedAddress]) -> Vec<Address> {
     let times =
-        |field: fn(&ImportedAddress) -> Option<i64>| array(known.iter().map(move |known| field(known)));
+        |field: fn(&ImportedAddress) -> Option<Timestamp>| array(known.iter().map(move |known| field(known)));
     let arguments = (
         array(known.iter().map(|known| known.address)),
         array(known.iter().map(|known| known.asn)),
@@ -185,8 +186,9 @@ pub fn merge_addresses(connection: &Connection, known: &[(&ImportedAddress, Deci
     if known.is_empty() {
         return 0;
     }
-    let times =
-        |field: fn(&ImportedAddress) -> Option<i64>| array(known.iter().map(move |(known, _)| field(known)));
+    let times = |field: fn(&ImportedAddress) -> Option<Timestamp>| {
+        array(known.iter().map(move |(known, _)| field(known)))
+    };
     let arguments = (
         array(known.iter().map(|(known, _)| known.address)),
         array(known.iter().map(|(known, _)| known.asn)),
@@ -209,7 +211,7 @@ pub fn merge_addresses(connection: &Connection, known: &[(&ImportedAddress, Deci
 pub struct Observation {
     pub address: Address,
     pub asn: i64,
-    pub at: i64,
+    pub at: Timestamp,
     pub source: String,
 }
 

@@ -8,6 +8,8 @@
 //! Rows are read in batches, in the order of their key. Rows with duplicate or null keys are not lost between
 //! two batches, because rows of one key are told apart by their tuple id.
 
+use cowrie_enrich_engine::timestamp::Timestamp;
+
 use crate::error;
 use crate::pg::jsonb::{self, Container, Value};
 use crate::pg::role::with_settings;
@@ -59,8 +61,7 @@ pub struct WantedColumn {
 pub enum Kind {
     /// As text, for any type.
     Text,
-    /// As microseconds since 2000-01-01. A time without a time zone is taken as UTC, because Python programs
-    /// write it so.
+    /// As a timestamp. A time without a time zone is taken as UTC, because Python programs write it so.
     Time,
 }
 
@@ -265,7 +266,7 @@ pub struct Row {
 
 enum Cell {
     Text(Option<Vec<u8>>),
-    Time(Option<i64>),
+    Time(Option<Timestamp>),
 }
 
 impl Row {
@@ -284,15 +285,15 @@ impl Row {
     }
 
     /// Returns a time column; `None` if it is infinite.
-    pub fn time(&self, number: usize) -> Option<i64> {
+    pub fn time(&self, number: usize) -> Option<Timestamp> {
         match self.values.get(number) {
-            Some(Cell::Time(time)) => time.filter(|time| crate::pg::clock::is_finite(*time)),
+            Some(Cell::Time(time)) => time.filter(|time| time.is_finite()),
             _ => None,
         }
     }
 
     /// Returns a column with the time of a session, if the time is plausible.
-    pub fn session_time(&self, number: usize) -> Option<i64> {
+    pub fn session_time(&self, number: usize) -> Option<Timestamp> {
         let time = self.time(number)?;
         cowrie_enrich_engine::session_time::believed(time, None, crate::pg::clock::now())
     }
@@ -318,7 +319,7 @@ impl Row {
         let shown = wanted.iter().zip(&self.values).filter_map(|(wanted, value)| {
             let value = match value {
                 Cell::Text(text) => text::from_server(text.as_deref()?).into_owned(),
-                Cell::Time(time) if time.is_some_and(crate::pg::clock::is_finite) => {
+                Cell::Time(time) if time.is_some_and(Timestamp::is_finite) => {
                     crate::pg::clock::iso8601((*time)?)
                 }
                 Cell::Time(_) => return None,

@@ -80,7 +80,7 @@ pub(super) fn sane_route(address: Address, route: &Route) {
     // Accepts exactly the dates that a column of type date accepts.
     if let Some(date) = &route.allocated {
         let at_midnight = format!("{date}T00:00:00");
-        assert!(date.len() == 10 && crate::timestamp::parse(&at_midnight).is_some(), "{date}");
+        assert!(date.len() == 10 && crate::timestamp::Timestamp::parse(&at_midnight).is_some(), "{date}");
     }
     assert!(route.origins.len() <= route::MOST_ORIGINS && !route.origins.contains(&route.asn));
     assert!(route.origins.windows(2).all(|pair| pair[0] < pair[1]) && !route.origins.contains(&0));
