@@ -115,19 +115,19 @@ fn define_files() {
     guarded(
         c"cowrie_enrich.city_database",
         c"Path of the mmdb file with locations of addresses (City, Country or Enterprise layout).",
-        c"The file is verified and copied into the data directory. Lookups read the copy.",
+        c"The server verifies the file and copies it into the data directory. Lookups read the copy.",
         &CITY_DATABASE,
     );
     guarded(
         c"cowrie_enrich.asn_database",
         c"Path of the mmdb file with networks of addresses (ASN or ISP layout).",
-        c"The file is verified and copied into the data directory. Lookups read the copy.",
+        c"The server verifies the file and copies it into the data directory. Lookups read the copy.",
         &ASN_DATABASE,
     );
     settings::define_checked::<Sources>(
         c"cowrie_enrich.enabled_sources",
         c"Sources of data about addresses that the extension uses, separated by commas.",
-        c"Valid names are maxmind (the mmdb files) and the providers that the view provider_status lists.",
+        c"Valid names are 'maxmind' (the mmdb files) and the names of providers in the view provider_status.",
         &ENABLED_SOURCES,
     );
 }
@@ -142,15 +142,16 @@ fn define_worker() {
     number(
         c"cowrie_enrich.max_attempts",
         c"Number of failures after which a lookup becomes a dead letter.",
-        c"A dead letter is retried only after a call of retry_dead_letters(). Provider outages do not count as failures.",
+        c"The worker retries a dead letter only after a call of retry_dead_letters(). \
+        Failures while the provider is down for all lookups do not count.",
         &MAX_ATTEMPTS,
         (1, 100),
         GucFlags::default(),
     );
     number(
         c"cowrie_enrich.retry_base",
-        c"Pause after the first failure of a lookup or a provider.",
-        c"The pause doubles with each further failure.",
+        c"Pause after the first failure of a lookup or of a provider.",
+        c"Each further failure in a row doubles the pause.",
         &RETRY_BASE,
         (1, 3_600_000),
         GucFlags::UNIT_MS,
@@ -158,16 +159,16 @@ fn define_worker() {
     GucRegistry::define_bool_guc(
         c"cowrie_enrich.worker_enabled",
         c"Enables the background workers.",
-        c"Workers send queued lookups and add pending counts to the inventories. \
-        They run only if shared_preload_libraries contains cowrie_enrich.",
+        c"Workers send queued lookups and add the counts of new sessions to the inventories. \
+        Workers run only if shared_preload_libraries contains cowrie_enrich.",
         &WORKER_ENABLED,
         GucContext::Sighup,
         GucFlags::default(),
     );
     number(
         c"cowrie_enrich.worker_naptime",
-        c"Maximum time that a worker sleeps.",
-        c"The worker adds pending counts to the inventories at this interval. \
+        c"Longest time that a worker sleeps between rounds.",
+        c"The worker adds the counts of new sessions to the inventories once per worker_naptime. \
         A commit that queues lookups wakes the worker at once.",
         &WORKER_NAPTIME,
         (10, 3_600_000),
@@ -175,8 +176,8 @@ fn define_worker() {
     );
     guarded(
         c"cowrie_enrich.worker_role",
-        c"Role that the workers use to write to the inventories.",
-        c"If the setting is empty, the workers use the owner of the extension.",
+        c"Role whose rights the workers use to write to the inventories.",
+        c"If the setting is empty, the workers use the rights of the extension's owner.",
         &WORKER_ROLE,
     );
     settings::define_checked::<DatabaseNames>(
@@ -190,7 +191,7 @@ fn define_worker() {
 fn define_metrics() {
     GucRegistry::define_bool_guc(
         c"cowrie_enrich.metrics",
-        c"Enables the counters and timings of the extension's work.",
+        c"Enables counting and timing of the extension's work.",
         c"Errors and requests to providers are counted even if the setting is off.",
         &METRICS,
         GucContext::Sighup,
@@ -225,14 +226,14 @@ fn define_exporter() {
     settings::define_checked::<Listen>(
         c"cowrie_enrich.metrics_listen",
         c"Loopback address and port where the exporter serves /metrics to Prometheus.",
-        c"If the setting is empty, metrics are not served. Every client that can connect can read all metrics.",
+        c"If the setting is empty, metrics are not served. Every client that can connect to the address can read all metrics.",
         &METRICS_LISTEN,
     );
     settings::define_checked::<StatusFile>(
         c"cowrie_enrich.status_file",
-        c"Absolute path of the aggregate status file, which contains all phases.",
-        c"The directory of this file also gets one file for each phase. The server must be able to write to the directory. \
-        If the setting is empty, no status files are written.",
+        c"Absolute path of the aggregate status file, which contains the status of all work of the extension.",
+        c"The directory of this file also gets one status file for each kind of work (phase). \
+        The server must be able to write to the directory. If the setting is empty, no status files are written.",
         &STATUS_FILE,
     );
     settings::define_checked::<Endpoint>(
@@ -251,8 +252,8 @@ fn define_exporter() {
     );
     GucRegistry::define_float_guc(
         c"cowrie_enrich.otlp_sample_ratio",
-        c"Fraction of created or updated networks for which a span is sent.",
-        c"A span is always sent for each batch of lookups at a provider.",
+        c"Fraction of created or updated networks for which a span is sent to the OpenTelemetry collector.",
+        c"A value of 0 means no spans of networks. Spans of requests to providers are always sent.",
         &OTLP_SAMPLE_RATIO,
         0.0,
         1.0,

@@ -33,8 +33,9 @@ pub static DSHIELD_URL: Setting =
     url(c"cowrie_enrich.dshield_url", c"URL of the DShield API.", c"https://isc.sans.edu/api/ip");
 pub static DSHIELD_CONTACT: Setting = Setting {
     name: c"cowrie_enrich.dshield_contact",
-    short: c"E-mail address or URL where DShield can contact you about your requests.",
-    long: c"The value is sent in the User-Agent header. If the setting is empty, no requests are sent to DShield.",
+    short: c"E-mail address or URL at which DShield can contact you about your requests.",
+    long: c"Each request to DShield contains the value in the header User-Agent. \
+        If the setting is empty, no requests are sent to DShield.",
     kind: Kind::Text { default: None },
     guarded: true,
 };
@@ -50,9 +51,11 @@ pub static DSHIELD_DAILY_QUOTA: Setting =
 pub static DSHIELD_TIMEOUT: Setting =
     timeout(c"cowrie_enrich.dshield_timeout", c"Maximum duration of one request to DShield.");
 pub static DSHIELD_TTL: Setting =
-    ttl(c"cowrie_enrich.dshield_ttl", c"Lifetime of a positive DShield answer.");
-pub static DSHIELD_ABSENT_TTL: Setting =
-    absent_ttl(c"cowrie_enrich.dshield_absent_ttl", c"Lifetime of a negative DShield answer.");
+    ttl(c"cowrie_enrich.dshield_ttl", c"How long a DShield answer with data about an address stays valid.");
+pub static DSHIELD_ABSENT_TTL: Setting = absent_ttl(
+    c"cowrie_enrich.dshield_absent_ttl",
+    c"How long a DShield answer of \"no report about this address\" stays valid.",
+);
 
 /// Error texts about the address, in lower case. Other errors would occur for any address.
 const REFUSALS: [&str; 3] = ["bad ip", "invalid ip", "not a valid ip"];

@@ -40,8 +40,8 @@ pub static GREYNOISE_URL: Setting = url(
 );
 pub static GREYNOISE_API_KEY_FILE: Setting = key_file(
     c"cowrie_enrich.greynoise_api_key_file",
-    c"Path of the file with the GreyNoise API key, or the word community.",
-    c"The server reads the file for each request. The word community means no key and at most 50 requests a day. \
+    c"Path of the file with the GreyNoise API key, or the word 'community' for requests without a key.",
+    c"The server reads the file for each request. With 'community', at most 50 requests a day are sent. \
         If the setting is empty, no requests are sent to GreyNoise.",
 );
 pub static GREYNOISE_RATE: Setting =
@@ -58,10 +58,14 @@ pub static GREYNOISE_DAILY_QUOTA: Setting = daily_quota(
 );
 pub static GREYNOISE_TIMEOUT: Setting =
     timeout(c"cowrie_enrich.greynoise_timeout", c"Maximum duration of one request to GreyNoise.");
-pub static GREYNOISE_TTL: Setting =
-    ttl(c"cowrie_enrich.greynoise_ttl", c"Lifetime of a positive GreyNoise answer.");
-pub static GREYNOISE_ABSENT_TTL: Setting =
-    absent_ttl(c"cowrie_enrich.greynoise_absent_ttl", c"Lifetime of a negative GreyNoise answer.");
+pub static GREYNOISE_TTL: Setting = ttl(
+    c"cowrie_enrich.greynoise_ttl",
+    c"How long a GreyNoise answer with data about an address stays valid.",
+);
+pub static GREYNOISE_ABSENT_TTL: Setting = absent_ttl(
+    c"cowrie_enrich.greynoise_absent_ttl",
+    c"How long a GreyNoise answer of \"address not seen\" stays valid.",
+);
 
 static SERVICE: HttpService = HttpService {
     name: "greynoise",

@@ -47,9 +47,12 @@ pub static SPUR_DAILY_QUOTA: Setting =
     daily_quota(c"cowrie_enrich.spur_daily_quota", c"Maximum number of requests to SPUR per day.", 0);
 pub static SPUR_TIMEOUT: Setting =
     timeout(c"cowrie_enrich.spur_timeout", c"Maximum duration of one request to SPUR.");
-pub static SPUR_TTL: Setting = ttl(c"cowrie_enrich.spur_ttl", c"Lifetime of a positive SPUR answer.");
-pub static SPUR_ABSENT_TTL: Setting =
-    absent_ttl(c"cowrie_enrich.spur_absent_ttl", c"Lifetime of a negative SPUR answer.");
+pub static SPUR_TTL: Setting =
+    ttl(c"cowrie_enrich.spur_ttl", c"How long a SPUR answer with data about an address stays valid.");
+pub static SPUR_ABSENT_TTL: Setting = absent_ttl(
+    c"cowrie_enrich.spur_absent_ttl",
+    c"How long a SPUR answer of \"nothing known about this address\" stays valid.",
+);
 
 static SERVICE: HttpService = HttpService {
     name: "spur",

@@ -24,7 +24,7 @@ static WHOIS_HOST: Setting = Setting {
 
 static WHOIS_PORT: Setting = Setting {
     name: c"cowrie_enrich.cymru_whois_port",
-    short: c"Port of Team Cymru's bulk whois service.",
+    short: c"TCP port of Team Cymru's bulk whois service.",
     long: c"",
     kind: Kind::Number { default: 43, least: 1, most: 65_535, unit: Unit::None },
     guarded: true,
@@ -32,7 +32,7 @@ static WHOIS_PORT: Setting = Setting {
 
 static DNS_SERVER: Setting = Setting {
     name: c"cowrie_enrich.cymru_dns_server",
-    short: c"DNS server (host:port) for lookups in Team Cymru's zones.",
+    short: c"DNS server (host:port) for lookups at Team Cymru over DNS.",
     long: c"If the setting is empty, the first name server of the operating system is used.",
     kind: Kind::Text { default: None },
     guarded: true,
@@ -43,8 +43,8 @@ const TRANSPORTS: [Transport; 3] = [Transport::Auto, Transport::Whois, Transport
 
 static TRANSPORT: Setting = Setting {
     name: c"cowrie_enrich.cymru_transport",
-    short: c"Protocol for requests to Team Cymru: whois, dns, or auto.",
-    long: c"The value auto selects whois, and selects DNS while the whois service cannot be reached.",
+    short: c"Protocol of lookups at Team Cymru: 'auto', 'whois' or 'dns'.",
+    long: c"'auto' means whois, or DNS while the whois service cannot be reached.",
     kind: Kind::Choice { default: 0, words: &[c"auto", c"whois", c"dns"] },
     guarded: false,
 };
@@ -75,8 +75,9 @@ static TIMEOUT: Setting = Setting {
 
 static RATE: Setting = Setting {
     name: c"cowrie_enrich.cymru_rate",
-    short: c"Maximum number of requests (batches) to Team Cymru per minute.",
-    long: c"The limit applies to all databases of the cluster together. A value of 0 means no limit.",
+    short: c"Maximum number of requests to Team Cymru per minute.",
+    long: c"One request can look up many addresses. The limit applies to all databases of the cluster together. \
+        A value of 0 means no limit.",
     kind: Kind::Number { default: 60, least: 0, most: 60_000, unit: Unit::None },
     guarded: false,
 };
@@ -91,7 +92,7 @@ static TTL: Setting = Setting {
 
 static ABSENT_TTL: Setting = Setting {
     name: c"cowrie_enrich.cymru_absent_ttl",
-    short: c"How long a Team Cymru answer of \"no network announces the address\" stays valid.",
+    short: c"How long a Team Cymru answer of \"no network announces this address\" stays valid.",
     long: c"",
     kind: Kind::Number { default: 7 * 86_400, least: 60, most: i32::MAX, unit: Unit::Seconds },
     guarded: false,

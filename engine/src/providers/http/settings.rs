@@ -60,8 +60,8 @@ pub(in crate::providers) const fn url(
     short: &'static CStr,
     default: &'static CStr,
 ) -> Setting {
-    let long = c"An http or https URL. A slash and the address that is looked up are appended to the URL. \
-        A key is sent only over https or to a loopback address.";
+    let long = c"An http or https URL. The worker appends a slash and the address to look up. \
+        A key or token is sent only over https or to a loopback address.";
     Setting { name, short, long, kind: Kind::Text { default: Some(default) }, guarded: true }
 }
 
@@ -109,11 +109,11 @@ pub(in crate::providers) const fn timeout(name: &'static CStr, short: &'static C
 }
 
 pub(in crate::providers) const fn ttl(name: &'static CStr, short: &'static CStr) -> Setting {
-    lifetime(name, short, c"A positive answer contains data about the address.", 7 * DAY)
+    lifetime(name, short, c"For answers without data, see the setting with absent_ttl in its name.", 7 * DAY)
 }
 
 pub(in crate::providers) const fn absent_ttl(name: &'static CStr, short: &'static CStr) -> Setting {
-    let long = c"A negative answer says that the provider has no data about the address.";
+    let long = c"A failed request is not an answer.";
     lifetime(name, short, long, 2 * DAY)
 }
 
