@@ -13,7 +13,6 @@ mod document;
 mod error;
 mod exporter;
 mod guc;
-mod inbox;
 mod mmdb;
 mod owner;
 mod pg;

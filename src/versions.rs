@@ -9,8 +9,8 @@ use std::cell::Cell;
 
 use cowrie_enrich_engine::version::{Version, VersionMatch};
 
-use crate::pg::call::Call;
 use crate::pg::catalog;
+use crate::pg::sql_function::Call;
 use crate::pg::value::{Text, ToSql, Typed};
 use crate::{error, sql_function};
 

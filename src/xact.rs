@@ -3,11 +3,11 @@
 //! A step before commit may run SQL. The later steps change memory only and cannot fail, because an ERROR after the
 //! commit has begun restarts the whole cluster.
 
-use crate::inbox;
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::{self, Callbacks, Level, Outcome};
 use crate::session::{attribution, pending};
-use crate::store::{counter_deltas, fill_register};
+use crate::store::inbox_duplicates;
+use crate::store::{counter_deltas, snapshot_fill};
 use crate::telemetry;
 use crate::worker::registry;
 
@@ -30,10 +30,10 @@ fn before_commit() {
 
 fn ended(outcome: Outcome) {
     pending::transaction_ended();
-    fill_register::clear();
+    snapshot_fill::clear();
     attribution::transaction_ended(outcome);
     telemetry::transaction_ended(outcome);
-    inbox::transaction_ended(outcome);
+    inbox_duplicates::transaction_ended(outcome);
     // Last, so that the steps above have published their results before another process is woken. These steps are
     // independent of each other.
     registry::transaction_ended(outcome);
@@ -48,7 +48,7 @@ fn released(level: Level, parent: Level) {
 /// The steps are independent of each other.
 fn rolled_back(level: Level) {
     attribution::forget();
-    inbox::rolled_back();
+    inbox_duplicates::rolled_back();
     telemetry::rolled_back(level);
     pending::rolled_back(level);
 }

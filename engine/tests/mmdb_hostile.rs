@@ -42,7 +42,10 @@ fn other_files_are_named() {
         (b"\x1f\x8b\x08\0rest", "file of 8 bytes is a gzip archive (unpack it first), not an mmdb file"),
         (b"PK\x03\x04rest", "file of 8 bytes is a zip archive (unpack it first), not an mmdb file"),
         (b"<html>", "file of 6 bytes is a web page, not an mmdb file"),
-        (b"network,asn\n", "file of 12 bytes has no mmdb metadata: it is not an mmdb file, or it is truncated"),
+        (
+            b"network,asn\n",
+            "file of 12 bytes has no mmdb metadata: it is not an mmdb file, or it is truncated",
+        ),
         (b"\xab\xcd\xefMaxMind.com", "mmdb metadata, binary_format_major_version: value runs past the end"),
         (
             b"\xab\xcd\xefMaxMind.com\x41x",

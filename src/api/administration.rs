@@ -3,7 +3,7 @@
 use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::mmdb::{self, Kind};
-use crate::pg::call::Call;
+use crate::pg::sql_function::Call;
 use crate::pg::value::Value;
 use crate::telemetry::{self, Counter, Distribution, Operation, cells};
 use crate::{error, row, sql_function};

@@ -1,8 +1,8 @@
 //! Functions for analysts.
 
 use crate::pg::Oid;
-use crate::pg::call::Call;
 use crate::pg::spi::Connection;
+use crate::pg::sql_function::Call;
 use crate::pg::value::{Text, ToSql, Typed};
 use crate::store::ExtensionOids;
 use crate::store::campaigns::Campaign;

@@ -13,7 +13,7 @@ use cowrie_enrich_engine::providers::cymru::{self, RouteAnswer, RouteReply, Rout
 
 use crate::document::enrichment::country_text;
 use crate::error;
-use crate::pg::call::Call;
+use crate::pg::sql_function::Call;
 use crate::pg::value::Value;
 use crate::pg::{background, clock, latch};
 use crate::provider::limiter::{self, Permit, PermitDecision};

@@ -8,11 +8,11 @@ use cowrie_enrich_engine::mmdb::clean_name;
 
 use crate::error::{self, require_writable, require_writable_or};
 use crate::mmdb::{self, LoadPolicy};
-use crate::pg::call::Call;
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
+use crate::pg::sql_function::Call;
 use crate::pg::value::Value;
-use crate::pg::{snapshot, transaction};
+use crate::pg::{mvcc_snapshot, transaction};
 use crate::provider::Providers;
 use crate::sql_function;
 use crate::store::enrich::{self, LockPolicy, SessionCount};
@@ -30,7 +30,7 @@ fn enrich_ip(call: &Call) -> Option<Value> {
     let oids = ExtensionOids::of_caller(call);
     telemetry::add(Counter::TotalIps, 1);
     mmdb::with(LoadPolicy::Import, |databases| {
-        let fresh = (!force).then(snapshot::of_statement).flatten().and_then(|snapshot| {
+        let fresh = (!force).then(mvcc_snapshot::of_statement).flatten().and_then(|snapshot| {
             addresses::probe(oids, inet.address, snapshot, |row| {
                 let is_fresh = !addresses::is_due(row, databases);
                 is_fresh.then(|| (row.composite(), addresses::due_providers(row, online())))
@@ -42,7 +42,7 @@ fn enrich_ip(call: &Call) -> Option<Value> {
             return Some(row);
         }
         write(oids, databases, [inet.address], force, "enrich_ip()");
-        let latest = snapshot::Latest::take();
+        let latest = mvcc_snapshot::Latest::take();
         addresses::probe(oids, inet.address, latest.view(), |row| row.composite())
     })
 }
@@ -72,7 +72,7 @@ fn write(
     force: bool,
     function: &str,
 ) {
-    let latest = snapshot::Latest::take();
+    let latest = mvcc_snapshot::Latest::take();
     let addresses = addresses.into_iter().map(|address| (address, SessionCount::default()));
     let plan = enrich::plan(oids, addresses, databases, latest.view(), force, online());
     drop(latest);

@@ -2,7 +2,7 @@
 //! malformed JSON of a provider must not fail the statement that stores it.
 
 use crate::document::enrichment;
-use crate::pg::call::Call;
+use crate::pg::sql_function::Call;
 use crate::pg::value::{Array, Boolean, Text, ToSql, Typed, array};
 use crate::sql_function;
 

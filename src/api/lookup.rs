@@ -8,7 +8,7 @@ use crate::document::enrichment::Answer;
 use crate::error;
 use crate::guc;
 use crate::mmdb::{self, Kind, LoadPolicy};
-use crate::pg::call::Call;
+use crate::pg::sql_function::Call;
 use crate::pg::value::{Bigint, Boolean, Inet, Jsonb, Text, ToSql, Typed};
 use crate::pg::{inet, jsonb};
 use crate::sql_function;

@@ -4,13 +4,13 @@ use std::ffi::CStr;
 
 use cowrie_enrich_engine::metrics::{Family, prometheus};
 
-use crate::pg::call::Call;
 use crate::pg::jsonb;
 use crate::pg::role::{acting_as, with_settings};
 use crate::pg::spi::Connection;
+use crate::pg::sql_function::Call;
 use crate::pg::value::{Jsonb, Text, ToSql, Typed};
 use crate::store::{ExtensionOids, sizes};
-use crate::telemetry::families;
+use crate::telemetry::metric_values;
 use crate::{error, exporter, row, sql_function};
 
 sql_function!(enrich_metrics_wrapper, pg_finfo_enrich_metrics_wrapper, enrich_metrics);
@@ -49,5 +49,5 @@ fn now(call: &Call) -> Vec<Family> {
     let oids = ExtensionOids::of(call);
     let (sizes, _) =
         acting_as(oids.owner, || with_settings(WAITS, || Connection::with(oids.schema, sizes::count)));
-    families::families(Some(&sizes))
+    metric_values::families(Some(&sizes))
 }

@@ -1,6 +1,6 @@
 //! Procedures that process whole tables.
 
-use crate::pg::call::Call;
+use crate::pg::sql_function::Call;
 use crate::procedures::{
     add_session_foreign_key, backfill_sessions, build_asn_inventory, import_inventory,
     refresh_session_counts, refresh_stale,

@@ -3,7 +3,7 @@
 use cowrie_enrich_engine::address::Address;
 
 use crate::error::{self, require_writable};
-use crate::pg::call::Call;
+use crate::pg::sql_function::Call;
 use crate::pg::user_table::{FrozenTable, Lock};
 use crate::pg::value::{Array, Bigint, Boolean, Regclass, ToSql, Typed, array};
 use crate::pg::{catalog, invalidation, role};

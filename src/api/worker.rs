@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering;
 use cowrie_enrich_engine::breaker::State;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
-use crate::inbox;
-use crate::pg::call::Call;
+use crate::pg::sql_function::Call;
 use crate::pg::value::{Bigint, Integer, ToSql, Typed, Value, value};
 use crate::pg::{Oid, catalog, text};
 use crate::provider::Provider;
 use crate::provider::counters::{self, COUNTS};
 use crate::provider::health;
 use crate::shared_state::{self, OwnerSlot, WorkerSlot, owner_process};
+use crate::store::inbox_duplicates;
 use crate::worker::activity::Activity;
 use crate::worker::registry::{self, NoWorkerReason};
 use crate::{row, sql_function};
@@ -36,7 +36,7 @@ fn reclassification_appended(_: &Call) {
 sql_function!(requests_removed_wrapper, pg_finfo_requests_removed_wrapper, requests_removed);
 /// Statement trigger on `enrichment_request`.
 fn requests_removed(_: &Call) {
-    inbox::begin_epoch();
+    inbox_duplicates::begin_epoch();
 }
 
 sql_function!(worker_status_wrapper, pg_finfo_worker_status_wrapper, worker_status);

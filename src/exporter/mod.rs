@@ -30,7 +30,7 @@ use crate::guc;
 use crate::pg::background::{self, Needs, Program};
 use crate::pg::transaction;
 use crate::shared_state::{self, worker_process};
-use crate::telemetry::families;
+use crate::telemetry::metric_values;
 use crate::worker::registry::ExitReason;
 
 const PROGRAM: Program =
@@ -77,7 +77,7 @@ fn run(_argument: i32) {
 
 /// Returns the current metrics, or the reason why they cannot be read.
 fn snapshot() -> Result<Vec<Family>, String> {
-    in_transaction(|| families::families(None))
+    in_transaction(|| metric_values::families(None))
 }
 
 fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, String> {

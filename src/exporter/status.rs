@@ -17,7 +17,7 @@ use crate::procedures::Procedure;
 use crate::procedures::progress;
 use crate::provider::counters;
 use crate::shared_state::ProcedureCall;
-use crate::telemetry::families;
+use crate::telemetry::metric_values;
 use crate::telemetry::{Exporter, exported};
 
 /// How often the exporter checks for changes. The monitor checks as often.
@@ -105,7 +105,7 @@ impl StatusFile {
         self.collect(now);
         if self.under_way.is_none() && self.looks_at.is_none_or(|at| at <= now) {
             self.looks_at = Some(now + LOOKS_EVERY);
-            match in_transaction(|| phases(&families::families(None))) {
+            match in_transaction(|| phases(&metric_values::families(None))) {
                 Ok(phases) => self.write_if_changed(path, phases, now),
                 Err(reason) => exported(Exporter::StatusFile, Err(&reason)),
             }

@@ -2,7 +2,7 @@
 //! such a process.
 //!
 //! The worker of a database starts a process for an owner whose tables have due rows in session_completion,
-//! or whose rules are to be evaluated (`worker::owners`). The process connects as the owner. It works in
+//! or whose rules are to be evaluated (`worker::owner_supervisor`). The process connects as the owner. It works in
 //! short transactions. It leases rows and reads the inventory in one transaction, which ends before any code
 //! of the owner runs. So code that does not end holds locks only on the owner's table.
 //!
@@ -24,7 +24,7 @@ use crate::shared_state::{self, OWNER_SLOTS, OwnerSlot, WorkerSlot, owner_proces
 use crate::store::{self, ExtensionOids};
 use crate::telemetry;
 use crate::worker::activity::StepKind;
-use crate::worker::due::retry_pause;
+use crate::worker::step_schedule::retry_pause;
 use completion::UnsettledLease;
 use evaluation::Evaluation;
 

@@ -17,9 +17,9 @@
 //! | [`text`] | `String`, `&str` | names in a database may be in any encoding, and a character that it lacks must not fail an INSERT; until pgrx converts with replacement |
 //! | [`inet`] | `Inet` | is a text there, and parsing it costs more than a look-up; until it is binary |
 //! | [`jsonb`] | `JsonB` | goes through text and serde, and costs many times the server's binary form; until it reads that form |
-//! | [`call`] | `#[pg_extern]` | the extension's SQL is in install scripts, with comments and grants; until it accepts separate SQL |
+//! | [`sql_function`] | `#[pg_extern]` | the extension's SQL is in install scripts, with comments and grants; until it accepts separate SQL |
 //! | [`trigger`], [`column`] | `PgTrigger` | copies rows, and an INSERT has only microseconds; until it borrows them |
-//! | [`relation`], [`prober`], [`row`], [`scan`], [`keyed`], [`snapshot`] | none | |
+//! | [`relation`], [`prober`], [`row`], [`scan`], [`keyed_table`], [`mvcc_snapshot`] | none | |
 //! | [`subtransaction`], [`transaction`], [`timeouts`], [`time_limit`] | `PgTryBuilder`, callbacks | are used; pgrx has no subtransactions and no timeouts |
 //! | [`background`], [`latch`] | `BackgroundWorkerBuilder`, `wait_latch` | workers are started at any time, watched by handle, connect by OID as a role, and wait for sockets too; until pgrx does these |
 //! | [`shmem`] | `pg_shmem_init!` | most of it is atomics without a lock, and a process that ends clears its slot; until it has both |
@@ -33,7 +33,6 @@ compile_error!(
 
 pub mod array;
 pub mod background;
-pub mod call;
 pub mod catalog;
 pub mod clock;
 pub mod column;
@@ -43,10 +42,11 @@ pub mod hooks;
 pub mod inet;
 pub mod invalidation;
 pub mod jsonb;
-pub mod keyed;
+pub mod keyed_table;
 pub mod latch;
 pub mod mapped_file;
 pub mod memory;
+pub mod mvcc_snapshot;
 pub mod parser;
 pub mod prober;
 pub mod relation;
@@ -55,8 +55,8 @@ pub mod row;
 pub mod scan;
 pub mod settings;
 pub mod shmem;
-pub mod snapshot;
 pub mod spi;
+pub mod sql_function;
 pub mod subtransaction;
 pub mod text;
 pub mod time_limit;

@@ -7,9 +7,9 @@ use pgrx::pg_sys;
 
 use super::column::Column;
 use super::inet;
+use super::mvcc_snapshot::{Dirty, View};
 use super::relation::Table;
 use super::row::{Row, TupleId};
-use super::snapshot::{Dirty, View};
 
 /// One table open for probes by its key.
 pub struct Prober {

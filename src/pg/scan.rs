@@ -10,9 +10,9 @@ use cowrie_enrich_engine::timestamp::Timestamp;
 use pgrx::pg_sys;
 
 use super::column::{Column, Generated};
+use super::mvcc_snapshot::View;
 use super::row::{Row, TupleId};
-use super::snapshot::View;
-use super::{catalog, column, inet, snapshot, text};
+use super::{catalog, column, inet, mvcc_snapshot, text};
 
 /// A value of an address column.
 pub enum AddressValue<'a> {
@@ -24,7 +24,7 @@ pub enum AddressValue<'a> {
 /// partitioned table. Partitions that are not tables are skipped. Returns whether every table had such a
 /// column.
 pub fn column(table: pg_sys::Oid, name: &CStr, mut read: impl FnMut(AddressValue<'_>)) -> bool {
-    let latest = snapshot::Latest::take();
+    let latest = mvcc_snapshot::Latest::take();
     let mut is_whole = true;
     for part in parts(table) {
         let Some(part) = ReadableTable::open(part) else { continue };

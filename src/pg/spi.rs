@@ -8,8 +8,8 @@ use std::thread::LocalKey;
 
 use pgrx::pg_sys;
 
-use super::call::quoted_schema;
 use super::memory;
+use super::sql_function::quoted_schema;
 use super::value::{self, Arguments, Columns, Parameters, Value};
 
 /// A statement from `sql/queries/`, the types of its parameters and those of its columns. `@extschema@` stands for the

@@ -5,9 +5,9 @@ use std::ffi::CStr;
 use cowrie_enrich_engine::timestamp::Timestamp;
 use pgrx::pg_sys;
 
-use super::call::{Call, Returned};
 use super::column::{Column, timestamptz, type_of};
 use super::row::{Row, TupleId};
+use super::sql_function::{Call, Returned};
 use super::value::Value;
 
 /// The event that fires a row trigger.

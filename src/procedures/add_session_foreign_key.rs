@@ -9,12 +9,12 @@ use std::time::Duration;
 use super::session_tables::{RejectedRows, require_own_attached, rows_estimated};
 use super::{ATTACH_AGAIN, Options, Procedure, Run, run};
 use crate::error;
-use crate::pg::call::Call;
 use crate::pg::role::acting_as;
 use crate::pg::scan::ReadableTable;
+use crate::pg::sql_function::Call;
 use crate::pg::{self, Oid, catalog, latch};
 use crate::store::backfill_sessions::Table;
-use crate::store::calls::RejectedRow;
+use crate::store::procedure_call::RejectedRow;
 use crate::store::{self, ExtensionOids, session_foreign_key};
 
 /// Entry point of `add_session_foreign_key()`.

@@ -11,15 +11,15 @@ use cowrie_enrich_engine::address::{self, Address};
 
 use super::{Options, Procedure, Run, run};
 use crate::error;
-use crate::pg::call::Call;
 use crate::pg::jsonb::{self, Value};
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
+use crate::pg::sql_function::Call;
 use crate::pg::value::{Jsonb, Typed};
 use crate::pg::varlena::OwnedVarlena;
 use crate::pg::{self, Oid, check_for_interrupts};
 use crate::store::build_asn_inventory::{self, DocumentBatch, PageRejections, WrittenRanks};
-use crate::store::{calls, fold, reclassification, refresh_session_counts};
+use crate::store::{fold, procedure_call, reclassification, refresh_session_counts};
 
 const PROCEDURE: Procedure = Procedure::BuildAsnInventory;
 const BATCH_SIZES: (i64, i64) = (1, 1_000_000);
@@ -141,7 +141,7 @@ fn batch(connection: &Connection, build_options: &BuildOptions, state: &mut Buil
     while found.scanned < most
         && let Some(rejections) = found.read_on(connection, most - found.scanned)
     {
-        calls::reject(connection, PROCEDURE.name(), &rejections.faulty);
+        procedure_call::reject(connection, PROCEDURE.name(), &rejections.faulty);
         if build_options.is_verbose {
             shown += show(&rejections, SHOWN.saturating_sub(shown));
         }

@@ -20,10 +20,10 @@ mod session_tables;
 use std::time::{Duration, Instant};
 
 use crate::error;
-use crate::pg::call::Call;
 use crate::pg::exclusion::{AdvisoryLockGuard, HeldLock, kind_in_pg_locks};
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
+use crate::pg::sql_function::Call;
 use crate::pg::transaction::{self, Isolation};
 use crate::pg::value::{Jsonb, Typed};
 use crate::pg::varlena::OwnedVarlena;
@@ -31,7 +31,7 @@ use crate::pg::{self, Oid, check_for_interrupts, relation};
 use crate::procedures::progress::{self as report, ProgressReporter};
 use crate::shared_state::PROCEDURES;
 use crate::store::ExtensionOids;
-use crate::store::calls::{self, Key};
+use crate::store::procedure_call::{self, Key};
 
 /// The hint for an attached table that is not intact.
 const ATTACH_AGAIN: &str = "Undo the change, or attach the table again and repeat all arguments. Then call backfill_sessions() for the table.";
@@ -114,10 +114,10 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
     };
     let key = Key { procedure: procedure.name(), relation: options.relation };
     let in_connection = |connection: &Connection| {
-        if acting_as(oids.owner, || calls::locks_of_the_session(connection)) == 1 {
+        if acting_as(oids.owner, || procedure_call::locks_of_the_session(connection)) == 1 {
             released = Some(AdvisoryLockGuard::begin());
         }
-        let begin = || calls::begin(connection, key, kind_in_pg_locks(kind), "starting");
+        let begin = || procedure_call::begin(connection, key, kind_in_pg_locks(kind), "starting");
         let resume_at = acting_as(oids.owner, begin);
         let progress = options.progress.then(ProgressBar::new);
         let (phase, done, total) = ("starting", 0, 0);
@@ -127,7 +127,7 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
         run.commit();
         let report = work(&mut run);
         run.end_phase();
-        acting_as(oids.owner, || calls::end(connection, key, &report));
+        acting_as(oids.owner, || procedure_call::end(connection, key, &report));
         run.commit();
         run.report(ProgressReporter::complete);
         let words: Vec<String> = report.iter().map(|(name, number)| format!("{name} {number}")).collect();
@@ -218,7 +218,9 @@ impl Run<'_> {
 
     fn note(&self, resume_at: Option<Typed<Jsonb>>) {
         let (key, phase, progress) = (self.key, self.phase, (self.done, self.total));
-        acting_as(self.oids.owner, || calls::advance(self.connection, key, phase, progress, resume_at));
+        acting_as(self.oids.owner, || {
+            procedure_call::advance(self.connection, key, phase, progress, resume_at)
+        });
     }
 }
 

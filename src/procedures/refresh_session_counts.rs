@@ -1,8 +1,8 @@
 //! Recounts the sessions of all tables.
 
 use super::{ATTACH_AGAIN, Options, Procedure, Run, run};
-use crate::pg::call::Call;
 use crate::pg::role::acting_as;
+use crate::pg::sql_function::Call;
 use crate::pg::{self, Oid};
 use crate::store::refresh_session_counts::DamagedTable;
 use crate::store::{fold, refresh_session_counts};

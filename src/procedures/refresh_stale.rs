@@ -5,7 +5,7 @@ use cowrie_enrich_engine::address::Address;
 use super::{Options, Procedure, Run, run};
 use crate::mmdb::{self, LoadPolicy};
 use crate::pg::Oid;
-use crate::pg::call::Call;
+use crate::pg::sql_function::Call;
 use crate::provider::{Provider, Providers};
 use crate::store::{enrich, refresh_stale};
 use crate::{error, guc};

@@ -7,7 +7,7 @@ use crate::pg::spi::Connection;
 use crate::pg::{Oid, catalog};
 use crate::store::ExtensionOids;
 use crate::store::backfill_sessions::{self, Table};
-use crate::store::calls::{self, RejectedRow};
+use crate::store::procedure_call::{self, RejectedRow};
 
 /// Raises an error if the caller does not own the table, or if it is not attached.
 pub fn require_own_attached(oids: ExtensionOids, rel: Oid) {
@@ -47,7 +47,7 @@ impl RejectedRows {
 
     /// Lists the rows that were added since the last call, in the transaction of the batch that found them.
     pub fn write(&mut self, connection: &Connection) {
-        calls::reject(connection, self.procedure, &self.unlisted);
+        procedure_call::reject(connection, self.procedure, &self.unlisted);
         self.unlisted.clear();
     }
 }

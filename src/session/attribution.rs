@@ -21,7 +21,7 @@ use crate::pg::subtransaction::contained;
 use crate::pg::transaction::Outcome;
 use crate::pg::value::{Bigint, Jsonb, Text, Timestamptz, ToSql, Typed, Value, value};
 use crate::pg::varlena::OwnedVarlena;
-use crate::pg::{clock, invalidation, relation, snapshot, text};
+use crate::pg::{clock, invalidation, mvcc_snapshot, relation, text};
 use crate::provider::Providers;
 use crate::store::{ExtensionOids, addresses};
 use crate::telemetry::{self, Counter};
@@ -192,10 +192,10 @@ fn read_inventory(oids: ExtensionOids, address: Address, databases: &Databases) 
         return None;
     }
     let as_of = COMMITTED_AS_OF.get();
-    let own = snapshot::for_probe().is_none().then(snapshot::Latest::take);
+    let own = mvcc_snapshot::for_probe().is_none().then(mvcc_snapshot::Latest::take);
     let snapshot = match &own {
         Some(own) => own.view(),
-        None => snapshot::for_probe()?,
+        None => mvcc_snapshot::for_probe()?,
     };
     addresses::probe(oids, address, snapshot, |row| {
         let known = addresses::read_known(row, databases);

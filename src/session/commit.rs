@@ -15,7 +15,7 @@ use crate::mmdb::{self, Databases, LoadPolicy};
 use crate::pg::role::{acting_as, with_settings};
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::{Failure, contained};
-use crate::pg::{self, relation, snapshot, transaction};
+use crate::pg::{self, mvcc_snapshot, relation, transaction};
 use crate::provider::limiter;
 use crate::provider::{Provider, Providers};
 use crate::session::pending_address::{OtherIncomplete, PendingAddresses};
@@ -77,7 +77,7 @@ pub fn write(oids: ExtensionOids, mut addresses: PendingAddresses, other_incompl
         may_be_missing.map(|(address, pending)| (*address, pending.count.arrived())).collect();
     // Reads that the user did not ask for must not make a serializable transaction fail, nor make others
     // fail.
-    if !may_be_missing.is_empty() && !snapshot::is_serializable() {
+    if !may_be_missing.is_empty() && !mvcc_snapshot::is_serializable() {
         let began = Instant::now();
         let created = create(oids, may_be_missing.into_iter(), CreationTime::Commit);
         if let Err(failure) = &created
@@ -201,7 +201,7 @@ pub fn note_incomplete(
         .filter_map(|(address, table, gaps)| {
             let pending = addresses.get(&address).filter(|pending| pending.was_added)?;
             // A serializable transaction would track reads of the index for conflicts.
-            let is_asked = pending.is_asked || snapshot::is_serializable();
+            let is_asked = pending.is_asked || mvcc_snapshot::is_serializable();
             Some(IncompleteSessionRow { address, table, gaps, is_asked })
         })
         .collect();
@@ -252,7 +252,7 @@ const WITHOUT_REFERENCES: &[(&CStr, &CStr)] = &[(c"session_replication_role", c"
 /// Giving up would fail the session on its foreign key, and Cowrie would lose the session.
 pub fn create_bare(oids: ExtensionOids, wanted: &[Address]) -> bool {
     let written = contained(|| {
-        snapshot::with_fresh(|| {
+        mvcc_snapshot::with_fresh(|| {
             acting_as(oids.owner, || {
                 with_settings(WITHOUT_REFERENCES, || {
                     Connection::with(oids.schema, |connection| enrich::create_bare(connection, wanted))
@@ -307,13 +307,13 @@ fn create_missing(
     databases: &Databases,
     time: CreationTime,
 ) -> Vec<Address> {
-    let latest = snapshot::Latest::take();
+    let latest = mvcc_snapshot::Latest::take();
     let plan = enrich::plan(oids, counts, databases, latest.view(), false, Providers::NONE);
     drop(latest);
     if plan.missing.is_empty() && plan.due.is_empty() {
         return Vec::new();
     }
-    snapshot::with_fresh(|| {
+    mvcc_snapshot::with_fresh(|| {
         acting_as(oids.owner, || {
             let created = Connection::with(oids.schema, |connection| {
                 enrich::write(oids, connection, databases, &plan, LockPolicy::Skip)

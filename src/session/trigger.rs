@@ -17,9 +17,9 @@ use cowrie_enrich_engine::session_time;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::error;
-use crate::pg::call::{Call, Returned};
 use crate::pg::column::{Column, Generated, Length};
 use crate::pg::scan::{self, AddressValue};
+use crate::pg::sql_function::{Call, Returned};
 use crate::pg::subtransaction::contained;
 use crate::pg::trigger::{Event, TriggerCall, Tuple};
 use crate::pg::value::{Bigint, Inet, Jsonb, Timestamptz, Value, value};
@@ -29,7 +29,7 @@ use crate::session::attribution::{self, Inventory};
 use crate::session::pending;
 use crate::store::completions::Gaps;
 use crate::store::enrich::SessionCount;
-use crate::store::{ExtensionOids, fill_register, session_options};
+use crate::store::{ExtensionOids, session_options, snapshot_fill};
 use crate::telemetry;
 
 /// The columns of the table and the extension's objects, the same for every row of a statement.
@@ -233,10 +233,10 @@ fn replaced(site: &TriggerLayout, row: Tuple, existing: ExistingValues, mut valu
 /// returns whether the extension has registered any values.
 fn protect(site: &TriggerLayout, firing: &TriggerCall, address: Option<Address>) -> (Tuple, bool) {
     let (old, new) = (firing.old_row(), firing.new_row());
-    let registered = if fill_register::is_empty() {
+    let registered = if snapshot_fill::is_empty() {
         None
     } else {
-        fill_register::values_for(firing.table(), firing.old_tuple_id(), address)
+        snapshot_fill::values_for(firing.table(), firing.old_tuple_id(), address)
     };
     let is_filled = registered.is_some();
     let registered = registered.as_ref().map_or([Value::NULL; 5], |values| values.values());

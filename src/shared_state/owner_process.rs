@@ -8,8 +8,8 @@ use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::pg::subtransaction::Failure;
 use crate::pg::{Oid, background, clock, shmem, time_limit};
-use crate::shared_state::block::block;
 use crate::shared_state::owner_slot::{LOGGED, OwnerSlot};
+use crate::shared_state::shared_block::block;
 use crate::shared_state::worker_slot::WorkerSlot;
 
 thread_local! {

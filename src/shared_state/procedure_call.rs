@@ -2,7 +2,7 @@
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 
-use crate::shared_state::note::Note;
+use crate::shared_state::short_text::Note;
 
 crate::zeroable! {
     /// Progress of a procedure call.

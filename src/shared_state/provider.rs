@@ -4,7 +4,7 @@ use cowrie_enrich_engine::breaker::Breaker;
 use cowrie_enrich_engine::quota::Quota;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
-use crate::shared_state::note::Note;
+use crate::shared_state::short_text::Note;
 
 /// Providers that are queried over the network.
 pub const PROVIDERS: usize = cowrie_enrich_engine::providers::ALL.len();

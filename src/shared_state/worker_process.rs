@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use crate::pg::{background, shmem};
-use crate::shared_state::block::{WORKER_SLOTS, block};
+use crate::shared_state::shared_block::{WORKER_SLOTS, block};
 use crate::shared_state::worker_slot::WorkerSlot;
 
 thread_local! {

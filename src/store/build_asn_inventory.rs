@@ -11,8 +11,8 @@ use std::ffi::CStr;
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
-use super::calls::RejectedRow;
 use super::networks::{self, Best, Filled, NetworkFacts, Networks, Origin};
+use super::procedure_call::RejectedRow;
 use crate::document::legacy::{self, LegacyDocument, LegacyNetwork};
 use crate::pg::jsonb::{Container, Value};
 use crate::pg::memory;

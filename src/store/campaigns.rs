@@ -8,11 +8,11 @@ use std::ffi::CString;
 
 use super::ExtensionOids;
 use crate::error;
-use crate::pg::call::quoted_schema;
 use crate::pg::column::Generated;
 use crate::pg::relation;
 use crate::pg::role::{self, acting_as};
 use crate::pg::spi::{Connection, Rows, Run, Statement};
+use crate::pg::sql_function::quoted_schema;
 use crate::pg::user_table::{Lock, OtherRelations, TableStatement, UserTable};
 use crate::pg::value::{self, Bigint, Boolean, Bytes, Inet, Text, Timestamptz};
 use crate::pg::{Oid, catalog, parser};

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use cowrie_enrich_engine::address::Address;
 
 use super::ExtensionOids;
-use super::fill_register::{self, Copies, Values};
+use super::snapshot_fill::{self, Copies, Values};
 use crate::document::enrichment;
 use crate::pg::column::Length;
 use crate::pg::jsonb::Container;
@@ -27,7 +27,7 @@ use crate::pg::subtransaction::Failure;
 use crate::pg::user_table::{Lock, TableStatement, UserTable};
 use crate::pg::value::{self, Array, Bigint, Boolean, Inet, Jsonb, Regclass, Text, Tid, array};
 use crate::pg::varlena::OwnedVarlena;
-use crate::pg::{Oid, catalog, jsonb, snapshot};
+use crate::pg::{Oid, catalog, jsonb, mvcc_snapshot};
 use crate::shared_state::owner_process::contained_within;
 use crate::telemetry;
 
@@ -229,7 +229,7 @@ fn complete_table(
 
 /// Looks for remaining gaps in the sessions of each address.
 fn gaps(table: &Table, known: &[CurrentAttribution], waits_for_types: bool) -> Vec<(Address, VisitResult)> {
-    let latest = snapshot::Latest::take();
+    let latest = mvcc_snapshot::Latest::take();
     let Some(mut sessions) = Prober::open(table.oid, table.index, latest.view()) else {
         return all(known, VisitResult::Complete);
     };
@@ -335,7 +335,7 @@ fn waiting<'a>(
     known: &'a [CurrentAttribution],
     most: usize,
 ) -> Option<(Columns, Vec<(&'a CurrentAttribution, TupleId)>)> {
-    let latest = snapshot::Latest::take();
+    let latest = mvcc_snapshot::Latest::take();
     let mut sessions = Prober::open(table.oid, table.index, latest.view())?;
     let columns = Columns::of(table, &sessions);
     let mut waiting = Vec::new();
@@ -399,7 +399,7 @@ fn update(
         };
         (session.tuple_id, session.address, values)
     });
-    let _registration = fill_register::register(table.oid(), rows);
+    let _registration = snapshot_fill::register(table.oid(), rows);
     connection.run_on(table, &COMPLETE, arguments, |rows| {
         rows.iter()
             .filter_map(|(tuple_id, is_complete)| Some((tuple_id?, is_complete == Some(true))))

@@ -12,7 +12,7 @@ use crate::pg::relation::{self, Table};
 use crate::pg::row::Row;
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{self, Array, Bigint, Boolean, Float, Inet, Regclass, Text, Timestamptz, array};
-use crate::pg::{Oid, snapshot};
+use crate::pg::{Oid, mvcc_snapshot};
 use crate::provider::Providers;
 
 /// Largest number of inbox rows that one transaction moves.
@@ -135,7 +135,7 @@ pub fn append(
     }
     let rows = relation::find(oids.schema, c"session_completion");
     let key = relation::find(oids.schema, c"session_completion_pkey");
-    let latest = snapshot::Latest::take();
+    let latest = mvcc_snapshot::Latest::take();
     // A commit does not wait for this lock. Rows that are appended twice are merged later.
     let is_free = [rows, key].into_iter().all(relation::lock_for_reading_if_free);
     let mut known = if is_free { Prober::open(rows, key, latest.view()) } else { None };

@@ -14,14 +14,14 @@ use super::ExtensionOids;
 use super::addresses::Inventory;
 use super::networks::{self, NetworkFacts, Networks};
 use crate::document::enrichment::{self, Answer, LAYOUT_VERSION, country_text};
-use crate::inbox;
 use crate::mmdb::Databases;
+use crate::pg::mvcc_snapshot::View;
 use crate::pg::row::Row;
-use crate::pg::snapshot::View;
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Array, Bigint, Inet, Jsonb, Text, Timestamptz, ToSql, Typed, array};
 use crate::pg::{check_for_interrupts, memory};
 use crate::provider::{Provider, Providers};
+use crate::store::inbox_duplicates;
 use crate::store::queue;
 use crate::telemetry::{self, Counter};
 use crate::worker::registry;
@@ -157,8 +157,9 @@ pub fn renew(oids: ExtensionOids, connection: &Connection, databases: &Databases
 /// Queues lookups, except those that already wait for a worker. Wakes the worker at commit.
 pub fn request(oids: ExtensionOids, lookups: impl IntoIterator<Item = (Address, Provider)>) {
     let table = queue::request_table(oids).to_u32();
-    let is_needed =
-        |(address, provider): &(Address, Provider)| inbox::needs((table, address, provider.index()));
+    let is_needed = |(address, provider): &(Address, Provider)| {
+        inbox_duplicates::needs((table, address, provider.index()))
+    };
     let mut lookups = lookups.into_iter().filter(is_needed).peekable();
     if lookups.peek().is_some() {
         registry::work_was_queued();

@@ -18,7 +18,7 @@ use std::time::Duration;
 use cowrie_enrich_engine::address::Address;
 
 use super::enrich::{self, LockPolicy, Plan, SessionCount};
-use super::{BOUNDED, ExtensionOids, networks, unblocked};
+use super::{BOUNDED, ExtensionOids, networks, skip_locked};
 use crate::mmdb::{self, Databases, LoadPolicy};
 use crate::pg::exclusion::{Wait, exclude_others};
 use crate::pg::relation;
@@ -29,7 +29,7 @@ use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::{self, Isolation};
 use crate::pg::value::{Array, Bigint, Boolean, Inet, Tid, Timestamptz, array};
-use crate::pg::{self, Oid, check_for_interrupts, memory, settings, snapshot};
+use crate::pg::{self, Oid, check_for_interrupts, memory, mvcc_snapshot, settings};
 use crate::provider::Providers;
 use crate::telemetry::{self, Operation, Source, Update, Work};
 
@@ -199,7 +199,7 @@ fn fold_some(oids: ExtensionOids, connection: &Connection, pass: &mut FoldPass) 
         return;
     }
     let dropped = create_missing(oids, connection, &batch);
-    let locked = unblocked::lock_addresses(connection, batch.counts.keys());
+    let locked = skip_locked::lock_addresses(connection, batch.counts.keys());
     let networks = is_networks_turn.then(|| lock_networks(connection, &locked, pass));
     let (sums, taken) = take(connection, &batch, &locked);
     let sums: Vec<(&Address, &SessionCount)> = sums.iter().collect();
@@ -221,7 +221,7 @@ struct Batch {
     counts: BTreeMap<Address, PendingCount>,
     /// The snapshot that read the counts. It is held until they are deleted, because until then their tuple
     /// ids are not reused.
-    _seen_with: snapshot::Latest,
+    _seen_with: mvcc_snapshot::Latest,
 }
 
 /// The pending counts of one address in a batch.
@@ -234,7 +234,7 @@ struct PendingCount {
 impl Batch {
     /// Reads the next pages of a pass, until there is enough for a transaction.
     fn read(oids: ExtensionOids, pass: &mut FoldPass) -> Batch {
-        let seen_with = snapshot::Latest::take();
+        let seen_with = mvcc_snapshot::Latest::take();
         let mut counts: BTreeMap<Address, PendingCount> = BTreeMap::new();
         let Some(readable) = ReadableTable::open(deltas(oids)) else {
             pass.is_over = true;
@@ -293,11 +293,11 @@ fn create_missing(oids: ExtensionOids, connection: &Connection, batch: &Batch) -
 /// Returns the addresses without a row that no other transaction is creating, and the addresses for which
 /// newer files are in service.
 fn missing_and_due(oids: ExtensionOids, batch: &Batch, databases: &Databases) -> Plan {
-    let latest = snapshot::Latest::take();
+    let latest = mvcc_snapshot::Latest::take();
     let uncounted = batch.counts.keys().map(|address| (*address, SessionCount::default()));
     let mut plan = enrich::plan(oids, uncounted, databases, latest.view(), false, Providers::NONE);
     drop(latest);
-    let blocked = unblocked::addresses_being_created(oids, plan.missing.keys());
+    let blocked = skip_locked::addresses_being_created(oids, plan.missing.keys());
     plan.missing.retain(|address, _| !blocked.contains(address));
     plan
 }
@@ -324,10 +324,10 @@ fn drop_uncounted(
 /// creating or has locked.
 fn create(oids: ExtensionOids, connection: &Connection, databases: &Databases, mut plan: Plan) {
     let mut named = enrich::networks_of(&plan, databases);
-    let mut blocked = unblocked::networks_being_created(oids, named.keys());
+    let mut blocked = skip_locked::networks_being_created(oids, named.keys());
     named.retain(|asn, _| !blocked.contains(asn));
     networks::create(connection, &named, "maxmind");
-    let shared = unblocked::share_networks(connection, named.keys());
+    let shared = skip_locked::share_networks(connection, named.keys());
     blocked.extend(named.keys().filter(|asn| !shared.contains(asn)));
     if !blocked.is_empty() {
         let is_free = |address: Address| {

@@ -9,16 +9,16 @@ pub mod addresses;
 pub mod backfill_sessions;
 pub mod block_answer;
 pub mod build_asn_inventory;
-pub mod calls;
 pub mod campaigns;
 pub mod complete_sessions;
 pub mod completions;
 pub mod counter_deltas;
 pub mod enrich;
-pub mod fill_register;
 pub mod fold;
 pub mod import_inventory;
+pub mod inbox_duplicates;
 pub mod networks;
+pub mod procedure_call;
 pub mod provider_quota;
 pub mod queue;
 pub mod reclassification;
@@ -31,7 +31,8 @@ pub mod session_foreign_key;
 pub mod session_options;
 pub mod session_priority;
 pub mod sizes;
-pub mod unblocked;
+pub mod skip_locked;
+pub mod snapshot_fill;
 
 use std::ffi::CStr;
 use std::ops::ControlFlow;
@@ -39,12 +40,12 @@ use std::ops::ControlFlow;
 use cowrie_enrich_engine::version::VersionMatch;
 
 use crate::guc;
-use crate::pg::call::{self, Call};
 use crate::pg::catalog::{self, Extension};
 use crate::pg::role::acting_as;
 use crate::pg::scan::ReadableTable;
 use crate::pg::spi::Connection;
-use crate::pg::{Oid, relation, snapshot, transaction};
+use crate::pg::sql_function::{self, Call};
+use crate::pg::{Oid, mvcc_snapshot, relation, transaction};
 use crate::versions;
 
 /// Settings for statements that process many rows. JIT is off, because compiling takes longer than it saves,
@@ -65,7 +66,10 @@ impl ExtensionOids {
     /// Returns the OIDs for the schema of the function that is being called.
     pub fn of(call: &Call) -> ExtensionOids {
         let function = call.function();
-        ExtensionOids::at(call::schema_of_function(function), call::owner_of_function(function))
+        ExtensionOids::at(
+            sql_function::schema_of_function(function),
+            sql_function::owner_of_function(function),
+        )
     }
 
     /// Like [`ExtensionOids::of`], for a function that a user called. Raises an error if the library does not fit the
@@ -131,7 +135,7 @@ pub fn run_for_worker<T>(work: impl FnOnce(ExtensionOids, &Connection) -> T) -> 
 /// executor. Plans no statement, because an idle worker calls this every naptime.
 pub fn has_rows(oids: ExtensionOids, table: &CStr) -> Option<bool> {
     let readable = ReadableTable::open(relation::find(oids.schema, table))?;
-    let latest = snapshot::Latest::take();
+    let latest = mvcc_snapshot::Latest::take();
     let mut has_some = false;
     readable.rows(latest.view(), |_| {
         has_some = true;

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{BOUNDED, ExtensionOids, unblocked};
+use super::{BOUNDED, ExtensionOids, skip_locked};
 use crate::pg::relation::{self, Table};
 use crate::pg::role::with_settings;
 use crate::pg::spi::{Connection, Run, Statement};
@@ -65,9 +65,9 @@ fn reclassify(oids: ExtensionOids, connection: &Connection, after: i64) -> Batch
     // the horizon.
     let table = relation::find(oids.schema, c"network_reclassification");
     let horizon = Table::open_for_reading(table).map(|table| table.oldest_visible_to_all());
-    let mut blocked = unblocked::networks_being_created(oids, pending.iter());
-    let locked = unblocked::lock_networks(connection, pending.iter());
-    blocked.extend(unblocked::existing_networks(oids, pending.iter()).difference(&locked));
+    let mut blocked = skip_locked::networks_being_created(oids, pending.iter());
+    let locked = skip_locked::lock_networks(connection, pending.iter());
+    blocked.extend(skip_locked::existing_networks(oids, pending.iter()).difference(&locked));
     // Deleted before the list is read, because a later edit appends another pending row.
     if let Some(horizon) = horizon {
         SETTLE.execute(connection, (array(pending.difference(&blocked)), horizon));

@@ -25,10 +25,10 @@ use super::completions::{self, AppendResult, IncompleteSessionRow};
 use super::enrich::SessionCount;
 use super::{BOUNDED, ExtensionOids, recount_requests};
 use crate::pg::exclusion::{Wait, exclude_others};
+use crate::pg::mvcc_snapshot::{self, TransactionSnapshot, View};
 use crate::pg::relation::{self, Table};
 use crate::pg::role::with_settings;
 use crate::pg::scan::{self, AddressValue, ReadableTable};
-use crate::pg::snapshot::{self, TransactionSnapshot, View};
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::transaction::{self, Isolation};
 use crate::pg::value::{self, Bigint, Boolean, Bytes, Inet, Text, Timestamptz};
@@ -134,7 +134,7 @@ pub fn addresses(
     locked.iter().for_each(|counted| relation::lock_for_reading(counted.table));
     // Takes the snapshot. It also becomes the active one, because a background process has no portal with a
     // snapshot.
-    snapshot::with_fresh(|| corrections(oids, connection, locked))
+    mvcc_snapshot::with_fresh(|| corrections(oids, connection, locked))
 }
 
 fn corrections(

@@ -5,7 +5,7 @@
 
 use super::ExtensionOids;
 use crate::error;
-use crate::pg::keyed::Keyed;
+use crate::pg::keyed_table::Keyed;
 use crate::pg::relation;
 use crate::pg::role::{self, acting_as};
 use crate::pg::spi::{Connection, Run, Statement};

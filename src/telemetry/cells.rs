@@ -12,7 +12,7 @@
 
 use std::sync::atomic::Ordering;
 
-use cowrie_enrich_engine::metrics::families::{
+use cowrie_enrich_engine::metrics::declarations::{
     BATCH_ADDRESSES, OPERATION_MS, REQUEST_SECONDS, TRIGGER_SECONDS,
 };
 use cowrie_enrich_engine::metrics::{Histogram, bucket};

@@ -6,15 +6,19 @@
 //! transaction is rolled back. Requests to providers and collectors are counted at once too. Shared numbers
 //! are atomics: they are added to without locks.
 //!
-//! | module | holds | |---|---| | `cells` | the cells of metrics with labels and of histograms in shared
-//! memory | | `timing` | the timing of work on networks and of the trigger | | `spans` | spans for the
-//! collector | | `families` | the counters as families of metrics, for the exporters | | `exports` | counts
-//! of successful and failed exports | | `log` | messages for the server's log |
+//! | module | contents |
+//! |---|---|
+//! | `cells` | the cells in shared memory for metrics with labels and for histograms |
+//! | `timing` | the timing of work on networks and of the trigger |
+//! | `spans` | spans for the collector |
+//! | `metric_values` | the current values of the metrics that the engine declares |
+//! | `export_counts` | counts of successful and failed exports |
+//! | `log` | messages for the server's log |
 
 pub mod cells;
-mod exports;
-pub mod families;
+mod export_counts;
 mod log;
+pub mod metric_values;
 pub mod spans;
 mod timing;
 
@@ -32,7 +36,7 @@ use crate::pg::transaction::{Level, Outcome, current_level};
 use crate::shared_state;
 
 pub use cells::{Distribution, Event, Operation, Source, Update};
-pub use exports::{Exporter, exported};
+pub use export_counts::{Exporter, exported};
 pub use log::{error, error_about, error_is_logged, log_once_per_burst};
 pub use timing::{TriggerTimer, Work};
 

@@ -9,21 +9,21 @@ use cowrie_enrich_engine::providers::{Answer, Finding};
 use cowrie_enrich_engine::random;
 
 use super::completed::{Completed, Outcome, Stored};
-use super::due::retry_pause;
+use super::step_schedule::retry_pause;
 use crate::document::enrichment;
 use crate::guc;
 use crate::mmdb::{self, Databases, LoadPolicy};
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::contained;
 use crate::pg::value::{Jsonb, Typed};
-use crate::pg::{clock, snapshot};
+use crate::pg::{clock, mvcc_snapshot};
 use crate::provider::limiter;
 use crate::provider::{Provider, Providers};
 use crate::store::block_answer::{self, Kept, Waiting};
 use crate::store::enrich::{self, Plan, SessionCount};
 use crate::store::networks::{self, NetworkFacts, Networks};
 use crate::store::queue::{self, FailedJob, Lease};
-use crate::store::{ExtensionOids, completions, provider_quota, unblocked};
+use crate::store::{ExtensionOids, completions, provider_quota, skip_locked};
 use crate::telemetry::{self, Counter};
 
 /// Runs one transaction: keeps the answers, writes the inventories in the order of locks, completes the jobs.
@@ -230,12 +230,12 @@ fn blocked(oids: ExtensionOids, connection: &Connection, waiting: &[&Waiting]) -
         };
         let all: BTreeSet<i64> = waiting.iter().flat_map(|w| networks(w)).collect();
         let there = networks::existing(connection, all.iter());
-        let mut held = unblocked::networks_being_created(oids, all.iter());
-        let locked = unblocked::lock_networks(connection, there.iter());
+        let mut held = skip_locked::networks_being_created(oids, all.iter());
+        let locked = skip_locked::lock_networks(connection, there.iter());
         held.extend(there.difference(&locked));
-        let being_created = unblocked::addresses_being_created(oids, plan.missing.keys());
+        let being_created = skip_locked::addresses_being_created(oids, plan.missing.keys());
         let existing = waiting.iter().map(|w| &w.address).filter(|a| !plan.missing.contains_key(a));
-        let free = unblocked::lock_addresses(connection, existing);
+        let free = skip_locked::lock_addresses(connection, existing);
         let is_blocked = |w: &&&Waiting| {
             let is_held = !free.contains(&w.address) && !plan.missing.contains_key(&w.address);
             is_held || being_created.contains(&w.address) || networks(w).iter().any(|asn| held.contains(asn))
@@ -246,7 +246,7 @@ fn blocked(oids: ExtensionOids, connection: &Connection, waiting: &[&Waiting]) -
 
 /// Returns which of the addresses have no row. A lookup may have been requested for such an address.
 fn planned(oids: ExtensionOids, databases: &Databases, waiting: &[&Waiting]) -> Plan {
-    let latest = snapshot::Latest::take();
+    let latest = mvcc_snapshot::Latest::take();
     let addresses = waiting.iter().map(|waiting| (waiting.address, SessionCount::default()));
     let mut plan = enrich::plan(oids, addresses, databases, latest.view(), false, Providers::NONE);
     plan.due.clear();

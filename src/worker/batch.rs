@@ -30,8 +30,8 @@ use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::apply;
 use super::completed::{Completed, Outcome};
-use super::due::{AT_ONCE, retry_pause};
 use super::exchanges::{Exchanges, Ticket};
+use super::step_schedule::{AT_ONCE, retry_pause};
 use super::steps::{Steps, Stop};
 use super::trace::BatchTrace;
 use crate::pg::clock;

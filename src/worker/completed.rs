@@ -8,7 +8,7 @@ use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::Answer;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
-use super::due::retry_pause;
+use super::step_schedule::retry_pause;
 use super::trace::BatchTrace;
 use crate::pg::clock;
 use crate::provider::Provider;

@@ -28,7 +28,7 @@ use crate::shared_state::{self, WORKER_SLOTS, WaitingDatabase, WorkerSlot, worke
 use crate::telemetry;
 use crate::worker::registry::{self, AnnouncedDatabases, ExitReason, NoWorkerReason};
 
-use super::seniority::{Seniority, SortKey};
+use super::database_order::{Seniority, SortKey};
 
 const PROGRAM: Program =
     Program { symbol: "cowrie_enrich_launcher_main", kind: "cowrie_enrich launcher", needs: Needs::Reading };

@@ -12,21 +12,21 @@ use std::time::Duration;
 use cowrie_enrich_engine::timestamp::Timestamp;
 use cowrie_enrich_engine::version::VersionMatch;
 
-use super::due::{AT_ONCE, Due, NEVER, after_naptime, naptime, retry_pause};
 use super::exchanges::Exchanges;
-use super::owners::Owners;
+use super::owner_supervisor::Owners;
 use super::provider_queue::ProviderQueue;
 use super::recounter::Recounter;
 use super::session_priority::SessionPriorities;
+use super::step_schedule::{AT_ONCE, Due, NEVER, after_naptime, naptime, retry_pause};
 use super::steps::{Steps, Stop, none_if_failed};
 use crate::guc;
-use crate::inbox;
 use crate::pg::background;
 use crate::pg::exclusion::{self, Mark};
 use crate::pg::role::with_settings;
 use crate::pg::{Oid, catalog, clock};
 use crate::provider::{Provider, Providers};
 use crate::shared_state::{self, WorkerSlot, worker_process};
+use crate::store::inbox_duplicates;
 use crate::store::queue::{self, CreatedJobs};
 use crate::store::recount_requests::RecountRequest;
 use crate::store::requeue::{self, Progress};
@@ -34,7 +34,7 @@ use crate::store::{
     self, block_answer, completions, counter_deltas, fold, provider_quota, reclassification,
     recount_requests, session_options, sizes,
 };
-use crate::telemetry::{self, families};
+use crate::telemetry::{self, metric_values};
 use crate::versions;
 use crate::worker::activity::{Activity, StepKind};
 use crate::worker::registry::{self, ExitReason};
@@ -114,7 +114,7 @@ pub fn run(worker_slot: i32) {
         pgrx::error!("another cowrie_enrich worker is running in this database");
     }
     // From now on this worker reads the waiting rows.
-    inbox::begin_epoch();
+    inbox_duplicates::begin_epoch();
     if worker_slot.report.database.load(Ordering::Acquire) != catalog::own_database().to_u32() {
         worker_slot.report.begin(0);
     }
@@ -557,7 +557,7 @@ impl Worker {
         let pause = (clock::now() - now).saturating_mul(COUNTING_SHARE).max(COUNTED_EVERY);
         self.counted_until = clock::now() + pause;
         let (sizes, blocked) = counted?;
-        families::report(&self.steps.worker_slot.report, &sizes);
+        metric_values::report(&self.steps.worker_slot.report, &sizes);
         if let Some(failure) = blocked {
             self.count.request();
             self.steps.failed(StepKind::Count, &failure);

@@ -3,10 +3,10 @@
 //! | module | contents |
 //! |---|---|
 //! | `launcher` | starts a worker in each database that needs one |
-//! | `seniority` | the order in which databases get their workers |
+//! | `database_order` | the order in which databases get their workers |
 //! | `main_loop` | the rounds of a worker in its database |
 //! | `steps` | the short transactions of a worker |
-//! | `due` | when a step is due, also after a failure |
+//! | `step_schedule` | when a step is due, also after a failure |
 //! | `batch` | the states of a batch of jobs, from the claim to the stored answers |
 //! | `provider_queue` | one provider's batches: when each step is taken |
 //! | `exchanges` | the network threads |
@@ -15,7 +15,7 @@
 //! | `trace` | a batch as spans |
 //! | `activity` | what a worker does: its steps, and its activity as views show it |
 //! | `registry` | the worker slots, and how workers are woken |
-//! | `owners` | supervises the processes that run code of table owners |
+//! | `owner_supervisor` | supervises the processes that run code of table owners |
 //! | `recounter` | the recount after a commit could not append its counts |
 //! | `session_priority` | when session priorities are evaluated |
 
@@ -23,16 +23,16 @@ pub mod activity;
 mod apply;
 mod batch;
 mod completed;
-pub mod due;
+mod database_order;
 mod exchanges;
 mod launcher;
 mod main_loop;
-mod owners;
+mod owner_supervisor;
 mod provider_queue;
 mod recounter;
 pub mod registry;
-mod seniority;
 mod session_priority;
+pub mod step_schedule;
 mod steps;
 mod trace;
 

@@ -13,9 +13,9 @@ use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::batch::{BUSY_PAUSE, Batch, Claimed, Sending};
 use super::completed::{Completed, MOST_TOGETHER};
-use super::due::{AT_ONCE, NEVER, retry_pause};
 use super::exchanges::{Exchanges, Ticket};
 use super::session_priority::SessionPriorities;
+use super::step_schedule::{AT_ONCE, NEVER, retry_pause};
 use super::steps::{Steps, Stop};
 use crate::pg::clock;
 use crate::pg::role::with_settings;

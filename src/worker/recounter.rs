@@ -12,7 +12,7 @@ use std::time::Duration;
 use cowrie_enrich_engine::timestamp::Timestamp;
 use cowrie_enrich_engine::{backoff, random};
 
-use super::due::{NEVER, retry_pause};
+use super::step_schedule::{NEVER, retry_pause};
 use super::steps::Steps;
 use crate::pg::background::{self, Needs, Process, ProcessState, Program};
 use crate::pg::{Oid, clock, transaction};

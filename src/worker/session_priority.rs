@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 
-use super::due::{AT_ONCE, NEVER, naptime, retry_pause};
+use super::step_schedule::{AT_ONCE, NEVER, naptime, retry_pause};
 use crate::pg::clock;
 use crate::pg::spi::Connection;
 use crate::provider::Provider;

@@ -8,7 +8,7 @@
 //! | `families` | all families as data, and the buckets of the histograms |
 //! | `prometheus` | the text format of Prometheus, and the same samples as rows |
 
-pub mod families;
+pub mod declarations;
 pub mod prometheus;
 
 /// The declaration of a family, which all its samples share.
@@ -109,7 +109,7 @@ pub fn bucket(bounds: &[f64], value: f64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::families::ALL;
+    use super::declarations::ALL;
     use super::*;
 
     #[test]

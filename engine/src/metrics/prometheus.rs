@@ -146,7 +146,7 @@ fn bound_text(family: &Declared, bound: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::families::{self, ALL};
+    use super::super::declarations::{self, ALL};
     use super::*;
 
     fn sample_families() -> Vec<Family> {

@@ -104,7 +104,7 @@ impl Interval {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{self, families as declared};
+    use crate::metrics::{self, declarations as declared};
 
     #[test]
     fn what_is_written_is_read_again() {

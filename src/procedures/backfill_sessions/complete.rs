@@ -15,20 +15,20 @@ use crate::document::legacy;
 use crate::mmdb::{self, LoadPolicy};
 use crate::pg::column::{Column, Length};
 use crate::pg::jsonb::Container;
+use crate::pg::mvcc_snapshot::View;
 use crate::pg::row::{Row, TupleId};
 use crate::pg::scan::ReadableTable;
-use crate::pg::snapshot::View;
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::contained;
 use crate::pg::user_table::{Lock, UserTable};
 use crate::pg::value::{Bigint, Jsonb, SqlType, Timestamptz};
-use crate::pg::{self, Oid, call, catalog, memory};
+use crate::pg::{self, Oid, catalog, memory, sql_function};
 use crate::procedures::session_tables::RejectedRows;
 use crate::store::ExtensionOids;
 use crate::store::backfill_sessions::{self, InventoryValues, Table};
-use crate::store::calls::RejectedRow;
 use crate::store::complete_sessions::{self, SnapshotValues};
 use crate::store::completions::{self, AppendResult, Gaps, IncompleteSessionRow};
+use crate::store::procedure_call::RejectedRow;
 use crate::worker::registry;
 
 /// The results for sessions.
@@ -167,7 +167,7 @@ pub fn read(
         return Some(nothing);
     }
     if let Some(reason) = complete_sessions::blocked_reason(connection, stretch.table.oid) {
-        let schema = call::quoted_schema(catalog::extension()?.schema)?;
+        let schema = sql_function::quoted_schema(catalog::extension()?.schema)?;
         let table = stretch.table.shown();
         pg::warning(
             &format!("snapshot columns of {table} are not filled: {reason}"),

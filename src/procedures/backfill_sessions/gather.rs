@@ -15,16 +15,16 @@ use crate::document::legacy::{self, SOURCES};
 use crate::pg::clock;
 use crate::pg::column::Column;
 use crate::pg::jsonb::Container;
+use crate::pg::mvcc_snapshot::Latest;
 use crate::pg::row::Row;
 use crate::pg::scan::{self, AddressValue, ReadableTable};
-use crate::pg::snapshot::Latest;
 use crate::pg::text::from_server;
 use crate::pg::value::{Jsonb, Timestamptz};
 use crate::procedures::session_tables::RejectedRows;
 use crate::store::backfill_sessions::{
     Addresses, CYMRU, MAXMIND, NamedNetworks, Quote, SessionEvidence, Table, shown_key,
 };
-use crate::store::calls::RejectedRow;
+use crate::store::procedure_call::RejectedRow;
 use crate::store::{ExtensionOids, session_options};
 
 /// Largest number of addresses that are written together. An INSERT of the first session of one of them may

@@ -19,12 +19,12 @@ use super::session_tables::{RejectedRows, require_own_attached, rows_estimated};
 use super::{Options, Procedure, Run, refresh_session_counts, run};
 use crate::error;
 use crate::mmdb::{self, LoadPolicy};
-use crate::pg::call::Call;
 use crate::pg::jsonb::{self, Value};
 use crate::pg::role::acting_as;
 use crate::pg::scan::ReadableTable;
+use crate::pg::sql_function::Call;
 use crate::pg::value::{Jsonb, Typed};
-use crate::pg::{self, Oid, snapshot};
+use crate::pg::{self, Oid, mvcc_snapshot};
 use crate::store::ExtensionOids;
 use crate::store::backfill_sessions::{
     self, Addresses, HandledNetworks, InventoryChanges, QuoteSelection, Table,
@@ -319,7 +319,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
         let (completed, rejected) = (&mut self.completed, &mut self.rejected);
         self.run.batch_resumable(|connection| {
             // Held until the rows that it sees are written. Otherwise other rows could get their tuple ids.
-            let latest = snapshot::Latest::take();
+            let latest = mvcc_snapshot::Latest::take();
             let Some(waiting) = complete::read(connection, stretch, batch_size, latest.view()) else {
                 return (0, None);
             };

@@ -13,16 +13,16 @@ mod sessions;
 
 use super::{Options, Procedure, Run, run};
 use crate::error;
-use crate::pg::call::Call;
 use crate::pg::jsonb::{self, Container, Value};
 use crate::pg::role::{self, acting_as};
 use crate::pg::spi::Connection;
+use crate::pg::sql_function::Call;
 use crate::pg::value::{Jsonb, Typed};
 use crate::pg::varlena::OwnedVarlena;
-use crate::pg::{self, Oid, catalog, snapshot};
-use crate::store::calls::{self, RejectedRow};
+use crate::pg::{self, Oid, catalog, mvcc_snapshot};
 use crate::store::import_inventory::sessions as session_tables;
 use crate::store::import_inventory::source::{self, Position, Reader, Row, Table, WantedColumn};
+use crate::store::procedure_call::{self, RejectedRow};
 use crate::store::{ExtensionOids, fold};
 
 /// The tables, with their names in the Python system.
@@ -246,11 +246,11 @@ impl Import<'_, '_> {
                     ADDRESSES => addresses::take(&batch, &mut report, counts),
                     _ => sessions::take(&batch, &mut report, counts),
                 }
-                calls::reject(connection, Procedure::ImportInventory.name(), &report.rows);
+                procedure_call::reject(connection, Procedure::ImportInventory.name(), &report.rows);
                 next = then;
                 rows.len() as i64
             };
-            let read = snapshot::with_fresh(|| Connection::with(oids.schema, work));
+            let read = mvcc_snapshot::with_fresh(|| Connection::with(oids.schema, work));
             counts.rejected += report.rejected;
             counts.merged += report.merged;
             counts.partly_used += report.partly_used;

@@ -140,7 +140,7 @@ fn metrics_arrive_with_their_names_types_units_and_values() {
 
     // Every family with samples, and the value of each sample, except those that the export changes.
     let declared: Vec<&str> =
-        cowrie_enrich_engine::metrics::families::ALL.iter().map(|family| family.name).collect();
+        cowrie_enrich_engine::metrics::declarations::ALL.iter().map(|family| family.name).collect();
     assert!(points.iter().all(|point| declared.contains(&point.name.as_str())));
     assert!(points.len() > 100, "{} points", points.len());
 

@@ -151,7 +151,7 @@ fn comments_of_statements_name_nothing_that_is_put_in() {
 #[test]
 fn every_metric_is_documented_and_nothing_else_is() {
     let page = read(&workspace().join("docs/metrics.md"));
-    let declared: BTreeSet<String> = metrics::families::ALL
+    let declared: BTreeSet<String> = metrics::declarations::ALL
         .iter()
         .map(|family| {
             let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cowrie_enrich_engine::metrics::families;
+use cowrie_enrich_engine::metrics::declarations;
 use cowrie_enrich_upstreams::Behaviour;
 use postgres::Row;
 use postgres::types::Type;

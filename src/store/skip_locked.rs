@@ -9,7 +9,7 @@ use super::ExtensionOids;
 use crate::pg::prober::{InsertionProber, Key, KeyType, Prober};
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Array, Bigint, Inet, array};
-use crate::pg::{memory, snapshot};
+use crate::pg::{memory, mvcc_snapshot};
 
 /// Addresses per statement.
 const CHUNK: usize = 5_000;
@@ -42,7 +42,7 @@ pub fn networks_being_created<'a>(
     networks: impl Iterator<Item = &'a i64>,
 ) -> BTreeSet<i64> {
     let (table, index) = oids.networks();
-    let latest = snapshot::Latest::take();
+    let latest = mvcc_snapshot::Latest::take();
     let there = Prober::open_by(table, index, KeyType::Bigint, latest.view());
     let others = InsertionProber::open(table, index, KeyType::Bigint);
     let Some((mut there, mut others)) = there.zip(others) else { return BTreeSet::new() };
@@ -54,7 +54,7 @@ pub fn networks_being_created<'a>(
 /// Returns those of some networks that exist now, even if the snapshot of the transaction does not see them.
 pub fn existing_networks<'a>(oids: ExtensionOids, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
     let (table, index) = oids.networks();
-    let latest = snapshot::Latest::take();
+    let latest = mvcc_snapshot::Latest::take();
     let Some(mut there) = Prober::open_by(table, index, KeyType::Bigint, latest.view()) else {
         return BTreeSet::new();
     };

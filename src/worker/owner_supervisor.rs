@@ -12,8 +12,8 @@ use std::time::Duration;
 use cowrie_enrich_engine::timestamp::Timestamp;
 use cowrie_enrich_engine::{backoff, random};
 
-use super::due::{AT_ONCE, Due, NEVER, naptime, retry_pause};
 use super::session_priority::SessionPriorities;
+use super::step_schedule::{AT_ONCE, Due, NEVER, naptime, retry_pause};
 use super::steps::{Steps, Stop, none_if_failed};
 use crate::owner;
 use crate::pg::background::{self, Process, ProcessState};

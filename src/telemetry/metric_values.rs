@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use cowrie_enrich_engine::breaker::State;
-use cowrie_enrich_engine::metrics::families as declared;
+use cowrie_enrich_engine::metrics::declarations as declared;
 use cowrie_enrich_engine::metrics::{Declared, Family, Value};
 use cowrie_enrich_engine::otlp::Signal;
 use cowrie_enrich_engine::timestamp::{AtomicTimestamp, Timestamp};

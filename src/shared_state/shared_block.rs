@@ -69,7 +69,7 @@ crate::zeroable! {
         pub awaited_since: AtomicTimestamp,
         pub worker_slots: [WorkerSlot; WORKER_SLOTS],
         /// Fingerprints of rows that wait in an inbox for a worker, and the two values that enter a fingerprint:
-        /// see `inbox`.
+        /// see `store::inbox_duplicates`.
         waiting_rows: [AtomicU64; ROWS],
         pub inbox_epoch: AtomicU64,
         pub inbox_secret: AtomicU64,

@@ -60,7 +60,7 @@ macro_rules! sql_function {
         #[doc(hidden)]
         #[::pgrx::pg_guard]
         pub extern "C-unwind" fn $symbol(fcinfo: ::pgrx::pg_sys::FunctionCallInfo) -> ::pgrx::pg_sys::Datum {
-            $crate::pg::call::Call::enter(fcinfo, $body)
+            $crate::pg::sql_function::Call::enter(fcinfo, $body)
         }
     };
 }
