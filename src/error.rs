@@ -27,7 +27,7 @@ pub fn not_a_host(address: Address) -> ! {
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         "invalid address: must be a single host".to_owned(),
         Some(format!("The value is a network that contains {address}.")),
-        Some("Use host(…)::inet to drop the prefix length."),
+        Some("To drop the prefix length, write host(address)::inet."),
     )
 }
 
@@ -91,7 +91,7 @@ pub fn bogon_refused(address: Address, reason: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         "could not queue a lookup of a bogon".to_owned(),
-        Some(format!("The address {address} is {reason}. Bogons are never sent to providers.")),
+        Some(format!("The address {address} is {reason}. Addresses that cannot occur on the public internet (bogons) are never sent to providers.")),
         None,
     )
 }
@@ -119,18 +119,18 @@ pub fn not_attached(table: &str) -> ! {
 pub fn not_intact(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
-        format!("columns of {table} have changed since the table was attached"),
-        Some("A column is missing, is generated or has another type.".to_owned()),
-        Some("Undo the change, or attach the table again and repeat all arguments."),
+        format!("columns of {table} have changed since attach_session_table() was called"),
+        Some("A column that the extension uses is missing, is generated, or has a different type.".to_owned()),
+        Some("Undo the change, or call attach_session_table() again with all arguments of the earlier call."),
     )
 }
 
 pub fn children_not_attached(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!("a table that inherits from {table} is not attached, or has another owner"),
+        format!("an inheritance child of {table} is not an attached session table, or has a different owner than {table}"),
         None,
-        Some("Attach the parent table again and repeat all arguments. This also attaches its children."),
+        Some("Call attach_session_table() for the parent table again, with all arguments of the earlier call. The call also covers the inheritance children."),
     )
 }
 
@@ -140,7 +140,7 @@ pub fn not_an_expression() -> ! {
         "invalid expression: must be a single SQL expression".to_owned(),
         None,
         Some(
-            "Use an expression over s, a row of the table, as in a select list; for example s.command_count.",
+            "Write one expression as in a select list, for example s.command_count. In the expression, s is a row of the table.",
         ),
     )
 }
@@ -165,7 +165,7 @@ pub fn no_key_for(table: &str, column: &str) -> ! {
         format!("could not create a foreign key for column \"{column}\" of table {table}"),
         Some("The column must have exactly the type inet, and must not be generated.".to_owned()),
         Some(
-            "Attach the table without a foreign key. Or detach the table, change the type of the column to inet, and attach the table again.",
+            "Call attach_session_table() without add_foreign_key => true. Or call detach_session_table(), change the type of the column to inet, and call attach_session_table() again.",
         ),
     )
 }
@@ -193,8 +193,8 @@ pub fn unsafe_key(key: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         "could not create a foreign key while an unsafe foreign key exists".to_owned(),
-        Some(format!("The unsafe foreign key is {key}.")),
-        Some("Drop the foreign keys that the view unsafe_foreign_keys lists."),
+        Some(format!("The foreign key {key} can run code as the owner of the extension.")),
+        Some("Run the statements in the column drop_command of the view unsafe_foreign_keys."),
     )
 }
 
@@ -204,7 +204,7 @@ pub fn may_not_trust() -> ! {
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         "permission denied to set trust_input".to_owned(),
         Some(
-            "With trust_input, documents that clients write into the table change the inventories, which all session tables share."
+            "If trust_input is on, documents that clients write into the table change the inventories, which all session tables share."
                 .to_owned(),
         ),
         Some("Ask a superuser or the owner of the extension to set trust_input."),
@@ -215,7 +215,7 @@ pub fn may_not_trust() -> ! {
 pub fn blocked_by_trigger(table: &str, reason: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!("could not replace documents of table {table}"),
+        format!("could not replace invalid enrichment documents in table {table}"),
         Some(reason.to_owned()),
         Some("Drop or disable the trigger, then call import_inventory() again."),
     )
@@ -227,7 +227,7 @@ pub fn may_not_import() -> ! {
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         "permission denied for procedure import_inventory".to_owned(),
         Some(
-            "The procedure writes the imported values to the inventories without verifying them.".to_owned(),
+            "The procedure writes imported values to the inventories and does not verify the values.".to_owned(),
         ),
         Some("Call the procedure as a superuser or as the owner of the extension."),
     )
@@ -239,7 +239,7 @@ pub fn in_transaction_block(procedure: &str) -> ! {
         PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
         format!("{procedure}() cannot run inside a transaction block"),
         None,
-        Some("The procedure commits after each batch. Call it with autocommit, outside a transaction block."),
+        Some("The procedure commits after each batch. Call the procedure with autocommit, outside a transaction block."),
     )
 }
 
@@ -249,7 +249,7 @@ pub fn already_running(procedure: &str) -> ! {
         PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
         format!("{procedure}() is already running"),
         None,
-        Some("See the view enrich_progress for the progress of the running call."),
+        Some("The view enrich_progress shows the progress of the running call."),
     )
 }
 
@@ -258,7 +258,7 @@ pub fn unknown_schema(name: &str) -> ! {
         PgSqlErrorCode::ERRCODE_INVALID_SCHEMA_NAME,
         format!("schema \"{name}\" does not exist"),
         None,
-        Some("Name the schema with the tables of cowrieprocessor (the Python system), for example public."),
+        Some("Name the schema that contains the tables of cowrieprocessor (the Python system that this extension replaces), for example public."),
     )
 }
 
@@ -266,9 +266,9 @@ pub fn unknown_schema(name: &str) -> ! {
 pub fn own_schema(name: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-        format!("could not import from schema \"{name}\" of the extension itself"),
+        format!("could not import from schema \"{name}\", which is the schema of the extension"),
         None,
-        Some("Name the schema with the tables of cowrieprocessor (the Python system), for example public."),
+        Some("Name the schema that contains the tables of cowrieprocessor (the Python system that this extension replaces), for example public."),
     )
 }
 
@@ -276,7 +276,7 @@ pub fn own_schema(name: &str) -> ! {
 pub fn nothing_to_import(schema: &str, tables: &[&str]) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-        format!("schema \"{schema}\" contains no table of cowrieprocessor (the Python system)"),
+        format!("schema \"{schema}\" contains no table of cowrieprocessor (the Python system that this extension replaces)"),
         Some(format!("The import looks for these tables: {}.", tables.join(", "))),
         Some(
             "Name the schema that contains these tables. If the tables are in another database, restore a dump of them into this database first.",
@@ -290,7 +290,7 @@ pub fn not_a_plain_table(table: &str) -> ! {
         PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
         format!("{table} is not a table that can be imported"),
         Some(
-            "Only permanent tables can be imported, because a view can run code of another role.".to_owned(),
+            "Only permanent tables can be imported. A view is refused, because a view can run code of a different role.".to_owned(),
         ),
         None,
     )
@@ -299,16 +299,16 @@ pub fn not_a_plain_table(table: &str) -> ! {
 pub fn has_children(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-        format!("table {table} has inheritance children"),
+        format!("could not import table {table}, because the table has inheritance children"),
         Some("The import does not read the rows of inheritance children.".to_owned()),
-        Some("Move the rows into the table, or end the inheritance with ALTER TABLE ... NO INHERIT."),
+        Some("Move the rows of the children into the table, or end the inheritance with ALTER TABLE ... NO INHERIT."),
     )
 }
 
 pub fn foreign_partition(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-        format!("a partition of {table} has another owner than the table"),
+        format!("a partition of {table} has a different owner than {table}"),
         None,
         Some("Use ALTER TABLE ... OWNER TO to give all partitions the owner of the table."),
     )
@@ -331,7 +331,7 @@ pub fn no_such_column(table: &str, column: &str) -> ! {
         format!("column {column} of {table} does not exist or does not have a built-in type"),
         None,
         Some(
-            "If the table does not belong to cowrieprocessor (the Python system), rename the table. The import ignores tables with other names.",
+            "If the table does not belong to cowrieprocessor (the Python system that this extension replaces), rename the table. The import then ignores the table.",
         ),
     )
 }
@@ -342,7 +342,7 @@ pub fn wrong_column_type(table: &str, column: &str, found: &str, wanted: &str) -
         PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
         format!("column {column} of {table} has type {found}, but must have type {wanted}"),
         None,
-        Some("Change the type of the column, or rename the column. The import adds a missing column."),
+        Some("Change the type of the column, or rename the column. If the column is missing, the import adds the column with the right type."),
     )
 }
 
@@ -352,11 +352,11 @@ pub fn may_not_attach() -> ! {
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         "permission denied for function attach_session_table".to_owned(),
         Some(
-            "The import attaches session_summaries as a session table, which needs more privileges."
+            "The import calls attach_session_table() for session_summaries. This call needs more privileges than the import."
                 .to_owned(),
         ),
         Some(
-            "Grant EXECUTE on attach_session_table(), detach_session_table(), enrich_session() and forget_sessions().",
+            "Grant EXECUTE on attach_session_table(), detach_session_table(), enrich_session() and forget_sessions(), and SELECT on attached_tables.",
         ),
     )
 }
@@ -367,7 +367,7 @@ pub fn vanished(table: &str) -> ! {
         PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
         format!("table {table} was dropped during the import"),
         None,
-        Some("Rows that were already imported stay. Call import_inventory() again to continue."),
+        Some("Rows that were already imported are kept. Call import_inventory() again to continue."),
     )
 }
 
@@ -389,14 +389,14 @@ pub fn table_is_busy(table: &str, tries: u32) -> ! {
         Some(format!(
             "The lock was not available in {tries} short attempts. The attempts are short so that writers do not wait."
         )),
-        Some("Find the transaction that holds the lock in pg_locks, and try again after it has ended."),
+        Some("Find the transaction that holds the lock in pg_locks, and repeat the call after that transaction has ended."),
     )
 }
 
 /// Raises an error in a read-only transaction. Otherwise the write would fail with an error that names an
 /// internal statement.
 pub fn require_writable(function: &str) {
-    require_writable_or(function, "Call it in a read-write transaction on the primary.");
+    require_writable_or(function, "Repeat the call in a read-write transaction on the primary.");
 }
 
 /// Like [`require_writable`], for a function with an alternative. `hint` describes it.
@@ -442,7 +442,7 @@ pub fn provider_is_paused(provider: &str, health: &Health) -> ! {
             health.failures,
             health.last_error.as_deref().unwrap_or("no reason given")
         )),
-        Some("The view provider_status shows when requests start again."),
+        Some("The column backoff_until of the view provider_status shows when requests start again."),
     )
 }
 
@@ -460,7 +460,7 @@ pub fn no_network(error: &std::io::Error) -> ! {
 pub fn not_encoded(error: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-        "could not write the metrics".to_owned(),
+        "could not write the metrics in the text format of Prometheus".to_owned(),
         Some(error.to_owned()),
         None,
     )
@@ -469,9 +469,9 @@ pub fn not_encoded(error: &str) -> ! {
 pub fn not_a_trigger_call() -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
-        "enrich_session() must be called as a row trigger".to_owned(),
+        "enrich_session() must be called as a row-level trigger (FOR EACH ROW), and forget_sessions() as a BEFORE TRUNCATE trigger".to_owned(),
         None,
-        Some("Use the function in CREATE TRIGGER … FOR EACH ROW, or call attach_session_table()."),
+        Some("Call attach_session_table(), which creates these triggers."),
     )
 }
 
@@ -490,9 +490,9 @@ pub fn import_failed(error: &ImportError) -> ! {
     };
     raise(
         code,
-        format!("could not put \"{}\" into service", error.path()),
+        format!("could not load mmdb file \"{}\"", error.path()),
         Some(error.to_string()),
-        Some(&format!("Check the setting {}. The previous file stays in service.", error.kind().setting())),
+        Some(&format!("Check the setting {}. The file that was loaded before stays in use.", error.kind().setting())),
     )
 }
 
@@ -500,11 +500,11 @@ pub fn import_failed(error: &ImportError) -> ! {
 pub fn version_mismatch(mismatch: VersionMatch, objects: &str, library: &str) -> ! {
     let (message, hint) = match mismatch {
         VersionMatch::LibraryTooOld => (
-            "the library of cowrie_enrich in this session is too old",
-            "Install the files of the version that the SQL objects have, and restart the server. If the library is not preloaded, reconnect instead of restarting.",
+            "the library of cowrie_enrich in this session is too old for the SQL objects of the extension",
+            "Install the files of the version that the SQL objects have, and restart the server. If shared_preload_libraries does not contain cowrie_enrich, reconnect instead of restarting the server.",
         ),
         _ => (
-            "the SQL objects of cowrie_enrich in this database are too old for its library",
+            "the SQL objects of cowrie_enrich in this database are too old for the library of the extension",
             "Run ALTER EXTENSION cowrie_enrich UPDATE.",
         ),
     };

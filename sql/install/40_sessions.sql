@@ -347,7 +347,7 @@ BEGIN
     IF ip_type IS DISTINCT FROM 'inet'::regtype THEN
         RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
             MESSAGE = format('a foreign key needs an address column of type inet, but column %I has type %s', attached.ip_column, ip_type),
-            HINT = 'Attach the table without a foreign key. Or detach the table, change the type of the column to inet, and attach the table again.';
+            HINT = 'Call attach_session_table() without add_foreign_key => true. Or call detach_session_table(), change the type of the column to inet, and call attach_session_table() again.';
     END IF;
     IF EXISTS (SELECT FROM pg_attribute a
                WHERE a.attrelid = reference_addresses.rel AND a.attname = attached.ip_column AND NOT a.attisdropped AND a.attgenerated <> '') THEN
@@ -509,7 +509,7 @@ BEGIN
     IF current_setting('transaction_read_only')::boolean THEN
         RAISE EXCEPTION USING ERRCODE = 'read_only_sql_transaction',
             MESSAGE = 'could not run attach_session_table() in a read-only transaction',
-            HINT = 'Call it in a read-write transaction on the primary.';
+            HINT = 'Repeat the call in a read-write transaction on the primary.';
     END IF;
     IF rel IS NULL OR ip_column IS NULL OR add_foreign_key IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
@@ -760,7 +760,7 @@ BEGIN
     IF current_setting('transaction_read_only')::boolean THEN
         RAISE EXCEPTION USING ERRCODE = 'read_only_sql_transaction',
             MESSAGE = 'could not run detach_session_table() in a read-only transaction',
-            HINT = 'Call it in a read-write transaction on the primary.';
+            HINT = 'Repeat the call in a read-write transaction on the primary.';
     END IF;
     -- Views and other relations have nothing to remove, and cannot be locked like tables. Triggers that a partition
     -- inherits are removed with those of its partitioned table.

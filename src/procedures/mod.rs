@@ -34,7 +34,7 @@ use crate::store::ExtensionOids;
 use crate::store::procedure_call::{self, Key};
 
 /// The hint for an attached table that is not intact.
-const ATTACH_AGAIN: &str = "Undo the change, or attach the table again and repeat all arguments. Then call backfill_sessions() for the table.";
+const ATTACH_AGAIN: &str = "Undo the change, or call attach_session_table() again with all arguments of the earlier call. Then call backfill_sessions() for the table.";
 
 /// The procedures. The number identifies the lock, so only append.
 #[derive(Clone, Copy, PartialEq, Eq)]

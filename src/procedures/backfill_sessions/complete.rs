@@ -152,7 +152,7 @@ pub fn read(
                 "snapshot columns of {} are not filled, because the table has changed{reason}",
                 stretch.table.shown()
             ),
-            "Attach the table again and repeat all arguments. Missing columns are added.",
+            "Call attach_session_table() again with all arguments of the earlier call. The call adds missing columns.",
         );
         return Some(nothing);
     };

@@ -705,7 +705,7 @@ fn what_cannot_be_imported_is_refused_before_anything_is_done() {
     );
     assert_eq!(
         refusal(&mut db, "CALL enrich.import_inventory('empty')"),
-        "42P01 schema \"empty\" contains no table of cowrieprocessor (the Python system)"
+        "42P01 schema \"empty\" contains no table of cowrieprocessor (the Python system that this extension replaces)"
     );
     assert!(db.refused("CALL enrich.import_inventory('empty')").hint.is_some());
 

@@ -144,7 +144,7 @@ fn a_child_that_is_added_later_is_noticed_and_attached_with_its_parent() {
             (
                 "55000",
                 Some(
-                    "Attach the parent table again and repeat all arguments. This also attaches its children."
+                    "Call attach_session_table() for the parent table again, with all arguments of the earlier call. The call also covers the inheritance children."
                 )
             ),
             "{refusal:?}"
