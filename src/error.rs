@@ -91,7 +91,9 @@ pub fn bogon_refused(address: Address, reason: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         "could not queue a lookup of a bogon".to_owned(),
-        Some(format!("The address {address} is {reason}. Addresses that cannot occur on the public internet (bogons) are never sent to providers.")),
+        Some(format!(
+            "The address {address} is {reason}. Addresses that cannot occur on the public internet (bogons) are never sent to providers."
+        )),
         None,
     )
 }
@@ -120,7 +122,9 @@ pub fn not_intact(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
         format!("columns of {table} have changed since attach_session_table() was called"),
-        Some("A column that the extension uses is missing, is generated, or has a different type.".to_owned()),
+        Some(
+            "A column that the extension uses is missing, is generated, or has a different type.".to_owned(),
+        ),
         Some("Undo the change, or call attach_session_table() again with all arguments of the earlier call."),
     )
 }
@@ -128,9 +132,13 @@ pub fn not_intact(table: &str) -> ! {
 pub fn children_not_attached(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!("an inheritance child of {table} is not an attached session table, or has a different owner than {table}"),
+        format!(
+            "an inheritance child of {table} is not an attached session table, or has a different owner than {table}"
+        ),
         None,
-        Some("Call attach_session_table() for the parent table again, with all arguments of the earlier call. The call also covers the inheritance children."),
+        Some(
+            "Call attach_session_table() for the parent table again, with all arguments of the earlier call. The call also covers the inheritance children.",
+        ),
     )
 }
 
@@ -227,7 +235,8 @@ pub fn may_not_import() -> ! {
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         "permission denied for procedure import_inventory".to_owned(),
         Some(
-            "The procedure writes imported values to the inventories and does not verify the values.".to_owned(),
+            "The procedure writes imported values to the inventories and does not verify the values."
+                .to_owned(),
         ),
         Some("Call the procedure as a superuser or as the owner of the extension."),
     )
@@ -239,7 +248,9 @@ pub fn in_transaction_block(procedure: &str) -> ! {
         PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
         format!("{procedure}() cannot run inside a transaction block"),
         None,
-        Some("The procedure commits after each batch. Call the procedure with autocommit, outside a transaction block."),
+        Some(
+            "The procedure commits after each batch. Call the procedure with autocommit, outside a transaction block.",
+        ),
     )
 }
 
@@ -258,7 +269,9 @@ pub fn unknown_schema(name: &str) -> ! {
         PgSqlErrorCode::ERRCODE_INVALID_SCHEMA_NAME,
         format!("schema \"{name}\" does not exist"),
         None,
-        Some("Name the schema that contains the tables of cowrieprocessor (the Python system that this extension replaces), for example public."),
+        Some(
+            "Name the schema that contains the tables of cowrieprocessor (the Python system that this extension replaces), for example public.",
+        ),
     )
 }
 
@@ -268,7 +281,9 @@ pub fn own_schema(name: &str) -> ! {
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         format!("could not import from schema \"{name}\", which is the schema of the extension"),
         None,
-        Some("Name the schema that contains the tables of cowrieprocessor (the Python system that this extension replaces), for example public."),
+        Some(
+            "Name the schema that contains the tables of cowrieprocessor (the Python system that this extension replaces), for example public.",
+        ),
     )
 }
 
@@ -276,7 +291,9 @@ pub fn own_schema(name: &str) -> ! {
 pub fn nothing_to_import(schema: &str, tables: &[&str]) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-        format!("schema \"{schema}\" contains no table of cowrieprocessor (the Python system that this extension replaces)"),
+        format!(
+            "schema \"{schema}\" contains no table of cowrieprocessor (the Python system that this extension replaces)"
+        ),
         Some(format!("The import looks for these tables: {}.", tables.join(", "))),
         Some(
             "Name the schema that contains these tables. If the tables are in another database, restore a dump of them into this database first.",
@@ -301,7 +318,9 @@ pub fn has_children(table: &str) -> ! {
         PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
         format!("could not import table {table}, because the table has inheritance children"),
         Some("The import does not read the rows of inheritance children.".to_owned()),
-        Some("Move the rows of the children into the table, or end the inheritance with ALTER TABLE ... NO INHERIT."),
+        Some(
+            "Move the rows of the children into the table, or end the inheritance with ALTER TABLE ... NO INHERIT.",
+        ),
     )
 }
 
@@ -342,7 +361,9 @@ pub fn wrong_column_type(table: &str, column: &str, found: &str, wanted: &str) -
         PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
         format!("column {column} of {table} has type {found}, but must have type {wanted}"),
         None,
-        Some("Change the type of the column, or rename the column. If the column is missing, the import adds the column with the right type."),
+        Some(
+            "Change the type of the column, or rename the column. If the column is missing, the import adds the column with the right type.",
+        ),
     )
 }
 
@@ -389,7 +410,9 @@ pub fn table_is_busy(table: &str, tries: u32) -> ! {
         Some(format!(
             "The lock was not available in {tries} short attempts. The attempts are short so that writers do not wait."
         )),
-        Some("Find the transaction that holds the lock in pg_locks, and repeat the call after that transaction has ended."),
+        Some(
+            "Find the transaction that holds the lock in pg_locks, and repeat the call after that transaction has ended.",
+        ),
     )
 }
 
@@ -492,7 +515,10 @@ pub fn import_failed(error: &ImportError) -> ! {
         code,
         format!("could not load mmdb file \"{}\"", error.path()),
         Some(error.to_string()),
-        Some(&format!("Check the setting {}. The file that was loaded before stays in use.", error.kind().setting())),
+        Some(&format!(
+            "Check the setting {}. The file that was loaded before stays in use.",
+            error.kind().setting()
+        )),
     )
 }
 

@@ -45,7 +45,10 @@ fn cymru_lookup(call: &Call) {
     }
     let unanswered = public.iter().filter(|address| !answers.contains_key(address)).count();
     if unanswered > 0 {
-        pgrx::warning!("Team Cymru did not answer for {unanswered} of {} addresses", public.len());
+        pgrx::warning!(
+            "Team Cymru sent no answer for {unanswered} of {} addresses; the result has no rows for these addresses",
+            public.len()
+        );
     }
     // An address without an answer has no row. Two kinds of addresses have a row of nulls: bogons, which are
     // never sent, and addresses that no network announces.

@@ -91,8 +91,7 @@ fn write(
     });
 }
 
-const USE_LOOKUPS: &str =
-    "Call maxmind_lookup() or ip_asn(), which only read, or repeat the call in a read-write transaction on the primary.";
+const USE_LOOKUPS: &str = "Call maxmind_lookup() or ip_asn(), which only read, or repeat the call in a read-write transaction on the primary.";
 
 /// Returns the providers to ask about data that the mmdb files lack; none if lookups cannot be queued.
 fn online() -> Providers {

@@ -43,9 +43,9 @@ sql_function!(worker_status_wrapper, pg_finfo_worker_status_wrapper, worker_stat
 fn worker_status(call: &Call) {
     let block = shared_state::block();
     let launcher_says = if !shared_state::is_shared() {
-        "not preloaded"
+        "not started: shared_preload_libraries does not contain cowrie_enrich"
     } else if catalog::is_standby() {
-        "waiting for promotion"
+        "waiting for promotion of this standby"
     } else if block.launcher.is_taken() {
         "running"
     } else {
@@ -91,13 +91,13 @@ fn owner_row(slot: &OwnerSlot) -> Vec<Value> {
     let name = catalog::role_name(role).map(|name| text::distinct(&name));
     let name = name.unwrap_or_else(|| role.to_u32().to_string());
     let says = if slot.is_abandoned.load(Ordering::Acquire) {
-        format!("abandoned with code of {name}")
+        format!("abandoned: code of table owner {name} does not end")
     } else if !slot.is_connected.load(Ordering::Acquire) {
-        format!("starting for {name}")
+        format!("starting for table owner {name}")
     } else if slot.is_idle.load(Ordering::Acquire) {
-        format!("waiting for work of {name}")
+        format!("waiting for work for table owner {name}")
     } else {
-        format!("working for {name}")
+        format!("working for table owner {name}")
     };
     let database = Oid::from(slot.database.load(Ordering::Acquire));
     row![

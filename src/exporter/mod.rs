@@ -54,8 +54,8 @@ fn run(_argument: i32) {
         // An earlier launcher's exporter still runs.
         return;
     }
-    let notifier =
-        Notifier::new().unwrap_or_else(|error| pgrx::error!("could not make a socket pair: {error}"));
+    let notifier = Notifier::new()
+        .unwrap_or_else(|error| pgrx::error!("the exporter could not create a socket pair: {error}"));
     let mut scrape = scrape::Scrape::new(&notifier);
     let mut status = status::StatusFile::new(&notifier);
     let mut otlp = otlp::Otlp::new(&notifier);

@@ -164,7 +164,8 @@ impl Otlp {
         };
         line.under_way = Some((ticket, request));
         if let Err(error) = started {
-            let why = format!("a network thread could not be started: {error}");
+            let why =
+                format!("could not start a thread for requests to the OpenTelemetry collector: {error}");
             line.heard(ticket, &Outcome::Deferred { rest: None, why }, now);
         }
     }
@@ -233,7 +234,7 @@ impl Line {
                 telemetry::answered(signal, ResponseKind::Taken, &fates);
                 exported(Exporter::Otlp, Ok(()));
                 if rejected > 0 || !words.is_empty() {
-                    let detail = format!("{rejected} of {items} items ({}): {words}", signal.name());
+                    let detail = format!("rejected {rejected} of {items} items ({}): {words}", signal.name());
                     telemetry::log_once_per_burst(
                         "the OpenTelemetry collector rejected items or sent a warning",
                         &detail,

@@ -128,7 +128,7 @@ impl StatusFile {
             && now.saturating_duration_since(*began) >= WRITES_WITHIN
         {
             *is_late = true;
-            exported(Exporter::StatusFile, Err("the disk does not answer"));
+            exported(Exporter::StatusFile, Err("writing the file has taken more than 30 seconds"));
         }
     }
 
@@ -154,7 +154,7 @@ impl StatusFile {
 fn writing(path: PathBuf, phases: &[Phase]) -> Result<FileWrites, String> {
     let now = clock::now();
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err("the path names no file".to_owned());
+        return Err("the path in cowrie_enrich.status_file does not end with the name of a file".to_owned());
     };
     let bytes = |document: Map<String, Value>| {
         serde_json::to_vec(&Value::Object(document)).map_err(|error| error.to_string())

@@ -56,7 +56,7 @@ impl fmt::Display for ImportError {
                 write!(f, "a file of type \"{database_type}\" does not contain locations of addresses")
             }
             ImportError::WrongContent { kind: Kind::Asn, database_type, .. } => {
-                write!(f, "a file of type \"{database_type}\" does not contain networks of addresses")
+                write!(f, "a file of type \"{database_type}\" does not contain networks (ASNs) of addresses")
             }
         }
     }
@@ -209,7 +209,7 @@ fn refuse(
     }
     if mode == Mode::IfChanged {
         telemetry::log_once_per_burst(
-            "an mmdb file was refused, and the old one stays in service",
+            "refused an mmdb file; the file that was loaded before stays in use",
             &format!("{} \"{}\": {message}", kind.setting(), error.path()),
         );
     }

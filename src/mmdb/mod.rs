@@ -137,7 +137,7 @@ fn look_for_newer(policy: LoadPolicy) {
             match background::start(IMPORT, IMPORT.kind, 0) {
                 Some(process) => process.forget(),
                 None => telemetry::log_once_per_burst(
-                    "a newer mmdb file is not in service yet",
+                    "a newer mmdb file has not been loaded yet",
                     "no background worker slot is free; raise max_worker_processes, or call reload_mmdb()",
                 ),
             }
@@ -207,7 +207,7 @@ fn refresh_map(kind: Kind, slot: &mut Option<LoadedDatabase>) -> bool {
             }
             Err(error) => {
                 telemetry::error(
-                    "the private copy of an mmdb file cannot be read",
+                    "could not read the extension's private copy of an mmdb file",
                     &format!("{}: {error}", kind.name()),
                 );
                 false
@@ -307,7 +307,7 @@ impl Databases {
 /// Counts and logs a damaged record, and returns `None`. Verification makes damaged records very unlikely.
 fn answered<T>(result: Result<Option<T>, cowrie_enrich_engine::mmdb::MmdbError>) -> Option<T> {
     result.unwrap_or_else(|error| {
-        telemetry::error("an mmdb lookup failed", &error.to_string());
+        telemetry::error("could not look up an address in an mmdb file", &error.to_string());
         None
     })
 }

@@ -23,9 +23,10 @@ const LONGEST_AFTER_SLOW_VISIT: Duration = Duration::from_secs(1);
 /// power.
 const SMALLEST_AFTER: i64 = 11;
 /// Reasons why sessions were not completed. Users read these texts in `completion_status`.
-const TOO_SLOW: &str = "code on the table took too long and was cancelled";
-const UNCHANGED: &str = "the sessions were locked, or code on the table left them unchanged";
-const FAILED: &str = "the transaction failed; see the server log for the error";
+const TOO_SLOW: &str = "code of the table owner, such as a trigger, took too long and was cancelled";
+const UNCHANGED: &str =
+    "other transactions had locked the sessions, or code of the table owner left the sessions unchanged";
+const FAILED: &str = "the transaction that completes the sessions failed; see the server log for the error";
 
 /// A visit whose rows are still leased, because the step that settles them failed. The visit was rolled back.
 pub struct UnsettledLease {
@@ -136,6 +137,9 @@ fn report(leased: &SessionLease, error: VisitError, most: usize) -> (Duration, S
         VisitError::Busy(failure) => (failure.message, LONGEST_AFTER_CODE),
         VisitError::Failed(failure) => (failure.message, LONGEST_AFTER_ERROR),
     };
-    telemetry::error("could not complete sessions of a table", &format!("{table}: {message}"));
+    telemetry::error(
+        "could not fill the snapshot columns of a session table",
+        &format!("{table}: {message}"),
+    );
     (longest, message)
 }

@@ -15,7 +15,7 @@ use crate::store::session_priority::{self, Table};
 use crate::telemetry;
 use crate::worker::activity::StepKind;
 
-const FAILED: &str = "could not evaluate a session priority";
+const FAILED: &str = "could not evaluate the session priority of a table";
 /// A step should last between these two.
 const SHORT: Duration = Duration::from_millis(40);
 const LONG: Duration = Duration::from_millis(150);
@@ -38,7 +38,7 @@ pub struct Evaluation {
 pub fn step(worker: &mut Worker) -> Step {
     let slot = worker.slot;
     let Some(evaluation) = &mut worker.evaluation else {
-        background::report_activity(Some(c"reading addresses that wait"));
+        background::report_activity(Some(c"reading addresses that wait for lookups"));
         let (next_table, page) =
             (slot.next_table.load(Ordering::Acquire), slot.next_page.load(Ordering::Acquire));
         let owner = worker.owner;

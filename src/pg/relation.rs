@@ -80,7 +80,7 @@ impl Table {
         let table = Table { relation };
         // SAFETY: the relation is open. A view, for example, has no access method.
         if unsafe { (*(*relation).rd_rel).relkind as u8 } != pg_sys::RELKIND_RELATION {
-            table.is_altered("it is not a plain table");
+            table.is_altered("the relation is not an ordinary table");
         }
         Some(table)
     }
@@ -108,7 +108,10 @@ impl Table {
     pub(super) fn is_altered(&self, how: &str) -> ! {
         // SAFETY: the relation is open.
         let name = unsafe { text::from_c((*(*self.relation).rd_rel).relname.data.as_ptr()) };
-        pgrx::error!("table \"{}\" is not as cowrie_enrich needs it: {how}", name.unwrap_or_default())
+        pgrx::error!(
+            "table \"{}\" does not have the definition that cowrie_enrich requires: {how}",
+            name.unwrap_or_default()
+        )
     }
 
     /// Opens a table of the extension for reading, if it exists.
@@ -127,7 +130,7 @@ impl Table {
         for (number, wanted) in (1..).zip(P::OIDS.iter().copied()) {
             // SAFETY: the relation is open, and so is its descriptor.
             if unsafe { type_of((*self.relation).rd_att, number) } != wanted {
-                self.is_altered(&format!("column {number} has another type"));
+                self.is_altered(&format!("column {number} has a different type"));
             }
         }
         let mut slots = Vec::new();

@@ -113,7 +113,7 @@ impl Row {
     fn typed(&self, number: i16, wanted: pg_sys::Oid) -> Option<pg_sys::Datum> {
         // SAFETY: the slot holds a row, and so has a descriptor.
         if unsafe { type_of((*self.slot).tts_tupleDescriptor, number) } != wanted {
-            pgrx::error!("column {number} of a table has another type than cowrie_enrich needs");
+            pgrx::error!("column {number} of a table does not have the type that cowrie_enrich requires");
         }
         self.column(number)
     }

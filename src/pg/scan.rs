@@ -181,7 +181,7 @@ impl ReadableTable {
         // supports this.
         let scan = unsafe {
             if (*(*self.relation).rd_tableam).scan_set_tidrange.is_none() {
-                pgrx::error!("the access method of a session table cannot read it page by page");
+                pgrx::error!("the table access method of a session table does not support TID range scans");
             }
             pg_sys::table_beginscan_tidrange(self.relation, view.raw(), first.pointer(), last.pointer())
         };

@@ -167,7 +167,10 @@ struct IsLocked(());
 
 impl IsLocked {
     fn begin() -> IsLocked {
-        assert!(!IS_LOCKED.replace(true), "this process has the lock of the shared block already");
+        assert!(
+            !IS_LOCKED.replace(true),
+            "this process already holds the lock on the shared memory of cowrie_enrich"
+        );
         IsLocked(())
     }
 }

@@ -40,7 +40,7 @@ impl<P: Parameters, C: Columns> Statement<P, C> {
 
     fn prepared(&self, schema: pg_sys::Oid) -> pg_sys::SPIPlanPtr {
         let Some(name) = quoted_schema(schema) else {
-            pgrx::error!("schema of cowrie_enrich does not exist");
+            pgrx::error!("the schema of extension cowrie_enrich does not exist");
         };
         // Compared by name, because the schema may have been renamed.
         let plan = match &*self.plan.borrow() {
@@ -142,7 +142,7 @@ impl<C: Columns> Rows<C> {
                     let found = pg_sys::SPI_gettypeid((*table).tupdesc, number);
                     if !types.contains(&found) {
                         pgrx::error!(
-                            "column {number} of statement \"{statement}\" has the type with OID {found}"
+                            "column {number} of statement \"{statement}\" has an unexpected type (OID {found})"
                         );
                     }
                 }

@@ -221,11 +221,13 @@ unsafe fn require_fitting(descriptor: pg_sys::TupleDesc, row: &[Value]) {
     unsafe {
         let columns = (*descriptor).natts as usize;
         if row.len() != columns {
-            pgrx::error!("a row of {} values for {columns} columns", row.len());
+            pgrx::error!("a row has {} values, but the result has {columns} columns", row.len());
         }
         for (number, value) in (1..).zip(row) {
             if !value.fits(pg_sys::SPI_gettypeid(descriptor, number)) {
-                pgrx::error!("column {number} of a result has another type than its value");
+                pgrx::error!(
+                    "column {number} of a result has a different type than the value for the column"
+                );
             }
         }
     }

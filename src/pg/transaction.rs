@@ -199,7 +199,9 @@ pub fn isolate(isolation: Isolation) {
     // only from the first snapshot on.
     unsafe {
         if pg_sys::FirstSnapshotSet {
-            pgrx::error!("the transaction has begun to read");
+            pgrx::error!(
+                "could not set the isolation level, because the transaction has already taken an MVCC snapshot"
+            );
         }
         pg_sys::XactIsoLevel = match isolation {
             Isolation::ReadCommitted => pg_sys::XACT_READ_COMMITTED,

@@ -170,7 +170,7 @@ impl Tuple {
         // SAFETY: the column exists, because it has a value.
         let type_oid = unsafe { type_of(self.descriptor, column.number) };
         if type_oid != column.type_oid {
-            pgrx::error!("column {} of a row has another type than expected", column.number);
+            pgrx::error!("column {} of a row has an unexpected type", column.number);
         }
         Some(datum)
     }
@@ -212,7 +212,7 @@ impl Tuple {
     pub fn with(&self, changes: &[(Column, Value)]) -> Tuple {
         for (column, value) in changes {
             if !value.fits(column.type_oid) {
-                pgrx::error!("column {} of a row has another type than its new value", column.number);
+                pgrx::error!("column {} of a row has a different type than the new value", column.number);
             }
         }
         let mut numbers: Vec<i32> = changes.iter().map(|(column, _)| i32::from(column.number)).collect();

@@ -254,7 +254,7 @@ impl FrozenTable {
         let code = memory::returning(|| unsafe {
             let raw = plan::only(pg_sys::pg_parse_query(statement.as_ptr()));
             if (*(*raw).stmt).type_ != pg_sys::NodeTag::T_AlterTableStmt {
-                pgrx::error!("a utility statement for a session table is of another kind than expected");
+                pgrx::error!("a utility statement for a session table is not an ALTER TABLE statement");
             }
             pg_sys::SPI_execute(statement.as_ptr(), false, 0)
         });
@@ -312,7 +312,7 @@ impl Connection {
             memory::returning(|| pg_sys::SPI_cursor_fetch(portal, true, std::ffi::c_long::MAX));
             let result = Self::hand_over(pg_sys::SPI_OK_FETCH as i32, statement.name, |rows: &Rows<C>| {
                 if rows.columns().is_some_and(|columns| columns != C::TYPES.len()) {
-                    pgrx::error!("statement \"{}\" returns another number of columns", statement.name);
+                    pgrx::error!("statement \"{}\" returns an unexpected number of columns", statement.name);
                 }
                 read(rows)
             });

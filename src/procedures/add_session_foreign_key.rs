@@ -101,9 +101,9 @@ pub fn settle(run: &mut Run, rel: Oid, rows: Option<i64>) -> i64 {
     let orphans = count_orphans(run, &tables, rows);
     pg::warning(
         &format!(
-            "{orphans} sessions reference no address of ip_inventory, so the foreign key stays NOT VALID"
+            "the addresses of {orphans} sessions are not in ip_inventory, so the foreign key stays NOT VALID"
         ),
-        "The table rejected_row lists some of these sessions. Change their addresses to single hosts, then call \
+        "The table rejected_row lists some of these sessions. Change the addresses of these sessions to single hosts, then call \
          backfill_sessions() or add_session_foreign_key() again.",
     );
     orphans
@@ -124,7 +124,7 @@ fn count_orphans(run: &mut Run, tables: &[Table], rows: Option<i64>) -> i64 {
                 rejected.about([RejectedRow {
                     relation: table.shown(),
                     row_key,
-                    reason: "it references no address of ip_inventory".to_owned(),
+                    reason: "the address of the session is not in ip_inventory".to_owned(),
                     content: Some(address),
                 }]);
             });

@@ -74,7 +74,10 @@ pub fn build(call: &Call) {
                 PROCEDURE.name(),
                 state.faulty
             );
-            pg::warning(&message, "The table rejected_row lists these addresses. Valid parts were used.");
+            pg::warning(
+                &message,
+                "The table rejected_row lists these addresses. The procedure used the valid parts.",
+            );
         }
         vec![
             ("scanned", state.scanned),

@@ -257,9 +257,9 @@ impl ProgressBar {
         pg::notice(&if total.max(done) > 0 {
             line(procedure, phase, (done, total), self.began.elapsed())
         } else if is_last {
-            format!("{procedure}: {phase} [{}] 100 %, nothing was due", "#".repeat(WIDTH as usize))
+            format!("{procedure}: {phase} [{}] 100 %, nothing to do", "#".repeat(WIDTH as usize))
         } else {
-            format!("{procedure}: {phase} [{}]   0 %, nothing yet", ".".repeat(WIDTH as usize))
+            format!("{procedure}: {phase} [{}]   0 %, nothing done yet", ".".repeat(WIDTH as usize))
         });
     }
 }
@@ -270,8 +270,11 @@ fn line(procedure: &str, phase: &str, (done, total): (i64, i64), took: Duration)
     let filled = (done * WIDTH / total) as usize;
     let bar = format!("{}{}", "#".repeat(filled), ".".repeat(WIDTH as usize - filled));
     let rate = done as f64 / took.as_secs_f64().max(0.001);
-    let left =
-        if rate > 0.0 { format!("{:.0} s left", (total - done) as f64 / rate) } else { "unknown".to_owned() };
+    let left = if rate > 0.0 {
+        format!("{:.0} s left", (total - done) as f64 / rate)
+    } else {
+        "time left unknown".to_owned()
+    };
     format!(
         "{procedure}: {phase} [{bar}] {:3} %, {done} of {total}, {rate:.0} a second, {left}",
         done * 100 / total

@@ -89,8 +89,8 @@ fn warn(procedure: &str, table: &str, not_intact: &DamagedTable) {
     let reason = &not_intact.reason;
     if not_intact.is_left_out {
         pg::warning(
-            &format!("{procedure}: left out the sessions of {table}: {reason}"),
-            &format!("No count was lowered. {ATTACH_AGAIN}"),
+            &format!("{procedure}: could not count the sessions of {table}: {reason}"),
+            &format!("No count was lowered, because not all sessions were counted. {ATTACH_AGAIN}"),
         );
     } else {
         pg::warning(&format!("{procedure}: {table} is not intact: {reason}"), ATTACH_AGAIN);

@@ -52,7 +52,7 @@ fn blocked_reason(
     left: Option<u64>,
 ) -> Option<String> {
     if !provider.is_enabled() {
-        return Some("not in cowrie_enrich.enabled_sources".to_owned());
+        return Some("the provider is not in cowrie_enrich.enabled_sources".to_owned());
     }
     if let Some(blocked_reason) = provider.blocked_reason() {
         return Some(blocked_reason);
@@ -62,9 +62,9 @@ fn blocked_reason(
     }
     match left {
         Some(0) => Some("the daily quota is spent".to_owned()),
-        Some(_) if !quota::is_known() => {
-            Some("waiting until each database has reported its requests of today".to_owned())
-        }
+        Some(_) if !quota::is_known() => Some(
+            "waiting until each database has reported how many requests the database sent today".to_owned(),
+        ),
         _ => None,
     }
 }

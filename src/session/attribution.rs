@@ -111,7 +111,7 @@ pub fn of(oids: ExtensionOids, address: Address) -> Rc<Attribution> {
         }
         let from_inventory =
             contained(|| read_inventory(oids, address, databases)).unwrap_or_else(|failure| {
-                telemetry::error("could not read the inventory", &failure.message);
+                telemetry::error("could not read ip_inventory", &failure.message);
                 None
             });
         Rc::new(from_inventory.unwrap_or_else(|| read_files(address, databases)))
@@ -188,7 +188,7 @@ fn read_inventory(oids: ExtensionOids, address: Address, databases: &Databases) 
     // Otherwise the session's own statement_timeout could end the wait together with the session.
     let is_free = [oids.inventory, oids.inventory_key].into_iter().all(relation::lock_for_reading_if_free);
     if !is_free {
-        telemetry::error("could not read the inventory", "another session holds a lock on ip_inventory");
+        telemetry::error("could not read ip_inventory", "another session holds a lock on ip_inventory");
         return None;
     }
     let as_of = COMMITTED_AS_OF.get();

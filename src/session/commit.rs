@@ -117,16 +117,16 @@ fn append_counts(oids: ExtensionOids, addresses: &PendingAddresses, budget: &Loc
 
 fn counts_are_lost(oids: ExtensionOids, sessions: i64, failure: &Failure) {
     telemetry::add(Counter::CountsLost, sessions);
-    let headline = "could not append the session counts of a transaction";
+    let headline = "could not store the session counts of a transaction in session_delta";
     let is_logged = telemetry::error_is_logged(headline, &failure.message);
     request_recount(oids, RecountRequest { sessions, has_gaps: false });
     if !is_logged {
         return;
     }
     let hint = if registry::is_attended() {
-        "A recount will start automatically. The table recount_request has a row until then."
+        "The worker will recount all sessions automatically. The table recount_request has a row until the recount has ended."
     } else {
-        "No worker runs, so call refresh_session_counts()."
+        "No worker runs in this database. Call refresh_session_counts() to recount all sessions."
     };
     pg::warning("cowrie_enrich could not count the sessions of this transaction", hint);
 }
@@ -140,7 +140,7 @@ fn request_recount(oids: ExtensionOids, missing: RecountRequest) {
         recount_requests::append(oids, missing);
     });
     if let Err(failure) = requested {
-        telemetry::error("could not append the request for a recount", &failure.message);
+        telemetry::error("could not store the request for a recount in recount_request", &failure.message);
         registry::recount_is_needed();
     }
 }
@@ -148,7 +148,7 @@ fn request_recount(oids: ExtensionOids, missing: RecountRequest) {
 fn were_not_queued(failure: &Failure) {
     registry::sweep_is_needed();
     telemetry::error(
-        "could not queue the lookups of a transaction; the next sweep will queue them",
+        "could not queue the lookups of a transaction; the worker will queue these lookups later",
         &failure.message,
     );
 }
@@ -217,7 +217,10 @@ pub fn note_incomplete(
         Ok(AppendResult::NoRoom) if recount_requests::may_exist(oids) => {}
         Ok(AppendResult::NoRoom) => request_recount(oids, RecountRequest { sessions: 0, has_gaps: true }),
         Err(failure) => {
-            telemetry::error("could not store the incomplete sessions of a transaction", &failure.message);
+            telemetry::error(
+                "could not store which sessions of a transaction have nulls in their snapshot columns",
+                &failure.message,
+            );
             request_recount(oids, RecountRequest { sessions: 0, has_gaps: true });
         }
     }
@@ -263,7 +266,10 @@ pub fn create_bare(oids: ExtensionOids, wanted: &[Address]) -> bool {
     let created = match written {
         Ok(created) => created,
         Err(failure) => {
-            telemetry::error("could not create addresses for a foreign key", &failure.message);
+            telemetry::error(
+                "could not create addresses in ip_inventory for a foreign key",
+                &failure.message,
+            );
             return false;
         }
     };
@@ -293,7 +299,7 @@ pub fn create(
     written.inspect_err(|failure| {
         let what = match time {
             CreationTime::Commit => {
-                "could not create inventory rows of a transaction; the next fold will create them"
+                "could not create inventory rows for the addresses of a transaction; fold_statistics() or the worker will create these rows"
             }
             CreationTime::ForeignKeyCheck => "could not create the networks of addresses for a foreign key",
         };

@@ -98,7 +98,10 @@ fn append_early(oids: ExtensionOids) {
     };
     if let Err(failure) = contained(lock_all) {
         // The counts stay in memory until the commit, even beyond the limit.
-        telemetry::error("could not append session counts yet; will retry at commit", &failure.message);
+        telemetry::error(
+            "could not store session counts before the commit; will retry at the commit",
+            &failure.message,
+        );
         PENDING.with_borrow_mut(|pending| pending.referenced = true);
         return;
     }
@@ -112,7 +115,10 @@ fn append_early(oids: ExtensionOids) {
         .map(|(address, pending)| (*address, pending.count))
         .filter(|(_, count)| count.sessions != 0);
     if let Err(failure) = budget.append(oids, c"session_delta", || session_delta::append(oids, counts)) {
-        telemetry::error("could not append session counts yet; will retry at commit", &failure.message);
+        telemetry::error(
+            "could not store session counts before the commit; will retry at the commit",
+            &failure.message,
+        );
         PENDING.with_borrow_mut(|pending| {
             pending.referenced = true;
             if let Some((_, level)) = pending.levels.last_mut() {

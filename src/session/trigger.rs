@@ -56,11 +56,11 @@ thread_local! {
     static SITES: RefCell<(u64, HashMap<Oid, TriggerLayout>)> = RefCell::default();
 }
 
-const NOT_INTACT: &str = "a session table has changed since it was attached";
+const NOT_INTACT: &str = "a session table has changed since attach_session_table() was called";
 
 /// Logs that a session table has changed since it was attached.
 fn report_not_intact(table: Oid) {
-    let reason = "a column was renamed, was dropped, has another type or is generated; see attached_tables";
+    let reason = "a column was renamed or dropped, has a different type, or is generated; see the view attached_tables";
     telemetry::error(NOT_INTACT, &format!("table {}: {reason}", catalog::table_name(table)));
 }
 

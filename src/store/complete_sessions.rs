@@ -126,7 +126,7 @@ pub fn visit(
             Some((table, has_types)) => {
                 if !has_types && known.iter().any(|known| known.ip_type.is_some()) {
                     telemetry::log_once_per_burst(
-                        "sessions of a table may lack snapshot_ip_type; attach the table again, then call backfill_sessions()",
+                        "snapshot_ip_type may stay null in sessions of a table; call attach_session_table() again, then backfill_sessions()",
                         &String::from_utf8_lossy(&table.name),
                     );
                 }
@@ -214,7 +214,7 @@ fn complete_table(
         let owner = catalog::owner_of_table(table.oid);
         if owner.is_some_and(|owner| catalog::is_filtered(table.oid, owner)) {
             telemetry::log_once_per_burst(
-                "forced row-level security may hide sessions of a table from its owner, so they are not completed",
+                "forced row-level security may hide sessions from the table owner, so the snapshot columns of these sessions are not filled",
                 &String::from_utf8_lossy(&table.name),
             );
         }
@@ -276,7 +276,7 @@ pub fn blocked_reason(connection: &Connection, table: Oid) -> Option<String> {
 /// Returns true if a table is left alone for that reason, and logs the reason.
 fn blocks_completion(connection: &Connection, table: Oid) -> bool {
     let Some(reason) = blocked_reason(connection, table) else { return false };
-    telemetry::log_once_per_burst("sessions of a table are not completed", &reason);
+    telemetry::log_once_per_burst("the snapshot columns of a session table are not filled", &reason);
     true
 }
 

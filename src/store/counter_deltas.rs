@@ -44,7 +44,7 @@ pub fn store_of_prepared() {
         registry::work_was_queued();
     });
     if let Err(failure) = stored {
-        telemetry::error("could not store the counters of a prepared transaction", &failure.message);
+        telemetry::error("could not store the metrics of a prepared transaction", &failure.message);
     }
 }
 

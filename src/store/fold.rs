@@ -105,12 +105,12 @@ impl FoldPass {
     pub fn report(&self) {
         if self.gave_up {
             pg::notice(
-                "could not fold all pending counts, because another transaction holds a lock that folding needs",
+                "could not add all pending counts to the inventories, because another transaction holds a lock on the inventories",
             );
         } else if self.left > 0 || self.networks_left > 0 {
             pg::notice(&format!(
-                "skipped pending counts of {} addresses and {} networks, because other transactions have locked their \
-                 rows",
+                "skipped pending counts of {} addresses and {} networks, because other transactions have locked the \
+                 inventory rows",
                 self.left, self.networks_left
             ));
         }

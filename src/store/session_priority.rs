@@ -123,14 +123,17 @@ pub fn tables(connection: &Connection, owner: Oid) -> Vec<Table> {
 fn may_be_evaluated(rule: &<Rules as Columns>::Row<'_>) -> bool {
     let (_, name, _, _, _, _, is_of_its_owner, _, _, is_suspended) = rule;
     let why = if *is_of_its_owner != Some(true) {
-        "the table has another owner than when the priority was set; call set_session_priority() again"
+        "the owner of the table has changed since the priority was set; call set_session_priority() again"
     } else if *is_suspended == Some(true) {
-        "the table's owner is suspended; see suspended_owner"
+        "the table's owner is suspended; see the table suspended_owner"
     } else {
         return true;
     };
     let name = name.as_deref().unwrap_or_default();
-    telemetry::log_once_per_burst("a session priority is not evaluated", &format!("{name}: {why}"));
+    telemetry::log_once_per_burst(
+        "the session priority of a table is not evaluated",
+        &format!("{name}: {why}"),
+    );
     false
 }
 

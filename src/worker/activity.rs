@@ -48,7 +48,7 @@ impl Activity {
             Activity::Waiting => c"waiting for a provider",
             Activity::EvaluatingPriorities => c"evaluating session priorities",
             Activity::CollectingMetrics => c"collecting queue metrics",
-            Activity::WaitingForUpdate => c"waiting for ALTER EXTENSION UPDATE, or for its library",
+            Activity::WaitingForUpdate => c"waiting for ALTER EXTENSION UPDATE, or for a newer library",
             Activity::Supervising => c"supervising owner processes",
             Activity::StoppedByKeys => c"stopped by an unsafe foreign key",
             Activity::Reclassifying => c"reclassifying networks",

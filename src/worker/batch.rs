@@ -126,7 +126,7 @@ impl Claimed {
         match exchanges.start(exchange) {
             Ok(ticket) => Sending::Sent(InFlight { ticket, claimed: self, sent_at }),
             Err(error) => {
-                telemetry::error("a network thread could not be started", &error.to_string());
+                telemetry::error("could not start a thread for requests to a provider", &error.to_string());
                 Sending::Blocked(clock::now() + retry_pause(), self)
             }
         }
@@ -224,8 +224,10 @@ fn blame(reply: &Reply) -> Blame {
 fn unanswered(lookup_key: Prefix, failure: Option<&Failure>, blame: Blame) -> FailedJob {
     match failure {
         Some(failure) => FailedJob { lookup_key, error: failure.to_string(), blame },
-        None => {
-            FailedJob { lookup_key, error: "the answer lacks this lookup".to_owned(), blame: Blame::Always }
-        }
+        None => FailedJob {
+            lookup_key,
+            error: "the provider's answer does not contain this lookup".to_owned(),
+            blame: Blame::Always,
+        },
     }
 }

@@ -392,7 +392,10 @@ fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, runn
     };
     order.room = Some(running);
     state.set_no_worker(reason);
-    telemetry::log_once_per_burst("could not start a worker", &format!("{}: {problem}", database.name));
+    telemetry::log_once_per_burst(
+        "could not start a worker",
+        &format!("database {}: {problem}", database.name),
+    );
     state.backoff_until = now + START_AGAIN_AFTER;
     state.backoff_until
 }

@@ -273,7 +273,10 @@ impl Worker {
     /// queue.
     fn wait_for_an_update(&mut self, mismatch: VersionMatch) -> Duration {
         self.outdated = true;
-        telemetry::log_once_per_burst("a worker waits for an update", versions::remedy(mismatch));
+        telemetry::log_once_per_burst(
+            "a worker waits, because the versions of the library and the SQL objects do not match",
+            versions::remedy(mismatch),
+        );
         naptime()
     }
 

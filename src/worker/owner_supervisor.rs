@@ -212,13 +212,16 @@ impl Owners {
         if lasts > abandoned_after {
             slot.is_abandoned.store(true, Ordering::Release);
             telemetry::error(
-                "an owner process is abandoned",
+                "a process that runs code of a table owner is abandoned",
                 &format!(
-                    "process {}: code of the table owner did not end after it was cancelled",
+                    "process {}: the code did not end after the code was cancelled",
                     slot.pid.load(Ordering::Relaxed)
                 ),
             );
-            self.to_suspend.insert(owner, "code on a table did not end after it was cancelled".to_owned());
+            self.to_suspend.insert(
+                owner,
+                "code of the owner, such as a trigger, did not end after the code was cancelled".to_owned(),
+            );
             return;
         }
         if lasts > ends_within {
@@ -251,7 +254,10 @@ impl Owners {
         } else if !slot.is_connected.load(Ordering::Acquire) {
             history.cannot_connect = !history.cannot_connect;
             history.not_before = now + retry_pause();
-            telemetry::error("an owner process could not connect", "see the server log for the error");
+            telemetry::error(
+                "a process for the code of a table owner could not connect to the database",
+                "see the server log for the error",
+            );
         } else if slot.ended_in_code.load(Ordering::Acquire) && !was_abandoned {
             history.deaths += 1;
             let pause = backoff::delay(
@@ -263,7 +269,9 @@ impl Owners {
             history.not_before = now + pause;
             if history.deaths >= MOST_DEATHS {
                 history.deaths = 0;
-                let reason = format!("code on a table ended its process {MOST_DEATHS} times in a row");
+                let reason = format!(
+                    "code of the owner, such as a trigger, ended the process that ran the code, {MOST_DEATHS} times in a row"
+                );
                 self.to_suspend.insert(owner, reason);
             }
         } else {
@@ -421,7 +429,7 @@ impl Owners {
         session_priorities.process_ended(role, slot);
         steps.worker_slot.report.launch_failures.fetch_add(1, Ordering::Relaxed);
         telemetry::log_once_per_burst(
-            "could not start an owner process",
+            "could not start a process for the code of a table owner",
             "no background worker slot is free; raise max_worker_processes",
         );
         self.next = self.next.min(clock::now() + retry_pause());

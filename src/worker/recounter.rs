@@ -80,7 +80,7 @@ impl Recounter {
         } else {
             // Nothing was read, and a slot may be free a moment later.
             telemetry::error(
-                "could not start a recount",
+                "could not start a recount of the sessions",
                 "no background worker slot is free; raise max_worker_processes",
             );
             retry_pause()
@@ -118,7 +118,7 @@ fn run(worker_slot: i32) {
                 for (table, not_intact) in found.not_intact.iter().filter(|(_, table)| table.is_left_out) {
                     let detail = format!("{table}: {}", not_intact.reason);
                     telemetry::error(
-                        "a recount left out the sessions of a table and will be repeated",
+                        "a recount could not count the sessions of a table and will be repeated",
                         &detail,
                     );
                 }

@@ -114,9 +114,14 @@ impl Steps {
         self.worker_slot.report.unsafe_keys.store(keys.count, Ordering::Relaxed);
         self.keys_were_safe_at.set((keys.count == 0).then_some(version));
         if let Some(first) = keys.first {
-            let detail =
-                format!("{} found, for example {first}; see the view unsafe_foreign_keys", keys.count);
-            telemetry::log_once_per_burst("a worker stops because of unsafe foreign keys", &detail);
+            let detail = format!(
+                "found {} unsafe foreign keys, for example {first}; see the view unsafe_foreign_keys",
+                keys.count
+            );
+            telemetry::log_once_per_burst(
+                "a worker stops, because foreign keys can run code as the owner of the extension",
+                &detail,
+            );
         }
         keys.count == 0
     }

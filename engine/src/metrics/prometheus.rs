@@ -150,19 +150,19 @@ mod tests {
     use super::*;
 
     fn sample_families() -> Vec<Family> {
-        let mut durations = Family::of(&families::OPERATION_DURATION);
-        let mut counts = vec![0; families::OPERATION_MS.len() + 1];
+        let mut durations = Family::of(&declarations::OPERATION_DURATION);
+        let mut counts = vec![0; declarations::OPERATION_MS.len() + 1];
         (counts[0], counts[4], counts[16]) = (2, 3, 1);
-        let histogram = Histogram { bounds: families::OPERATION_MS, counts, sum: 2000.25 };
+        let histogram = Histogram { bounds: declarations::OPERATION_MS, counts, sum: 2000.25 };
         durations.add(["create"], Value::Histogram(histogram));
         vec![
-            Family::of(&families::RECORDS_CREATED)
+            Family::of(&declarations::RECORDS_CREATED)
                 .with(["maxmind", "US", "unknown"], 3.0)
                 .with(["cymru", "DE", "RIPE"], 12345678901.0),
-            Family::of(&families::RECORDS_UPDATED),
-            Family::of(&families::TOTAL_COUNT).with(["a \"b\" \\ c"], 7.0),
+            Family::of(&declarations::RECORDS_UPDATED),
+            Family::of(&declarations::TOTAL_COUNT).with(["a \"b\" \\ c"], 7.0),
             durations,
-            Family::of(&families::LAUNCHER_UP).with([], 1.0),
+            Family::of(&declarations::LAUNCHER_UP).with([], 1.0),
         ]
     }
 

@@ -10,7 +10,10 @@ use crate::pg::catalog;
 pub fn changed(table: pg_sys::Oid) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-        format!("table {} or its schema was renamed while a statement used it", catalog::table_name(table)),
+        format!(
+            "table {} or the schema of this table was renamed while a statement used the table",
+            catalog::table_name(table)
+        ),
         "Nothing was changed. Run the command again.",
     )
 }
@@ -20,7 +23,7 @@ pub fn has_rules(table: pg_sys::Oid) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
         format!("table {} has a rule for UPDATE", catalog::table_name(table)),
-        "Drop the rule, or write it as a trigger: a rule can make an UPDATE change another table.",
+        "Drop the rule, or replace the rule with a trigger. A rule is refused, because a rule can make an UPDATE change a different table.",
     )
 }
 
@@ -28,8 +31,8 @@ pub fn has_rules(table: pg_sys::Oid) -> ! {
 pub fn writes(statement: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-        format!("statement \"{statement}\" would write, but may only read"),
-        "Use an expression that only reads.",
+        format!("statement \"{statement}\" would write to the database, but may only read"),
+        "Use an SQL expression that only reads.",
     )
 }
 

@@ -145,7 +145,7 @@ pub unsafe fn only(statements: *mut pg_sys::List) -> *mut pg_sys::RawStmt {
     // SAFETY: as the caller promises.
     unsafe {
         if statements.is_null() || (*statements).length != 1 {
-            pgrx::error!("a statement for a session table is not one statement");
+            pgrx::error!("a statement for a session table is not a single SQL statement");
         }
         (*(*statements).elements).ptr_value.cast()
     }

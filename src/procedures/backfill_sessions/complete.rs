@@ -149,7 +149,7 @@ pub fn read(
         let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
         pg::warning(
             &format!(
-                "snapshot columns of {} are not filled, because the table has changed{reason}",
+                "snapshot columns of {} are not filled, because the table has changed since attach_session_table() was called{reason}",
                 stretch.table.shown()
             ),
             "Call attach_session_table() again with all arguments of the earlier call. The call adds missing columns.",
@@ -159,10 +159,10 @@ pub fn read(
     if !stretch.table.is_of_one_owner {
         pg::warning(
             &format!(
-                "snapshot columns of partition {} are not filled, because the partition has another owner than its table",
+                "snapshot columns of partition {} are not filled, because the partition and the partitioned table have different owners",
                 stretch.table.shown()
             ),
-            "Use ALTER TABLE ... OWNER TO to give the partition the owner of the table.",
+            "Use ALTER TABLE ... OWNER TO to give the partition the owner of the partitioned table.",
         );
         return Some(nothing);
     }
@@ -172,7 +172,7 @@ pub fn read(
         pg::warning(
             &format!("snapshot columns of {table} are not filled: {reason}"),
             &format!(
-                "Drop the trigger, or allow it as the owner of the table: \
+                "Drop the trigger. Or, as the owner of the table, allow the trigger to fire: \
                  SELECT {schema}.set_session_table_options('{}', run_triggers => true, trust_input => NULL).",
                 table.replace('\'', "''")
             ),
@@ -382,11 +382,11 @@ impl Writer<'_> {
         self.completed.filtered.push(table);
         pg::warning(
             &format!(
-                "forced row-level security of {} can prevent its owner from completing sessions; such sessions are \
-                 reported as held",
+                "forced row-level security of {} can hide sessions from the table owner; the result counts such \
+                 sessions as held",
                 self.table.shown()
             ),
-            "Create a policy for the owner, or run ALTER TABLE ... NO FORCE ROW LEVEL SECURITY; then call the procedure again.",
+            "Create a policy that lets the owner update all sessions, or run ALTER TABLE ... NO FORCE ROW LEVEL SECURITY. Then call backfill_sessions() again.",
         );
     }
 
@@ -405,7 +405,7 @@ impl Writer<'_> {
                     "snapshot columns of {} are not filled, because too many updates failed",
                     self.table.shown()
                 ),
-                "See the table rejected_row for the errors.",
+                "The table rejected_row lists these sessions and the errors.",
             );
         }
     }

@@ -162,7 +162,11 @@ impl Collector {
             Ok(Some(address)) => address,
             Ok(None) => return,
             Err(text) => {
-                rejected.about([self.rejected(row, "the value is not an address".to_owned(), Some(text))]);
+                rejected.about([self.rejected(
+                    row,
+                    "the value of the address column is not an address".to_owned(),
+                    Some(text),
+                )]);
                 return;
             }
         };

@@ -74,7 +74,7 @@ pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
                 continue;
             }
             Err(AddressError::TooLong { .. } | AddressError::NotAnAddress) => {
-                report.reject(row, COLUMNS, "ip_address is not the address of one host");
+                report.reject(row, COLUMNS, "ip_address is not the address of a single host");
                 continue;
             }
         };
@@ -192,7 +192,8 @@ fn states(
                 None | Some(Value::Null) => {}
                 // The first two are listed already.
                 Some(_) if source == "maxmind" || source == "cymru" => {}
-                Some(_) => faults.push((format!("{source} is not an object"), None)),
+                Some(_) => faults
+                    .push((format!("key {source} of the enrichment document is not a JSON object"), None)),
             }
         }
         states.object(IMPORT, |import| {
@@ -293,7 +294,7 @@ fn keeps_our_row(
         return true;
     }
     let address = imported.known.address;
-    let reason = format!("the same address as {address}");
+    let reason = format!("the row was merged into the row of the same address, {address}");
     let is_ours = |spelling: &str| {
         let host = spelling.strip_suffix(if address.ip().is_ipv4() { "/32" } else { "/128" });
         host.unwrap_or(spelling) == address.to_string()

@@ -38,7 +38,7 @@ pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
     counts.history += (observations.len() - others.len()) as i64;
     for (number, source) in others {
         if let Some(row) = rows.get(number) {
-            let reason = format!("the same observation exists from source {source}");
+            let reason = format!("the same observation with source {source} already exists");
             report.merge(key(row), &reason, Some(row.shown(COLUMNS)));
         }
     }

@@ -105,7 +105,9 @@ fn reader(table: &Table) -> Reader<'_> {
 
 fn say_what_is_missing(tables: &[Table], schema: &str) {
     for name in TABLES.iter().filter(|name| tables.iter().all(|table| table.name != **name)) {
-        pg::notice(&format!("schema \"{schema}\" has no table {name}, so no rows of it are imported"));
+        pg::notice(&format!(
+            "schema \"{schema}\" has no table {name}, so no rows of this table are imported"
+        ));
     }
     for table in tables {
         for column in reader(table).unreadable() {

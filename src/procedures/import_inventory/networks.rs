@@ -55,7 +55,11 @@ pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
         };
         let round = rounds.iter().position(|round| !round.contains_key(&asn));
         if is_repeated || round != Some(0) && !rounds.is_empty() {
-            report.merge(row.shown_key(), &format!("the same network as AS{asn}"), Some(row.shown(COLUMNS)));
+            report.merge(
+                row.shown_key(),
+                &format!("the row was merged into the row of the same network, AS{asn}"),
+                Some(row.shown(COLUMNS)),
+            );
         } else {
             counts.networks += 1;
         }
@@ -106,7 +110,7 @@ fn read(row: &Row, asn: i64) -> (ImportedNetwork, Faults) {
             words.keep("asn_type", &word);
         }
         if known.is_none() && word != UNKNOWN {
-            faults.push((format!("asn_type is \"{}\", not a type", shortened(&word)), Some(word)));
+            faults.push((format!("asn_type is \"{}\", not a type of network", shortened(&word)), Some(word)));
         }
         known
     });

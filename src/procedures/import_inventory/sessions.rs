@@ -43,7 +43,7 @@ pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
         if let Err(address::AddressError::NotAnAddress | address::AddressError::TooLong { .. }) =
             address::parse_bytes(row.bytes(ADDRESS).unwrap_or_default())
         {
-            report.reject(row, WITH_DOCUMENT, "source_ip is not an address: the session is not counted");
+            report.reject(row, WITH_DOCUMENT, "source_ip is not an address, so the session is not counted");
         } else {
             counts.sessions += 1;
         }
@@ -95,7 +95,10 @@ pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
     });
     if !changes.is_empty() {
         let becomes: Vec<String> = changes.iter().map(tables::Change::description).collect();
-        pg::notice(&format!("rewriting {name}, which is locked during the rewrite: {}", becomes.join(", ")));
+        pg::notice(&format!(
+            "rewriting table {name} to change columns; the table is locked during the rewrite: {}",
+            becomes.join(", ")
+        ));
     }
     run.begin("attaching session_summaries", 1);
     run.batch(|_| {
@@ -106,22 +109,26 @@ pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
     });
     for reference in &references {
         pg::notice(&format!(
-            "dropped foreign key {} of {name} to the imported ip_inventory",
+            "dropped foreign key {} of {name}, which referenced the imported table ip_inventory",
             String::from_utf8_lossy(reference)
         ));
     }
     if is_attached {
         let reason = |connection: &Connection| backfill_sessions::not_intact_reason(connection, table.oid);
         if let Some(reason) = acting_as(run.oids.owner, || Connection::with(schema, reason)) {
-            pg::warning(&format!("{name} is already attached, but is not intact: {reason}"), ATTACH_AGAIN);
+            pg::warning(
+                &format!("{name} is already an attached session table, but is not intact: {reason}"),
+                ATTACH_AGAIN,
+            );
         }
         return;
     }
     tables::attach(run.connection, table);
     run.commit();
-    let by = tables::time_column(table).unwrap_or("no time column");
+    let by = tables::time_column(table)
+        .map_or_else(|| "no time column".to_owned(), |by| format!("time column {by}"));
     pg::notice(&format!(
-        "{name} is attached ({}, {by}); call backfill_sessions('{name}') next, to count its sessions and fill their snapshot columns",
+        "{name} is now an attached session table (address column {}, {by}); next call backfill_sessions('{name}') to count the sessions and fill the snapshot columns",
         tables::ADDRESS
     ));
 }
@@ -132,8 +139,8 @@ fn take_types(table: &Table, name: &str, changes: &mut Vec<tables::Change>) {
         tables::Types::None => {}
         tables::Types::First(change) => changes.push(change),
         tables::Types::Unreadable => pg::notice(&format!(
-            "column snapshot_ip_types of {name} is not imported, because it is neither an array of text nor JSON; \
-             fill snapshot_ip_type before the import"
+            "column snapshot_ip_types of {name} is not imported, because the column is neither an array of text nor JSON; \
+             fill snapshot_ip_type before you call import_inventory()"
         )),
     }
 }

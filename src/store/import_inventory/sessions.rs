@@ -49,8 +49,8 @@ impl Change {
     /// Returns a description of the change, for a notice.
     pub fn description(&self) -> String {
         match self.column {
-            TYPE => format!("{TYPE} takes the first of {TYPES}"),
-            column => format!("{column} becomes {}", self.becomes),
+            TYPE => format!("{TYPE} gets the first element of {TYPES}"),
+            column => format!("{column} gets the type {}", self.becomes),
         }
     }
 }

@@ -296,8 +296,8 @@ fn a_thousand_malformed_documents_are_counted_and_listed() {
         db.rows("SELECT relation, reason, content FROM enrich.rejected_row WHERE row_key IN ('m10', 'm17') ORDER BY 2"),
         [
             "public.session_summaries|cymru.asn is true, not an ASN|{\"cymru\": {\"asn\": true}}",
-            "public.session_summaries|dshield is not an object|{\"dshield\": \"error\", \"greynoise\": 404}",
-            "public.session_summaries|greynoise is not an object|{\"dshield\": \"error\", \"greynoise\": 404}",
+            "public.session_summaries|key dshield of the enrichment document is not a JSON object|{\"dshield\": \"error\", \"greynoise\": 404}",
+            "public.session_summaries|key greynoise of the enrichment document is not a JSON object|{\"dshield\": \"error\", \"greynoise\": 404}",
         ]
     );
     assert_eq!(db.one("SELECT content FROM enrich.rejected_row WHERE row_key = 'large'"), "NULL");
@@ -337,7 +337,10 @@ fn malformed_addresses_are_listed_by_their_key() {
     assert_eq!(reported(&mut db, "malformed"), 2);
     assert_eq!(
         db.rows("SELECT row_key, reason, content FROM enrich.rejected_row ORDER BY 1"),
-        ["b|the value is not an address|not an ip", "c|the value is not an address|8.8.8.0/24"]
+        [
+            "b|the value of the address column is not an address|not an ip",
+            "c|the value of the address column is not an address|8.8.8.0/24"
+        ]
     );
     // The list has the row's ctid if the table lacks a key.
     db.run("DELETE FROM enrich.rejected_row; ALTER TABLE sessions DROP CONSTRAINT sessions_pkey");

@@ -279,7 +279,10 @@ fn it_works_without_preload() {
     }
     whois.behave(Behaviour::normal());
     assert_eq!(db.one("SELECT asn FROM cymru_lookup('{8.8.8.8}')"), "15169");
-    assert_eq!(db.one("SELECT state FROM worker_status() WHERE role = 'launcher'"), "not preloaded");
+    assert_eq!(
+        db.one("SELECT state FROM worker_status() WHERE role = 'launcher'"),
+        "not started: shared_preload_libraries does not contain cowrie_enrich"
+    );
 }
 
 #[test]

@@ -475,7 +475,7 @@ fn a_standby_is_scraped_too_and_goes_on_when_it_is_promoted() {
     let pid = exporter_pid(&mut session);
     assert_eq!(
         session.rows("SELECT role, state FROM enrich.worker_status() ORDER BY role"),
-        ["exporter|running", "launcher|waiting for promotion"]
+        ["exporter|running", "launcher|waiting for promotion of this standby"]
     );
     // The database is dropped by replication while the exporter reads the shared catalogs.
     let victim = fresh_database(&primary).name;

@@ -375,7 +375,7 @@ fn enabled_sources_switches_it() {
     wait_until("the request has become a job", || db.number(jobs), |count| *count == 1);
     assert_eq!(
         db.one("SELECT blocked_reason FROM provider_status WHERE provider = 'toy'"),
-        "not in cowrie_enrich.enabled_sources"
+        "the provider is not in cowrie_enrich.enabled_sources"
     );
 
     reconfigure(&lab.cluster, &["enabled_sources = 'maxmind,toy'"]);

@@ -18,18 +18,18 @@ const CASES: &[Case] = &[
     Case { document: r#"{"maxmind": {"asn": 65536, "asn_org": "Example", "country": "DE"}}"#, network: "Example|DE|NULL", fault: NONE },
     Case { document: r#"{"cymru": {"asn_org": "EXAMPLE, NL", "country": "NL", "registry": "ripencc"}}"#, network: "EXAMPLE, NL|NL|RIPE", fault: NONE },
     // J1: not an object.
-    Case { document: r#"[{"maxmind": {"asn_org": "Example"}}]"#, network: "NULL|NULL|NULL", fault: "the document is not an object" },
-    Case { document: r#""maxmind""#, network: "NULL|NULL|NULL", fault: "the document is not an object" },
-    Case { document: "42", network: "NULL|NULL|NULL", fault: "the document is not an object" },
-    Case { document: "true", network: "NULL|NULL|NULL", fault: "the document is not an object" },
-    Case { document: "[]", network: "NULL|NULL|NULL", fault: "the document is not an object" },
+    Case { document: r#"[{"maxmind": {"asn_org": "Example"}}]"#, network: "NULL|NULL|NULL", fault: "the enrichment document is not a JSON object" },
+    Case { document: r#""maxmind""#, network: "NULL|NULL|NULL", fault: "the enrichment document is not a JSON object" },
+    Case { document: "42", network: "NULL|NULL|NULL", fault: "the enrichment document is not a JSON object" },
+    Case { document: "true", network: "NULL|NULL|NULL", fault: "the enrichment document is not a JSON object" },
+    Case { document: "[]", network: "NULL|NULL|NULL", fault: "the enrichment document is not a JSON object" },
     // J2: null counts as empty and is listed. An empty object is valid and has no content.
-    Case { document: "null", network: "NULL|NULL|NULL", fault: "the document is not an object" },
+    Case { document: "null", network: "NULL|NULL|NULL", fault: "the enrichment document is not a JSON object" },
     Case { document: "{}", network: "NULL|NULL|NULL", fault: NONE },
     // J3: the answer of one provider is not an object. The other one is used.
-    Case { document: r#"{"maxmind": "DE", "cymru": {"asn_org": "EXAMPLE", "country": "nl"}}"#, network: "EXAMPLE|NL|NULL", fault: "maxmind is not an object" },
-    Case { document: r#"{"maxmind": {"asn_org": "Example"}, "cymru": [1, 2]}"#, network: "Example|NULL|NULL", fault: "cymru is not an object" },
-    Case { document: r#"{"maxmind": 1, "cymru": false}"#, network: "NULL|NULL|NULL", fault: "maxmind is not an object; cymru is not an object" },
+    Case { document: r#"{"maxmind": "DE", "cymru": {"asn_org": "EXAMPLE", "country": "nl"}}"#, network: "EXAMPLE|NL|NULL", fault: "key maxmind of the enrichment document is not a JSON object" },
+    Case { document: r#"{"maxmind": {"asn_org": "Example"}, "cymru": [1, 2]}"#, network: "Example|NULL|NULL", fault: "key cymru of the enrichment document is not a JSON object" },
+    Case { document: r#"{"maxmind": 1, "cymru": false}"#, network: "NULL|NULL|NULL", fault: "key maxmind of the enrichment document is not a JSON object; key cymru of the enrichment document is not a JSON object" },
     Case { document: r#"{"maxmind": null, "cymru": {"asn_org": "EXAMPLE"}}"#, network: "EXAMPLE|NULL|NULL", fault: NONE },
     // J4: a number instead of a text, or a text instead of a number, is converted.
     Case { document: r#"{"maxmind": {"asn": "AS65536", "asn_org": 4711, "country": "de"}}"#, network: "4711|DE|NULL", fault: NONE },
@@ -40,9 +40,9 @@ const CASES: &[Case] = &[
     Case { document: r#"{"maxmind": {"country": "SE"}, "cymru": {"asn_org": "EXAMPLE, SE", "registry": "ARIN"}}"#, network: "EXAMPLE, SE|SE|ARIN", fault: NONE },
     // J8: an unreadable value leaves the field empty.
     Case { document: r#"{"maxmind": {"asn_org": {"en": "Example"}, "country": true}}"#, network: "NULL|NULL|NULL",
-           fault: "maxmind.asn_org is nested, not a name; maxmind.country is true, not a country" },
+           fault: "maxmind.asn_org is an object or an array, not a name; maxmind.country is true, not a country" },
     Case { document: r#"{"maxmind": {"asn_org": ["Example"], "country": "Germany"}}"#, network: "NULL|NULL|NULL",
-           fault: "maxmind.asn_org is nested, not a name; maxmind.country is \"Germany\", not a country" },
+           fault: "maxmind.asn_org is an object or an array, not a name; maxmind.country is \"Germany\", not a country" },
     // J9: a value that no network may have is left out before it is written, so nothing fails.
     Case { document: r#"{"cymru": {"asn_org": "EXAMPLE", "country": "D1", "registry": "other"}}"#, network: "EXAMPLE|NULL|NULL", fault: "cymru.country is \"D1\", not a country" },
     Case { document: r#"{"maxmind": {"asn": 4294967296, "asn_org": "Example"}}"#, network: "Example|NULL|NULL", fault: "maxmind.asn is \"4294967296\", not an ASN" },

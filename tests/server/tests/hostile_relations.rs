@@ -212,7 +212,7 @@ fn forced_row_level_security_is_named_where_it_hides_sessions_from_their_owner()
     let said = db.notices("CALL enrich.backfill_sessions('theirs.s')");
     assert!(said.contains("sessions_completed 5, held 15"), "{said}");
     assert_eq!(
-        said.matches("forced row-level security of theirs.s can prevent its owner").count(),
+        said.matches("forced row-level security of theirs.s can hide sessions from the table owner").count(),
         1,
         "{said}"
     );

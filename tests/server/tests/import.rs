@@ -114,7 +114,7 @@ fn add_odd_rows(db: &mut Session, schema_kind: PythonSchema) {
 fn listed(db: &mut Session, table: &str) -> Vec<String> {
     db.rows(&format!(
         "SELECT regexp_replace(row_key, ' at [(].*', ''), reason FROM enrich.rejected_row WHERE relation = 'old.{table}' AND procedure = 'import_inventory'
-           AND reason <> 'spur is not an object' ORDER BY row_key COLLATE \"C\", reason COLLATE \"C\""
+           AND reason <> 'key spur of the enrichment document is not a JSON object' ORDER BY row_key COLLATE \"C\", reason COLLATE \"C\""
     ))
 }
 
@@ -140,30 +140,30 @@ fn every_row_is_taken_merged_or_listed() {
             [
                 "-5|asn_number is not an ASN",
                 "0|asn_number is not an ASN",
-                "64502|asn_type is \"CDN\", not a type",
+                "64502|asn_type is \"CDN\", not a type of network",
                 "64502|organization_country is \"1?\", not a country",
                 "64502|rir_registry is \"other\", not a registry",
-                "64502|the document is not an object",
+                "64502|the enrichment document is not a JSON object",
             ]
         );
         let mut addresses = vec![
             "\"\"|ip_address is empty",
-            "1.2.3.4.5|ip_address is not the address of one host",
-            "198.51.100.0/24|ip_address is not the address of one host",
-            "2001:DB8:5::1|the same address as 2001:db8:5::1",
+            "1.2.3.4.5|ip_address is not the address of a single host",
+            "198.51.100.0/24|ip_address is not the address of a single host",
+            "2001:DB8:5::1|the row was merged into the row of the same address, 2001:db8:5::1",
             "81.2.69.3|current_asn is \"0\", not an ASN",
-            "81.2.69.4|the document is not an object",
-            "81.2.69.5|the document is not an object",
+            "81.2.69.4|the enrichment document is not a JSON object",
+            "81.2.69.5|the enrichment document is not a JSON object",
             "81.2.69.7|cymru.asn is true, not an ASN",
-            "81.2.69.7|greynoise is not an object",
-            "81.2.69.7|maxmind is not an object",
-            "::ffff:81.2.69.2|the same address as 81.2.69.2",
-            "sensor.example|ip_address is not the address of one host",
+            "81.2.69.7|key greynoise of the enrichment document is not a JSON object",
+            "81.2.69.7|key maxmind of the enrichment document is not a JSON object",
+            "::ffff:81.2.69.2|the row was merged into the row of the same address, 81.2.69.2",
+            "sensor.example|ip_address is not the address of a single host",
         ];
         if orm {
             addresses.insert(
                 10,
-                "81.2.69.8|enrichment has characters that jsonb does not support; they are omitted or replaced by ?",
+                "81.2.69.8|enrichment contains characters that jsonb does not support; these characters are omitted or replaced by ?",
             );
             addresses.insert(11, "81.2.69.9|enrichment cannot be read as JSON");
         }
@@ -173,18 +173,18 @@ fn every_row_is_taken_merged_or_listed() {
             [
                 "81.2.69.2 0 2024-01-03T00:00:00.000000+00:00|asn_number is not an ASN",
                 "81.2.69.2 64502 |observed_at is missing",
-                "::ffff:81.2.69.2 64501 2024-01-03T00:00:00.000000+00:00|the same observation exists from source maxmind",
+                "::ffff:81.2.69.2 64501 2024-01-03T00:00:00.000000+00:00|the same observation with source maxmind already exists",
                 "nobody 64501 2024-01-03T00:00:00.000000+00:00|ip_address is not an address",
             ]
         );
         let mut sessions = vec![
-            "odd-1|source_ip is not an address: the session is not counted",
+            "odd-1|source_ip is not an address, so the session is not counted",
             "odd-3|snapshot_asn is \"-1\", not an ASN",
             "odd-3|snapshot_country is \"??\", not a country",
         ];
         if orm {
             sessions.push(
-                "odd-5|enrichment has characters that jsonb does not support; they are omitted or replaced by ?",
+                "odd-5|enrichment contains characters that jsonb does not support; these characters are omitted or replaced by ?",
             );
             sessions.push("odd-6|enrichment cannot be read as JSON");
         }
@@ -615,8 +615,8 @@ fn tables_and_columns_may_be_missing_or_of_the_neighbouring_type() {
             "current_asn is \"4294967296\", not an ASN|1",
             "enrichment cannot be read as JSON|1",
             "ip_address is empty|4500",
-            "ip_address is not the address of one host|1",
-            "the same address as 23.1.0.1|2",
+            "ip_address is not the address of a single host|1",
+            "the row was merged into the row of the same address, 23.1.0.1|2",
         ]
     );
 }
@@ -645,7 +645,7 @@ fn the_first_of_a_list_of_types_becomes_the_type_of_the_session() {
             }
             let notices = db.notices(IMPORT);
             assert!(
-                notices.contains("snapshot_ip_type takes the first of snapshot_ip_types"),
+                notices.contains("snapshot_ip_type gets the first element of snapshot_ip_types"),
                 "{list}: {notices}"
             );
             let types = db.rows("SELECT session_id, snapshot_ip_type FROM old.session_summaries WHERE session_id <> 'kept' ORDER BY 1");
@@ -701,7 +701,7 @@ fn what_cannot_be_imported_is_refused_before_anything_is_done() {
     );
     assert_eq!(
         refusal(&mut db, "CALL enrich.import_inventory('enrich')"),
-        "22023 could not import from schema \"enrich\" of the extension itself"
+        "22023 could not import from schema \"enrich\", which is the schema of the extension"
     );
     assert_eq!(
         refusal(&mut db, "CALL enrich.import_inventory('empty')"),

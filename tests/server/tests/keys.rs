@@ -406,7 +406,7 @@ fn the_worker_stops_while_there_is_an_unsafe_key_and_says_so() {
     });
     wait_until("the worker stops", || db.one(state), |state| state == "stopped by an unsafe foreign key");
     wait_until("the metric says so", || db.rows(metric), |value| *value == ["1"]);
-    assert!(lab.cluster.whole_log().contains("unsafe foreign keys: 1 found, for example k of of_alice.t"));
+    assert!(lab.cluster.whole_log().contains("found 1 unsafe foreign keys, for example k of of_alice.t"));
     // Sessions are still stored.
     db.run(&COWRIE.insert(&[("a", Some("60.0.1.7"))]));
     assert_eq!(COWRIE.snapshot(&mut db, "a"), "NULL|NULL|NULL");

@@ -333,7 +333,7 @@ fn every_metric_that_a_rule_or_a_panel_names_is_there_with_these_labels() {
         .chain(rules.into_iter().map(|rule| rule.expression))
         .collect();
     let unseen: Vec<_> =
-        families::ALL.iter().map(|it| it.prometheus).filter(|name| !said.contains(name)).collect();
+        declarations::ALL.iter().map(|it| it.prometheus).filter(|name| !said.contains(name)).collect();
     assert_eq!(unseen, ["enrich_exporter_up"], "who scrapes the exporter sees that it runs");
 }
 
@@ -610,7 +610,7 @@ fn column<'a>(row: &'a Row, name: &str) -> &'a Type {
 
 /// Returns kind and help of the sample's family.
 fn declared(sample: &str) -> (&'static str, &'static str) {
-    let family = families::ALL.iter().find(|family| {
+    let family = declarations::ALL.iter().find(|family| {
         let part = sample.strip_prefix(family.prometheus);
         part.is_some_and(|part| ["", "_bucket", "_sum", "_count"].contains(&part))
     });

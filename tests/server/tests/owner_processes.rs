@@ -145,7 +145,9 @@ fn code_that_cannot_be_interrupted_is_abandoned_and_holds_up_nobody() {
                 db.rows(&format!(
                     "SELECT blocked_reason FROM enrich.completion_status WHERE rel = '{bad}.s'::regclass"
                 )),
-                ["the owner is suspended: code on a table did not end after it was cancelled"]
+                [
+                    "the owner is suspended: code of the owner, such as a trigger, did not end after the code was cancelled"
+                ]
             );
         }
         lab.reconfigure(&["enabled_sources = 'maxmind,cymru'"]);
@@ -327,12 +329,17 @@ fn an_owner_whose_code_ends_its_processes_is_suspended_until_resumed() {
     wait_until("the owner is suspended", || (suspended(&mut db), state(&mut db)), |(s, _)| *s == ["exiting"]);
     assert_eq!(
         db.one("SELECT reason FROM enrich.suspended_owner"),
-        "code on a table ended its process 3 times in a row"
+        "code of the owner, such as a trigger, ended the process that ran the code, 3 times in a row"
     );
     wait_until(
         "the view says why",
         || db.rows("SELECT blocked_reason FROM enrich.completion_status"),
-        |reasons| *reasons == ["the owner is suspended: code on a table ended its process 3 times in a row"],
+        |reasons| {
+            *reasons
+                == [
+                    "the owner is suspended: code of the owner, such as a trigger, ended the process that ran the code, 3 times in a row",
+                ]
+        },
     );
     assert_eq!(worker_pid(&mut db), worker, "the worker lives on");
     db.run("ALTER TABLE exiting.s DROP CONSTRAINT theirs");
@@ -456,7 +463,10 @@ fn a_table_that_failed_for_want_of_memory_is_tried_again() {
     wait_until(
         "the UPDATE has failed",
         || lab.cluster.log(),
-        |log| log.contains("could not complete sessions") && log.contains("out of shared memory"),
+        |log| {
+            log.contains("could not fill the snapshot columns of a session table")
+                && log.contains("out of shared memory")
+        },
     );
     db.run("DELETE FROM poor.broke");
     wait_until_complete(&mut db, "poor.s", 1, member(0, 1));
@@ -606,7 +616,9 @@ fn a_server_without_a_free_process_slot_says_so_and_goes_on() {
             );
             (failures, lab.cluster.log(), state(&mut db))
         },
-        |(failures, log, _)| *failures > 0 && log.contains("could not start an owner process"),
+        |(failures, log, _)| {
+            *failures > 0 && log.contains("could not start a process for the code of a table owner")
+        },
     );
     queue(&mut db, &[member(1, 1)]);
     wait_until(

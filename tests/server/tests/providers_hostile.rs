@@ -198,7 +198,7 @@ fn a_rule_that_leaves_its_expression_is_refused_and_one_that_got_in_is_not_run()
         wait_for_answers(&mut db, asked_before);
     }
     assert!(
-        lab.cluster.whole_log().contains("could not evaluate a session priority"),
+        lab.cluster.whole_log().contains("could not evaluate the session priority of a table"),
         "{}",
         lab.cluster.log()
     );
@@ -338,7 +338,7 @@ fn a_rule_does_not_come_into_a_new_owners_rights() {
             (
                 lab.cluster
                     .whole_log()
-                    .contains("the table has another owner than when the priority was set"),
+                    .contains("the owner of the table has changed since the priority was set"),
                 db.rows(who),
             )
         },
@@ -349,7 +349,7 @@ fn a_rule_does_not_come_into_a_new_owners_rights() {
     assert_eq!(asked(&lab.greynoise).len(), 2);
     assert_nobody_grabbed(&mut db, "analyst");
     assert_eq!(db.rows(who), [] as [&str; 0]);
-    wait_for_log(&lab, "the table has another owner than when the priority was set");
+    wait_for_log(&lab, "the owner of the table has changed since the priority was set");
 
     // The same with a table that gets another ordinary role as owner, and the first one again.
     let _ = nobody(&mut db, "heir");
@@ -428,7 +428,7 @@ fn a_rule_is_not_evaluated_on_somebody_elses_partition() {
     // Only the partition of the table's owner is ranked.
     let own: BTreeSet<IpAddr> = rows.iter().filter(|(part, _)| *part == 0).map(|(_, a)| *a).collect();
     assert_eq!(asked(&lab.greynoise)[..5].iter().copied().collect::<BTreeSet<_>>(), own);
-    wait_for_log(&lab, "part1: the table has another owner than when the priority was set");
+    wait_for_log(&lab, "part1: the owner of the table has changed since the priority was set");
     lab.assert_nothing_crashed();
 }
 

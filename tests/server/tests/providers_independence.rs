@@ -234,9 +234,14 @@ fn a_provider_that_is_not_set_up_says_which_setting_and_is_not_asked() {
             "greynoise",
             "enabled_sources = 'maxmind,cymru,dshield,spur'",
             &sources,
-            "not in cowrie_enrich.enabled_sources",
+            "the provider is not in cowrie_enrich.enabled_sources",
         ),
-        ("spur", "enabled_sources = 'maxmind,cymru'", &sources, "not in cowrie_enrich.enabled_sources"),
+        (
+            "spur",
+            "enabled_sources = 'maxmind,cymru'",
+            &sources,
+            "the provider is not in cowrie_enrich.enabled_sources",
+        ),
     ];
     for (n, (provider, set, back, words)) in cases.into_iter().enumerate() {
         eprintln!("{set}");

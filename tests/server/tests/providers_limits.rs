@@ -368,7 +368,7 @@ fn a_database_that_gets_its_worker_late_is_heard_before_the_quota_is_spent_on() 
 
     late.run("BEGIN; LOCK TABLE enrich.provider_quota IN ACCESS EXCLUSIVE MODE");
     lab.reconfigure(&["databases = ''"]);
-    let waits = "waiting until each database has reported its requests of today";
+    let waits = "waiting until each database has reported how many requests the database sent today";
     wait_for_status(&mut early, "greynoise", "blocked_reason", waits);
     request(&mut early, "greynoise", &members(100..130));
     wait_until(

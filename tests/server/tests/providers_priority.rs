@@ -273,7 +273,7 @@ fn a_rule_that_takes_its_time_is_cut_off_and_holds_nobody_up() {
     );
     wait_for_the_queue(&mut db);
     assert!(
-        lab.cluster.whole_log().contains("could not evaluate a session priority"),
+        lab.cluster.whole_log().contains("could not evaluate the session priority of a table"),
         "{}",
         lab.cluster.log()
     );

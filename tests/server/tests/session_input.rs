@@ -688,7 +688,10 @@ fn the_worker_leaves_a_table_with_code_of_a_third_role_alone() {
     wait_until(
         "the log says why",
         || lab.cluster.log(),
-        |log| log.contains("sessions of a table are not completed") && log.contains("runs code of role bob_"),
+        |log| {
+            log.contains("the snapshot columns of a session table are not filled")
+                && log.contains("runs code of role bob_")
+        },
     );
     assert_eq!(COWRIE.snapshot(&mut db, "a"), "NULL|NULL|NULL");
     assert_eq!(db.rows("SELECT who FROM seen"), Vec::<String>::new());
@@ -829,7 +832,7 @@ fn a_value_of_a_document_that_makes_no_sense_is_listed_and_stored_nowhere() {
         db.rows("SELECT row_key, reason FROM enrich.rejected_row ORDER BY 1, 2"),
         [
             "a|maxmind.asn is \"99999999999999999999\", not an ASN",
-            "a|maxmind.asn_org is nested, not a name",
+            "a|maxmind.asn_org is an object or an array, not a name",
             "b|cymru.country is \"Germany\", not a country"
         ]
     );

@@ -47,7 +47,7 @@ fn a_standby_answers_lookups_and_works_off_the_queue_once_it_is_promoted() {
     assert_eq!(there.number("SELECT count(*) FROM enrich.ip_inventory"), 20);
     assert_eq!(
         there.rows("SELECT role, database, pid IS NOT NULL, state FROM enrich.worker_status()"),
-        ["launcher|NULL|t|waiting for promotion"]
+        ["launcher|NULL|t|waiting for promotion of this standby"]
     );
     assert_eq!(there.number("SELECT total_ips FROM enrich.enrich_stats()"), 0);
     assert_eq!(

@@ -127,7 +127,7 @@ fn wait_until_it_waits(session: &mut Session) {
     wait_until(
         "the worker waits for the update",
         || says_of_the_worker(session),
-        |says| *says == ["waiting for ALTER EXTENSION UPDATE, or for its library"],
+        |says| *says == ["waiting for ALTER EXTENSION UPDATE, or for a newer library"],
     );
 }
 
