@@ -113,7 +113,7 @@ pub fn not_attached(table: &str) -> ! {
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("{table} is not an attached session table"),
         None,
-        Some("Call attach_session_table() first."),
+        Some("Call attach_session_table() for the table first."),
     )
 }
 

@@ -56,12 +56,12 @@ COMMENT ON FUNCTION ip_asn_org(inet) IS
 CREATE FUNCTION maxmind_lookup(ip inet) RETURNS jsonb
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'maxmind_lookup_wrapper';
 COMMENT ON FUNCTION maxmind_lookup(inet) IS
-    'all data about an address in the mmdb files of the settings city_database and asn_database, in the layout of ip_inventory.enrichment -> ''maxmind''';
+    'all data about an address in the mmdb files of the settings city_database and asn_database, with the same keys as ip_inventory.enrichment -> ''maxmind''';
 
 CREATE FUNCTION is_bogon(ip inet) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_bogon_wrapper';
 COMMENT ON FUNCTION is_bogon(inet) IS
-    'true if an address is a bogon: according to the IANA special-purpose registries, it cannot be a source address on the public internet';
+    'true if an address is a bogon, which is an address that cannot be a source address on the public internet according to the IANA special-purpose registries';
 
 CREATE FUNCTION bogon_reason(ip inet) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bogon_reason_wrapper';
@@ -71,12 +71,12 @@ CREATE FUNCTION mmdb_file(
     kind text, OUT kind_ text, OUT source_path text, OUT database_type text, OUT build_time timestamptz,
     OUT ip_version integer, OUT node_count bigint, OUT loaded_at timestamptz, OUT last_error text)
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_file_wrapper';
-COMMENT ON FUNCTION mmdb_file(text) IS 'row of mmdb_status() for one mmdb file; the argument is city or asn';
+COMMENT ON FUNCTION mmdb_file(text) IS 'returns the row of mmdb_status() for one mmdb file; the argument is ''city'' or ''asn''';
 
 CREATE FUNCTION mmdb_in_service(kind text) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_in_service_wrapper';
 COMMENT ON FUNCTION mmdb_in_service(text) IS
-    'true if the mmdb file of a kind (city or asn) is in service, otherwise false; null for any other kind, and if enabled_sources does not contain maxmind';
+    'true if an mmdb file of the given kind (''city'' or ''asn'') is loaded, otherwise false; null for any other kind, and null if the setting enabled_sources does not contain maxmind';
 
 CREATE FUNCTION mmdb_status(
     OUT kind text, OUT source_path text, OUT database_type text, OUT build_time timestamptz,
@@ -87,9 +87,9 @@ CREATE FUNCTION mmdb_status(
         SELECT f.* FROM (VALUES ('city'), ('asn')) k(kind) CROSS JOIN LATERAL @extschema@.mmdb_file(k.kind) f
     $$;
 COMMENT ON FUNCTION mmdb_status() IS
-    'one row for each of the settings city_database and asn_database: the mmdb file in service, since when it is in service, and why a newer file was refused';
+    'one row for each of the settings city_database and asn_database: the loaded mmdb file, the time when the file was loaded, and the reason why a newer file was refused';
 
 CREATE FUNCTION reload_mmdb() RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reload_mmdb_wrapper';
 COMMENT ON FUNCTION reload_mmdb() IS
-    'verify the mmdb files that the settings name now, and put changed files into service; if a file is unusable, raises an error, and the old file stays in service';
+    'verify the mmdb files that the settings city_database and asn_database name, and load changed files; if a file is unusable, raises an error, and the file that was loaded before stays in use';

@@ -6,17 +6,17 @@
 CREATE FUNCTION canonical_address(ip inet) RETURNS inet
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'canonical_address_wrapper';
 COMMENT ON FUNCTION canonical_address(inet) IS
-    'returns an address in the form of ip_inventory.ip_address: a single host; an IPv4-mapped IPv6 address becomes IPv4';
+    'converts an address to the spelling that ip_inventory.ip_address uses: a single host; an IPv4-mapped IPv6 address becomes IPv4';
 
 CREATE FUNCTION geo_country_of(enrichment jsonb) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'geo_country_of_wrapper';
 COMMENT ON FUNCTION geo_country_of(jsonb) IS
-    'country in an enrichment document: the first of the countries from maxmind, cymru and dshield; XX if none of them has one; never fails';
+    'country in an enrichment document: from maxmind, otherwise from cymru, otherwise from dshield; ''XX'' if none of these sources names a country; never raises an error';
 
 CREATE FUNCTION ip_types_of(enrichment jsonb) RETURNS text[]
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_types_of_wrapper';
 COMMENT ON FUNCTION ip_types_of(jsonb) IS
-    'types of an address (for example VPN or DATACENTER) in the key spur of an enrichment document: of tunnels, infrastructure and clients; in upper case, without duplicates';
+    'types of an address (for example VPN or DATACENTER): the types of tunnels, infrastructure and clients in the key spur of an enrichment document; in upper case, without duplicates';
 
 CREATE FUNCTION is_scanner_of(enrichment jsonb) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_scanner_of_wrapper';
@@ -77,14 +77,14 @@ CREATE INDEX asn_inventory_first_seen_idx ON asn_inventory (first_seen);
 CREATE INDEX asn_inventory_last_seen_idx ON asn_inventory (last_seen);
 SELECT pg_catalog.pg_extension_config_dump('asn_inventory', '');
 
-COMMENT ON TABLE asn_inventory IS 'one row per network (autonomous system) of the addresses that were seen';
+COMMENT ON TABLE asn_inventory IS 'one row for each known network (autonomous system)';
 COMMENT ON COLUMN asn_inventory.asn_number IS 'autonomous system number, 1 to 4294967295';
 COMMENT ON COLUMN asn_inventory.organization_name IS
     'organisation that runs the network; the key provenance in the column enrichment names the source of the name';
 COMMENT ON COLUMN asn_inventory.organization_country IS
-    'two-letter code of a country: in a value from Cymru, the country where the network is registered; in a value from MaxMind, the country of the network''s first address';
+    'two-letter code of a country; a value from Team Cymru is the country where the network is registered; a value from MaxMind is the country of the first address of the network that was seen';
 COMMENT ON COLUMN asn_inventory.rir_registry IS 'regional internet registry: ARIN, RIPE, APNIC, LACNIC, AFRINIC';
-COMMENT ON COLUMN asn_inventory.asn_type IS 'HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN; see classify_asn()';
+COMMENT ON COLUMN asn_inventory.asn_type IS 'type of the network: HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN; see classify_asn()';
 COMMENT ON COLUMN asn_inventory.is_known_hosting IS 'true if known_networks lists the network as a hosting provider';
 COMMENT ON COLUMN asn_inventory.is_known_vpn IS 'true if known_networks lists the network as a host of VPN services';
 COMMENT ON COLUMN asn_inventory.first_seen IS 'time of the first session from this network';
@@ -94,9 +94,9 @@ COMMENT ON COLUMN asn_inventory.unique_ip_count IS
 COMMENT ON COLUMN asn_inventory.total_session_count IS
     'number of sessions from the addresses that now belong to this network, without counts that fold_statistics() has not added yet';
 COMMENT ON COLUMN asn_inventory.enrichment IS
-    'key provenance: the source of each filled column; key import: values of an imported row that fit no column';
+    'JSON object: the key provenance names the source of each filled column; the key import holds values of an imported row for which the table has no column';
 COMMENT ON COLUMN asn_inventory.enrichment_updated_at IS
-    'time when a source last changed the organisation, its country or the registry of the network';
+    'time when a source last changed organization_name, organization_country or rir_registry';
 
 CREATE TABLE ip_inventory (
     ip_address            inet PRIMARY KEY CHECK (ip_address = canonical_address(ip_address)),
@@ -142,12 +142,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION addresses_deleted() IS
-    'trigger on ip_inventory: subtracts deleted addresses from the counts of the networks to which they belonged';
+    'trigger on ip_inventory: when addresses are deleted, reduces the counts of the networks to which the addresses belonged';
 CREATE TRIGGER addresses_deleted AFTER DELETE ON ip_inventory
     REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION addresses_deleted();
 
-COMMENT ON TABLE ip_inventory IS 'one row per address that was seen, with the current data about the address';
-COMMENT ON COLUMN ip_inventory.ip_address IS 'a single host; an IPv4-mapped IPv6 address is stored as IPv4';
+COMMENT ON TABLE ip_inventory IS 'one row for each known address, with the current data about the address';
+COMMENT ON COLUMN ip_inventory.ip_address IS 'address of a single host; an IPv4-mapped IPv6 address is stored as IPv4';
 COMMENT ON COLUMN ip_inventory.current_asn IS 'ASN of the network that announces the address now; null if unknown';
 COMMENT ON COLUMN ip_inventory.asn_last_verified IS 'time when a source last confirmed current_asn';
 COMMENT ON COLUMN ip_inventory.first_seen IS 'time of the first session from this address';
@@ -160,12 +160,12 @@ COMMENT ON COLUMN ip_inventory.enrichment_updated_at IS
     'time when any source last changed the column enrichment; the key _meta in that column holds the time of each answer';
 COMMENT ON COLUMN ip_inventory.enrichment_version IS 'version of the layout of the column enrichment';
 COMMENT ON COLUMN ip_inventory.geo_country IS
-    'two-letter code of the country: the first of the countries from maxmind, cymru and dshield; XX if none of them has one';
+    'two-letter code of the country: from maxmind, otherwise from cymru, otherwise from dshield; ''XX'' if none of these sources names a country';
 COMMENT ON COLUMN ip_inventory.ip_types IS
     'types of the address according to SPUR, for example VPN, TOR, PROXY or DATACENTER';
 COMMENT ON COLUMN ip_inventory.is_scanner IS 'true if GreyNoise has seen the address scan the internet';
 COMMENT ON COLUMN ip_inventory.is_bogon IS
-    'true if the address is a bogon: it cannot be a source address on the public internet; bogon_reason() gives the reason';
+    'true if the address is a bogon, which is an address that cannot be a source address on the public internet; bogon_reason() returns the reason';
 
 CREATE TABLE ip_asn_history (
     ip_address          inet NOT NULL,
@@ -181,9 +181,9 @@ SELECT pg_catalog.pg_extension_config_dump('ip_asn_history', '');
 COMMENT ON TABLE ip_asn_history IS
     'networks of each address over time: one row for the first known network, and one row for each change to another network';
 COMMENT ON COLUMN ip_asn_history.observed_at IS
-    'time when the extension detected the network, not when the address moved to it';
+    'time when the extension detected the network, not the time when the address moved to the network';
 COMMENT ON COLUMN ip_asn_history.verification_source IS
-    'source that named the network: maxmind, cymru or manual; import if the row was imported and its source is unknown';
+    'source that named the network: ''maxmind'', ''cymru'' or ''manual''; ''import'' if the row was imported and the source is unknown';
 
 -- Append-only, because sessions must not wait for the rows of busy networks. Without an index or key, so that an
 -- INSERT writes one heap row, and so that the tables work as node-local tables. They have a replica identity, because
@@ -208,7 +208,7 @@ CREATE TABLE counter_delta (
 ALTER TABLE counter_delta REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('counter_delta', '');
 COMMENT ON TABLE counter_delta IS
-    'counts of metrics from prepared transactions; the worker has not added them to the counters of enrich_metrics yet; append-only';
+    'counts of metrics from prepared transactions that the worker has not added to the counters of enrich_metrics yet; append-only';
 COMMENT ON COLUMN counter_delta.library IS
     'version of the library that stored the count; if the worker has loaded another version, the worker deletes the row without adding the count';
 COMMENT ON COLUMN counter_delta.place IS 'number of the counter in the library version that stored the count';
@@ -221,12 +221,12 @@ CREATE TABLE recount_request (
 ALTER TABLE recount_request REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('recount_request', '');
 COMMENT ON TABLE recount_request IS
-    'transactions that could not store their session counts or their incomplete sessions; the worker then recounts all sessions, and the recount deletes these rows';
+    'one row for each transaction that could not store its rows in session_delta or incomplete_session; the worker therefore recounts all sessions, and the recount deletes the rows of this table';
 COMMENT ON COLUMN recount_request.requested_at IS 'time when the transaction committed';
 COMMENT ON COLUMN recount_request.sessions IS
     'number of sessions that the transaction could not count; 0 if the transaction counted all its sessions';
 COMMENT ON COLUMN recount_request.has_gaps IS
-    'true if incomplete_session may lack sessions of this transaction whose snapshot columns contain nulls; the recount then adds these sessions';
+    'true if incomplete_session may not list all sessions of this transaction that have nulls in their snapshot columns; the recount then adds the missing sessions';
 
 CREATE TABLE network_delta (
     asn_number bigint NOT NULL,

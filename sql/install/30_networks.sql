@@ -3,7 +3,7 @@
 CREATE FUNCTION classify_name(organization_name text) RETURNS text
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'classify_name_wrapper';
 COMMENT ON FUNCTION classify_name(text) IS
-    'type of a network (HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN) according to whole words in the name of its organisation';
+    'returns the type of a network (HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN) according to whole words in the name of the organisation';
 
 CREATE TABLE known_networks (
     asn_number bigint PRIMARY KEY CHECK (asn_number BETWEEN 1 AND 4294967295),
@@ -14,8 +14,8 @@ CREATE TABLE known_networks (
     is_seed    boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE known_networks IS
-    'types of networks, which take precedence over the type according to the name of the organisation; you can edit this table; pg_dump includes rows that you added or changed, but a seed row that you deleted exists again after a restore';
-COMMENT ON COLUMN known_networks.asn_type IS 'HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN';
+    'types of known networks; a type in this table takes precedence over the type according to the name of the organisation; you can edit this table; pg_dump includes rows that you added or changed; a row of the extension that you deleted exists again after a restore';
+COMMENT ON COLUMN known_networks.asn_type IS 'type of the network: HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN';
 COMMENT ON COLUMN known_networks.is_seed IS
     'true if the row came with the extension and is unchanged; pg_dump omits such rows';
 
@@ -97,7 +97,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION known_network_restored() IS
-    'trigger on known_networks: an inserted row replaces the seed row of the same network';
+    'trigger on known_networks: an inserted row replaces the row of the same network that came with the extension';
 CREATE TRIGGER known_network_restored BEFORE INSERT ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_restored();
 
@@ -171,7 +171,7 @@ CREATE FUNCTION classify_asn(asn bigint, organization_name text) RETURNS text
             @extschema@.classify_name($2))
     $$;
 COMMENT ON FUNCTION classify_asn(bigint, text) IS
-    'type of a network: from known_networks if the network is listed there, otherwise according to whole words in the given name';
+    'returns the type of a network: from known_networks if the network is listed there, otherwise according to whole words in the given name of the organisation';
 
 -- Flags of a network without an entry may come from an import, so they are kept. While an edit of the list is
 -- pending, they may come from a deleted entry.
@@ -187,7 +187,7 @@ CREATE FUNCTION classify_network(
         LEFT JOIN @extschema@.known_networks k ON k.asn_number = $1
     $$;
 COMMENT ON FUNCTION classify_network(bigint, text, boolean, boolean) IS
-    'type and flags of a network: from known_networks if the network is listed there; otherwise the type is according to the given name, and the flags are as given';
+    'returns the type and the flags of a network: from known_networks if the network is listed there; otherwise the type according to the given name of the organisation, and the flags that the caller passed';
 
 -- The rank of a source. A source may replace values of a lower rank.
 CREATE FUNCTION source_rank(source text) RETURNS integer
@@ -205,7 +205,7 @@ CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, so
             OR ($4 = $2 -> 'provenance' ->> $3 AND ($4 = 'manual' OR ($4 = 'cymru' AND $3 = 'organization_name')))
     $$;
 COMMENT ON FUNCTION may_replace(text, jsonb, text, text) IS
-    'true if a source may set a field of a network: the field is null or comes from a source of lower rank; manual may also replace any value of its own, cymru only its own name of the network';
+    'true if a source may set a field of a network: the field is null or comes from a source of lower rank; the source manual may also replace any value from manual; the source cymru may also replace a name from cymru';
 
 CREATE FUNCTION merge_enrichment(old jsonb, new jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -259,4 +259,4 @@ CREATE FUNCTION enrich_ips(ips inet[], force boolean DEFAULT false) RETURNS SETO
         CROSS JOIN LATERAL (SELECT * FROM @extschema@.ip_inventory r WHERE r.ip_address = wanted.ip OFFSET 0) i;
     $$;
 COMMENT ON FUNCTION enrich_ips(inet[], boolean) IS
-    'enrich_ip() for many addresses; locks inventory rows in the order of their keys, so that concurrent calls cannot deadlock';
+    'calls enrich_ip() for many addresses; locks inventory rows in the order of their keys, so that concurrent calls cannot deadlock';

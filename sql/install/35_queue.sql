@@ -13,7 +13,7 @@
 
 CREATE FUNCTION providers(OUT provider text, OUT title text) RETURNS SETOF record
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'providers_wrapper';
-COMMENT ON FUNCTION providers() IS 'the providers, which are the sources that the worker asks over the network';
+COMMENT ON FUNCTION providers() IS 'names of the providers, which are the sources that the worker asks over the network';
 
 CREATE FUNCTION is_provider(name text) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_provider_wrapper';
@@ -27,7 +27,7 @@ COMMENT ON FUNCTION may_be_asked(text, inet) IS
 CREATE FUNCTION lookup_key_of(provider text, ip inet, OUT lookup_kind text, OUT lookup_key text)
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'lookup_key_of_wrapper';
 COMMENT ON FUNCTION lookup_key_of(text, inet) IS
-    'kind and key of the lookup for an address at a provider; for cymru, the /24 or /48 prefix of the address, because no longer prefixes are routed globally; for other providers, the host';
+    'kind and key of the lookup for an address at a provider; for the provider cymru, the /24 or /48 prefix of the address, because longer prefixes are not routed globally; for other providers, the host';
 
 CREATE FUNCTION is_lookup_key(lookup_kind text, lookup_key text) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_lookup_key_wrapper';
@@ -38,12 +38,12 @@ CREATE FUNCTION is_source_fresh(
     enrichment jsonb, source text, value_lifetime integer, absent_lifetime integer) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_fresh_wrapper';
 COMMENT ON FUNCTION is_source_fresh(jsonb, text, integer, integer) IS
-    'true if an enrichment document contains an answer of a source that has not expired; value_lifetime applies to answers with data, absent_lifetime to answers that the source has no data; both in seconds';
+    'true if an enrichment document contains an answer of a source that has not expired; an answer with data expires after value_lifetime seconds, an answer without data after absent_lifetime seconds';
 
 CREATE FUNCTION is_source_open(enrichment jsonb, source text, again boolean) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_open_wrapper';
 COMMENT ON FUNCTION is_source_open(jsonb, text, boolean) IS
-    'true if an enrichment document shows that a source was never asked; with again => true, also if the time to ask the source again has come';
+    'true if an enrichment document contains no answer and no failed lookup of a source; with again => true, also true if the retry_after time of the source in the key _meta has passed';
 
 CREATE TABLE enrichment_request (
     ip_address   inet NOT NULL CHECK (ip_address = canonical_address(ip_address)),
@@ -57,12 +57,12 @@ ALTER TABLE enrichment_request REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('enrichment_request', '');
 COMMENT ON TABLE enrichment_request IS
     'requested lookups for which the worker has not created jobs yet; append-only; may contain duplicates, which the worker removes when it creates jobs';
-COMMENT ON COLUMN enrichment_request.ip_address IS 'a single host, in the form of ip_inventory.ip_address';
+COMMENT ON COLUMN enrichment_request.ip_address IS 'address of a single host, spelled as in ip_inventory.ip_address';
 COMMENT ON COLUMN enrichment_request.priority IS 'the worker sends lookups with a higher priority first';
 
 CREATE FUNCTION request_appended() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'request_appended_wrapper';
-COMMENT ON FUNCTION request_appended() IS 'trigger: wakes the worker when the transaction commits';
+COMMENT ON FUNCTION request_appended() IS 'trigger on enrichment_request and suspended_owner: wakes the worker when the transaction commits';
 -- A row trigger, because a statement trigger would also fire for statements of the extension that queue nothing.
 CREATE TRIGGER request_appended AFTER INSERT ON enrichment_request
     FOR EACH ROW EXECUTE FUNCTION request_appended();
@@ -98,7 +98,7 @@ SELECT pg_catalog.pg_extension_config_dump('enrichment_job', '');
 COMMENT ON TABLE enrichment_job IS
     'jobs, which are lookups without an answer yet: one row per provider and lookup key';
 COMMENT ON COLUMN enrichment_job.lookup_kind IS
-    'prefix for cymru, because one answer of Team Cymru is valid for a whole prefix; host for other providers; see lookup_key_of()';
+    '''prefix'' for the provider cymru, because one answer of Team Cymru is valid for a whole prefix; ''host'' for other providers; see lookup_key_of()';
 COMMENT ON COLUMN enrichment_job.lookup_key IS
     'a host in the format of host(inet), such as 203.0.113.7 or 2001:db8::7; a prefix in the format of cidr, such as 203.0.113.0/24 or 2001:db8:1::/48';
 COMMENT ON COLUMN enrichment_job.due_at IS
@@ -140,7 +140,7 @@ CREATE TABLE dead_letter (
 );
 SELECT pg_catalog.pg_extension_config_dump('dead_letter', '');
 COMMENT ON TABLE dead_letter IS
-    'dead letters, which are lookups that failed max_attempts times, with the last error; retry_dead_letters() queues them again';
+    'dead letters, which are lookups that failed max_attempts times, with the last error; retry_dead_letters() queues the lookups again';
 COMMENT ON COLUMN dead_letter.lookup_kind IS 'lookup_kind of the failed job in enrichment_job';
 COMMENT ON COLUMN dead_letter.lookup_key IS
     'lookup_key of the failed job; all addresses that waited for the same job have the same key';
@@ -181,12 +181,12 @@ COMMENT ON TABLE provider_quota IS
     'number of requests per day (UTC) to providers with a daily quota; each request is counted before it is sent';
 COMMENT ON COLUMN provider_quota.requests IS 'number of requests of this database on this day';
 COMMENT ON COLUMN provider_quota.cluster_spent IS
-    'number of requests of all databases of the cluster on this day, as known at the last request of this database; the highest value in all databases is current';
+    'number of requests of all databases of the cluster on this day, counted at the last request of this database; the current number is the highest value in all databases';
 
 CREATE FUNCTION retry_dead_letters(provider text DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'retry_dead_letters_wrapper';
 COMMENT ON FUNCTION retry_dead_letters(text) IS
-    'queue the dead letters of one provider again, or of all providers if the argument is null; their attempts start at 0 again; returns the number of these dead letters';
+    'queue the failed lookups (dead letters) of one provider again, or of all providers if the argument is null; the attempts of each lookup start at 0 again; returns the number of lookups';
 
 CREATE VIEW queue_status AS
     SELECT p.provider,

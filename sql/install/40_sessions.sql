@@ -23,7 +23,7 @@ COMMENT ON TABLE session_table_option IS 'options of attached tables; see set_se
 COMMENT ON COLUMN session_table_option.rel IS
     'the attached table; for a partitioned table, the root; the options also apply to partitions and inheritance children that have the same owner';
 COMMENT ON COLUMN session_table_option.run_triggers IS
-    'true if the table owner allows that triggers with code of other roles fire when the extension completes sessions (fills nulls in their snapshot columns)';
+    'true if the table owner allows triggers with code of other roles to fire when the extension fills nulls in the snapshot columns';
 COMMENT ON COLUMN session_table_option.trust_input IS
     'true if a superuser or the extension''s owner trusts the values that clients write into the snapshot columns and the column enrichment of this table';
 COMMENT ON COLUMN session_table_option.table_owner IS
@@ -39,7 +39,7 @@ CREATE TRIGGER session_options_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNC
 CREATE FUNCTION set_session_table_options(rel regclass, run_triggers boolean, trust_input boolean) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_session_table_options_wrapper';
 COMMENT ON FUNCTION set_session_table_options(regclass, boolean, boolean) IS
-    'set the options of an attached table; a null argument keeps its option; the table owner can set run_triggers; only a superuser or the extension''s owner can turn on trust_input';
+    'set the options of an attached table; a null argument leaves the option unchanged; the table owner can set run_triggers; only a superuser or the extension''s owner can turn on trust_input';
 
 -- PostgreSQL does not record who created a trigger. So the owners of its code count as its creator. A WHEN condition
 -- is code too. Its functions must be immutable or known to be harmless. A volatile function of the server, such as
@@ -107,7 +107,7 @@ WHERE t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::"char"[])
         AND p.relowner OPERATOR(pg_catalog.=) c.relowner
         AND pg_catalog.pg_get_userbyid(p.relowner) OPERATOR(pg_catalog.=) o.table_owner);
 COMMENT ON VIEW blocked_session_tables IS
-    'triggers because of which the extension does not complete the sessions of a table: an UPDATE would run code of a role other than the table owner, the extension''s owner and superusers, and run_triggers does not allow that';
+    'triggers because of which the extension does not fill nulls in the snapshot columns of a table: the UPDATE would run code of a role other than the table owner, the extension''s owner and superusers, and the option run_triggers of the table does not allow this';
 
 -- tgargs has the arguments with a NUL after each. In hex a byte has two digits, so a letter of a name cannot be
 -- mistaken for a NUL. A generated address or snapshot column has no value yet when a BEFORE trigger fires. A virtual
@@ -182,7 +182,7 @@ CREATE VIEW attached_tables AS
     CROSS JOIN LATERAL (
         SELECT COALESCE(
             CASE WHEN c.place OPERATOR(pg_catalog.=) 1 THEN c.reason END,
-            (SELECT pg_catalog.format('column %I is not the column that the table was attached with', x.ip_column)
+            (SELECT pg_catalog.format('column %I is not the address column with which attach_session_table() was called', x.ip_column)
              FROM pg_catalog.pg_index i
              JOIN pg_catalog.pg_class index ON index.oid OPERATOR(pg_catalog.=) i.indexrelid
              JOIN pg_catalog.pg_attribute a
@@ -246,8 +246,8 @@ CREATE VIEW attached_tables AS
             FROM child p
             JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) p.oid)
         SELECT CASE WHEN k.relowner OPERATOR(pg_catalog.<>) x.relowner
-                    THEN pg_catalog.format('inheritance child %s belongs to another role', k.oid::pg_catalog.regclass)
-                    ELSE pg_catalog.format('inheritance child %s is not attached', k.oid::pg_catalog.regclass) END AS reason
+                    THEN pg_catalog.format('inheritance child %s has a different owner than the table', k.oid::pg_catalog.regclass)
+                    ELSE pg_catalog.format('inheritance child %s is not an attached session table', k.oid::pg_catalog.regclass) END AS reason
         FROM child
         JOIN pg_catalog.pg_class k ON k.oid OPERATOR(pg_catalog.=) child.oid
         WHERE k.relowner OPERATOR(pg_catalog.<>) x.relowner
@@ -265,15 +265,15 @@ CREATE VIEW attached_tables AS
               AND index.relname OPERATOR(pg_catalog.~~) '%cowrie\_enrich\_waiting%')
         THEN pg_catalog.format('%s has no index by address for the worker', x.rel) END AS reason) n;
 COMMENT ON VIEW attached_tables IS
-    'tables with triggers of the extension; a partition has no row, because it belongs to its parent; an inheritance child has its own row';
+    'attached session tables, which are tables with triggers of the extension; a partition has no row, because the row of the partitioned table covers the partition; an inheritance child has its own row';
 COMMENT ON COLUMN attached_tables.is_intact IS
-    'true if the columns, triggers, partitions and inheritance children of the table are as the extension needs them; otherwise not_intact_reason names the problem';
+    'true if the columns, triggers, partitions and inheritance children of the table meet the requirements of the extension; otherwise not_intact_reason names the problem';
 COMMENT ON COLUMN attached_tables.not_intact_reason IS
-    'the column, trigger, partition or inheritance child that is not as the extension needs it; null if the table is intact';
+    'the column, trigger, partition or inheritance child that does not meet the requirements of the extension; null if the table is intact';
 COMMENT ON COLUMN attached_tables.is_readable IS
-    'true if a recount can read the addresses of all sessions of the table; if false for any table, a recount lowers no count, because it cannot see all sessions';
+    'true if a recount can read the addresses of all sessions of the table; if false for any table, a recount lowers no count, because the recount cannot read all sessions';
 COMMENT ON COLUMN attached_tables.blocked_reason IS
-    'why the extension does not complete sessions of the table or of one of its partitions; null if no trigger blocks this; see blocked_session_tables';
+    'why the extension does not fill nulls in the snapshot columns of the table or of one of its partitions; null if no trigger prevents the UPDATE; see blocked_session_tables';
 COMMENT ON COLUMN attached_tables.inherits_from IS
     'attached table from which this table inherits, or null; campaign_networks() for that table includes the sessions of this table';
 
@@ -339,7 +339,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('%s is not an attached session table', rel),
-            HINT = 'Call attach_session_table() first.';
+            HINT = 'Call attach_session_table() for the table first.';
     END IF;
     SELECT c.relkind = 'p' INTO is_partitioned FROM pg_class c WHERE c.oid = rel;
     SELECT a.atttypid INTO ip_type FROM pg_attribute a
@@ -353,8 +353,8 @@ BEGIN
                WHERE a.attrelid = reference_addresses.rel AND a.attname = attached.ip_column AND NOT a.attisdropped AND a.attgenerated <> '') THEN
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
             MESSAGE = format('address column %I of %s is generated', attached.ip_column, rel),
-            DETAIL = 'The trigger of the extension must write the address in the form of ip_inventory, but cannot write a generated column.',
-            HINT = 'Attach the table without a foreign key. Or use an ordinary column, and fill it in a BEFORE trigger.';
+            DETAIL = 'The trigger of the extension replaces each address by the spelling in ip_inventory, because the foreign key compares the two. A trigger cannot write a generated column.',
+            HINT = 'Call attach_session_table() without add_foreign_key => true. Or use an ordinary column, and fill the column in a BEFORE trigger.';
     END IF;
     arguments := format('%L, %L', attached.ip_column, COALESCE(attached.time_column, ''));
     -- Otherwise a name could mean another table after a command has waited for its lock.
@@ -429,7 +429,7 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
         FROM (SELECT sum(GREATEST(reltuples, 0))::bigint AS rows, bool_or(has_types) AS has_types FROM waiting_index) w
         WHERE w.rows > 0
         UNION ALL
-        SELECT 2, format('No mmdb file is in service for cowrie_enrich.%s_database.', k.kind),
+        SELECT 2, format('No mmdb file is loaded for cowrie_enrich.%s_database.', k.kind),
                'Name mmdb files in cowrie_enrich.city_database and cowrie_enrich.asn_database; mmdb_status() shows why a file is refused.'
         FROM (VALUES ('city'), ('asn')) k(kind)
         WHERE NOT @extschema@.mmdb_in_service(k.kind)
@@ -438,10 +438,10 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
         WHERE @extschema@.mmdb_in_service('city') IS NULL
         UNION ALL
         SELECT 3, 'No time column is named, so the time of a session is the time of its INSERT.',
-               'Attach the table again with the time column as the third argument, and repeat all other arguments.'
+               'Call attach_session_table() again with the time column as the third argument, and repeat all other arguments.'
         WHERE $3 IS NULL
         UNION ALL
-        SELECT 4, format('Column %I of %s takes %s %s characters. The column stays null for values of other lengths.',
+        SELECT 4, format('Column %I of %s accepts %s %s characters. The extension leaves the column null if a value does not fit.',
                          s.attname, s.rel, CASE s.atttypid WHEN 'bpchar'::regtype THEN 'exactly' ELSE 'at most' END, s.length),
                format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', s.rel, s.attname)
         FROM snapshot_column s
@@ -461,7 +461,7 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
         WHERE s.attnotnull
         UNION ALL
         -- BEFORE triggers for rows: bits 1 and 2; INSERT or UPDATE: bits 4 and 16.
-        SELECT 7, format('The extension does not see changes of trigger %I on %s, because that trigger fires after the trigger of the extension.',
+        SELECT 7, format('The extension does not see the changes that trigger %I on %s makes, because that trigger fires after the trigger of the extension.',
                          t.tgname, t.tgrelid::regclass),
                format('Rename trigger %I on %s to a name that sorts before zz_cowrie_enrich_snapshot.', t.tgname, t.tgrelid::regclass)
         FROM member m
@@ -477,7 +477,7 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
         UNION ALL
         -- 3 is INSERT.
         SELECT 9, format('Rule %I on %s replaces INSERT, so the triggers of the extension see only rows that the rule stores in the table itself.', r.rulename, m.oid::regclass),
-               format('Attach the table in which rule %I stores sessions.', r.rulename)
+               format('Call attach_session_table() for the table in which rule %I stores sessions.', r.rulename)
         FROM member m
         JOIN pg_rewrite r ON r.ev_class = m.oid AND r.ev_type = '3' AND r.is_instead AND r.ev_enabled <> 'D'
     )
@@ -531,7 +531,7 @@ BEGIN
     IF class.relkind NOT IN ('r', 'p') THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('%s is not a table', rel),
-            HINT = 'Attach the table that the sessions are inserted into.';
+            HINT = 'Call attach_session_table() for the table into which the sessions are inserted.';
     END IF;
     IF class.relnamespace = 'pg_catalog'::regnamespace
        OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = rel
@@ -544,7 +544,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('%s is a temporary table', rel),
             DETAIL = 'Only one connection can read a temporary table, so the extension could neither complete nor recount the sessions in the table.',
-            HINT = 'Attach a permanent table.';
+            HINT = 'Call attach_session_table() for a permanent table.';
     END IF;
     SELECT p.relid::regclass AS rel INTO seen
     FROM pg_partition_tree(attach_session_table.rel) p JOIN pg_class c ON c.oid = p.relid AND c.relkind = 'f'
@@ -552,7 +552,7 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('partition %s of %s is a foreign table', seen.rel, rel),
-            DETAIL = 'The rows of a foreign table are on another server, so the extension could neither complete nor recount the sessions in them.',
+            DETAIL = 'The rows of a foreign table are on another server, so the extension could neither complete nor recount the sessions in the partition.',
             HINT = format('Detach the partition with ALTER TABLE %s DETACH PARTITION %s, or install the extension on the server that stores the sessions.', rel, seen.rel);
     END IF;
     -- A partition of an attached table has the parent's triggers already.
@@ -562,15 +562,15 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('%s is a partition of an attached table', rel),
-            HINT = format('Sessions in the partition are enriched already. To attach the partition separately, detach %s first.', seen.rel);
+            HINT = format('Sessions in the partition are enriched already. If only the partition should be a session table, first call detach_session_table(%L).', seen.rel);
     END IF;
     SELECT a.rel INTO seen
     FROM pg_partition_tree(attach_session_table.rel) p JOIN @extschema@.attached_tables a ON a.rel = p.relid
     WHERE p.relid <> attach_session_table.rel LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
-            MESSAGE = format('partition %s of %s is attached separately', seen.rel, rel),
-            HINT = format('Call detach_session_table(%L) first.', seen.rel);
+            MESSAGE = format('partition %s of %s is itself an attached session table', seen.rel, rel),
+            HINT = format('First call detach_session_table(%L).', seen.rel);
     END IF;
     IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
         -- EXECUTE, because the table exists only where Citus is installed.
@@ -604,10 +604,10 @@ BEGIN
     ORDER BY child.oid LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
-            MESSAGE = format('%s inherits from %s, but cannot be attached', seen.rel, rel),
+            MESSAGE = format('inheritance child %s of %s cannot be a session table', seen.rel, rel),
             DETAIL = CASE WHEN seen.relkind <> 'r' THEN 'The inheritance child is not a table.'
                           WHEN seen.relpersistence = 't' THEN 'The inheritance child is a temporary table.'
-                          ELSE 'The inheritance child has another owner than the parent.' END,
+                          ELSE 'The inheritance child has a different owner than the parent.' END,
             HINT = format('End the inheritance with ALTER TABLE %s NO INHERIT %s, or make the inheritance child a permanent table of the same owner.', seen.rel, rel);
     END IF;
 
@@ -653,9 +653,9 @@ BEGIN
                         WHEN 'time' THEN 'Triggers cannot read the value of a virtual generated column.'
                         ELSE 'PostgreSQL computes a generated column after the BEFORE triggers, so the trigger of the extension cannot read the address.' END,
                     HINT = CASE seen.what
-                        WHEN 'snapshot' THEN 'Drop the column. When you attach the table, an ordinary column of this name is added.'
+                        WHEN 'snapshot' THEN 'Drop the column. attach_session_table() then adds an ordinary column of this name.'
                         WHEN 'time' THEN 'Use an ordinary column, or a generated column that is STORED.'
-                        ELSE 'Use an ordinary column, and fill it in a BEFORE trigger.' END;
+                        ELSE 'Use an ordinary column, and fill the column in a BEFORE trigger.' END;
             END IF;
         END LOOP;
     END LOOP;
@@ -736,14 +736,14 @@ BEGIN
           WHERE added IS NOT NULL
           UNION ALL
           SELECT 0, 'The foreign key to ip_inventory was dropped.',
-                 'To restore the foreign key, attach the table again with add_foreign_key => true, and repeat all other arguments.'
+                 'To restore the foreign key, call attach_session_table() again with add_foreign_key => true, and repeat all other arguments.'
           WHERE had_key AND NOT add_foreign_key
           UNION ALL
           SELECT t.place, t.finding, t.remedy
           FROM @extschema@.session_table_findings(rel, ip_column, time_column)
                WITH ORDINALITY AS t(finding, remedy, place)) f;
     IF findings IS NOT NULL THEN
-        RAISE NOTICE USING MESSAGE = format('%s is attached', rel), DETAIL = findings, HINT = remedies;
+        RAISE NOTICE USING MESSAGE = format('%s is now an attached session table', rel), DETAIL = findings, HINT = remedies;
     END IF;
 END
 $$;
@@ -774,7 +774,7 @@ BEGIN
                          AND c.conparentid = 0)
     THEN
         IF EXISTS (SELECT FROM pg_class c WHERE c.oid = rel AND c.relispartition) THEN
-            RAISE NOTICE 'partition % is not attached separately', rel
+            RAISE NOTICE 'partition % is not itself an attached session table', rel
                 USING HINT = 'Call detach_session_table() for the partitioned table instead.';
         END IF;
         RETURN;
@@ -814,7 +814,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION detach_session_table(regclass) IS
-    'remove the extension''s triggers, index and foreign key from a session table and its inheritance children; the snapshot columns with their values, and the counts, stay';
+    'remove the extension''s triggers, index and foreign key from a session table and its inheritance children; the snapshot columns with their values, and the counts, remain';
 
 CREATE TABLE session_priority (
     rel         regclass PRIMARY KEY,
@@ -829,7 +829,7 @@ COMMENT ON TABLE session_priority IS
 COMMENT ON COLUMN session_priority.expression IS
     'SQL expression over s, a row of the table; addresses of sessions with a higher value are looked up first';
 COMMENT ON COLUMN session_priority.set_by IS
-    'owner of the table when the expression was set; the expression is evaluated only while this role owns the table and the partition';
+    'owner of the table when the expression was set; the expression is evaluated only while this role owns the table and, for a partitioned table, the partition';
 COMMENT ON COLUMN session_priority.search_path IS
     'search_path that resolves names in the expression; copied from the session that set the expression';
 

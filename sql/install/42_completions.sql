@@ -21,7 +21,7 @@ SELECT pg_catalog.pg_extension_config_dump('incomplete_session', 'WHERE rel IN (
 COMMENT ON TABLE incomplete_session IS
     'sessions with nulls in their snapshot columns that the worker has not moved to session_completion yet; append-only';
 COMMENT ON COLUMN incomplete_session.rel IS 'table that holds the session; for a partitioned table, the partition';
-COMMENT ON COLUMN incomplete_session.ip_address IS 'a single host, in the form of ip_inventory.ip_address';
+COMMENT ON COLUMN incomplete_session.ip_address IS 'address of a single host, spelled as in ip_inventory.ip_address';
 COMMENT ON COLUMN incomplete_session.lacks_network IS 'true if snapshot_asn was null';
 COMMENT ON COLUMN incomplete_session.lacks_country IS 'true if snapshot_country was null';
 COMMENT ON COLUMN incomplete_session.lacks_ip_type IS
@@ -45,7 +45,7 @@ ALTER TABLE session_completion SET (autovacuum_vacuum_scale_factor = 0.02, autov
 SELECT pg_catalog.pg_extension_config_dump('session_completion', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_completion IS
     'pairs of address and table: the table has sessions from the address whose snapshot columns contain nulls that an answer can fill';
-COMMENT ON COLUMN session_completion.ip_address IS 'a single host, in the form of ip_inventory.ip_address';
+COMMENT ON COLUMN session_completion.ip_address IS 'address of a single host, spelled as in ip_inventory.ip_address';
 COMMENT ON COLUMN session_completion.rel IS 'table that holds the sessions; for a partitioned table, the partition';
 COMMENT ON COLUMN session_completion.due_at IS
     'earliest time of the next attempt to complete the sessions: the end of the lease if leased_by is set, otherwise the end of the backoff; null until an answer for the address or a backfill makes the row due';
@@ -67,7 +67,7 @@ CREATE TABLE suspended_owner (
 );
 SELECT pg_catalog.pg_extension_config_dump('suspended_owner', '');
 COMMENT ON TABLE suspended_owner IS
-    'suspended owners: the extension does not run code on the tables of these roles, because such code did not end or repeatedly ended its process; see resume_owner()';
+    'suspended table owners: the extension does not run code, such as triggers, of these roles, because such code did not end after a cancellation, or repeatedly ended the process that ran the code; resume_owner() ends the suspension';
 COMMENT ON COLUMN suspended_owner.owner IS 'role that owns session tables and is suspended';
 COMMENT ON COLUMN suspended_owner.reason IS 'why the role was suspended';
 CREATE TRIGGER owner_resumed AFTER DELETE ON suspended_owner
@@ -95,7 +95,7 @@ CREATE FUNCTION resume_owner(owner name) RETURNS boolean
         SELECT count(*) > 0 FROM resumed
     $$;
 COMMENT ON FUNCTION resume_owner(name) IS
-    'end the suspension of a table owner, after the code on the tables of this role was repaired; delayed completions of their sessions are retried now; returns true if the role was suspended';
+    'end the suspension of a table owner; first repair the code, such as triggers, on the tables of this role; delayed sessions of these tables are completed now; returns true if the role was suspended';
 
 CREATE FUNCTION abandoned_processes() RETURNS integer
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'abandoned_processes_wrapper';
@@ -121,13 +121,13 @@ CREATE VIEW completion_status AS
                     AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass
                     AND d.refobjid OPERATOR(pg_catalog.=) '@extschema@.parsed_address'::pg_catalog.regtype::pg_catalog.oid
                    WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indisvalid)
-                   THEN 'the table has no valid index of its incomplete sessions; attach the table again with the same arguments'
+                   THEN 'the table has no valid index of sessions with nulls in their snapshot columns; call attach_session_table() again with the same arguments'
                WHEN q.due OPERATOR(pg_catalog.+) q.delayed OPERATOR(pg_catalog.=) 0 THEN NULL
                WHEN b.reason IS NOT NULL THEN b.reason
                WHEN @extschema@.abandoned_processes() OPERATOR(pg_catalog.>) 2
                    THEN 'code of three table owners did not end after it was cancelled, so the extension starts no further code of table owners'
                WHEN q.delayed OPERATOR(pg_catalog.>) 0 AND q.due OPERATOR(pg_catalog.=) 0
-                   THEN COALESCE(q.last_error, 'the sessions were locked, or their UPDATE failed; see the server log for the error')
+                   THEN COALESCE(q.last_error, 'the sessions were locked, or the UPDATE of the sessions failed; see the server log for the error')
                ELSE 'waiting for a process that runs as the table owner, or for a free slot of max_worker_processes'
            END AS blocked_reason
     FROM (
@@ -149,4 +149,4 @@ CREATE VIEW completion_status AS
         WHERE t.rel::pg_catalog.oid OPERATOR(pg_catalog.=) c.oid
         ORDER BY t.trigger_name LIMIT 1) b ON true;
 COMMENT ON VIEW completion_status IS
-    'pending completions of sessions by table: number of addresses that wait (due, leased, delayed), age of the oldest completion that needs no further answer, and what blocks the table now';
+    'sessions whose snapshot columns wait for values, by table: number of their addresses (due, leased, delayed), age of the oldest entry that needs no further answer, and the reason that blocks the table now';

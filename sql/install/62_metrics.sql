@@ -4,14 +4,14 @@ CREATE FUNCTION enrich_metrics(OUT name text, OUT type text, OUT labels jsonb, O
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_metrics_wrapper';
 COMMENT ON FUNCTION enrich_metrics() IS
-    'all metrics with their Prometheus names and labels: of the whole cluster if the library is preloaded, otherwise of this session; sizes of this database, such as numbers of rows, are counted during the call';
+    'all metrics with their Prometheus names and labels; the metrics cover the whole cluster if shared_preload_libraries contains cowrie_enrich, otherwise only this session; sizes of this database, such as numbers of rows, are counted during the call';
 
 CREATE VIEW enrich_metrics AS SELECT * FROM @extschema@.enrich_metrics();
-COMMENT ON VIEW enrich_metrics IS 'the rows of enrich_metrics(); without preloading, counters cover only this session';
+COMMENT ON VIEW enrich_metrics IS 'the rows of enrich_metrics(); counters cover only this session unless shared_preload_libraries contains cowrie_enrich';
 
 CREATE FUNCTION prometheus_metrics() RETURNS text
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'prometheus_metrics_wrapper';
-COMMENT ON FUNCTION prometheus_metrics() IS 'the metrics of enrich_metrics() in the text format of Prometheus; without preloading, counters cover only this session';
+COMMENT ON FUNCTION prometheus_metrics() IS 'the metrics of enrich_metrics() in the text format of Prometheus; counters cover only this session unless shared_preload_libraries contains cowrie_enrich';
 
 CREATE FUNCTION status_json() RETURNS jsonb
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'status_json_wrapper';

@@ -26,7 +26,7 @@ COMMENT ON COLUMN procedure_call.relation IS
 COMMENT ON COLUMN procedure_call.lock_kind IS
     'value of objsubid in pg_locks for the advisory lock that a running call holds';
 COMMENT ON COLUMN procedure_call.done IS
-    'finished part of the column total in this phase, as of the last committed batch';
+    'how much of the column total was finished in this phase when the last batch was committed';
 COMMENT ON COLUMN procedure_call.ended_at IS
     'end of the call; null while the call runs, and null if the call failed or was killed';
 COMMENT ON COLUMN procedure_call.result IS 'numbers that the call reported at its end, with their names';

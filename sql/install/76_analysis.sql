@@ -16,7 +16,7 @@ CREATE FUNCTION campaign_networks(
     RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'campaign_networks_wrapper';
 COMMENT ON FUNCTION campaign_networks(regclass, text) IS
-    'networks behind a campaign, those with the most sessions first; the campaign consists of the sessions of an attached table for which an SQL condition over s, a row of the table, is true; runs with the caller''s privileges';
+    'networks behind a campaign, the networks with the most sessions first; the campaign consists of the sessions of an attached table for which an SQL condition over s, a row of the table, is true; runs with the caller''s privileges';
 
 CREATE VIEW network_activity AS
     SELECT n.asn_number, n.organization_name, n.organization_country, n.asn_type, n.is_known_hosting, n.is_known_vpn,
@@ -28,7 +28,7 @@ CREATE VIEW network_activity AS
     CROSS JOIN (SELECT pg_catalog.sum(a.total_session_count) AS sessions FROM @extschema@.asn_inventory a) t
     ORDER BY n.total_session_count DESC;
 COMMENT ON VIEW network_activity IS
-    'networks, those with the most sessions first: addresses that belong to the network now, their sessions, first and last session; without counts that fold_statistics() has not added yet';
+    'one row for each network, the networks with the most sessions first: number of addresses that now belong to the network, number and times of the sessions from these addresses; without counts that fold_statistics() has not added yet';
 COMMENT ON COLUMN network_activity.session_percent IS
     'sessions of this network as a percentage of the sessions of all networks';
 
@@ -66,7 +66,7 @@ CREATE VIEW persistent_addresses AS
     WHERE @extschema@.seen_over(i.first_seen, i.last_seen) OPERATOR(pg_catalog.>=) interval '1 day'
     ORDER BY @extschema@.seen_over(i.first_seen, i.last_seen) DESC;
 COMMENT ON VIEW persistent_addresses IS
-    'addresses whose first and last session are at least one day apart, those with the longest time first; without counts that fold_statistics() has not added yet';
+    'addresses whose first and last session are at least one day apart, the addresses with the longest time first; without counts that fold_statistics() has not added yet';
 COMMENT ON COLUMN persistent_addresses.seen_over IS 'time between the first and the last session from the address';
 
 -- The indexes are covering: campaign_networks() and a comparison with the inventory read only columns in them.
@@ -89,7 +89,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('%s is not an attached session table', rel),
-            HINT = 'Call attach_session_table() first.';
+            HINT = 'Call attach_session_table() for the table first.';
     END IF;
     SELECT c.relname, c.relnamespace, n.nspname,
            -- A partitioned table can only be indexed with its writers waiting.

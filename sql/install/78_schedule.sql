@@ -10,10 +10,10 @@ CREATE VIEW default_schedule AS
          'adds pending counts to the inventories; a running worker does the same'),
         ('cowrie_enrich_reload_mmdb', '7 * * * *',
          'SELECT @extschema@.reload_mmdb()',
-         'puts new mmdb files into service, even if no address is looked up'),
+         'loads new mmdb files, even if no address is looked up'),
         ('cowrie_enrich_refresh_stale', '17 * * * *',
          'CALL @extschema@.refresh_stale()',
-         'renews expired answers, those about the most active addresses first'),
+         'renews expired answers, the answers about the most active addresses first'),
         ('cowrie_enrich_build_asn_inventory', '30 3 * * *',
          'CALL @extschema@.build_asn_inventory(progress => false)',
          'creates and completes the networks that documents in ip_inventory.enrichment name'),
@@ -25,7 +25,7 @@ CREATE VIEW default_schedule AS
          'deletes rows of rejected_row after 90 days'),
         ('cowrie_enrich_clean_runs', '20 4 * * *',
          'DELETE FROM cron.job_run_details d USING cron.job j WHERE j.jobid = d.jobid AND starts_with(j.jobname::text, ''cowrie_enrich'') AND d.end_time < now() - interval ''7 days''',
-         'deletes rows about these jobs from cron.job_run_details after 7 days, because pg_cron never deletes them')
+         'deletes rows about these jobs from cron.job_run_details after 7 days, because pg_cron never deletes these rows')
     ) j(jobname, schedule, command, purpose);
 COMMENT ON VIEW default_schedule IS
     'jobs that schedule_defaults() creates in pg_cron; other schedulers, and pg_cron in another database, can run the same commands';

@@ -73,11 +73,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION addresses_leave() IS
-    'trigger on ip_inventory: refuses to delete addresses that tables of other roles can reference, unless delete_addresses() deletes them';
+    'trigger on ip_inventory: refuses to delete addresses that tables of other roles can reference, unless delete_addresses() deletes the addresses';
 CREATE TRIGGER addresses_leave BEFORE DELETE OR TRUNCATE OR UPDATE OF ip_address ON ip_inventory
     FOR EACH STATEMENT EXECUTE FUNCTION addresses_leave();
 
 CREATE FUNCTION delete_addresses(ips inet[]) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'delete_addresses_wrapper';
 COMMENT ON FUNCTION delete_addresses(inet[]) IS
-    'delete addresses from ip_inventory and return the number of deleted addresses; fails if a session references one of them; afterwards all foreign keys are checked immediately until the transaction ends';
+    'delete addresses from ip_inventory and return the number of deleted addresses; fails if a session references one of the addresses; after the call, all foreign keys are checked immediately until the transaction ends';

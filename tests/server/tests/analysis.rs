@@ -104,7 +104,7 @@ fn a_condition_that_is_none_is_refused() {
     for call in ["SELECT * FROM campaign_networks('other')", "SELECT session_index_commands('other')"] {
         let refusal = db.refused(call);
         assert_eq!(refusal.code, "55000");
-        assert_eq!(refusal.hint.as_deref(), Some("Call attach_session_table() first."));
+        assert_eq!(refusal.hint.as_deref(), Some("Call attach_session_table() for the table first."));
     }
 }
 

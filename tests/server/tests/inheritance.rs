@@ -164,7 +164,7 @@ fn a_child_of_another_owner_or_kind_is_refused_with_a_hint() {
     for (child, why) in [
         (
             "CREATE TABLE child () INHERITS (hyper); ALTER TABLE child OWNER TO {role}",
-            "The inheritance child has another owner than the parent.",
+            "The inheritance child has a different owner than the parent.",
         ),
         (
             "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w;
@@ -283,7 +283,10 @@ fn a_table_is_not_attached_twice_through_its_partitions() {
     for part in ["mid", "leaf"] {
         let refusal = db.refused(&format!("SELECT enrich.attach_session_table('{part}', 'ip')"));
         assert_eq!(refusal.code, "42809", "{refusal:?}");
-        assert!(refusal.hint.is_some_and(|hint| hint.contains("detach public.root first")), "{part}");
+        assert!(
+            refusal.hint.is_some_and(|hint| hint.contains("detach_session_table('public.root')")),
+            "{part}"
+        );
     }
     db.run("SELECT enrich.detach_session_table('root'); SELECT enrich.attach_session_table('leaf', 'ip')");
     for above in ["root", "mid"] {

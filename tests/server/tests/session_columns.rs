@@ -218,7 +218,7 @@ fn temporary_tables_are_refused_with_a_hint() {
     let refusal = db.refused("SELECT enrich.attach_session_table('own')");
     assert_eq!(
         (refusal.code.as_str(), refusal.hint.as_deref()),
-        ("42809", Some("Attach a permanent table."))
+        ("42809", Some("Call attach_session_table() for a permanent table."))
     );
     // A temporary child in the tree is refused as well, because other connections cannot read it.
     db.run("CREATE TABLE parent (source_ip inet); CREATE TEMP TABLE child () INHERITS (parent)");
@@ -268,7 +268,7 @@ fn a_foreign_key_for_a_table_that_is_not_attached_is_refused_with_a_hint() {
             (
                 "55000",
                 "public.plain is not an attached session table",
-                Some("Call attach_session_table() first.")
+                Some("Call attach_session_table() for the table first.")
             )
         );
     }
@@ -285,7 +285,7 @@ fn attaching_reports_the_columns_that_it_adds_and_the_sessions_that_wait() {
     );
     assert_eq!(
         db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"),
-        "NOTICE:  public.s is attached\n\
+        "NOTICE:  public.s is now an attached session table\n\
          DETAIL:  Columns were added: snapshot_country, snapshot_ip_type, enrichment, enrichment_at.\n\
          Rows without a network or a country: about 1200.\n\
          HINT:  Call backfill_sessions('public.s').\n\
@@ -353,20 +353,20 @@ fn attaching_reports_what_keeps_snapshots_from_being_filled() {
     );
     assert_eq!(
         db.notices("SELECT enrich.attach_session_table('s', 'ip')"),
-        "NOTICE:  public.s is attached\n\
+        "NOTICE:  public.s is now an attached session table\n\
          DETAIL:  No time column is named, so the time of a session is the time of its INSERT.\n\
-         Column snapshot_country of public.s takes exactly 3 characters. The column stays null for values of other lengths.\n\
-         Column snapshot_ip_type of public.s takes at most 5 characters. The column stays null for values of other lengths.\n\
+         Column snapshot_country of public.s accepts exactly 3 characters. The extension leaves the column null if a value does not fit.\n\
+         Column snapshot_ip_type of public.s accepts at most 5 characters. The extension leaves the column null if a value does not fit.\n\
          Column enrichment of public.s has a default. The extension treats the default as a value that the client wrote.\n\
          Column snapshot_asn of public.s has a default. The extension treats the default as a value that the client wrote.\n\
          Column snapshot_asn of public.s is NOT NULL, so an INSERT fails if neither the client nor the extension has a value.\n\
-         The extension does not see changes of trigger \"zzz last\" on public.s, because that trigger fires after the trigger of the extension.\n\
+         The extension does not see the changes that trigger \"zzz last\" on public.s makes, because that trigger fires after the trigger of the extension.\n\
          HINT:  ALTER TABLE public.s ALTER COLUMN enrichment DROP DEFAULT;\n\
          ALTER TABLE public.s ALTER COLUMN snapshot_asn DROP DEFAULT;\n\
          ALTER TABLE public.s ALTER COLUMN snapshot_asn DROP NOT NULL;\n\
          ALTER TABLE public.s ALTER COLUMN snapshot_country TYPE text;\n\
          ALTER TABLE public.s ALTER COLUMN snapshot_ip_type TYPE text;\n\
-         Attach the table again with the time column as the third argument, and repeat all other arguments.\n\
+         Call attach_session_table() again with the time column as the third argument, and repeat all other arguments.\n\
          Rename trigger \"zzz last\" on public.s to a name that sorts before zz_cowrie_enrich_snapshot.\n"
     );
     // The advice of the hints works.
@@ -387,9 +387,9 @@ fn attaching_reports_that_no_mmdb_file_is_in_service() {
     ));
     assert_eq!(
         db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"),
-        "NOTICE:  public.s is attached\n\
-         DETAIL:  No mmdb file is in service for cowrie_enrich.asn_database.\n\
-         No mmdb file is in service for cowrie_enrich.city_database.\n\
+        "NOTICE:  public.s is now an attached session table\n\
+         DETAIL:  No mmdb file is loaded for cowrie_enrich.asn_database.\n\
+         No mmdb file is loaded for cowrie_enrich.city_database.\n\
          HINT:  Name mmdb files in cowrie_enrich.city_database and cowrie_enrich.asn_database; mmdb_status() shows why a file is refused.\n"
     );
     assert_eq!(db.one("SELECT enrich.mmdb_in_service('other')"), "NULL");
@@ -399,7 +399,7 @@ fn attaching_reports_that_no_mmdb_file_is_in_service() {
         "the setting is read",
         || db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"),
         |said| {
-            said == "NOTICE:  public.s is attached\n\
+            said == "NOTICE:  public.s is now an attached session table\n\
                      DETAIL:  The setting cowrie_enrich.enabled_sources does not contain maxmind, so no mmdb file is used.\n\
                      HINT:  Add maxmind to cowrie_enrich.enabled_sources.\n"
         },
@@ -417,11 +417,11 @@ fn attaching_reports_what_keeps_sessions_from_being_counted() {
     ));
     assert_eq!(
         db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"),
-        "NOTICE:  public.s is attached\n\
+        "NOTICE:  public.s is now an attached session table\n\
          DETAIL:  public.s is UNLOGGED: a crash empties the table, but its sessions stay in the counts.\n\
          Rule \"move it\" on public.s replaces INSERT, so the triggers of the extension see only rows that the rule stores in the table itself.\n\
          HINT:  ALTER TABLE public.s SET LOGGED, or call refresh_session_counts() after a crash.\n\
-         Attach the table in which rule \"move it\" stores sessions.\n"
+         Call attach_session_table() for the table in which rule \"move it\" stores sessions.\n"
     );
     db.run("DROP RULE \"move it\" ON s; ALTER TABLE s SET LOGGED");
     assert_eq!(db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"), "");
@@ -453,9 +453,9 @@ fn attaching_without_the_foreign_key_that_there_was_is_reported() {
         assert_eq!(db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen', true)"), "");
         assert_eq!(
             db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"),
-            "NOTICE:  public.s is attached\n\
+            "NOTICE:  public.s is now an attached session table\n\
              DETAIL:  The foreign key to ip_inventory was dropped.\n\
-             HINT:  To restore the foreign key, attach the table again with add_foreign_key => true, and repeat all other arguments.\n"
+             HINT:  To restore the foreign key, call attach_session_table() again with add_foreign_key => true, and repeat all other arguments.\n"
         );
         assert_eq!(db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"), "");
     }
@@ -471,6 +471,6 @@ fn a_foreign_table_is_refused_with_a_hint() {
     let refusal = db.refused("SELECT enrich.attach_session_table('remote')");
     assert_eq!(
         (refusal.code.as_str(), refusal.hint.as_deref()),
-        ("42809", Some("Attach the table that the sessions are inserted into."))
+        ("42809", Some("Call attach_session_table() for the table into which the sessions are inserted."))
     );
 }

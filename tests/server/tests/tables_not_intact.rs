@@ -329,7 +329,7 @@ fn an_address_column_in_the_place_of_another_is_left_out() {
              INSERT INTO s VALUES (1, '8.8.8.8'), (2, '1.1.1.1')"
         ));
         db.run("CALL enrich.fold_statistics(); ALTER TABLE s RENAME ip TO old; ALTER TABLE s ADD ip inet");
-        let reason = "column ip is not the column that the table was attached with";
+        let reason = "column ip is not the address column with which attach_session_table() was called";
         assert_eq!(
             db.one("SELECT is_intact, is_readable, not_intact_reason FROM enrich.attached_tables"),
             format!("f|f|{reason}")
@@ -415,7 +415,9 @@ fn an_inheritance_child_that_is_not_attached_is_named() {
     let said = db.notices(RECOUNT);
     assert_eq!(
         warnings(&said),
-        ["refresh_session_counts: public.s is not intact: inheritance child public.child is not attached"],
+        [
+            "refresh_session_counts: public.s is not intact: inheritance child public.child is not an attached session table"
+        ],
         "{said}"
     );
     assert_eq!(counts(&mut db), ["8.8.8.8|1"]);
