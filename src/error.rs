@@ -296,7 +296,7 @@ pub fn nothing_to_import(schema: &str, tables: &[&str]) -> ! {
         ),
         Some(format!("The import looks for these tables: {}.", tables.join(", "))),
         Some(
-            "Name the schema that contains these tables. If the tables are in another database, restore a dump of them into this database first.",
+            "Name the schema that contains these tables. If the tables are in another database, restore a dump of the tables into this database first.",
         ),
     )
 }

@@ -27,7 +27,7 @@ COMMENT ON COLUMN session_table_option.run_triggers IS
 COMMENT ON COLUMN session_table_option.trust_input IS
     'true if a superuser or the extension''s owner trusts the values that clients write into the snapshot columns and the column enrichment of this table';
 COMMENT ON COLUMN session_table_option.table_owner IS
-    'owner of the table when the options were set; if the table has another owner now, the options do not apply';
+    'owner of the table when the options were set; if the owner has changed since then, the options do not apply';
 
 CREATE FUNCTION session_options_changed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'session_options_changed_wrapper';
@@ -321,7 +321,7 @@ COMMENT ON FUNCTION create_address_key(regclass, name) IS
 CREATE FUNCTION lock_session_table(rel regclass, exclusively boolean) RETURNS regclass[]
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'lock_session_table_wrapper';
 COMMENT ON FUNCTION lock_session_table(regclass, boolean) IS
-    'lock a table of the caller, and its inheritance children that have the same owner, so that their names stay valid until the transaction ends; returns the locked tables';
+    'lock a table of the caller, and its inheritance children that have the same owner, so that the names of these tables stay valid until the transaction ends; returns the locked tables';
 
 CREATE FUNCTION reference_addresses(rel regclass, whole boolean) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
@@ -484,7 +484,7 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
     SELECT f.finding, f.remedy FROM found f ORDER BY f.place, f.finding
     $$;
 COMMENT ON FUNCTION session_table_findings(regclass, name, name) IS
-    'problems because of which sessions of an attached table are not enriched or not counted, each with a remedy; attach_session_table() reports them';
+    'problems because of which sessions of an attached table are not enriched or not counted, each with a remedy; attach_session_table() reports these problems';
 
 CREATE FUNCTION attach_session_table(
     rel regclass, ip_column name DEFAULT 'source_ip', time_column name DEFAULT NULL,

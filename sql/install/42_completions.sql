@@ -19,7 +19,7 @@ ALTER TABLE incomplete_session REPLICA IDENTITY FULL;
 -- A dump leaves out rows of dropped tables, because in another database another table may have the OID.
 SELECT pg_catalog.pg_extension_config_dump('incomplete_session', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE incomplete_session IS
-    'sessions with nulls in their snapshot columns that the worker has not moved to session_completion yet; append-only';
+    'sessions with nulls in the snapshot columns; the worker moves the rows of this table to session_completion; append-only';
 COMMENT ON COLUMN incomplete_session.rel IS 'table that holds the session; for a partitioned table, the partition';
 COMMENT ON COLUMN incomplete_session.ip_address IS 'address of a single host, spelled as in ip_inventory.ip_address';
 COMMENT ON COLUMN incomplete_session.lacks_network IS 'true if snapshot_asn was null';
@@ -58,7 +58,7 @@ COMMENT ON COLUMN session_completion.attempts IS
 COMMENT ON COLUMN session_completion.pending_since IS
     'time since which the row has been due; null while due_at is null';
 COMMENT ON COLUMN session_completion.last_error IS
-    'why the last attempt did not complete the sessions; null if the last attempt completed them, or if there was no attempt';
+    'why the last attempt did not complete the sessions; null if the last attempt completed the sessions, or if there was no attempt';
 
 CREATE TABLE suspended_owner (
     owner        name PRIMARY KEY,

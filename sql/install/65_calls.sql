@@ -68,5 +68,5 @@ COMMENT ON TABLE rejected_row IS
     'rows that a procedure could not use or could use only in part, each with the reason; you can delete rows from this table';
 COMMENT ON COLUMN rejected_row.relation IS 'table that contains the unusable row';
 COMMENT ON COLUMN rejected_row.row_key IS
-    'key of the unusable row in the table that the column relation names, or its ctid if that table has no key';
+    'key of the unusable row in the table that the column relation names, or the ctid of the row if that table has no key';
 COMMENT ON COLUMN rejected_row.content IS 'the invalid content of the unusable row, shortened';

@@ -148,4 +148,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION index_session_table(regclass) IS
-    'create the missing indexes for analysis on an attached table and its inheritance children now; this blocks writers; session_index_commands() returns commands that do not block writers of a table without partitions';
+    'create the missing indexes for analysis on an attached table and its inheritance children now; the call blocks writers; session_index_commands() returns commands that do not block writers of a table without partitions';

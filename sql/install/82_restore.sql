@@ -67,7 +67,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quota_restored() IS
-    'trigger on provider_quota: when pg_restore loads the requests of a day, adds them to the requests of this database on that day';
+    'trigger on provider_quota: when pg_restore loads the number of requests of a day, adds the number to the requests of this database on that day';
 CREATE TRIGGER quota_restored BEFORE INSERT ON provider_quota
     FOR EACH ROW
     WHEN (pg_trigger_depth() = 0

@@ -33,7 +33,7 @@ CREATE VIEW unsafe_foreign_keys AS
           ON theirs.attrelid OPERATOR(pg_catalog.=) c.confrelid AND theirs.attnum OPERATOR(pg_catalog.=) k.their_number) a
     WHERE c.contype OPERATOR(pg_catalog.=) 'f'::pg_catalog."char" AND NOT a.are_safe;
 COMMENT ON VIEW unsafe_foreign_keys IS
-    'foreign keys to tables of the extension from columns of another type than the referenced columns; the check converts the values, so the owners of the referencing tables can run code as the owner of the extension';
+    'foreign keys to tables of the extension from columns of a different type than the referenced columns; the check converts the values, so the owners of the referencing tables can run code as the owner of the extension';
 COMMENT ON COLUMN unsafe_foreign_keys.types IS
     'types of the referencing columns; a type other than that of the referenced column can have a cast, which runs code of the owner of the type';
 COMMENT ON COLUMN unsafe_foreign_keys.drop_command IS

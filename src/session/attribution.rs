@@ -188,7 +188,7 @@ fn read_inventory(oids: ExtensionOids, address: Address, databases: &Databases) 
     // Otherwise the session's own statement_timeout could end the wait together with the session.
     let is_free = [oids.inventory, oids.inventory_key].into_iter().all(relation::lock_for_reading_if_free);
     if !is_free {
-        telemetry::error("could not read ip_inventory", "another session holds a lock on ip_inventory");
+        telemetry::error("could not read ip_inventory", "another transaction holds a lock on ip_inventory");
         return None;
     }
     let as_of = COMMITTED_AS_OF.get();

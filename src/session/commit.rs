@@ -218,7 +218,7 @@ pub fn note_incomplete(
         Ok(AppendResult::NoRoom) => request_recount(oids, RecountRequest { sessions: 0, has_gaps: true }),
         Err(failure) => {
             telemetry::error(
-                "could not store which sessions of a transaction have nulls in their snapshot columns",
+                "could not store sessions with null snapshot columns in incomplete_session",
                 &failure.message,
             );
             request_recount(oids, RecountRequest { sessions: 0, has_gaps: true });

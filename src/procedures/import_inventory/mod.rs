@@ -113,7 +113,7 @@ fn say_what_is_missing(tables: &[Table], schema: &str) {
         for column in reader(table).unreadable() {
             let (name, type_name) = (&column.name, &column.type_name);
             pg::notice(&format!(
-                "column {name} of {} is not imported, because its type {type_name} is not supported",
+                "column {name} of {} is not imported, because the type {type_name} is not supported",
                 table.name
             ));
         }
