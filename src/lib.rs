@@ -49,10 +49,58 @@ pgrx::extension_sql_file!("../sql/install/10_lookup.sql", name = "lookup", boots
 pgrx::extension_sql_file!("../sql/install/20_tables.sql", name = "tables", requires = ["lookup"]);
 pgrx::extension_sql_file!("../sql/install/30_networks.sql", name = "networks", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/install/35_queue.sql", name = "queue", requires = ["networks"]);
-pgrx::extension_sql_file!("../sql/install/40_sessions.sql", name = "sessions", requires = ["queue"]);
-pgrx::extension_sql_file!("../sql/install/42_completions.sql", name = "completions", requires = ["sessions"]);
 pgrx::extension_sql_file!(
-    "../sql/install/50_statistics.sql",
+    "../sql/install/40_session_triggers.sql",
+    name = "session_triggers",
+    requires = ["queue"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/41_session_table_option.sql",
+    name = "session_table_option",
+    requires = ["session_triggers"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/42_blocked_session_tables.sql",
+    name = "blocked_session_tables",
+    requires = ["session_table_option"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/43_attached_tables.sql",
+    name = "attached_tables",
+    requires = ["blocked_session_tables"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/44_session_address.sql",
+    name = "session_address",
+    requires = ["attached_tables"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/45_lock_session_table.sql",
+    name = "lock_session_table",
+    requires = ["session_address"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/46_attach_session_table.sql",
+    name = "attach_session_table",
+    requires = ["lock_session_table"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/47_session_priority.sql",
+    name = "session_priority",
+    requires = ["attach_session_table"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/48_fold_statistics.sql",
+    name = "fold_statistics",
+    requires = ["session_priority"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/49_completions.sql",
+    name = "completions",
+    requires = ["fold_statistics"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/50_enrich_stats.sql",
     name = "statistics",
     requires = ["completions"]
 );

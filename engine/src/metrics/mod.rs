@@ -121,10 +121,10 @@ mod tests {
             assert_eq!(bucket(&bounds, value), place, "{value}");
         }
         for bounds in [
-            families::OPERATION_MS,
-            families::REQUEST_SECONDS,
-            families::BATCH_ADDRESSES,
-            families::TRIGGER_SECONDS,
+            declarations::OPERATION_MS,
+            declarations::REQUEST_SECONDS,
+            declarations::BATCH_ADDRESSES,
+            declarations::TRIGGER_SECONDS,
         ] {
             assert!(bounds.is_sorted() && bounds.iter().all(|bound| *bound > 0.0), "{bounds:?}");
         }

@@ -46,7 +46,7 @@ const PLACES: &[Place] = &[
         statements: &[
             "sql/queries/foreign_key/foreign_key_validate.sql",
             "src/store/session_foreign_key.rs run_utility",
-            "sql/install/40_sessions.sql reference_addresses",
+            "sql/install/45_lock_session_table.sql reference_addresses",
         ],
         call: "CALL enrich.add_session_foreign_key('mine.s')",
         before: "CALL enrich.backfill_sessions('mine.s')",
@@ -82,14 +82,14 @@ const PLACES: &[Place] = &[
     },
     Place {
         name: "attach_session_table",
-        statements: &["sql/install/40_sessions.sql attach_session_table"],
+        statements: &["sql/install/46_attach_session_table.sql attach_session_table"],
         call: "SELECT enrich.attach_session_table('mine.s', 'source_ip', 'first_event_at')",
         before: "SELECT enrich.detach_session_table('mine.s')",
         fills: false,
     },
     Place {
         name: "detach_session_table",
-        statements: &["sql/install/40_sessions.sql detach_session_table"],
+        statements: &["sql/install/46_attach_session_table.sql detach_session_table"],
         call: "SELECT enrich.detach_session_table('mine.s')",
         before: "",
         fills: false,

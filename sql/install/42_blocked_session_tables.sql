@@ -1,0 +1,69 @@
+-- Tables whose sessions the worker does not complete, and why.
+
+-- PostgreSQL does not record who created a trigger. So the owners of its code count as its creator. A WHEN condition
+-- is code too. Its functions must be immutable or known to be harmless. A volatile function of the server, such as
+-- query_to_xml(), runs any statement, and a stable one, such as table_to_xml(), reads any view. Conditions of
+-- inherited triggers on partitions have no entries in pg_depend, so functions are read from the condition.
+CREATE VIEW blocked_session_tables AS
+SELECT t.tgrelid::pg_catalog.regclass AS rel, t.tgname AS trigger_name,
+       CASE WHEN code.is_unsafe
+            THEN pg_catalog.format('the condition of trigger %I on %s calls %s, which is not immutable',
+                                   t.tgname, t.tgrelid::pg_catalog.regclass, code.name)
+            ELSE pg_catalog.format('trigger %I on %s runs code of role %I: %s',
+                                   t.tgname, t.tgrelid::pg_catalog.regclass, pg_catalog.pg_get_userbyid(code.owner), code.name)
+       END AS reason
+FROM pg_catalog.pg_trigger t
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid
+CROSS JOIN LATERAL (
+    SELECT p.oid::pg_catalog.regprocedure::text AS name, p.proowner AS owner, false AS is_unsafe
+    FROM pg_catalog.pg_proc p
+    WHERE p.oid OPERATOR(pg_catalog.=) t.tgfoid
+    UNION ALL
+    SELECT p.oid::pg_catalog.regprocedure::text, p.proowner,
+           p.provolatile OPERATOR(pg_catalog.<>) 'i'
+           AND (p.pronamespace OPERATOR(pg_catalog.<>) 'pg_catalog'::pg_catalog.regnamespace::pg_catalog.oid
+                   AND (p.proowner OPERATOR(pg_catalog.<>) c.relowner
+                        OR EXISTS (SELECT FROM pg_catalog.pg_roles r
+                                   WHERE r.oid OPERATOR(pg_catalog.=) p.proowner AND r.rolsuper))
+                OR p.provolatile OPERATOR(pg_catalog.=) 'v'
+                   AND p.proname OPERATOR(pg_catalog.<>) ALL ('{pg_trigger_depth,clock_timestamp,random}'::name[])
+                OR p.proname OPERATOR(pg_catalog.~) '(xml|^pg_input_)'
+                -- An input function, such as domain_in() or record_in(), takes the type as a number and runs its
+                -- CHECKs.
+                OR p.provolatile OPERATOR(pg_catalog.<>) 'i'
+                   AND 'pg_catalog.cstring'::pg_catalog.regtype::pg_catalog.oid OPERATOR(pg_catalog.=) ANY (p.proargtypes::pg_catalog.oid[]))
+    FROM pg_catalog.regexp_matches(t.tgqual::text, ':(?:opfuncid|funcid) ([0-9]+)', 'g') m(parts)
+    JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) m.parts[1]::pg_catalog.oid
+    UNION ALL
+    SELECT pg_catalog.format_type(y.oid, NULL), y.typowner, false
+    FROM pg_catalog.regexp_matches(t.tgqual::text, ':(?:resulttype|consttype|typid|row_typeid|minmaxtype) ([0-9]+)', 'g') m(parts)
+    JOIN pg_catalog.pg_type y ON y.oid OPERATOR(pg_catalog.=) m.parts[1]::pg_catalog.oid
+    ) code
+WHERE t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::"char"[])
+  AND t.tgtype::integer OPERATOR(pg_catalog.&) 16 OPERATOR(pg_catalog.<>) 0
+  AND (code.is_unsafe
+       OR code.owner OPERATOR(pg_catalog.<>) c.relowner
+          AND NOT EXISTS (
+              SELECT FROM pg_catalog.pg_proc ours
+              WHERE ours.oid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure::pg_catalog.oid
+                AND ours.proowner OPERATOR(pg_catalog.=) code.owner)
+          AND NOT EXISTS (
+              SELECT FROM pg_catalog.pg_roles r
+              WHERE r.oid OPERATOR(pg_catalog.=) code.owner AND r.rolsuper))
+  AND NOT EXISTS (
+      WITH RECURSIVE above (oid) AS (
+          SELECT c.oid
+          UNION
+          SELECT i.inhparent
+          FROM above a
+          JOIN pg_catalog.pg_inherits i ON i.inhrelid OPERATOR(pg_catalog.=) a.oid
+      )
+      SELECT
+      FROM above a
+      JOIN pg_catalog.pg_class p ON p.oid OPERATOR(pg_catalog.=) a.oid
+      JOIN @extschema@.session_table_option o ON o.rel::pg_catalog.oid OPERATOR(pg_catalog.=) a.oid
+      WHERE o.run_triggers
+        AND p.relowner OPERATOR(pg_catalog.=) c.relowner
+        AND pg_catalog.pg_get_userbyid(p.relowner) OPERATOR(pg_catalog.=) o.table_owner);
+COMMENT ON VIEW blocked_session_tables IS
+    'triggers because of which the extension does not fill nulls in the snapshot columns of a table: the UPDATE would run code of a role other than the table owner, the extension''s owner and superusers, and the option run_triggers of the table does not allow this';

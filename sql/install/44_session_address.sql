@@ -1,0 +1,37 @@
+-- Parses the address of a session in SQL, as the trigger does.
+
+-- The type of the keys of indexes on addresses. PostgreSQL checks the privilege EXECUTE of the inserting role on each
+-- function in an index expression, but not on the functions of a type to which it casts a column. So revoking
+-- privileges cannot prevent a session from being stored. The input function cannot return null, so 0.0.0.0/0 stands
+-- for a text that is not an address.
+CREATE TYPE parsed_address;
+CREATE FUNCTION parsed_address_in(cstring) RETURNS parsed_address
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'parsed_address_in_wrapper';
+COMMENT ON FUNCTION parsed_address_in(cstring) IS 'input function of the type parsed_address; never fails';
+CREATE FUNCTION parsed_address_out(parsed_address) RETURNS cstring
+    LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'inet_out';
+COMMENT ON FUNCTION parsed_address_out(parsed_address) IS 'output function of the type parsed_address';
+CREATE TYPE parsed_address (INPUT = parsed_address_in, OUTPUT = parsed_address_out, LIKE = pg_catalog.inet);
+COMMENT ON TYPE parsed_address IS
+    'type for index expressions: parses the text of an address in the same way as the trigger; a text that is not an address becomes 0.0.0.0/0';
+CREATE CAST (parsed_address AS inet) WITHOUT FUNCTION;
+COMMENT ON CAST (parsed_address AS inet) IS
+    'cast for index expressions; both types have the same binary representation';
+
+-- In SQL, and not strict, so that the planner inlines it and finds the expression of the index by address.
+CREATE FUNCTION session_address(ip text) RETURNS inet
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN ip::@extschema@.parsed_address::pg_catalog.inet OPERATOR(pg_catalog.<>) '0.0.0.0/0'::pg_catalog.inet
+                THEN ip::@extschema@.parsed_address::pg_catalog.inet END;
+COMMENT ON FUNCTION session_address(text) IS
+    'parses the text of an address column in the same way as the trigger; null if the text is not an address';
+CREATE FUNCTION session_address(ip inet) RETURNS inet
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN pg_catalog.host(ip)::@extschema@.parsed_address::pg_catalog.inet;
+COMMENT ON FUNCTION session_address(inet) IS
+    'converts the value of an inet address column in the same way as the trigger; null if the value is null';
+
+CREATE FUNCTION sessions_wait_for_types() RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'sessions_wait_for_types_wrapper';
+COMMENT ON FUNCTION sessions_wait_for_types() IS
+    'true if a source of address types is enabled; only then does a null in snapshot_ip_type make a session incomplete';

@@ -1,0 +1,83 @@
+-- Locks and foreign keys of session tables.
+
+CREATE FUNCTION create_address_key(rel regclass, ip_column name) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'create_address_key_wrapper';
+COMMENT ON FUNCTION create_address_key(regclass, name) IS
+    'add a foreign key from a table of the caller to ip_inventory; the address column must be of type inet; the caller does not need the REFERENCES privilege';
+
+CREATE FUNCTION lock_session_table(rel regclass, exclusively boolean) RETURNS regclass[]
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'lock_session_table_wrapper';
+COMMENT ON FUNCTION lock_session_table(regclass, boolean) IS
+    'lock a table of the caller, and its inheritance children that have the same owner, so that the names of these tables stay valid until the transaction ends; returns the locked tables';
+
+CREATE FUNCTION reference_addresses(rel regclass, whole boolean) RETURNS void
+    LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    own CONSTANT text := '@extschema@';
+    attached record;
+    ip_type regtype;
+    arguments text;
+    part regclass;
+    is_partitioned boolean;
+BEGIN
+    SELECT a.ip_column, a.time_column INTO attached FROM @extschema@.attached_tables a
+    WHERE a.rel = reference_addresses.rel AND a.ip_column <> ''
+    ORDER BY 1, 2 LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('%s is not an attached session table', rel),
+            HINT = 'Call attach_session_table() for the table first.';
+    END IF;
+    SELECT c.relkind = 'p' INTO is_partitioned FROM pg_class c WHERE c.oid = rel;
+    SELECT a.atttypid INTO ip_type FROM pg_attribute a
+    WHERE a.attrelid = rel AND a.attname = attached.ip_column AND a.attnum > 0 AND NOT a.attisdropped;
+    IF ip_type IS DISTINCT FROM 'inet'::regtype THEN
+        RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
+            MESSAGE = format('a foreign key needs an address column of type inet, but column %I has type %s', attached.ip_column, ip_type),
+            HINT = 'Call attach_session_table() without add_foreign_key => true. Or call detach_session_table(), change the type of the column to inet, and call attach_session_table() again.';
+    END IF;
+    IF EXISTS (SELECT FROM pg_attribute a
+               WHERE a.attrelid = reference_addresses.rel AND a.attname = attached.ip_column AND NOT a.attisdropped AND a.attgenerated <> '') THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = format('address column %I of %s is generated', attached.ip_column, rel),
+            DETAIL = 'The trigger of the extension replaces each address by the spelling in ip_inventory, because the foreign key compares the two. A trigger cannot write a generated column.',
+            HINT = 'Call attach_session_table() without add_foreign_key => true. Or use an ordinary column, and fill the column in a BEFORE trigger.';
+    END IF;
+    arguments := format('%L, %L', attached.ip_column, COALESCE(attached.time_column, ''));
+    -- Otherwise a name could mean another table after a command has waited for its lock.
+    PERFORM @extschema@.lock_session_table(rel, false);
+    IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = rel AND t.tgname = 'COWRIE_ENRICH_reference') THEN
+        -- The column must spell addresses as ip_inventory does.
+        EXECUTE format(
+            'CREATE OR REPLACE TRIGGER zz_cowrie_enrich_snapshot BEFORE INSERT OR UPDATE
+             ON %s FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s, %L)', rel, own, arguments, 'canonical');
+        -- "COWRIE" sorts before "RI_": the addresses are written before the references to them are checked.
+        EXECUTE format(
+            'CREATE CONSTRAINT TRIGGER "COWRIE_ENRICH_reference" AFTER INSERT OR UPDATE
+             ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)',
+            rel, own, arguments);
+    END IF;
+    -- Adding the key of a partitioned table reads no rows if the keys of its partitions are valid. Each of those is
+    -- added without reading rows.
+    FOR part IN
+        SELECT t.relid
+        FROM (SELECT rel AS relid WHERE NOT is_partitioned
+              UNION ALL
+              SELECT p.relid FROM pg_partition_tree(rel) p WHERE is_partitioned AND p.isleaf) t
+        WHERE NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = t.relid AND c.contype = 'f'
+                          AND c.confrelid = '@extschema@.ip_inventory'::regclass AND c.conname = 'cowrie_enrich_address')
+        ORDER BY t.relid
+    LOOP
+        PERFORM @extschema@.create_address_key(part, attached.ip_column);
+    END LOOP;
+    IF NOT (whole AND is_partitioned)
+       OR EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = rel AND c.contype = 'f'
+                  AND c.confrelid = '@extschema@.ip_inventory'::regclass AND c.conname = 'cowrie_enrich_address') THEN
+        RETURN;
+    END IF;
+    -- This validates the keys of the partitions, as their owner.
+    PERFORM @extschema@.create_address_key(rel, attached.ip_column);
+END
+$$;
+COMMENT ON FUNCTION reference_addresses(regclass, boolean) IS
+    'adds the foreign key to ip_inventory to a table or to each of its partitions, for attach_session_table() and add_session_foreign_key(); not meant to be called directly';
