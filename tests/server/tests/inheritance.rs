@@ -294,7 +294,7 @@ fn a_table_is_not_attached_twice_through_its_partitions() {
         assert_eq!(refusal.code, "42809", "{refusal:?}");
         assert_eq!(
             refusal.hint.as_deref(),
-            Some("Call detach_session_table('public.leaf') first."),
+            Some("First call detach_session_table('public.leaf')."),
             "{above}"
         );
     }
