@@ -1,6 +1,6 @@
 -- Checks the result after the worker has emptied the queue, like check.sql.
 -- Expects demo/cymru-routes.tsv without comments on standard input, and two variables. addresses is the number of
--- addresses without a network when the worker started, questions the number of their blocks.
+-- addresses without a network when the worker started, lookups the number of their blocks.
 
 \set QUIET 1
 \pset footer off
@@ -49,9 +49,9 @@ WITH cymru AS (
     SELECT 7, 'addresses with the answer that no network announces them',
         (SELECT count(*) - count(expected_asn) FROM found), (SELECT absent FROM cymru)
     UNION ALL
-    SELECT 8, 'prefixes (/24 and /48) = lookups sent, one for each', :questions, (SELECT questions FROM cymru)
+    SELECT 8, 'prefixes (/24 and /48) = lookups sent, one for each', :lookups, (SELECT lookups FROM cymru)
     UNION ALL
-    SELECT 9, 'requests, with at most 500 lookups each', (:questions + 499) / 500, (SELECT requests FROM cymru)
+    SELECT 9, 'requests, with at most 500 lookups each', (:lookups + 499) / 500, (SELECT requests FROM cymru)
     UNION ALL
     SELECT 10, 'failed requests and invalid rows', 0,
         (SELECT unanswered + refused + foreign_rows + malformed_rows + oversized_rows + unreachable + silent + timed_out

@@ -146,7 +146,7 @@ ORDER BY sessions DESC, reason;
 \echo 'One lookup serves all addresses of a /24 or /48. "not announced" are addresses that no network announces.'
 SELECT
     provider.requests,
-    provider.questions AS "lookups (/24, /48)",
+    provider.lookups AS "lookups (/24, /48)",
     provider.answers AS "network found",
     provider.absent AS "not announced",
     queue.addresses AS "still waiting",

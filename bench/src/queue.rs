@@ -46,7 +46,7 @@ const STATEMENTS: [(&str, &str, &str); 7] = [
         include_str!("../../sql/queries/queue/answers_waited_for.sql"),
     ),
     ("done", "text, inet[]", include_str!("../../sql/queries/queue/jobs_done.sql")),
-    ("settle", "text, text[], text[], float8", include_str!("../../sql/queries/queue/jobs_settle.sql")),
+    ("settle", "text, text[], text[], float8", include_str!("../../sql/queries/queue/jobs_finish.sql")),
 ];
 
 pub fn measure(report: &mut Report) {

@@ -201,9 +201,9 @@ COMMENT ON TABLE session_delta IS
     'session counts per address that fold_statistics() has not added to ip_inventory yet';
 
 CREATE TABLE counter_delta (
-    library text NOT NULL,
-    place   bigint NOT NULL,
-    amount  bigint NOT NULL
+    library       text NOT NULL,
+    counter_index bigint NOT NULL,
+    amount        bigint NOT NULL
 );
 ALTER TABLE counter_delta REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('counter_delta', '');
@@ -211,7 +211,7 @@ COMMENT ON TABLE counter_delta IS
     'counts of metrics from prepared transactions that the worker has not added to the counters of enrich_metrics yet; append-only';
 COMMENT ON COLUMN counter_delta.library IS
     'version of the library that stored the count; if the worker has loaded another version, the worker deletes the row without adding the count';
-COMMENT ON COLUMN counter_delta.place IS 'number of the counter in the library version that stored the count';
+COMMENT ON COLUMN counter_delta.counter_index IS 'number of the counter in the library version that stored the count';
 
 CREATE TABLE recount_request (
     requested_at timestamptz NOT NULL DEFAULT now(),

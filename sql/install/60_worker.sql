@@ -15,7 +15,7 @@ CREATE FUNCTION provider_status(
     OUT provider text, OUT state text, OUT blocked_reason text, OUT failures bigint, OUT backoff_until timestamptz,
     OUT in_flight bigint, OUT last_success timestamptz, OUT last_failure timestamptz, OUT last_error text,
     OUT notice text, OUT quota bigint, OUT quota_left bigint, OUT quota_resets_at timestamptz,
-    OUT requests bigint, OUT questions bigint, OUT answers bigint, OUT absent bigint, OUT shared bigint,
+    OUT requests bigint, OUT lookups bigint, OUT answers bigint, OUT absent bigint, OUT shared bigint,
     OUT unanswered bigint, OUT refused bigint, OUT foreign_rows bigint, OUT malformed_rows bigint,
     OUT oversized_rows bigint, OUT unreachable bigint, OUT silent bigint, OUT timed_out bigint, OUT cut_off bigint,
     OUT too_large bigint, OUT failed bigint, OUT dead_letters bigint, OUT throttled bigint, OUT unauthorized bigint,

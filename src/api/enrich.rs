@@ -104,7 +104,7 @@ fn ensure_asn_inventory(call: &Call) -> Option<Value> {
     if !(1..=i64::from(u32::MAX)).contains(&asn) {
         error::asn_out_of_range(asn);
     }
-    let said = NetworkFacts {
+    let source_data = NetworkFacts {
         name: given(call, 1).map(|name| clean_name(&name).into_owned()),
         country: given(call, 2).map(|country| checked_country(&country)),
         registry: given(call, 3).map(|registry| checked_registry(&registry)),
@@ -114,7 +114,7 @@ fn ensure_asn_inventory(call: &Call) -> Option<Value> {
     require_writable("ensure_asn_inventory()");
     acting_as(oids.owner, || {
         Connection::with(oids.schema, |connection| {
-            networks::ensure(connection, asn, said, |rows| rows.composite(0))
+            networks::ensure(connection, asn, source_data, |rows| rows.composite(0))
         })
     })
 }

@@ -141,10 +141,10 @@ fn write_location(object: &mut Object, location: &Location<'_>) {
 
 /// Returns the parts of the document that hold a source's answer for an address. The end of an
 /// absence is stored with it. A value's lifetime is not stored: the settings of the time when it is read apply.
-pub fn answered(source: &str, said: &NetworkFacts<'_>, asked_at: Timestamp) -> Typed<Jsonb> {
-    let (words, absent_until) = match said {
-        NetworkFacts::Value(words) => (Some(*words), None),
-        NetworkFacts::Absent { words, until } => (*words, Some(*until)),
+pub fn answered(source: &str, source_data: &SourceAnswer<'_>, asked_at: Timestamp) -> Typed<Jsonb> {
+    let (words, absent_until) = match source_data {
+        SourceAnswer::Value(words) => (Some(*words), None),
+        SourceAnswer::Absent { words, until } => (*words, Some(*until)),
     };
     let asked_at = clock::iso8601(asked_at);
     jsonb::object(|document| {
@@ -164,7 +164,7 @@ pub fn answered(source: &str, said: &NetworkFacts<'_>, asked_at: Timestamp) -> T
 }
 
 /// A source's answer for an address.
-pub enum NetworkFacts<'a> {
+pub enum SourceAnswer<'a> {
     Value(&'a JsonObject),
     /// The source has no data. `words` is the answer that says so, if there is one. The source is not asked
     /// again before `until`.
@@ -205,7 +205,7 @@ fn answered_at(document: Container<'_>, source: &str) -> Option<Timestamp> {
 }
 
 /// The state of a source's answer, and its time.
-pub enum CurrentAttribution {
+pub enum LastAnswer {
     /// The source was never asked, or all attempts failed.
     None,
     /// The source returned a value or an absence, at this time if it is known.
@@ -213,11 +213,11 @@ pub enum CurrentAttribution {
 }
 
 /// Returns the state of a source's answer, which is a value or an absence.
-pub fn answer_of(document: Container<'_>, source: &str) -> CurrentAttribution {
+pub fn last_answer(document: Container<'_>, source: &str) -> LastAnswer {
     let state = meta_of(document, source).and_then(|meta| meta.text("state"));
     match (document.get(source), state) {
-        (_, Some("failed")) | (None, None) => CurrentAttribution::None,
-        _ => CurrentAttribution::Since(answered_at(document, source)),
+        (_, Some("failed")) | (None, None) => LastAnswer::None,
+        _ => LastAnswer::Since(answered_at(document, source)),
     }
 }
 
@@ -240,7 +240,7 @@ pub fn is_fresh(document: Container<'_>, source: &str, lifetimes: Lifetimes) -> 
 /// Returns true if a source's answer of time `at` should replace the source's part of a document: the
 /// document has no answer of this source, or an older one. An answer without a time is used only if the
 /// document has none.
-pub fn is_news(document: Container<'_>, source: &str, at: Option<Timestamp>) -> bool {
+pub fn was_announced(document: Container<'_>, source: &str, at: Option<Timestamp>) -> bool {
     let has_value = document.object(source).is_some();
     let state = meta_of(document, source).and_then(|meta| meta.text("state"));
     if !has_value && state == Some("failed") {

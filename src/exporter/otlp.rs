@@ -229,9 +229,9 @@ impl Line {
             Outcome::Taken { rejected, words } => {
                 self.failures = 0;
                 let rejected = (*rejected).min(items);
-                let fates =
+                let deliveries =
                     [(DeliveryOutcome::Taken, items - rejected), (DeliveryOutcome::Rejected, rejected)];
-                telemetry::answered(signal, ResponseKind::Taken, &fates);
+                telemetry::answered(signal, ResponseKind::Taken, &deliveries);
                 exported(Exporter::Otlp, Ok(()));
                 if rejected > 0 || !words.is_empty() {
                     let detail = format!("rejected {rejected} of {items} items ({}): {words}", signal.name());
@@ -248,8 +248,12 @@ impl Line {
                     .unwrap_or_else(|| backoff::delay(self.failures, RETRY_BASE, RETRY_CAP, random::unit()));
                 self.due = now + pause;
                 let is_kept = signal == Signal::Traces && self.failures < MOST_ATTEMPTS;
-                let fates = if is_kept || signal == Signal::Metrics { 0 } else { items };
-                telemetry::answered(signal, ResponseKind::Deferred, &[(DeliveryOutcome::Dropped, fates)]);
+                let deliveries = if is_kept || signal == Signal::Metrics { 0 } else { items };
+                telemetry::answered(
+                    signal,
+                    ResponseKind::Deferred,
+                    &[(DeliveryOutcome::Dropped, deliveries)],
+                );
                 self.failed(why);
                 self.again = is_kept.then_some(request);
                 if !is_kept && signal == Signal::Traces {

@@ -38,7 +38,7 @@ pub struct Supervisor {
 impl Supervisor {
     /// Starts the exporter if it is configured and not running. Returns when to check again. The exporter
     /// ends by itself.
-    pub fn see_to_it(&mut self) -> Duration {
+    pub fn supervise(&mut self) -> Duration {
         self.collect_ended();
         let worker_slot = &shared_state::block().exporter;
         // An exporter that an earlier launcher started counts as well.

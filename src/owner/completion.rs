@@ -1,4 +1,4 @@
-//! Completes the sessions of one table: leases rows, writes the sessions as the owner, settles the rows.
+//! Completes the sessions of one table: leases rows, writes the sessions as the owner, ends the rows.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ const UNCHANGED: &str =
     "other transactions had locked the sessions, or code of the table owner left the sessions unchanged";
 const FAILED: &str = "the transaction that completes the sessions failed; see the server log for the error";
 
-/// A visit whose rows are still leased, because the step that settles them failed. The visit was rolled back.
+/// A visit whose rows are still leased, because the step that ends them failed. The visit was rolled back.
 pub struct UnsettledLease {
     table: Oid,
     addresses: Vec<Address>,
@@ -54,8 +54,8 @@ fn after_slow_session(attempts: i64) -> Duration {
 }
 
 pub fn step(worker: &mut Worker) -> Step {
-    if worker.unsettled.is_some() {
-        return settle(worker);
+    if worker.unended.is_some() {
+        return end_leases(worker);
     }
     background::report_activity(Some(c"leasing pending completions"));
     let leased = transact(StepKind::Lease, |_, connection| {
@@ -87,28 +87,28 @@ pub fn step(worker: &mut Worker) -> Step {
             }
             Err(error) => (later(&leased.addresses), report(&leased, error, most)),
         };
-        completions::settle(connection, leased.table, &outcomes, worker.holder, longest, &error);
+        completions::end_visit(connection, leased.table, &outcomes, worker.holder, longest, &error);
     });
     if visited.is_ok() {
         return Step::Worked;
     }
     // The whole transaction failed, because a statement on a table of the extension failed. The rows are
     // still leased.
-    worker.unsettled = Some(UnsettledLease { table: leased.table, addresses: leased.addresses });
-    settle(worker)
+    worker.unended = Some(UnsettledLease { table: leased.table, addresses: leased.addresses });
+    end_leases(worker)
 }
 
 /// Ends the lease of a failed visit. Repeated until it succeeds.
-fn settle(worker: &mut Worker) -> Step {
-    let Some(unsettled) = &worker.unsettled else { return Step::NothingToDo };
-    let settled = transact(StepKind::Settle, |_, connection| {
-        let outcomes = later(&unsettled.addresses);
-        completions::settle(connection, unsettled.table, &outcomes, worker.holder, after_lock(), FAILED);
+fn end_leases(worker: &mut Worker) -> Step {
+    let Some(unended) = &worker.unended else { return Step::NothingToDo };
+    let ended = transact(StepKind::EndLeases, |_, connection| {
+        let outcomes = later(&unended.addresses);
+        completions::end_visit(connection, unended.table, &outcomes, worker.holder, after_lock(), FAILED);
     });
-    if settled.is_err() {
+    if ended.is_err() {
         return Step::Failed;
     }
-    worker.unsettled = None;
+    worker.unended = None;
     Step::Worked
 }
 

@@ -67,8 +67,8 @@ struct Worker {
     owner: Oid,
     holder: i64,
     evaluation: Option<Evaluation>,
-    /// A visit whose rows are still leased, because the step that settles them failed.
-    unsettled: Option<UnsettledLease>,
+    /// A visit whose rows are still leased, because the step that ends them failed.
+    unended: Option<UnsettledLease>,
 }
 
 fn run(argument: i32) {
@@ -90,10 +90,10 @@ fn run(argument: i32) {
     slot.is_connected.store(true, Ordering::Release);
     let holder = clock::now().micros();
     slot.holder.store(holder, Ordering::Release);
-    let mut worker = Worker { slot, worker_slot, owner, holder, evaluation: None, unsettled: None };
+    let mut worker = Worker { slot, worker_slot, owner, holder, evaluation: None, unended: None };
     worker.work();
     // Otherwise the supervisor ends the lease.
-    slot.has_finished.store(worker.unsettled.is_none(), Ordering::Release);
+    slot.has_finished.store(worker.unended.is_none(), Ordering::Release);
     background::exit()
 }
 
@@ -109,7 +109,7 @@ impl Worker {
                 self.slot.others_wait.load(Ordering::Relaxed) && has_worked && clock::now() - began > share;
             let has_supervisor =
                 self.worker_slot.pid.load(Ordering::Acquire) == self.slot.supervisor.load(Ordering::Relaxed);
-            if is_over || !has_supervisor || self.slot.leave.load(Ordering::Acquire) {
+            if is_over || !has_supervisor || self.slot.shutdown_requested.load(Ordering::Acquire) {
                 return;
             }
             self.is_idle(false);

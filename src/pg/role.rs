@@ -94,7 +94,7 @@ pub fn acting_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
 /// Triggers and foreign keys fire regardless of the session's `session_replication_role`. Only a superuser
 /// may switch them off, and the owner's code would inherit that for every table. In a client's session, the
 /// owner's code cannot make its errors end the session either.
-pub fn acting_as_stranger<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+pub fn in_restricted_operation_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     let flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
     // SAFETY: reads a static.
     let in_session = unsafe { pg_sys::MyBgworkerEntry.is_null() };

@@ -33,16 +33,17 @@ pub struct Tuple {
 impl TriggerCall {
     /// Returns `None` if the function was not called as a row trigger.
     pub fn of(call: &Call) -> Option<TriggerCall> {
-        let firing = TriggerCall::any(call)?;
-        let instead = firing.flags() & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_INSTEAD;
-        (firing.is_for_row() && !instead).then_some(firing)
+        let trigger_call = TriggerCall::any(call)?;
+        let instead =
+            trigger_call.flags() & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_INSTEAD;
+        (trigger_call.is_for_row() && !instead).then_some(trigger_call)
     }
 
-    /// Returns the firing before TRUNCATE, for the whole statement; `None` for any other call.
+    /// Returns the trigger_call before TRUNCATE, for the whole statement; `None` for any other call.
     pub fn of_truncate(call: &Call) -> Option<TriggerCall> {
-        let firing = TriggerCall::any(call)?;
-        let truncates = firing.flags() & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_TRUNCATE;
-        (truncates && !firing.is_for_row()).then_some(firing)
+        let trigger_call = TriggerCall::any(call)?;
+        let truncates = trigger_call.flags() & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_TRUNCATE;
+        (truncates && !trigger_call.is_for_row()).then_some(trigger_call)
     }
 
     fn any(call: &Call) -> Option<TriggerCall> {
@@ -84,13 +85,13 @@ impl TriggerCall {
 
     /// Returns whether this is a constraint trigger, made for a foreign key.
     pub fn is_constraint(&self) -> bool {
-        // SAFETY: tg_trigger is set for every firing.
+        // SAFETY: tg_trigger is set for every trigger_call.
         unsafe { (*(*self.data).tg_trigger).tgconstraint != pg_sys::InvalidOid }
     }
 
     /// Returns the trigger's OID in pg_trigger. A partition's triggers have separate OIDs.
     pub fn trigger(&self) -> pg_sys::Oid {
-        // SAFETY: tg_trigger is set for every firing.
+        // SAFETY: tg_trigger is set for every trigger_call.
         unsafe { (*(*self.data).tg_trigger).tgoid }
     }
 

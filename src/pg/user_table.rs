@@ -21,7 +21,7 @@ use std::marker::PhantomData;
 use pgrx::pg_sys;
 
 use super::column::{Column, Generated};
-use super::role::acting_as_stranger;
+use super::role::in_restricted_operation_as;
 use super::spi::{Connection, Rows};
 use super::value::{self, Arguments, Columns, Parameters};
 use super::{catalog, memory, transaction};
@@ -160,7 +160,7 @@ impl UserTable {
     /// Runs `work` as the owner, in a restricted operation. Deferrable triggers fire within it, because at
     /// commit they would run as another role.
     pub fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
-        acting_as_stranger(self.owner, || {
+        in_restricted_operation_as(self.owner, || {
             transaction::defer_nothing();
             let result = work();
             // Code of the owner may have deferred them again.

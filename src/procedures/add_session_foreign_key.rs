@@ -29,7 +29,7 @@ pub fn add(call: &Call) {
     };
     run(call, &options, |run| {
         lock_and_add(run, rel, false);
-        let orphans = settle(run, rel, None);
+        let orphans = finish(run, rel, None);
         if orphans == 0 {
             // Adds the key of the partitioned table itself.
             lock_and_add(run, rel, true);
@@ -62,7 +62,7 @@ const MOST_LISTED: usize = 1_000;
 /// Validates the foreign keys of a table and its partitions that are not valid yet. Returns the number of
 /// sessions without an address in the inventory. `rows` is the expected number of sessions, if the caller
 /// knows it better than the server.
-pub fn settle(run: &mut Run, rel: Oid, rows: Option<i64>) -> i64 {
+pub fn finish(run: &mut Run, rel: Oid, rows: Option<i64>) -> i64 {
     let oids = run.oids;
     let open = acting_as(oids.owner, || session_foreign_key::not_valid(run.connection, rel));
     if open.is_empty() {

@@ -171,8 +171,8 @@ fn take_from(
 fn forget_wrong_times(state: &mut shared_state::ProviderState, now: Timestamp) {
     state.stop.until = state.stop.until.min(now + STOPPED_FOR);
     state.turn_ends = state.turn_ends.min(now + TURN_LASTS);
-    state.breaker.until = state.breaker.until.min(now + LONGEST_NAMED_REST);
-    state.breaker.backoff_until = state.breaker.backoff_until.min(now + LONGEST_NAMED_REST);
+    state.breaker.until = state.breaker.until.min(now + MAX_REQUESTED_PAUSE);
+    state.breaker.backoff_until = state.breaker.backoff_until.min(now + MAX_REQUESTED_PAUSE);
 }
 
 fn is_others_turn(state: &shared_state::ProviderState, own: u32, now: Timestamp) -> bool {
@@ -289,7 +289,7 @@ const STOPPED_FOR: Duration = Duration::from_secs(60 * 60);
 /// A pause does not grow beyond this, unless the provider itself names a longer one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 /// No pause is longer than this, even if the provider names a longer one.
-const LONGEST_NAMED_REST: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_REQUESTED_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Interval at which a worker checks whether all databases' spent quotas are known.
 const LEDGERS_ARE_READ_WITHIN: Duration = Duration::from_millis(100);
 

@@ -123,7 +123,7 @@ fn counts_are_lost(oids: ExtensionOids, sessions: i64, failure: &Failure) {
     if !is_logged {
         return;
     }
-    let hint = if registry::is_attended() {
+    let hint = if registry::has_worker() {
         "The worker will recount all sessions automatically. The table recount_request has a row until the recount has ended."
     } else {
         "No worker runs in this database. Call refresh_session_counts() to recount all sessions."
@@ -159,7 +159,7 @@ fn were_not_queued(failure: &Failure) {
 pub fn queue_awaited(oids: ExtensionOids, addresses: &PendingAddresses, budget: &LockWaitBudget) {
     let some = addresses.values().any(|pending| pending.was_added && !pending.awaits.is_empty());
     // Without a worker, no answer is pending.
-    if !some || !registry::is_attended() {
+    if !some || !registry::has_worker() {
         return;
     }
     let answering = Providers::of(
@@ -208,8 +208,8 @@ pub fn note_incomplete(
     if incomplete.is_empty() {
         return;
     }
-    let is_attended = registry::is_attended();
-    let append = || completions::append(oids, incomplete.into_iter(), is_attended);
+    let has_worker = registry::has_worker();
+    let append = || completions::append(oids, incomplete.into_iter(), has_worker);
     match budget.append(oids, c"incomplete_session", append) {
         Ok(AppendResult::Rows) => registry::work_was_queued(),
         Ok(AppendResult::Nothing) => {}

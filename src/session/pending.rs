@@ -74,7 +74,7 @@ pub fn remember(
         let other_incomplete = &mut pending.other_incomplete;
         addresses
             .entry(address)
-            .and_modify(|known| known.absorb(address, new, other_incomplete))
+            .and_modify(|known| known.merge(address, new, other_incomplete))
             .or_insert(new);
         addresses.len() > MOST_PENDING && !pending.referenced
     });
@@ -136,7 +136,7 @@ pub fn create_now(oids: ExtensionOids, referenced: Option<Address>) {
         pending.levels.iter().any(|(_, addresses)| addresses.contains_key(address))
     };
     let referenced = referenced.filter(|address| !PENDING.with_borrow(|pending| is_known(pending, address)));
-    // The trigger fires for every row. Its first firing creates the rows of all addresses.
+    // The trigger fires for every row. Its first trigger_call creates the rows of all addresses.
     if !PENDING.with_borrow_mut(|pending| std::mem::take(&mut pending.may_be_missing)) && referenced.is_none()
     {
         return;
@@ -175,9 +175,9 @@ pub fn before_commit() {
         // `LockWaitBudget` bounds the waits. The client's timeouts do not apply, because they limit the client's own
         // work.
         let _suspended = timeouts::Suspended::begin();
-        let firing = TriggerTimer::begin(Event::Commit);
+        let trigger_call = TriggerTimer::begin(Event::Commit);
         commit::write(oids, addresses, &other_incomplete);
-        firing.end();
+        trigger_call.end();
     }
 }
 

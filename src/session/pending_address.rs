@@ -53,12 +53,7 @@ pub type PendingAddresses = HashMap<Address, PendingAddress, RandomState>;
 
 impl PendingAddress {
     /// Merges a later record of the same address into this one.
-    pub fn absorb(
-        &mut self,
-        address: Address,
-        later: PendingAddress,
-        other_incomplete: &mut OtherIncomplete,
-    ) {
+    pub fn merge(&mut self, address: Address, later: PendingAddress, other_incomplete: &mut OtherIncomplete) {
         self.is_asked |= later.is_asked;
         match (self.incomplete, later.incomplete) {
             (Some((table, gaps)), Some((other, more))) if table == other => {
@@ -94,14 +89,14 @@ pub fn merge(
         for (address, pending) in later {
             known
                 .entry(address)
-                .and_modify(|known| known.absorb(address, pending, other_incomplete))
+                .and_modify(|known| known.merge(address, pending, other_incomplete))
                 .or_insert(pending);
         }
         return;
     }
     for (address, mut pending) in known.drain() {
         if let Some(later) = later.get(&address) {
-            pending.absorb(address, *later, other_incomplete);
+            pending.merge(address, *later, other_incomplete);
         }
         later.insert(address, pending);
     }

@@ -53,7 +53,7 @@ struct TriggerLayout {
 
 thread_local! {
     /// By trigger, as of one version of the catalogs. A table does not change while a trigger fires on it.
-    static SITES: RefCell<(u64, HashMap<Oid, TriggerLayout>)> = RefCell::default();
+    static LAYOUTS: RefCell<(u64, HashMap<Oid, TriggerLayout>)> = RefCell::default();
 }
 
 const NOT_INTACT: &str = "a session table has changed since attach_session_table() was called";
@@ -65,39 +65,40 @@ fn report_not_intact(table: Oid) {
 }
 
 impl TriggerLayout {
-    fn of(call: &Call, firing: &TriggerCall) -> TriggerLayout {
-        let (trigger, version) = (firing.trigger(), invalidation::catalog_version());
-        let known =
-            SITES.with_borrow(|(as_of, sites)| sites.get(&trigger).copied().filter(|_| *as_of == version));
+    fn of(call: &Call, trigger_call: &TriggerCall) -> TriggerLayout {
+        let (trigger, version) = (trigger_call.trigger(), invalidation::catalog_version());
+        let known = LAYOUTS
+            .with_borrow(|(as_of, layouts)| layouts.get(&trigger).copied().filter(|_| *as_of == version));
         known.unwrap_or_else(|| {
-            let site = TriggerLayout::look_up(call, firing);
-            SITES.with_borrow_mut(|(as_of, sites)| {
+            let layout = TriggerLayout::look_up(call, trigger_call);
+            LAYOUTS.with_borrow_mut(|(as_of, layouts)| {
                 if *as_of != version {
-                    (*as_of, *sites) = (version, HashMap::new());
+                    (*as_of, *layouts) = (version, HashMap::new());
                 }
-                sites.insert(trigger, site);
+                layouts.insert(trigger, layout);
             });
-            site
+            layout
         })
     }
 
-    fn look_up(call: &Call, firing: &TriggerCall) -> TriggerLayout {
-        let row = firing.old_row();
-        let column = |n| firing.argument(n).filter(|name| !name.is_empty()).and_then(|name| row.column(name));
-        let is_ordinary = |c: &Column| c.generated(firing.table()) == Generated::Never;
+    fn look_up(call: &Call, trigger_call: &TriggerCall) -> TriggerLayout {
+        let row = trigger_call.old_row();
+        let column =
+            |n| trigger_call.argument(n).filter(|name| !name.is_empty()).and_then(|name| row.column(name));
+        let is_ordinary = |c: &Column| c.generated(trigger_call.table()) == Generated::Never;
         let snapshot: [Option<Column>; 5] =
             SNAPSHOT.map(|(name, is_fit)| row.column(name).filter(|c| is_fit(*c)).filter(is_ordinary));
         let ip = column(0).filter(|c| c.holds_addresses());
         let time = column(1);
         // Generated columns have no value before the row is stored, virtual ones never in a trigger's row.
-        let is_time_virtual = time.is_some_and(|c| c.generated(firing.table()) == Generated::Virtual);
+        let is_time_virtual = time.is_some_and(|c| c.generated(trigger_call.table()) == Generated::Virtual);
         if ip.filter(is_ordinary).is_none() || snapshot.iter().any(Option::is_none) || is_time_virtual {
-            report_not_intact(firing.table());
+            report_not_intact(trigger_call.table());
         }
-        let length = |c: Option<Column>| c.map_or(Length::Any, |c| c.length(firing.table()));
+        let length = |c: Option<Column>| c.map_or(Length::Any, |c| c.length(trigger_call.table()));
         let oids = ExtensionOids::of(call);
-        let accepts_null = |column: Column| catalog::accepts_null(firing.table(), column.number);
-        let is_input_trusted = contained(|| session_options::is_input_trusted(oids, firing.table()));
+        let accepts_null = |column: Column| catalog::accepts_null(trigger_call.table(), column.number);
+        let is_input_trusted = contained(|| session_options::is_input_trusted(oids, trigger_call.table()));
         TriggerLayout {
             oids,
             ip,
@@ -105,7 +106,7 @@ impl TriggerLayout {
             snapshot,
             nullable: snapshot.map(|column| column.and_then(accepts_null) != Some(false)),
             lengths: [length(snapshot[1]), length(snapshot[2])],
-            respell: firing.argument(2).is_some(),
+            respell: trigger_call.argument(2).is_some(),
             is_input_trusted: is_input_trusted.unwrap_or_else(|failure| {
                 telemetry::error("could not read the options of a session table", &failure.message);
                 false
@@ -116,24 +117,24 @@ impl TriggerLayout {
 
 /// Entry point of `enrich_session()`.
 pub fn enrich_session(call: &Call) -> Value {
-    let Some(firing) = TriggerCall::of(call) else { error::not_a_trigger_call() };
-    let Some(event) = firing.event() else { error::not_a_trigger_call() };
-    let site = TriggerLayout::of(call, &firing);
-    if site.respell {
+    let Some(trigger_call) = TriggerCall::of(call) else { error::not_a_trigger_call() };
+    let Some(event) = trigger_call.event() else { error::not_a_trigger_call() };
+    let layout = TriggerLayout::of(call, &trigger_call);
+    if layout.respell {
         pending::addresses_are_referenced();
     }
-    if firing.is_before() {
+    if trigger_call.is_before() {
         let timed = telemetry::TriggerTimer::begin(telemetry::Event::Before);
-        let row = before(&site, &firing, event);
+        let row = before(&layout, &trigger_call, event);
         timed.end();
         return row.returned();
     }
-    if firing.is_constraint() {
-        let source = source_address(&site, firing.new_row(), InvalidAddress::Ignore);
-        pending::create_now(site.oids, source.map(|source| source.address));
+    if trigger_call.is_constraint() {
+        let source = source_address(&layout, trigger_call.new_row(), InvalidAddress::Ignore);
+        pending::create_now(layout.oids, source.map(|source| source.address));
     } else {
         let timed = telemetry::TriggerTimer::begin(telemetry::Event::After);
-        after(&site, &firing, event);
+        after(&layout, &trigger_call, event);
         timed.end();
     }
     ().returned()
@@ -154,32 +155,32 @@ const SNAPSHOT: [(&CStr, IsFit); 5] = [
     (c"enrichment_at", Column::is::<Timestamptz>),
 ];
 
-fn before(site: &TriggerLayout, firing: &TriggerCall, event: Event) -> Tuple {
+fn before(layout: &TriggerLayout, trigger_call: &TriggerCall, event: Event) -> Tuple {
     match event {
         Event::Insert => {
-            let row = firing.new_row();
+            let row = trigger_call.new_row();
             let existing =
-                if site.is_input_trusted { ExistingValues::Kept } else { ExistingValues::Replaced };
-            let Some(source) = source_address(site, row, InvalidAddress::Report) else {
-                return replaced(site, row, existing, [Value::NULL; 5]);
+                if layout.is_input_trusted { ExistingValues::Kept } else { ExistingValues::Replaced };
+            let Some(source) = source_address(layout, row, InvalidAddress::Report) else {
+                return replaced(layout, row, existing, [Value::NULL; 5]);
             };
-            fill(site, source.respelled(row), source.address, existing)
+            fill(layout, source.respelled(row), source.address, existing)
         }
         Event::Update => {
-            let old = firing.old_row();
-            let before = source_address(site, old, InvalidAddress::Ignore).map(|source| source.address);
-            let (row, is_filled) = protect(site, firing, before);
-            let Some(source) = source_address(site, row, InvalidAddress::Report) else { return row };
+            let old = trigger_call.old_row();
+            let before = source_address(layout, old, InvalidAddress::Ignore).map(|source| source.address);
+            let (row, is_filled) = protect(layout, trigger_call, before);
+            let Some(source) = source_address(layout, row, InvalidAddress::Report) else { return row };
             // The extension fills snapshots and leaves the address as it is spelled.
-            let is_same = site.ip.is_some_and(|column| old.same(&row, column));
+            let is_same = layout.ip.is_some_and(|column| old.same(&row, column));
             let row = if is_filled && is_same { row } else { source.respelled(row) };
             // Only an address that arrives now marks the moment of an attack. The worker adds later answers.
             match before {
-                None => fill(site, row, source.address, ExistingValues::Kept),
+                None => fill(layout, row, source.address, ExistingValues::Kept),
                 Some(_) => row,
             }
         }
-        Event::Delete => firing.old_row(),
+        Event::Delete => trigger_call.old_row(),
     }
 }
 
@@ -191,25 +192,25 @@ enum ExistingValues {
 }
 
 /// Returns the row with its snapshot filled by the attribution of its address.
-fn fill(site: &TriggerLayout, row: Tuple, address: Address, existing: ExistingValues) -> Tuple {
-    let is_complete = site.snapshot.iter().flatten().all(|column| !row.is_null(*column));
+fn fill(layout: &TriggerLayout, row: Tuple, address: Address, existing: ExistingValues) -> Tuple {
+    let is_complete = layout.snapshot.iter().flatten().all(|column| !row.is_null(*column));
     if existing == ExistingValues::Kept && is_complete {
         return row;
     }
-    let attribution = attribution::of(site.oids, address);
-    replaced(site, row, existing, attribution.values(site.lengths))
+    let attribution = attribution::of(layout.oids, address);
+    replaced(layout, row, existing, attribution.values(layout.lengths))
 }
 
 /// Returns the row with these values in its snapshot columns.
 ///
 /// This never makes an insert fail: a NOT NULL column keeps its value if the new one is null. The document
 /// becomes an empty object.
-fn replaced(site: &TriggerLayout, row: Tuple, existing: ExistingValues, mut values: [Value; 5]) -> Tuple {
+fn replaced(layout: &TriggerLayout, row: Tuple, existing: ExistingValues, mut values: [Value; 5]) -> Tuple {
     if existing == ExistingValues::Replaced {
         for (n, value) in
-            values.iter_mut().enumerate().filter(|(n, value)| !site.nullable[*n] && value.is_null())
+            values.iter_mut().enumerate().filter(|(n, value)| !layout.nullable[*n] && value.is_null())
         {
-            *value = match site.snapshot[n] {
+            *value = match layout.snapshot[n] {
                 Some(_) if n == DOCUMENT => jsonb::empty().into(),
                 Some(column) => row.value(column),
                 None => Value::NULL,
@@ -217,7 +218,8 @@ fn replaced(site: &TriggerLayout, row: Tuple, existing: ExistingValues, mut valu
         }
     }
     let changes: Vec<(Column, Value)> =
-        site.snapshot
+        layout
+            .snapshot
             .into_iter()
             .zip(values)
             .filter_map(|(column, value)| column.map(|column| (column, value)))
@@ -231,22 +233,22 @@ fn replaced(site: &TriggerLayout, row: Tuple, existing: ExistingValues, mut valu
 /// Returns the updated row with every snapshot column unchanged. A null column takes the value that the
 /// extension has registered for the row. On a trusted table it takes the value that the UPDATE gives it. Also
 /// returns whether the extension has registered any values.
-fn protect(site: &TriggerLayout, firing: &TriggerCall, address: Option<Address>) -> (Tuple, bool) {
-    let (old, new) = (firing.old_row(), firing.new_row());
+fn protect(layout: &TriggerLayout, trigger_call: &TriggerCall, address: Option<Address>) -> (Tuple, bool) {
+    let (old, new) = (trigger_call.old_row(), trigger_call.new_row());
     let registered = if snapshot_fill::is_empty() {
         None
     } else {
-        snapshot_fill::values_for(firing.table(), firing.old_tuple_id(), address)
+        snapshot_fill::values_for(trigger_call.table(), trigger_call.old_tuple_id(), address)
     };
     let is_filled = registered.is_some();
     let registered = registered.as_ref().map_or([Value::NULL; 5], |values| values.values());
-    let changes: Vec<(Column, Value)> = site
+    let changes: Vec<(Column, Value)> = layout
         .snapshot
         .into_iter()
         .zip(registered)
         .filter_map(|(column, registered)| column.map(|column| (column, registered)))
         .filter_map(|(column, registered)| match (old.is_null(column), registered.is_null()) {
-            (true, true) if site.is_input_trusted => None,
+            (true, true) if layout.is_input_trusted => None,
             (true, false) => Some((column, registered)),
             _ => (!old.same(&new, column)).then(|| (column, old.value(column))),
         })
@@ -254,10 +256,10 @@ fn protect(site: &TriggerLayout, firing: &TriggerCall, address: Option<Address>)
     (if changes.is_empty() { new } else { new.with(&changes) }, is_filled)
 }
 
-fn after(site: &TriggerLayout, firing: &TriggerCall, event: Event) {
-    let address = |row| source_address(site, row, InvalidAddress::Ignore).map(|source| source.address);
-    let went = if event == Event::Insert { None } else { address(firing.old_row()) };
-    let came = if event == Event::Delete { None } else { address(firing.new_row()) };
+fn after(layout: &TriggerLayout, trigger_call: &TriggerCall, event: Event) {
+    let address = |row| source_address(layout, row, InvalidAddress::Ignore).map(|source| source.address);
+    let went = if event == Event::Insert { None } else { address(trigger_call.old_row()) };
+    let came = if event == Event::Delete { None } else { address(trigger_call.new_row()) };
     if event == Event::Insert && came.is_none() {
         telemetry::add(telemetry::Counter::WithoutAddress, 1);
     }
@@ -266,7 +268,7 @@ fn after(site: &TriggerLayout, firing: &TriggerCall, event: Event) {
     }
     if let Some(address) = went {
         pending::remember(
-            site.oids,
+            layout.oids,
             address,
             SessionCount::gone(1),
             (Inventory::Unknown, Providers::NONE),
@@ -274,27 +276,27 @@ fn after(site: &TriggerLayout, firing: &TriggerCall, event: Event) {
         );
     }
     if let Some(address) = came {
-        let time = session_time(site, firing.new_row());
-        let tally = SessionCount { sessions: 1, first_seen: time, last_seen: time };
-        let gaps = gaps(site, firing.new_row());
-        let incomplete = gaps.any().then(|| (firing.table(), gaps));
-        pending::remember(site.oids, address, tally, attribution::seen(address), incomplete);
+        let time = session_time(layout, trigger_call.new_row());
+        let session_count = SessionCount { sessions: 1, first_seen: time, last_seen: time };
+        let gaps = gaps(layout, trigger_call.new_row());
+        let incomplete = gaps.any().then(|| (trigger_call.table(), gaps));
+        pending::remember(layout.oids, address, session_count, attribution::seen(address), incomplete);
     }
 }
 
 /// Returns the gaps in the snapshot of a stored session.
-fn gaps(site: &TriggerLayout, row: Tuple) -> Gaps {
+fn gaps(layout: &TriggerLayout, row: Tuple) -> Gaps {
     let lacks = |column: Option<Column>| column.is_some_and(|column| row.is_null(column));
-    let [asn, country, ip_type, ..] = site.snapshot;
+    let [asn, country, ip_type, ..] = layout.snapshot;
     Gaps { network: lacks(asn), country: lacks(country), ip_type: lacks(ip_type) }
 }
 
 /// Returns the session's own time, or the transaction's start if the row has no time. Returns `None` for an
 /// implausible time.
-fn session_time(site: &TriggerLayout, row: Tuple) -> Option<Timestamp> {
-    let own = site.time.map_or(Ok(None), |column| row.time(column)).ok()?;
+fn session_time(layout: &TriggerLayout, row: Tuple) -> Option<Timestamp> {
+    let own = layout.time.map_or(Ok(None), |column| row.time(column)).ok()?;
     let Some(time) = own else { return Some(clock::transaction_start()) };
-    let [.., enriched_at] = site.snapshot;
+    let [.., enriched_at] = layout.snapshot;
     let enriched_at = enriched_at.and_then(|column| row.time(column).ok().flatten());
     session_time::believed(time, enriched_at, clock::now())
 }
@@ -321,11 +323,11 @@ enum InvalidAddress {
     Ignore,
 }
 
-fn source_address(site: &TriggerLayout, row: Tuple, invalid: InvalidAddress) -> Option<Source> {
-    let column = site.ip?;
+fn source_address(layout: &TriggerLayout, row: Tuple, invalid: InvalidAddress) -> Option<Source> {
+    let column = layout.ip?;
     if !column.is_text_like() {
         let found = row.inet(column)?;
-        let canonical = (site.respell && !found.is_canonical).then_some((column, found.address));
+        let canonical = (layout.respell && !found.is_canonical).then_some((column, found.address));
         return Some(Source { address: found.address, canonical });
     }
     match address::parse_bytes(row.text(column)?) {
@@ -344,12 +346,12 @@ fn source_address(site: &TriggerLayout, row: Tuple, invalid: InvalidAddress) -> 
 /// The table's owner may have added any code to the table. So the table is read below the executor, where no
 /// code of the owner runs.
 pub fn forget_sessions(call: &Call) {
-    let Some(firing) = TriggerCall::of_truncate(call) else { error::not_a_trigger_call() };
+    let Some(trigger_call) = TriggerCall::of_truncate(call) else { error::not_a_trigger_call() };
     let oids = ExtensionOids::of(call);
-    let Some(name) = firing.argument(0) else { return };
+    let Some(name) = trigger_call.argument(0) else { return };
     let counted = contained(|| {
         let mut gone: HashMap<Address, i64> = HashMap::new();
-        let is_whole = scan::column(firing.table(), name, |value| {
+        let is_whole = scan::column(trigger_call.table(), name, |value| {
             let address = match value {
                 AddressValue::Inet(inet) => Some(inet.address),
                 AddressValue::Text(text) => address::parse_bytes(text).ok().flatten(),
@@ -363,7 +365,7 @@ pub fn forget_sessions(call: &Call) {
     match counted {
         Ok((gone, is_whole)) => {
             if !is_whole {
-                report_not_intact(firing.table());
+                report_not_intact(trigger_call.table());
             }
             for (address, sessions) in gone {
                 pending::remember(

@@ -36,7 +36,7 @@ crate::zeroable! {
         /// The process connects as the bootstrap superuser first, because the owner may not connect.
         pub connects_as_superuser: AtomicBool,
         /// The process must end as soon as it can.
-        pub leave: AtomicBool,
+        pub shutdown_requested: AtomicBool,
         /// Other owners wait, so the process ends when its share of the time is over.
         pub others_wait: AtomicBool,
         /// The owner is new, so the code gets less time.
@@ -94,7 +94,7 @@ impl OwnerSlot {
 
     /// Makes the process end at once, even during code that can be interrupted.
     pub fn end(&self) {
-        self.leave.store(true, Ordering::Release);
+        self.shutdown_requested.store(true, Ordering::Release);
         background::terminate(self.pid.load(Ordering::Acquire));
     }
 
@@ -102,7 +102,7 @@ impl OwnerSlot {
     pub fn reserve(&self, database: u32, owner: u32, supervisor: i32) {
         let flags = [
             &self.connects_as_superuser,
-            &self.leave,
+            &self.shutdown_requested,
             &self.others_wait,
             &self.is_trial,
             &self.is_abandoned,

@@ -22,7 +22,7 @@ crate::zeroable! {
         pub woken: AtomicBool,
         /// The process must end, because another session needs exclusive access to the database or the worker is
         /// not wanted.
-        pub leave: AtomicBool,
+        pub shutdown_requested: AtomicBool,
         /// Providers, by bit, that the process would query as soon as another process returns a permit.
         waits_for: AtomicU32,
         /// The spent quotas that the database's ledger records are in shared memory.

@@ -9,7 +9,7 @@ use crate::mmdb::Databases;
 use crate::pg::jsonb::Container;
 use crate::pg::mvcc_snapshot::View;
 use crate::pg::prober::{Key, Prober};
-use crate::pg::role::acting_as_stranger;
+use crate::pg::role::in_restricted_operation_as;
 use crate::pg::row::Row;
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Array, Bigint, Inet, array};
@@ -118,7 +118,9 @@ pub fn unasked_providers(row: &Row, providers: Providers) -> Providers {
 pub fn delete(oids: ExtensionOids, addresses: &[Address]) -> i64 {
     Connection::with(oids.schema, |connection| {
         connection.run_utility(b"SET CONSTRAINTS ALL IMMEDIATE");
-        acting_as_stranger(oids.owner, || DELETE.first(connection, (array(addresses),), |(deleted,)| deleted))
+        in_restricted_operation_as(oids.owner, || {
+            DELETE.first(connection, (array(addresses),), |(deleted,)| deleted)
+        })
     })
     .flatten()
     .unwrap_or_default()

@@ -112,7 +112,7 @@ pub struct Quote {
 /// The data that sessions have about one address: when it was seen, and the newest quote of each source.
 #[derive(Default)]
 pub struct SessionEvidence {
-    pub tally: SessionCount,
+    pub session_count: SessionCount,
     pub quotes: [Option<Box<Quote>>; SOURCES.len()],
 }
 
@@ -168,27 +168,27 @@ impl NamedNetworks {
     pub fn add(&mut self, source: usize, named: &legacy::LegacyNetwork, time: Option<Timestamp>) {
         let (Some(networks), Some(asn)) = (self.by_source.get_mut(source), named.asn) else { return };
         let known = networks.entry(asn).or_default();
-        let lacking = |known: &Option<String>, said: Option<&str>| match known {
-            None => said.map(str::to_owned),
+        let lacking = |known: &Option<String>, source_data: Option<&str>| match known {
+            None => source_data.map(str::to_owned),
             Some(_) => None,
         };
-        let said = NetworkFacts {
+        let source_data = NetworkFacts {
             name: lacking(&known.name, named.name.as_deref()),
             country: lacking(&known.country, named.country.as_deref()),
             registry: lacking(&known.registry, named.registry),
             first_seen: time,
             last_seen: time,
         };
-        known.merge(said);
+        known.merge(source_data);
     }
 
     /// Returns the networks to write. Team Cymru's values take precedence over MaxMind's.
     pub fn networks(&self, handled: &mut HandledNetworks) -> Networks {
         let mut networks = Networks::new();
         for source in [CYMRU, MAXMIND] {
-            for (asn, said) in &self.by_source[source] {
+            for (asn, source_data) in &self.by_source[source] {
                 if handled.is_new(NetworkSource::Document(source), *asn) {
-                    networks.entry(*asn).or_default().merge(said.clone());
+                    networks.entry(*asn).or_default().merge(source_data.clone());
                 }
             }
         }
@@ -222,7 +222,7 @@ pub fn place(
     handled: &mut HandledNetworks,
 ) -> InventoryChanges {
     let latest = Latest::take();
-    let seen = addresses.iter().map(|(address, evidence)| (*address, evidence.tally));
+    let seen = addresses.iter().map(|(address, evidence)| (*address, evidence.session_count));
     let plan = enrich::plan(oids, seen, databases, latest.view(), false, Providers::NONE);
     drop(latest);
     let mut networks = enrich::networks_of(&plan, databases);
@@ -310,19 +310,19 @@ fn news(row: &Row, evidence: &SessionEvidence, which: QuoteSelection) -> Vec<usi
     if enrichment::is_bogon(document) {
         return Vec::new();
     }
-    let is_news = |source: &usize| {
+    let was_announced = |source: &usize| {
         evidence.quotes[*source].as_ref().is_some_and(|quote| match *source {
             // Answers from this server's own mmdb files are better.
             MAXMIND => {
                 let has_none = document.object(SOURCES[MAXMIND]).is_none();
                 has_none
                     || (enrichment::is_placed_by_others(document)
-                        && enrichment::is_news(document, SOURCES[MAXMIND], quote.at))
+                        && enrichment::was_announced(document, SOURCES[MAXMIND], quote.at))
             }
-            source => enrichment::is_news(document, SOURCES[source], quote.at),
+            source => enrichment::was_announced(document, SOURCES[source], quote.at),
         })
     };
-    which.sources().filter(is_news).collect()
+    which.sources().filter(was_announced).collect()
 }
 
 fn answer(

@@ -158,7 +158,7 @@ impl DocumentBatch {
             words.maxmind.merge(NetworkFacts { first_seen, last_seen, ..NetworkFacts::default() });
             for (source, named) in reading.about(asn) {
                 let words = if source == "maxmind" { &mut words.maxmind } else { &mut words.cymru };
-                words.merge(said(named));
+                words.merge(source_data(named));
             }
             if let (None, Some((asn, source))) = (current_asn, named) {
                 self.unplaced.push((address, asn, source));
@@ -198,7 +198,7 @@ impl DocumentBatch {
         }
         with_settings(WRITING, || {
             let origin = |asn| self.origin(asn, &better);
-            let created = memory::scratch(|| networks::create_known(connection, &new, origin));
+            let created = memory::scratch(|| networks::create_with_origins(connection, &new, origin));
             created.iter().for_each(|asn| drop(better.remove(asn)));
             let completed = memory::scratch(|| networks::complete(connection, &better));
             for chunk in self.unplaced.chunks(PAGE as usize) {
@@ -266,18 +266,18 @@ impl NetworkSources {
 
     fn best(&self) -> Best {
         let of = |field: fn(&NetworkFacts) -> &Option<String>| -> Filled {
-            let of = |said, source| field(said).clone().map(|value| (value, source));
+            let of = |source_data, source| field(source_data).clone().map(|value| (value, source));
             of(&self.cymru, "cymru").or_else(|| of(&self.maxmind, "maxmind"))
         };
         Best {
-            name: of(|said| &said.name),
-            country: of(|said| &said.country),
-            registry: of(|said| &said.registry),
+            name: of(|source_data| &source_data.name),
+            country: of(|source_data| &source_data.country),
+            registry: of(|source_data| &source_data.registry),
         }
     }
 }
 
-fn said(named: &LegacyNetwork) -> NetworkFacts {
+fn source_data(named: &LegacyNetwork) -> NetworkFacts {
     NetworkFacts {
         name: named.name.clone(),
         country: named.country.clone(),
@@ -286,8 +286,8 @@ fn said(named: &LegacyNetwork) -> NetworkFacts {
     }
 }
 
-fn is_empty(said: &NetworkFacts) -> bool {
-    said.name.is_none() && said.country.is_none() && said.registry.is_none()
+fn is_empty(source_data: &NetworkFacts) -> bool {
+    source_data.name.is_none() && source_data.country.is_none() && source_data.registry.is_none()
 }
 
 fn is_silent(reading: &LegacyDocument) -> bool {

@@ -20,7 +20,7 @@ pub const MOST_MOVED: i64 = 10_000;
 /// Addresses that are visited together.
 pub const MOST_LEASED: i64 = 500;
 /// Largest number of inbox pages to which commits append while no worker moves its rows: 32 MB.
-const MOST_PAGES_UNATTENDED: u32 = 4_096;
+const MAX_PAGES_WITHOUT_WORKER: u32 = 4_096;
 
 thread_local! {
     static CREATE: Statement<(Bigint,), (Bigint,)> = const { Statement::new(
@@ -46,8 +46,8 @@ thread_local! {
             include_str!("../../sql/queries/sessions/completions_lease.sql"),
         ))
     };
-    static SETTLE: Statement<(value::Oid, Array<Inet>, Array<Text>, Bigint, Float, Text)> = const {
-        Statement::new("completions_settle", include_str!("../../sql/queries/sessions/completions_settle.sql"))
+    static END_LEASES: Statement<(value::Oid, Array<Inet>, Array<Text>, Bigint, Float, Text)> = const {
+        Statement::new("completions_end_leases", include_str!("../../sql/queries/sessions/completions_end_leases.sql"))
     };
     static RETRY: Statement<(Array<value::Oid>,)> = const { Statement::new(
         "completions_retry", include_str!("../../sql/queries/sessions/completions_retry.sql")) };
@@ -126,11 +126,11 @@ pub enum AppendResult {
 pub fn append(
     oids: ExtensionOids,
     sessions: impl Iterator<Item = IncompleteSessionRow>,
-    is_attended: bool,
+    has_worker: bool,
 ) -> AppendResult {
     let inbox = relation::find(oids.schema, c"incomplete_session");
     let Some(table) = Table::open_if_there_for_appending(inbox) else { return AppendResult::NoRoom };
-    if !is_attended && table.pages() >= MOST_PAGES_UNATTENDED {
+    if !has_worker && table.pages() >= MAX_PAGES_WITHOUT_WORKER {
         return AppendResult::NoRoom;
     }
     let rows = relation::find(oids.schema, c"session_completion");
@@ -267,7 +267,7 @@ impl Outcome {
 
 /// Ends the lease of rows. `longest` is the longest backoff. `error` is the reason why rows are
 /// completed later.
-pub fn settle(
+pub fn end_visit(
     connection: &Connection,
     table: Oid,
     outcomes: &[(Address, Outcome)],
@@ -277,7 +277,7 @@ pub fn settle(
 ) {
     let addresses = array(outcomes.iter().map(|(address, _)| address));
     let names = array(outcomes.iter().map(|(_, outcome)| outcome.name()));
-    SETTLE.execute(connection, (table, addresses, names, holder, longest.as_secs_f64(), error));
+    END_LEASES.execute(connection, (table, addresses, names, holder, longest.as_secs_f64(), error));
 }
 
 /// Makes delayed rows of these tables due, because the cause of their failure may be gone.

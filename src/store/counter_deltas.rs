@@ -33,7 +33,7 @@ const LOCK_WAIT: Duration = Duration::from_millis(20);
 /// Without a worker, no process would read these rows.
 pub fn store_of_prepared() {
     let counted = telemetry::take_counted();
-    if counted.is_empty() || !registry::is_attended() {
+    if counted.is_empty() || !registry::has_worker() {
         return;
     }
     let stored = contained(|| {

@@ -109,18 +109,18 @@ fn lock_addresses(connection: &Connection, addresses: Typed<Inets>) {
 pub fn networks_of(plan: &Plan, databases: &Databases) -> Networks {
     let mut networks = Networks::new();
     let due = plan.due.iter().map(|address| (*address, SessionCount::default()));
-    for (address, tally) in plan.missing.iter().map(|(a, t)| (*a, *t)).chain(due) {
+    for (address, session_count) in plan.missing.iter().map(|(a, t)| (*a, *t)).chain(due) {
         check_for_interrupts();
         let answer = Answer::for_address(address, databases);
         let Some(asn) = answer.asn() else { continue };
-        let said = NetworkFacts {
+        let source_data = NetworkFacts {
             name: answer.organization().map(|name| clean_name(name).into_owned()),
             country: answer.country().map(country_text),
             registry: None,
-            first_seen: tally.first_seen,
-            last_seen: tally.last_seen,
+            first_seen: session_count.first_seen,
+            last_seen: session_count.last_seen,
         };
-        networks.entry(asn).or_default().merge(said);
+        networks.entry(asn).or_default().merge(source_data);
     }
     networks
 }
@@ -195,20 +195,20 @@ pub fn create_addresses(
     online: Providers,
 ) -> Vec<Address> {
     let all: Vec<(Address, SessionCount)> =
-        missing.iter().map(|(address, tally)| (*address, *tally)).collect();
+        missing.iter().map(|(address, session_count)| (*address, *session_count)).collect();
     let mut created = Vec::with_capacity(all.len());
     for chunk in all.chunks(CHUNK) {
         memory::scratch(|| {
             let addresses: Vec<Address> = chunk.iter().map(|(address, _)| *address).collect();
             let (asns, documents) = answers(databases, &addresses);
-            let tallies = || chunk.iter().map(|(_, tally)| tally);
+            let session_counts = || chunk.iter().map(|(_, session_count)| session_count);
             let arguments = (
                 array(&addresses),
                 array(asns),
                 array(documents),
-                array(tallies().map(|tally| tally.sessions)),
-                array(tallies().map(|tally| tally.first_seen)),
-                array(tallies().map(|tally| tally.last_seen)),
+                array(session_counts().map(|session_count| session_count.sessions)),
+                array(session_counts().map(|session_count| session_count.first_seen)),
+                array(session_counts().map(|session_count| session_count.last_seen)),
                 LAYOUT_VERSION,
             );
             CREATE.run(connection, arguments, |rows| {
@@ -309,13 +309,13 @@ pub fn plan(
 ) -> Plan {
     let mut plan = Plan::default();
     let mut inventory = Inventory::open(oids, view);
-    for (address, tally) in addresses {
+    for (address, session_count) in addresses {
         check_for_interrupts();
         let is_due = |row: &Row| force || super::addresses::is_due(row, databases);
         let read = |row: &Row| (is_due(row), super::addresses::due_providers(row, online));
         match inventory.probe(address, read) {
             None => {
-                plan.missing.insert(address, tally);
+                plan.missing.insert(address, session_count);
             }
             Some((true, _)) => plan.due.push(address),
             Some((false, ask)) => {

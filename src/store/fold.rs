@@ -368,8 +368,9 @@ fn take(
         let (mut sums, mut taken) = (BTreeMap::new(), 0);
         for (address, sessions, first_seen, last_seen, counts) in rows.iter() {
             taken += counts.unwrap_or_default();
-            let tally = SessionCount { sessions: sessions.unwrap_or_default(), first_seen, last_seen };
-            sums.extend(address.map(|address| (address, tally)));
+            let session_count =
+                SessionCount { sessions: sessions.unwrap_or_default(), first_seen, last_seen };
+            sums.extend(address.map(|address| (address, session_count)));
         }
         (sums, taken)
     })
@@ -387,12 +388,12 @@ fn add_to_networks(connection: &Connection, locked: Vec<i64>) {
 
 /// Adds sums to addresses, which are locked.
 fn add_to_addresses(connection: &Connection, sums: &[(&Address, &SessionCount)]) {
-    let tallies = || sums.iter().map(|(_, tally)| tally);
+    let session_counts = || sums.iter().map(|(_, session_count)| session_count);
     let arguments = (
         array(sums.iter().map(|(address, _)| *address)),
-        array(tallies().map(|tally| tally.sessions)),
-        array(tallies().map(|tally| tally.first_seen)),
-        array(tallies().map(|tally| tally.last_seen)),
+        array(session_counts().map(|session_count| session_count.sessions)),
+        array(session_counts().map(|session_count| session_count.first_seen)),
+        array(session_counts().map(|session_count| session_count.last_seen)),
     );
     ADDRESSES.execute(connection, arguments);
 }

@@ -64,17 +64,17 @@ thread_local! {
 
 /// Creates the networks that do not exist yet, all from one source. Returns their number.
 pub fn create(connection: &Connection, networks: &Networks, source: &str) -> i64 {
-    create_said(connection, networks, |_| source).len() as i64
+    create_from_sources(connection, networks, |_| source).len() as i64
 }
 
 /// Like [`create`], for several sources. One pass is needed, because the order of locks is that of the ASNs.
 /// Returns the created networks.
-pub fn create_said<'a>(
+pub fn create_from_sources<'a>(
     connection: &Connection,
     networks: &Networks,
     source: impl Fn(i64) -> &'a str,
 ) -> Vec<i64> {
-    create_known(connection, networks, |asn| Origin::one(source(asn)))
+    create_with_origins(connection, networks, |asn| Origin::one(source(asn)))
 }
 
 /// The source of a network, and the sources of its fields.
@@ -92,8 +92,8 @@ impl<'a> Origin<'a> {
     }
 }
 
-/// Like [`create_said`], for networks whose fields may have different sources.
-pub fn create_known<'a>(
+/// Like [`create_from_sources`], for networks whose fields may have different sources.
+pub fn create_with_origins<'a>(
     connection: &Connection,
     networks: &Networks,
     origin: impl Fn(i64) -> Origin<'a>,
@@ -105,11 +105,11 @@ pub fn create_known<'a>(
     let origins = || networks.keys().map(|asn| origin(*asn));
     let arguments = (
         array(networks.keys()),
-        array(networks.values().map(|said| said.name.as_deref())),
-        array(networks.values().map(|said| said.country.as_deref())),
-        array(networks.values().map(|said| said.registry.as_deref())),
-        array(networks.values().map(|said| said.first_seen)),
-        array(networks.values().map(|said| said.last_seen)),
+        array(networks.values().map(|source_data| source_data.name.as_deref())),
+        array(networks.values().map(|source_data| source_data.country.as_deref())),
+        array(networks.values().map(|source_data| source_data.registry.as_deref())),
+        array(networks.values().map(|source_data| source_data.first_seen)),
+        array(networks.values().map(|source_data| source_data.last_seen)),
         array(origins().map(|origin| origin.name)),
         array(origins().map(|origin| origin.country)),
         array(origins().map(|origin| origin.registry)),
@@ -135,9 +135,9 @@ pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usi
     let (work, spans) = (Work::begin(), NetworkSpans::begin(networks.len()));
     let arguments = (
         array(networks.keys()),
-        array(networks.values().map(|said| said.name.as_deref())),
-        array(networks.values().map(|said| said.country.as_deref())),
-        array(networks.values().map(|said| said.registry.as_deref())),
+        array(networks.values().map(|source_data| source_data.name.as_deref())),
+        array(networks.values().map(|source_data| source_data.country.as_deref())),
+        array(networks.values().map(|source_data| source_data.registry.as_deref())),
         source,
     );
     let updated = REFINE.run(connection, arguments, |rows| {
@@ -160,8 +160,8 @@ pub fn append_times(connection: &Connection, networks: &Networks) {
     if networks.is_empty() {
         return;
     }
-    let first_seen = array(networks.values().map(|said| said.first_seen));
-    let last_seen = array(networks.values().map(|said| said.last_seen));
+    let first_seen = array(networks.values().map(|source_data| source_data.first_seen));
+    let last_seen = array(networks.values().map(|source_data| source_data.last_seen));
     SEEN.execute(connection, (array(networks.keys()), first_seen, last_seen));
 }
 
@@ -227,10 +227,10 @@ fn numbers(rows: &Rows<NetworkColumns>) -> Vec<i64> {
 pub fn ensure<T>(
     connection: &Connection,
     asn: i64,
-    said: NetworkFacts,
+    source_data: NetworkFacts,
     read: impl FnOnce(&Rows<()>) -> T,
 ) -> T {
-    let networks = Networks::from([(asn, said)]);
+    let networks = Networks::from([(asn, source_data)]);
     let is_counted =
         create(connection, &networks, "manual") > 0 || refine(connection, &networks, "manual") > 0;
     let (work, spans) = (Work::begin(), NetworkSpans::begin(1));

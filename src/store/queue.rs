@@ -49,8 +49,8 @@ thread_local! {
         "jobs_hold", include_str!("../../sql/queries/queue/jobs_hold.sql")) };
     static DONE: Statement<(Text, Array<Inet>)> = const { Statement::new(
         "jobs_done", include_str!("../../sql/queries/queue/jobs_done.sql")) };
-    static SETTLE: Statement<(Text, Array<Text>, Array<Text>, Float)> = const { Statement::new(
-        "jobs_settle", include_str!("../../sql/queries/queue/jobs_settle.sql")) };
+    static FINISH: Statement<(Text, Array<Text>, Array<Text>, Float)> = const { Statement::new(
+        "jobs_finish", include_str!("../../sql/queries/queue/jobs_finish.sql")) };
     static FAIL: Statement<
         (Text, Array<Text>, Array<Text>, Array<Boolean>, Float, Integer, Timestamptz, Float),
         (Inet, Text),
@@ -216,14 +216,14 @@ pub fn done(connection: &Connection, provider: Provider, addresses: &[Address]) 
 
 /// Ends jobs that were answered. If an address is `blocked` by another transaction, its job falls due again
 /// after `pause`.
-pub fn settle(
+pub fn finish(
     connection: &Connection,
     provider: Provider,
     lookup_keys: &[Prefix],
     blocked: &[Prefix],
     pause: Duration,
 ) {
-    SETTLE.execute(connection, (provider.name(), keys(lookup_keys), keys(blocked), pause.as_secs_f64()));
+    FINISH.execute(connection, (provider.name(), keys(lookup_keys), keys(blocked), pause.as_secs_f64()));
 }
 
 /// Limits for the retries of jobs.

@@ -26,8 +26,8 @@ thread_local! {
         "networks_pending", include_str!("../../sql/queries/inventory/networks_pending.sql")) };
     static PENDING_COUNT: Statement<(), (Bigint,)> = const { Statement::new(
         "networks_pending_count", include_str!("../../sql/queries/inventory/networks_pending_count.sql")) };
-    static SETTLE: Statement<(Array<Bigint>, Xid)> = const { Statement::new(
-        "networks_settle", include_str!("../../sql/queries/inventory/networks_settle.sql")) };
+    static DELETE_APPLIED: Statement<(Array<Bigint>, Xid)> = const { Statement::new(
+        "networks_delete_applied", include_str!("../../sql/queries/inventory/networks_delete_applied.sql")) };
     static RECLASSIFY: Statement<(Array<Bigint>,), (Bigint, Text, Text, Text)> = const { Statement::new(
         "networks_reclassify", include_str!("../../sql/queries/inventory/networks_reclassify.sql")) };
 }
@@ -70,7 +70,7 @@ fn reclassify(oids: ExtensionOids, connection: &Connection, after: i64) -> Batch
     blocked.extend(skip_locked::existing_networks(oids, pending.iter()).difference(&locked));
     // Deleted before the list is read, because a later edit appends another pending row.
     if let Some(horizon) = horizon {
-        SETTLE.execute(connection, (array(pending.difference(&blocked)), horizon));
+        DELETE_APPLIED.execute(connection, (array(pending.difference(&blocked)), horizon));
     }
     Batch { pending: pending.len(), changed: write(connection, &locked), blocked: blocked.len(), last }
 }

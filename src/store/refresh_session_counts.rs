@@ -294,18 +294,18 @@ impl AddressSums {
         AddressSums { table, in_memory: HashMap::default() }
     }
 
-    fn add(&mut self, address: Address, tally: SessionCount) {
+    fn add(&mut self, address: Address, session_count: SessionCount) {
         if self.in_memory.len() >= SUMMED && !self.in_memory.contains_key(&address) {
             self.put_away();
         }
-        self.in_memory.entry(address).or_default().add(tally);
+        self.in_memory.entry(address).or_default().add(session_count);
     }
 
     fn put_away(&mut self) {
         let Some(table) = &self.table else { return };
         let sums = self.in_memory.drain();
-        table.append::<(Inet, Bigint, Timestamptz, Timestamptz)>(
-            sums.map(|(address, tally)| (address, tally.sessions, tally.first_seen, tally.last_seen)),
-        );
+        table.append::<(Inet, Bigint, Timestamptz, Timestamptz)>(sums.map(|(address, session_count)| {
+            (address, session_count.sessions, session_count.first_seen, session_count.last_seen)
+        }));
     }
 }

@@ -9,10 +9,12 @@ use crate::pg::relation::Table;
 use crate::pg::value::{Bigint, Inet, Timestamptz};
 
 /// Appends one delta per address, with the current time.
-pub fn append(oids: ExtensionOids, tallies: impl Iterator<Item = (Address, SessionCount)>) {
+pub fn append(oids: ExtensionOids, session_counts: impl Iterator<Item = (Address, SessionCount)>) {
     let table = Table::open_for_appending(oids.schema, c"session_delta");
     let now = clock::now();
-    table.append::<(Inet, Bigint, Timestamptz, Timestamptz, Timestamptz)>(
-        tallies.map(|(address, tally)| (address, tally.sessions, tally.first_seen, tally.last_seen, now)),
-    );
+    table.append::<(Inet, Bigint, Timestamptz, Timestamptz, Timestamptz)>(session_counts.map(
+        |(address, session_count)| {
+            (address, session_count.sessions, session_count.first_seen, session_count.last_seen, now)
+        },
+    ));
 }

@@ -288,8 +288,8 @@ pub fn requests(signal: Signal, answered: ResponseKind) -> Cell {
 }
 
 /// Returns the cell that counts data points or spans with this outcome.
-pub fn items(signal: Signal, fate: DeliveryOutcome) -> Cell {
-    Cell::at(OTLP_ITEMS + signal as usize * DeliveryOutcome::ALL.len() + fate as usize)
+pub fn items(signal: Signal, delivery: DeliveryOutcome) -> Cell {
+    Cell::at(OTLP_ITEMS + signal as usize * DeliveryOutcome::ALL.len() + delivery as usize)
 }
 
 impl Distribution {

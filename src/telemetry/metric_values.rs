@@ -72,9 +72,9 @@ fn by_database(
 /// Returns the databases by name, with their known sizes.
 fn databases(own: Option<&Sizes>) -> Vec<(String, Sizes)> {
     let mine = catalog::own_database();
-    let attended = attended().into_iter();
+    let databases_with_worker = databases_with_worker().into_iter();
     let (ours, others): (Vec<_>, Vec<_>) =
-        attended.partition(|(database, ..)| own.is_some() && *database == mine);
+        databases_with_worker.partition(|(database, ..)| own.is_some() && *database == mine);
     let mut known = Vec::new();
     if let (Some(sizes), Some(name)) = (own.cloned(), catalog::database_name(mine)) {
         let last = ours.first().map(|(_, _, worker_slot)| reported(&worker_slot.report));
@@ -85,7 +85,7 @@ fn databases(own: Option<&Sizes>) -> Vec<(String, Sizes)> {
 }
 
 /// Returns the databases that should have a worker and whose worker has found the extension.
-fn attended() -> Vec<(Oid, String, &'static WorkerSlot)> {
+fn databases_with_worker() -> Vec<(Oid, String, &'static WorkerSlot)> {
     if !shared_state::is_shared() || !guc::worker_enabled() {
         return Vec::new();
     }
@@ -97,11 +97,11 @@ fn attended() -> Vec<(Oid, String, &'static WorkerSlot)> {
         };
         worker_slots.iter().find(reports)
     };
-    let attended = |database: Database| {
+    let databases_with_worker = |database: Database| {
         let worker_slot = worker_slot(&database)?;
         Some((database.oid, catalog::database_name(database.oid)?, worker_slot))
     };
-    databases.filter_map(attended).collect()
+    databases.filter_map(databases_with_worker).collect()
 }
 
 /// Returns the sizes that a worker last counted.
@@ -245,7 +245,7 @@ fn providers() -> Vec<Family> {
     let unix = |time: Option<Timestamp>| Some(time.map_or(0.0, Timestamp::unix_seconds));
     vec![
         by(&declared::PROVIDER_REQUESTS, &OUTCOMES),
-        plain(&declared::PROVIDER_QUESTIONS, Count::LookupKeys),
+        plain(&declared::PROVIDER_LOOKUPS, Count::LookupKeys),
         by(&declared::PROVIDER_ANSWERS, &[("value", Count::Values), ("absent", Count::Absent)]),
         plain(&declared::PROVIDER_SHARED, Count::Shared),
         by(&declared::PROVIDER_UNANSWERED, &[("missing", Count::Unanswered), ("refused", Count::Refused)]),
@@ -312,7 +312,7 @@ fn completions(databases: &[(String, Sizes)]) -> Vec<Family> {
     let suspended = of(&declared::SUSPENDED_OWNERS, |completions| number(completions.suspended_owners));
     let mut abandoned = Family::of(&declared::ABANDONED_PROCESSES);
     let mut launch_failures = Family::of(&declared::LAUNCH_FAILURES);
-    for (database, name, worker_slot) in attended() {
+    for (database, name, worker_slot) in databases_with_worker() {
         abandoned = abandoned.with([&name], owner_process::abandoned(database) as f64);
         let failures = worker_slot.report.launch_failures.load(Ordering::Relaxed);
         launch_failures = launch_failures.with([&name], number(failures));
@@ -361,9 +361,9 @@ fn exports() -> Vec<Family> {
             let count = number(cells::requests(signal, answered).read());
             requests = requests.with([signal.name(), answered.name()], count);
         }
-        for fate in DeliveryOutcome::ALL {
-            let count = number(cells::items(signal, fate).read());
-            items = items.with([signal.name(), fate.name()], count);
+        for delivery in DeliveryOutcome::ALL {
+            let count = number(cells::items(signal, delivery).read());
+            items = items.with([signal.name(), delivery.name()], count);
         }
     }
     vec![exporter, exports, export_failures, requests, items]
@@ -378,7 +378,7 @@ fn workers() -> Vec<Family> {
     let mut naptimes = Family::of(&declared::WORKER_NAPTIMES);
     let mut unsafe_keys = Family::of(&declared::UNSAFE_FOREIGN_KEYS);
     let mut shown = Vec::new();
-    for (database, name, worker_slot) in attended() {
+    for (database, name, worker_slot) in databases_with_worker() {
         let sits =
             Oid::from(worker_slot.database.load(Ordering::Acquire)) == database && worker_slot.is_taken();
         let read = |number: &AtomicI64| number.load(Ordering::Relaxed);

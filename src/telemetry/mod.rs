@@ -94,7 +94,7 @@ impl PendingCounts {
         }
     }
 
-    fn absorb(&mut self, other: PendingCounts) {
+    fn merge(&mut self, other: PendingCounts) {
         for (into, from) in self.counters.iter_mut().zip(other.counters) {
             *into += from;
         }
@@ -231,7 +231,7 @@ pub fn released(level: Level, parent: Level) {
     PENDING.with_borrow_mut(|levels| {
         let Some((_, counts)) = levels.pop_if(|(top, _)| *top == level) else { return };
         match levels.last_mut() {
-            Some((top, into)) if *top == parent => into.absorb(counts),
+            Some((top, into)) if *top == parent => into.merge(counts),
             _ => levels.push((parent, counts)),
         }
     });
@@ -252,10 +252,10 @@ fn publish_cell(cell: Cell, amount: i64) {
 }
 
 /// Counts at once a collector's response to a request, and the outcome of the items in the request.
-pub fn answered(signal: Signal, answer: ResponseKind, fates: &[(DeliveryOutcome, u64)]) {
+pub fn answered(signal: Signal, answer: ResponseKind, deliveries: &[(DeliveryOutcome, u64)]) {
     publish_cell(cells::requests(signal, answer), 1);
-    for (fate, items) in fates {
-        publish_cell(cells::items(signal, *fate), i64::try_from(*items).unwrap_or(i64::MAX));
+    for (delivery, items) in deliveries {
+        publish_cell(cells::items(signal, *delivery), i64::try_from(*items).unwrap_or(i64::MAX));
     }
 }
 

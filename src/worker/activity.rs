@@ -95,9 +95,9 @@ pub enum StepKind {
     TakeOver,
     CreateJobs,
     Sweep,
-    Rank,
+    EvaluatePriorities,
     Claim,
-    GiveBack,
+    ReleaseJobs,
     Apply,
     LookForRecounts,
     Fold,
@@ -106,7 +106,7 @@ pub enum StepKind {
     Count,
     Lease,
     Complete,
-    Settle,
+    EndLeases,
     Evaluate,
 }
 
@@ -116,9 +116,9 @@ impl StepKind {
         StepKind::TakeOver,
         StepKind::CreateJobs,
         StepKind::Sweep,
-        StepKind::Rank,
+        StepKind::EvaluatePriorities,
         StepKind::Claim,
-        StepKind::GiveBack,
+        StepKind::ReleaseJobs,
         StepKind::Apply,
         StepKind::LookForRecounts,
         StepKind::Fold,
@@ -127,7 +127,7 @@ impl StepKind {
         StepKind::Count,
         StepKind::Lease,
         StepKind::Complete,
-        StepKind::Settle,
+        StepKind::EndLeases,
         StepKind::Evaluate,
     ];
 
@@ -138,9 +138,9 @@ impl StepKind {
             StepKind::TakeOver => "take_over",
             StepKind::CreateJobs => "create_jobs",
             StepKind::Sweep => "sweep",
-            StepKind::Rank => "rank",
+            StepKind::EvaluatePriorities => "evaluate_priorities",
             StepKind::Claim => "claim",
-            StepKind::GiveBack => "give_back",
+            StepKind::ReleaseJobs => "release_jobs",
             StepKind::Apply => "apply",
             StepKind::LookForRecounts => "look_for_recounts",
             StepKind::Fold => "fold",
@@ -149,7 +149,7 @@ impl StepKind {
             StepKind::Count => "count",
             StepKind::Lease => "lease",
             StepKind::Complete => "complete",
-            StepKind::Settle => "settle",
+            StepKind::EndLeases => "end_leases",
             StepKind::Evaluate => "evaluate",
         }
     }
@@ -161,8 +161,8 @@ impl StepKind {
             StepKind::TakeOver => Activity::TakingOver,
             StepKind::CreateJobs => Activity::CreatingJobs,
             StepKind::Sweep => Activity::Requeueing,
-            StepKind::Rank => Activity::EvaluatingPriorities,
-            StepKind::Claim | StepKind::GiveBack => Activity::Claiming,
+            StepKind::EvaluatePriorities => Activity::EvaluatingPriorities,
+            StepKind::Claim | StepKind::ReleaseJobs => Activity::Claiming,
             StepKind::Apply => Activity::Applying,
             StepKind::LookForRecounts | StepKind::Fold => Activity::Folding,
             StepKind::Reclassify => Activity::Reclassifying,
@@ -171,7 +171,7 @@ impl StepKind {
             StepKind::Supervise
             | StepKind::Lease
             | StepKind::Complete
-            | StepKind::Settle
+            | StepKind::EndLeases
             | StepKind::Evaluate => Activity::Supervising,
         }
     }

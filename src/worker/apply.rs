@@ -70,18 +70,18 @@ pub fn store(oids: ExtensionOids, connection: &Connection, batch: &Completed, le
 
 /// Returns the jsonb document that an answer adds to an address.
 fn document(batch: &Completed, answer: &Answer) -> Option<Typed<Jsonb>> {
-    let said = match answer {
-        Answer::Found(finding) => enrichment::NetworkFacts::Value(&finding.said),
+    let source_data = match answer {
+        Answer::Found(finding) => enrichment::SourceAnswer::Value(&finding.source_data),
         Answer::Absent(words) => {
             let lifetime = batch.provider.lifetimes().absent.max(0).unsigned_abs();
-            enrichment::NetworkFacts::Absent {
+            enrichment::SourceAnswer::Absent {
                 words: words.as_ref(),
                 until: batch.since + Duration::from_secs(lifetime.into()),
             }
         }
         Answer::Refused(_) => return None,
     };
-    Some(enrichment::answered(batch.provider.name(), &said, batch.since))
+    Some(enrichment::answered(batch.provider.name(), &source_data, batch.since))
 }
 
 /// Returns the AS number in an answer, and its facts about the network.
@@ -89,13 +89,13 @@ fn network(answer: &Answer) -> (Option<i64>, NetworkFacts) {
     let Answer::Found(Finding { network: Some(network), .. }) = answer else {
         return (None, NetworkFacts::default());
     };
-    let said = NetworkFacts {
+    let source_data = NetworkFacts {
         name: network.name.clone(),
         country: network.country.clone(),
         registry: network.registry.map(|registry| registry.name().to_owned()),
         ..NetworkFacts::default()
     };
-    (Some(i64::from(network.asn)), said)
+    (Some(i64::from(network.asn)), source_data)
 }
 
 /// Keeps blocks' answers, which serve further addresses of these blocks.
@@ -129,7 +129,7 @@ fn own(batch: &Completed, lookup_key: Prefix) -> Option<Waiting> {
         document: None,
     };
     match batch.outcomes.get(&lookup_key)? {
-        Outcome::Known => Some(none),
+        Outcome::AlreadyAnswered => Some(none),
         Outcome::Failed(_) => None,
         Outcome::Answered(_, answer) => {
             let (asn, network) = network(answer);
@@ -167,7 +167,7 @@ fn write_waiting(
             .filter(|lookup_key| shares || !blocked_keys.contains(lookup_key))
             .copied()
             .collect();
-        queue::settle(connection, provider, &ended, &blocked, retry_pause());
+        queue::finish(connection, provider, &ended, &blocked, retry_pause());
     }
     let new = || waiting.iter().filter(|w| w.document.is_some() && is_done(w));
     let absent = new().filter(|w| w.is_absent).count();
@@ -258,20 +258,20 @@ fn write_inventories(oids: ExtensionOids, connection: &Connection, provider: Pro
     if waiting.is_empty() {
         return;
     }
-    let mut said = Networks::new();
+    let mut source_data = Networks::new();
     for waiting in waiting {
         let Some(asn) = waiting.asn else { continue };
-        said.entry(asn).or_default().merge(waiting.network.clone());
+        source_data.entry(asn).or_default().merge(waiting.network.clone());
     }
     mmdb::with(LoadPolicy::None, |databases| {
         let plan = planned(oids, databases, waiting);
-        let mut all = said.clone();
+        let mut all = source_data.clone();
         for (asn, of_file) in enrich::networks_of(&plan, databases) {
             all.entry(asn).or_insert(of_file);
         }
-        let source = |asn| if said.contains_key(&asn) { provider.name() } else { "maxmind" };
-        networks::create_said(connection, &all, source);
-        networks::refine(connection, &said, provider.name());
+        let source = |asn| if source_data.contains_key(&asn) { provider.name() } else { "maxmind" };
+        networks::create_from_sources(connection, &all, source);
+        networks::refine(connection, &source_data, provider.name());
         // This provider's answer is already here.
         let others = Providers::enabled().without(Providers::of([provider]));
         enrich::create_addresses(oids, connection, databases, &plan.missing, others);

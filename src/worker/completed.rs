@@ -45,7 +45,7 @@ pub struct Completed {
 /// Outcome of a lookup.
 pub enum Outcome {
     /// An earlier answer applies.
-    Known,
+    AlreadyAnswered,
     /// The answer for this address.
     Answered(Address, Answer),
     Failed(FailedJob),
@@ -106,8 +106,9 @@ impl Completed {
     }
 
     /// Makes a batch of jobs that earlier answers serve.
-    pub fn of_known(provider: Provider, lookup_keys: impl IntoIterator<Item = Prefix>) -> Completed {
-        let outcomes = lookup_keys.into_iter().map(|lookup_key| (lookup_key, Outcome::Known)).collect();
+    pub fn of_answered(provider: Provider, lookup_keys: impl IntoIterator<Item = Prefix>) -> Completed {
+        let outcomes =
+            lookup_keys.into_iter().map(|lookup_key| (lookup_key, Outcome::AlreadyAnswered)).collect();
         Completed { not_before: clock::now(), ..Completed::of(provider, outcomes) }
     }
 
@@ -167,7 +168,10 @@ impl Completed {
             let is_stored = |(lookup_key, outcome): &(&Prefix, &mut Outcome)| {
                 matches!(outcome, Outcome::Answered(..)) && !stored.blocked.contains(lookup_key)
             };
-            self.outcomes.iter_mut().filter(is_stored).for_each(|(_, outcome)| *outcome = Outcome::Known);
+            self.outcomes
+                .iter_mut()
+                .filter(is_stored)
+                .for_each(|(_, outcome)| *outcome = Outcome::AlreadyAnswered);
         }
         if stored.is_last && !stored.blocked.is_empty() {
             // The other jobs are completed.

@@ -24,7 +24,7 @@ const LONGEST: u64 = 1 << 20;
 pub type SortKey = (Timestamp, bool, u32);
 
 #[derive(Default)]
-pub struct Seniority {
+pub struct DatabaseOrder {
     /// By OID: when a database's first worker found the extension.
     since: BTreeMap<u32, Timestamp>,
     /// Databases whose last worker found no extension.
@@ -32,8 +32,8 @@ pub struct Seniority {
     is_changed: bool,
 }
 
-impl Seniority {
-    pub fn read() -> Seniority {
+impl DatabaseOrder {
+    pub fn read() -> DatabaseOrder {
         read().unwrap_or_else(|error| {
             if error.kind() != ErrorKind::NotFound {
                 telemetry::log_once_per_burst(
@@ -41,7 +41,7 @@ impl Seniority {
                     &error.to_string(),
                 );
             }
-            Seniority::default()
+            DatabaseOrder::default()
         })
     }
 
@@ -123,11 +123,11 @@ fn directory() -> PathBuf {
     pg::data_directory().join("cowrie_enrich")
 }
 
-fn read() -> io::Result<Seniority> {
+fn read() -> io::Result<DatabaseOrder> {
     let mut bytes = Vec::new();
     File::open(directory().join("workers.json"))?.take(LONGEST).read_to_end(&mut bytes)?;
     let (since, without): (Vec<(u32, i64)>, Vec<u32>) = serde_json::from_slice(&bytes)?;
-    Ok(Seniority {
+    Ok(DatabaseOrder {
         since: since.into_iter().map(|(database, at)| (database, Timestamp::from_micros(at))).collect(),
         without: without.into_iter().collect(),
         is_changed: false,

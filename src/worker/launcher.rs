@@ -2,7 +2,7 @@
 //! exporter if one is configured.
 //!
 //! Databases that had a worker before come first, and keep their places while their workers restart: see
-//! [`Seniority`].
+//! [`DatabaseOrder`].
 //!
 //! The launcher cannot read the catalogs of other databases. So it starts a worker in each unknown database.
 //! A worker that finds no extension reports this and ends. It is not started again until an extension is
@@ -28,7 +28,7 @@ use crate::shared_state::{self, WORKER_SLOTS, WaitingDatabase, WorkerSlot, worke
 use crate::telemetry;
 use crate::worker::registry::{self, AnnouncedDatabases, ExitReason, NoWorkerReason};
 
-use super::database_order::{Seniority, SortKey};
+use super::database_order::{DatabaseOrder, SortKey};
 
 const PROGRAM: Program =
     Program { symbol: "cowrie_enrich_launcher_main", kind: "cowrie_enrich launcher", needs: Needs::Reading };
@@ -63,17 +63,17 @@ struct DatabaseState {
     /// True if a transaction that changes an extension was prepared there at the last check.
     change_is_prepared: bool,
     /// An extension was announced after the worker started, perhaps after it had checked.
-    is_news: bool,
+    was_announced: bool,
     crashes: u32,
     started_at: Timestamp,
     /// Earliest time of the next start.
     backoff_until: Timestamp,
     /// Why it has no worker, and since when.
     no_worker: Option<(NoWorkerReason, Timestamp)>,
-    /// `is_wanted`: the database is to have a worker. `has_told`: that worker has read the ledger of spent
+    /// `is_wanted`: the database is to have a worker. `has_reported`: that worker has read the ledger of spent
     /// quotas.
     is_wanted: bool,
-    has_told: bool,
+    has_reported: bool,
     /// True if the other databases wait for its ledger.
     is_awaited: bool,
 }
@@ -88,15 +88,15 @@ impl DatabaseState {
 
     /// Returns whether its worker must leave.
     fn is_leaving(&self) -> bool {
-        let is_told = |(index, _): &(usize, _)| {
-            shared_state::block().worker_slots[*index].leave.load(Ordering::Acquire)
+        let was_told_to_stop = |(index, _): &(usize, _)| {
+            shared_state::block().worker_slots[*index].shutdown_requested.load(Ordering::Acquire)
         };
-        self.worker.as_ref().is_some_and(is_told)
+        self.worker.as_ref().is_some_and(was_told_to_stop)
     }
 
     /// Returns whether its spent quotas are published, or need not be.
     fn has_reported(&self) -> bool {
-        !self.is_wanted || self.has_told || self.has_no_extension
+        !self.is_wanted || self.has_reported || self.has_no_extension
     }
 
     /// Returns whether the others have to wait for it from now on.
@@ -114,18 +114,18 @@ fn run(_argument: i32) {
         // An earlier launcher is still ending. A launcher that ends with an error is restarted.
         pgrx::error!("another cowrie_enrich launcher is running");
     }
-    let mut states = adopt();
-    let mut order = Order { seniority: Seniority::read(), room: None };
+    let mut states = find_running_workers();
+    let mut order = Order { seniority: DatabaseOrder::read(), room: None };
     let mut exporter = Supervisor::default();
     loop {
         background::reload_settings();
         own.woken.store(false, Ordering::Release);
-        let pause = exporter.see_to_it().min(if catalog::is_standby() {
+        let pause = exporter.supervise().min(if catalog::is_standby() {
             PROMOTED_WITHIN
         } else {
-            heed_announcements(&mut states, &mut order.seniority);
+            check_announced_databases(&mut states, &mut order.seniority);
             collect_ended(&mut states, &mut order.seniority);
-            see_to_databases(&mut states, &mut order)
+            supervise_workers(&mut states, &mut order)
         });
         background::report_activity(None);
         background::sleep(pause, None);
@@ -133,7 +133,7 @@ fn run(_argument: i32) {
 }
 
 /// Returns the workers that an earlier launcher started and that outlived it.
-fn adopt() -> BTreeMap<u32, DatabaseState> {
+fn find_running_workers() -> BTreeMap<u32, DatabaseState> {
     let mut states = BTreeMap::new();
     for (index, worker_slot) in shared_state::block().worker_slots.iter().enumerate() {
         let database = worker_slot.database.load(Ordering::Acquire);
@@ -145,45 +145,45 @@ fn adopt() -> BTreeMap<u32, DatabaseState> {
     states
 }
 
-fn heed_announcements(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Seniority) {
+fn check_announced_databases(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut DatabaseOrder) {
     match registry::take_announced() {
         AnnouncedDatabases::All => {
-            states.iter_mut().for_each(|(database, state)| heed(*database, state, seniority))
+            states.iter_mut().for_each(|(database, state)| check_again(*database, state, seniority))
         }
         AnnouncedDatabases::These(databases) => {
             databases
                 .into_iter()
-                .for_each(|database| heed(database, states.entry(database).or_default(), seniority));
+                .for_each(|database| check_again(database, states.entry(database).or_default(), seniority));
         }
     }
 }
 
 /// Notes that an extension may have been created in a database.
-fn heed(database: u32, state: &mut DatabaseState, seniority: &mut Seniority) {
+fn check_again(database: u32, state: &mut DatabaseState, seniority: &mut DatabaseOrder) {
     seniority.announced(database);
     state.has_no_extension = false;
-    state.is_news = true;
+    state.was_announced = true;
     state.backoff_until = Timestamp::UNSET;
 }
 
 /// Looks for prepared transactions that change an extension, in databases without the extension. Once such a
 /// transaction has ended, the extension may exist, and the statement that ended the transaction may not have
 /// announced it. Returns whether there is such a transaction.
-fn heed_prepared(
+fn process_ended_transactions(
     states: &mut BTreeMap<u32, DatabaseState>,
     marked: &[u32],
-    seniority: &mut Seniority,
+    seniority: &mut DatabaseOrder,
 ) -> bool {
     for (database, state) in states.iter_mut().filter(|(_, state)| state.has_no_extension) {
         let is_prepared = marked.contains(database);
         if std::mem::replace(&mut state.change_is_prepared, is_prepared) && !is_prepared {
-            heed(*database, state, seniority);
+            check_again(*database, state, seniority);
         }
     }
     states.values().any(|state| state.has_no_extension && state.change_is_prepared)
 }
 
-fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Seniority) {
+fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut DatabaseOrder) {
     let now = clock::now();
     let mut is_slot_free = false;
     for (database, state) in states.iter_mut() {
@@ -202,7 +202,7 @@ fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Seni
         }
         match ExitReason::of(worker_slot) {
             ExitReason::NoExtension => {
-                state.has_no_extension = !state.is_news;
+                state.has_no_extension = !state.was_announced;
                 if state.has_no_extension {
                     seniority.has_no_extension(*database);
                 }
@@ -231,7 +231,7 @@ fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Seni
 
 /// The order in which databases get their workers.
 struct Order {
-    seniority: Seniority,
+    seniority: DatabaseOrder,
     /// The number of workers that ran when one could not be started. The server does not report how many
     /// slots are free.
     room: Option<usize>,
@@ -245,7 +245,7 @@ impl Order {
 }
 
 /// Starts missing workers and stops unwanted ones. Returns how long there is nothing to do.
-fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order) -> Duration {
+fn supervise_workers(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order) -> Duration {
     let listed = || {
         let databases = catalog::databases();
         // A database that refuses connections for a while keeps its place.
@@ -262,7 +262,7 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
     let mut databases = match transaction::run(listed) {
         Ok((databases, gone, marked)) => {
             gone.into_iter().for_each(|database| order.seniority.remove(database));
-            if heed_prepared(states, &marked, &mut order.seniority) {
+            if process_ended_transactions(states, &marked, &mut order.seniority) {
                 next = next.min(clock::now() + guc::worker_naptime());
             }
             databases
@@ -275,7 +275,7 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
     let known: Vec<u32> = databases.iter().map(|database| database.oid.to_u32()).collect();
     states.retain(|oid, state| state.worker.is_some() || known.contains(oid));
     for state in states.iter().filter(|(oid, _)| !known.contains(oid)).map(|(_, state)| state) {
-        send_away(state);
+        stop_worker(state);
     }
     let block = shared_state::block();
     databases.sort_by_key(|database| order.seniority.sort_key(database.oid.to_u32()));
@@ -292,7 +292,7 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
         if let Some((index, _)) = &state.worker
             && block.worker_slots[*index].ledger_read.load(Ordering::Acquire)
         {
-            state.has_told = true;
+            state.has_reported = true;
             order.seniority.add(oid);
         }
         if state.becomes_awaited() {
@@ -301,7 +301,7 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
             block.ledgers_known.store(false, Ordering::Release);
         }
         match &state.worker {
-            Some(_) if !is_wanted => send_away(state),
+            Some(_) if !is_wanted => stop_worker(state),
             None if is_wanted && !state.has_no_extension => {
                 next = next.min(match order.is_room(running, older) {
                     true => start(database, state, order, running),
@@ -325,7 +325,7 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
             older += 1;
             if state.no_worker.is_some_and(|(reason, _)| reason != NoWorkerReason::Pause) {
                 let key = order.seniority.sort_key(oid);
-                give_way(states, &order.seniority, key, older);
+                stop_worker_for_older_database(states, &order.seniority, key, older);
             }
         }
     }
@@ -342,17 +342,22 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
     (next - clock::now()).max(Duration::from_millis(10))
 }
 
-fn send_away(state: &DatabaseState) {
+fn stop_worker(state: &DatabaseState) {
     if let Some((index, _)) = &state.worker {
         let worker_slot = &shared_state::block().worker_slots[*index];
-        worker_slot.leave.store(true, Ordering::Release);
+        worker_slot.shutdown_requested.store(true, Ordering::Release);
         worker_slot.set_latch();
     }
 }
 
 /// Makes the worker of the most junior database leave for a more senior database that has none. As many
 /// workers leave as databases wait.
-fn give_way(states: &BTreeMap<u32, DatabaseState>, seniority: &Seniority, key: SortKey, waiting: usize) {
+fn stop_worker_for_older_database(
+    states: &BTreeMap<u32, DatabaseState>,
+    seniority: &DatabaseOrder,
+    key: SortKey,
+    waiting: usize,
+) {
     let running = states.iter().filter(|(_, state)| state.worker.is_some());
     let (leaving, staying): (Vec<_>, Vec<_>) = running.partition(|(_, state)| state.is_leaving());
     if leaving.len() >= waiting {
@@ -360,7 +365,7 @@ fn give_way(states: &BTreeMap<u32, DatabaseState>, seniority: &Seniority, key: S
     }
     let last = staying.into_iter().max_by_key(|(oid, _)| seniority.sort_key(**oid));
     if let Some((_, state)) = last.filter(|(oid, _)| seniority.sort_key(**oid) > key) {
-        send_away(state);
+        stop_worker(state);
     }
 }
 
@@ -375,7 +380,7 @@ fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, runn
         }
         return not_before;
     }
-    (state.started_at, state.is_news) = (now, false);
+    (state.started_at, state.was_announced) = (now, false);
     let (reason, problem) = match take_slot(database.oid) {
         None => (NoWorkerReason::Room, "64 databases already have a worker, which is the maximum"),
         Some(index) => match super::start(&database.name, index) {
@@ -422,7 +427,7 @@ fn take_slot(database: Oid) -> Option<usize> {
         };
     let (index, _) = worker_slots.iter().enumerate().filter(is_free).min_by_key(key)?;
     let worker_slot = &worker_slots[index];
-    worker_slot.leave.store(false, Ordering::Release);
+    worker_slot.shutdown_requested.store(false, Ordering::Release);
     worker_slot.ending.store(ExitReason::Crashed as u32, Ordering::Release);
     worker_slot.batches.store(0, Ordering::Relaxed);
     worker_slot.errors.store(0, Ordering::Relaxed);

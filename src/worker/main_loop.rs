@@ -141,7 +141,7 @@ pub fn run(worker_slot: i32) {
             Err(Stop::VersionMismatch(mismatch)) => worker.wait_for_an_update(mismatch),
             Err(Stop::UnsafeKeys) => worker.wait_for_safe_keys(),
             Err(Stop::NoExtension) => worker.end(ExitReason::NoExtension),
-            Err(Stop::Leave) => worker.end(ExitReason::Left),
+            Err(Stop::ShutdownRequested) => worker.end(ExitReason::Left),
             Err(Stop::Failed) => retry_pause(),
         };
         worker.sleep(pause);
@@ -191,7 +191,7 @@ impl Worker {
             none_if_failed(self.take_over())?.is_some(),
             none_if_failed(self.create_jobs())?.is_some(),
             none_if_failed(self.sweep())?.is_some(),
-            none_if_failed(self.rank())?.is_some(),
+            none_if_failed(self.evaluate_priorities())?.is_some(),
         ];
         self.receive();
         for provider_queue in &mut self.provider_queues {
@@ -420,11 +420,11 @@ impl Worker {
             (created, prepared)
         });
         let (created, prepared) = created?;
-        self.heed_prepared(prepared);
+        self.process_ended_transactions(prepared);
         if created.requests > 0 {
             self.count.request();
         }
-        self.session_priorities.came_in(created.jobs.keys().copied());
+        self.session_priorities.note_new_lookups(created.jobs.keys().copied());
         for provider_queue in &mut self.provider_queues {
             let Some(answered) = created.jobs.get(&provider_queue.provider) else { continue };
             provider_queue.next_due = AT_ONCE;
@@ -435,7 +435,7 @@ impl Worker {
 
     /// Acts on prepared transactions that have ended since the last check. The statement that ended them
     /// announces this, unless its process was terminated first.
-    fn heed_prepared(&mut self, prepared: [bool; LOOKED_FOR.len()]) {
+    fn process_ended_transactions(&mut self, prepared: [bool; LOOKED_FOR.len()]) {
         let before = std::mem::replace(&mut self.prepared, prepared);
         let [rules, recount, sweep] = std::array::from_fn(|n| before[n] && !prepared[n]);
         if rules {
@@ -456,11 +456,11 @@ impl Worker {
     }
 
     /// Begins to evaluate the rules of session priority when they are due.
-    fn rank(&mut self) -> Result<(), Stop> {
+    fn evaluate_priorities(&mut self) -> Result<(), Stop> {
         if !self.session_priorities.is_due() {
             return Ok(());
         }
-        let begun = self.steps.step(StepKind::Rank, SessionPriorities::begin);
+        let begun = self.steps.step(StepKind::EvaluatePriorities, SessionPriorities::begin);
         match begun {
             Ok(begun) => self.session_priorities.begun(begun),
             Err(stop) => {

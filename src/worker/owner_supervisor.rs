@@ -30,7 +30,7 @@ const TERMINATED_AFTER: Duration = Duration::from_millis(400);
 /// Time after the cancellation of code, after which the supervisor abandons its process.
 const ABANDONED_AFTER: Duration = Duration::from_secs(5);
 /// Processes in a row that the code of an owner ended, after which the owner is suspended.
-const MOST_DEATHS: u32 = 3;
+const MAX_CRASHES: u32 = 3;
 /// The longest pause between two reads of the pending rows, unless new rows arrive.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The shortest pause between two such reads.
@@ -62,7 +62,7 @@ struct History {
     /// Since when the owner has been waiting for a process.
     waits_since: Option<Timestamp>,
     /// Processes in a row that ended while they ran the code.
-    deaths: u32,
+    crashes: u32,
     /// The last process was terminated from outside, and another one was started at once.
     was_restarted: bool,
     /// Earliest time of the next process.
@@ -147,7 +147,7 @@ impl Owners {
         for index in 0..OWNER_SLOTS {
             self.watch(steps, index, session_priorities);
         }
-        self.write_down(steps)?;
+        self.store_decisions(steps)?;
         if self.look.is_now() {
             let pending = steps.step(StepKind::Supervise, completions::owners);
             self.look.attempted(&pending, |pending| {
@@ -250,7 +250,7 @@ impl Owners {
             history.was_restarted = false;
         }
         if has_finished {
-            history.deaths = 0;
+            history.crashes = 0;
         } else if !slot.is_connected.load(Ordering::Acquire) {
             history.cannot_connect = !history.cannot_connect;
             history.not_before = now + retry_pause();
@@ -259,24 +259,24 @@ impl Owners {
                 "see the server log for the error",
             );
         } else if slot.ended_in_code.load(Ordering::Acquire) && !was_abandoned {
-            history.deaths += 1;
+            history.crashes += 1;
             let pause = backoff::delay(
-                history.deaths,
+                history.crashes,
                 Duration::from_secs(1),
                 Duration::from_secs(60),
                 random::unit(),
             );
             history.not_before = now + pause;
-            if history.deaths >= MOST_DEATHS {
-                history.deaths = 0;
+            if history.crashes >= MAX_CRASHES {
+                history.crashes = 0;
                 let reason = format!(
-                    "code of the owner, such as a trigger, ended the process that ran the code, {MOST_DEATHS} times in a row"
+                    "code of the owner, such as a trigger, ended the process that ran the code, {MAX_CRASHES} times in a row"
                 );
                 self.to_suspend.insert(owner, reason);
             }
         } else {
             if batches > 0 {
-                history.deaths = 0;
+                history.crashes = 0;
             }
             // A role that terminates one process causes no delay. A role that does so repeatedly must not
             // make the worker start processes without a pause.
@@ -297,7 +297,7 @@ impl Owners {
     }
 
     /// Suspends owners and ends leases. The next round retries a step that failed.
-    fn write_down(&mut self, steps: &Steps) -> Result<(), Stop> {
+    fn store_decisions(&mut self, steps: &Steps) -> Result<(), Stop> {
         for (role, reason) in self.to_suspend.clone() {
             let suspended = steps.step(StepKind::Supervise, |oids, connection| {
                 let role = completions::role(oids, connection, role)?;
@@ -409,7 +409,7 @@ impl Owners {
         let known =
             steps.step(StepKind::Supervise, |oids, connection| completions::role(oids, connection, role))?;
         let Some(known) = known.filter(|known| !known.is_suspended) else {
-            session_priorities.leave_out(role);
+            session_priorities.skip_owner(role);
             self.look();
             return Ok(true);
         };

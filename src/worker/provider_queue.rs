@@ -48,7 +48,7 @@ pub struct ProviderQueue {
     /// When the batches that are not sent yet were claimed.
     claimed_at: Timestamp,
     /// The most urgent jobs need no request, so the next claim looks at many jobs together.
-    is_behind_known: bool,
+    next_jobs_have_answers: bool,
     /// Unused jobs and quota, which the queue and the ledger must get back before the next claim.
     to_give_back: Vec<Unused>,
 }
@@ -71,7 +71,7 @@ impl ProviderQueue {
             next_credentials: AT_ONCE,
             batches: VecDeque::new(),
             claimed_at: Timestamp::UNSET,
-            is_behind_known: false,
+            next_jobs_have_answers: false,
             to_give_back: Vec::new(),
         }
     }
@@ -101,7 +101,7 @@ impl ProviderQueue {
         let together = if shares { usize::MAX } else { MOST_TOGETHER };
         let mut lookup_keys = lookup_keys.into_iter().peekable();
         while lookup_keys.peek().is_some() {
-            self.add(Completed::of_known(self.provider, lookup_keys.by_ref().take(together)));
+            self.add(Completed::of_answered(self.provider, lookup_keys.by_ref().take(together)));
         }
     }
 
@@ -169,7 +169,7 @@ impl ProviderQueue {
             self.batches.extend(Claimed::batches(provider, &jobs, day, limits.batch, permits));
             self.claimed_at = clock::now();
             let needs_no_request = !self.has_claimed();
-            self.is_behind_known = needs_no_request && !jobs.is_empty();
+            self.next_jobs_have_answers = needs_no_request && !jobs.is_empty();
             if needs_no_request {
                 if jobs.is_empty() && self.next_due <= clock::now() {
                     // Jobs are due, but another transaction holds them.
@@ -202,7 +202,7 @@ impl ProviderQueue {
             return (decision, permits);
         }
         steps.worker_slot.waits_for(self.provider.index());
-        // Another process may have returned a permit before the slot said so.
+        // Another process may have returned a permit before the slot source_data so.
         let (decision, permits) = limiter::available_permits(self.provider, limits);
         if decision != PermitDecision::Busy {
             steps.worker_slot.waits_no_more(self.provider.index());
@@ -221,7 +221,7 @@ impl ProviderQueue {
         probe: bool,
     ) -> Result<(Vec<ClaimedJob>, Option<i32>), Stop> {
         let (provider, lease) = (self.provider, steps.lease([self.provider]));
-        let look_at = if self.is_behind_known { most.max(MOST_TOGETHER) } else { most };
+        let look_at = if self.next_jobs_have_answers { most.max(MOST_TOGETHER) } else { most };
         let mut reserved = None;
         let claimed = steps.step(StepKind::Claim, |_, connection| {
             let jobs =
@@ -314,7 +314,7 @@ impl ProviderQueue {
     fn give_back(&mut self, steps: &Steps) -> Result<(), Stop> {
         let (provider, lease) = (self.provider, steps.lease([self.provider]));
         while let Some(unused) = self.to_give_back.last() {
-            steps.step(StepKind::GiveBack, |_, connection| {
+            steps.step(StepKind::ReleaseJobs, |_, connection| {
                 queue::give_back(connection, provider, &unused.lookup_keys, lease);
                 if let Some(day) = unused.day {
                     provider_quota::unspend(connection, provider, day, unused.requests);

@@ -134,7 +134,10 @@ pub fn transaction_is_prepared() {
         (wakeups.recount, Mark::Recount),
         (wakeups.sweep, Mark::Sweep),
     ];
-    marks.into_iter().filter(|(is_told, _)| *is_told).for_each(|(_, mark)| exclusion::mark(mark));
+    marks
+        .into_iter()
+        .filter(|(was_told_to_stop, _)| *was_told_to_stop)
+        .for_each(|(_, mark)| exclusion::mark(mark));
 }
 
 /// Called before COMMIT PREPARED. Among several prepared transactions, another one may have the marks, but an
@@ -210,7 +213,7 @@ pub fn recount_is_requested() {
 }
 
 /// Returns whether this database has a worker, or may have one soon.
-pub fn is_attended() -> bool {
+pub fn has_worker() -> bool {
     shared_state::is_shared() && guc::worker_enabled()
 }
 
@@ -226,7 +229,7 @@ pub fn worker_slot_of(database: Oid) -> Option<&'static WorkerSlot> {
 /// Makes the launcher check a database.
 fn announce(database: Oid) {
     let wanted = database.to_u32();
-    let is_news = shared_state::locked(|guarded| {
+    let was_announced = shared_state::locked(|guarded| {
         if guarded.announced_all || guarded.announced.contains(&wanted) {
             return false;
         }
@@ -236,7 +239,7 @@ fn announce(database: Oid) {
         }
         true
     });
-    if is_news {
+    if was_announced {
         shared_state::block().launcher.wake();
     }
 }
@@ -278,7 +281,7 @@ fn database_is_needed(database: Oid) {
     for worker_slot in
         block.worker_slots.iter().filter(|worker_slot| worker_slot.database.load(Ordering::Acquire) == wanted)
     {
-        worker_slot.leave.store(true, Ordering::Release);
+        worker_slot.shutdown_requested.store(true, Ordering::Release);
         worker_slot.set_latch();
     }
     block.worker_slots.iter().for_each(|worker_slot| worker_slot.recounter.end(wanted));

@@ -70,7 +70,7 @@ impl SessionPriorities {
     }
 
     /// Notes new lookups of these providers.
-    pub fn came_in(&mut self, providers: impl IntoIterator<Item = Provider>) {
+    pub fn note_new_lookups(&mut self, providers: impl IntoIterator<Item = Provider>) {
         self.is_wanted |= providers.into_iter().any(has_quota);
     }
 
@@ -173,7 +173,7 @@ impl SessionPriorities {
         sweep.has_gaps |= slot.has_gaps.swap(false, Ordering::AcqRel);
         if !slot.evaluates.load(Ordering::Acquire) {
             sweep.used += slot.used.load(Ordering::Relaxed).saturating_sub(progress.used_before);
-            self.leave_out(owner);
+            self.skip_owner(owner);
         }
     }
 
@@ -192,7 +192,7 @@ impl SessionPriorities {
     }
 
     /// Removes an owner whose rules are evaluated, or will not be.
-    pub fn leave_out(&mut self, owner: u32) {
+    pub fn skip_owner(&mut self, owner: u32) {
         let Some(sweep) = &mut self.sweep else { return };
         sweep.owners.remove(&owner);
         if sweep.owners.is_empty() {

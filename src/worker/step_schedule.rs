@@ -1,7 +1,7 @@
 //! When a step is due.
 //!
-//! Only the success of a step postpones the step. After a failure it is due again after a short pause. So an
-//! obstacle only delays a step, and the end of the obstacle needs no announcement. Requests for a step are
+//! Only the success of a step postpones the step. After a failure it is due again after a short pause. So a
+//! fault only delays a step, and the end of the fault needs no announcement. Requests for a step are
 //! state of this process and not flags in shared memory. When a worker starts, all steps are due, because all
 //! waiting work is in tables.
 

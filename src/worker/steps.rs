@@ -27,7 +27,7 @@ pub enum Stop {
     /// A foreign key to a table of the extension can run code as the extension's owner.
     UnsafeKeys,
     /// The worker must leave.
-    Leave,
+    ShutdownRequested,
     /// A step failed and was rolled back; it was logged.
     Failed,
 }
@@ -52,7 +52,11 @@ impl Steps {
 
     /// Returns an error if the worker must leave.
     pub fn check(&self) -> Result<(), Stop> {
-        if self.worker_slot.leave.load(Ordering::Acquire) { Err(Stop::Leave) } else { Ok(()) }
+        if self.worker_slot.shutdown_requested.load(Ordering::Acquire) {
+            Err(Stop::ShutdownRequested)
+        } else {
+            Ok(())
+        }
     }
 
     pub fn set_activity(&self, activity: Activity) {

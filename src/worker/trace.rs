@@ -45,7 +45,7 @@ impl BatchTrace {
     pub fn of(
         provider: Provider,
         began: u64,
-        (questions, outcome): (usize, &str),
+        (lookups, outcome): (usize, &str),
         reply: &Reply,
         took: Duration,
     ) -> Option<BatchTrace> {
@@ -63,7 +63,7 @@ impl BatchTrace {
             },
             what: otlp::BatchSpan {
                 provider: u8::try_from(provider.index()).unwrap_or(u8::MAX),
-                questions: count(questions),
+                lookups: count(lookups),
                 answers: count(reply.answers.len()),
                 outcome: Text::new(outcome),
             },

@@ -91,7 +91,7 @@ fn read(address: Address, response: &HttpResponse<'_>) -> Option<ReadResult> {
     let answer = if response.status == 404 {
         Answer::Absent(None)
     } else {
-        Answer::Found(Finding { said: object, ..Finding::default() })
+        Answer::Found(Finding { source_data: object, ..Finding::default() })
     };
     Some(ReadResult::Answer(answer))
 }

@@ -73,7 +73,7 @@ families! {
     PROVIDER_REQUESTS: Counter "enrich.provider_requests" as "enrich_provider_requests_total" in "{request}"
         by ["provider", "outcome"]
         => "Finished requests to a provider, by outcome";
-    PROVIDER_QUESTIONS: Counter "enrich.provider_questions" as "enrich_provider_questions_total" in "{question}"
+    PROVIDER_LOOKUPS: Counter "enrich.provider_lookups" as "enrich_provider_lookups_total" in "{lookup}"
         by ["provider"]
         => "Lookups sent to a provider; one request may contain several";
     PROVIDER_ANSWERS: Counter "enrich.provider_answers" as "enrich_provider_answers_total" in "{address}"
@@ -82,7 +82,7 @@ families! {
     PROVIDER_SHARED: Counter "enrich.provider_shared_answers" as "enrich_provider_shared_answers_total" in "{address}"
         by ["provider"]
         => "Addresses that got the answer to the lookup of another address in the same prefix";
-    PROVIDER_UNANSWERED: Counter "enrich.provider_unanswered" as "enrich_provider_unanswered_total" in "{question}"
+    PROVIDER_UNANSWERED: Counter "enrich.provider_unanswered" as "enrich_provider_unanswered_total" in "{lookup}"
         by ["provider", "reason"]
         => "Lookups without an answer: missing from the provider's reply, or refused by the provider";
     PROVIDER_DROPPED: Counter "enrich.provider_dropped_rows" as "enrich_provider_dropped_rows_total" in "{row}"
@@ -94,7 +94,7 @@ families! {
     PROVIDER_DURATION: Histogram "enrich.provider_request_duration" as "enrich_provider_request_duration_seconds" in "s"
         by ["provider"]
         => "Duration of one request to a provider";
-    PROVIDER_BATCH: Histogram "enrich.provider_batch_size" as "enrich_provider_batch_size" in "{question}" by ["provider"]
+    PROVIDER_BATCH: Histogram "enrich.provider_batch_size" as "enrich_provider_batch_size" in "{lookup}" by ["provider"]
         => "Number of lookups in one request to a provider";
     PROVIDER_IN_FLIGHT: Gauge "enrich.provider_in_flight" as "enrich_provider_in_flight" in "{request}" by ["provider"]
         => "Requests to a provider that are under way, in all databases";

@@ -224,14 +224,14 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut said = Vec::new();
-            while !said.ends_with(b"body") {
+            let mut source_data = Vec::new();
+            while !source_data.ends_with(b"body") {
                 let mut byte = [0];
                 stream.read_exact(&mut byte).unwrap();
-                said.push(byte[0]);
+                source_data.push(byte[0]);
             }
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
-            String::from_utf8(said).unwrap()
+            String::from_utf8(source_data).unwrap()
         });
         let export = Export {
             signal: Signal::Traces,
@@ -240,12 +240,15 @@ mod tests {
             timeout: Duration::from_secs(10),
         };
         assert_eq!(export.run(&Cancel::new()), Outcome::Taken { rejected: 0, words: String::new() });
-        let said = server.join().unwrap().to_ascii_lowercase();
-        assert!(said.starts_with("post /otlp/v1/traces http/1.1\r\n"), "{said}");
+        let source_data = server.join().unwrap().to_ascii_lowercase();
+        assert!(source_data.starts_with("post /otlp/v1/traces http/1.1\r\n"), "{source_data}");
         for header in ["content-type: application/x-protobuf\r\n", "content-length: 4\r\n"] {
-            assert!(said.contains(header), "{said}");
+            assert!(source_data.contains(header), "{source_data}");
         }
-        assert!(!said.contains("application/json") && said.matches("user-agent").count() == 1, "{said}");
+        assert!(
+            !source_data.contains("application/json") && source_data.matches("user-agent").count() == 1,
+            "{source_data}"
+        );
     }
 
     #[test]

@@ -66,7 +66,7 @@ pub enum Operation {
 pub struct BatchSpan {
     /// Index in `providers::ALL`.
     pub provider: u8,
-    pub questions: u32,
+    pub lookups: u32,
     /// Number of answers.
     pub answers: u32,
     /// `completed`, or the kind of failure.
@@ -132,7 +132,7 @@ impl Span {
                 (0, detail, [network.number, network.together], network.name)
             }
             SpanDetails::Batch(batch) => {
-                (1, batch.provider.into(), [batch.questions, batch.answers], batch.outcome)
+                (1, batch.provider.into(), [batch.lookups, batch.answers], batch.outcome)
             }
             SpanDetails::Connect => (2, 0, [0; 2], Text::EMPTY),
             SpanDetails::Query => (3, 0, [0; 2], Text::EMPTY),
@@ -173,7 +173,7 @@ impl Span {
             }
             1 => SpanDetails::Batch(BatchSpan {
                 provider: detail as u8,
-                questions: first,
+                lookups: first,
                 answers: second,
                 outcome: name,
             }),
@@ -224,7 +224,7 @@ pub(super) mod tests {
         Span {
             details: SpanDetails::Batch(BatchSpan {
                 provider: 0,
-                questions: 500,
+                lookups: 500,
                 answers: 499,
                 outcome: Text::new("timed_out"),
             }),

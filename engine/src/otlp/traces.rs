@@ -71,7 +71,7 @@ fn attributes(details: &SpanDetails) -> Vec<KeyValue> {
             let provider = providers::ALL.get(usize::from(batch.provider));
             vec![
                 text("enrich.provider", provider.map_or(UNKNOWN, |provider| provider.name())),
-                number("enrich.batch_size", batch.questions.into()),
+                number("enrich.batch_size", batch.lookups.into()),
                 number("enrich.answers", batch.answers.into()),
                 text("enrich.outcome", &batch.outcome.read()),
             ]

@@ -122,11 +122,11 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
     }
     let absent =
         report.iter().all(|(member, value)| NETWORK.contains(&member.as_str()) || is_unreported(value));
-    let said: JsonObject = [("ip".to_owned(), Value::Object(report))].into_iter().collect();
+    let source_data: JsonObject = [("ip".to_owned(), Value::Object(report))].into_iter().collect();
     ReadResult::Answer(if absent {
-        Answer::Absent(Some(said))
+        Answer::Absent(Some(source_data))
     } else {
-        Answer::Found(Finding { said, ..Finding::default() })
+        Answer::Found(Finding { source_data, ..Finding::default() })
     })
 }
 
@@ -183,7 +183,7 @@ mod tests {
 
     fn found(body: &Value) -> Value {
         match answer(body) {
-            Answer::Found(finding) => Value::Object(finding.said),
+            Answer::Found(finding) => Value::Object(finding.source_data),
             other => panic!("{other:?}"),
         }
     }
@@ -260,7 +260,7 @@ mod tests {
             (json!({ "code": 7 }), "{\"code\":7}"),
         ] {
             let read = read_as(200, json!({ "error": error }).to_string());
-            assert!(matches!(read, Some(ReadResult::Failed(said)) if said == words), "{error}");
+            assert!(matches!(read, Some(ReadResult::Failed(source_data)) if source_data == words), "{error}");
         }
     }
 

@@ -130,9 +130,10 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
         return ReadResult::Foreign;
     }
     match Flags::read(&object) {
-        Ok(Some(seen)) => {
-            ReadResult::Answer(Answer::Found(Finding { said: seen.kept(&object), ..Finding::default() }))
-        }
+        Ok(Some(seen)) => ReadResult::Answer(Answer::Found(Finding {
+            source_data: seen.kept(&object),
+            ..Finding::default()
+        })),
         // The members that would report a sighting are null: GreyNoise has not seen the address.
         Ok(None) if Flags::ASKED.into_iter().any(|member| object.contains_key(member)) => {
             ReadResult::Answer(Answer::Absent(Some(Flags::NEITHER.kept(&JsonObject::new()))))
@@ -192,8 +193,8 @@ impl Flags {
     fn read(object: &JsonObject) -> Result<Option<Self>, NotBoolean> {
         let found = |part| flag(object.get(part).and_then(|part| part.get("found")));
         let of = |noise: Option<bool>, riot: Option<bool>, shape| {
-            let said = noise.is_some() || riot.is_some();
-            said.then(|| Self { noise: noise.unwrap_or(false), riot: riot.unwrap_or(false), shape })
+            let source_data = noise.is_some() || riot.is_some();
+            source_data.then(|| Self { noise: noise.unwrap_or(false), riot: riot.unwrap_or(false), shape })
         };
         let community = of(flag(object.get("noise"))?, flag(object.get("riot"))?, Shape::Community);
         let full = of(found(SCANNER)?, found(BUSINESS)?, Shape::Full);
@@ -249,7 +250,7 @@ mod tests {
     /// Returns the stored part of a response.
     fn found(body: &Value) -> Value {
         match read_as(200, body.to_string()) {
-            Some(ReadResult::Answer(Answer::Found(finding))) => Value::Object(finding.said),
+            Some(ReadResult::Answer(Answer::Found(finding))) => Value::Object(finding.source_data),
             _ => panic!("{body}"),
         }
     }
@@ -279,8 +280,8 @@ mod tests {
             json!({ "ip": "192.0.2.1", SCANNER: { "found": null }, BUSINESS: {} }),
         ] {
             match read_as(200, body.to_string()) {
-                Some(ReadResult::Answer(Answer::Absent(Some(said)))) => {
-                    assert_eq!(Value::Object(said), json!({ "noise": false, "riot": false }));
+                Some(ReadResult::Answer(Answer::Absent(Some(source_data)))) => {
+                    assert_eq!(Value::Object(source_data), json!({ "noise": false, "riot": false }));
                 }
                 _ => panic!("{body}"),
             }
@@ -325,13 +326,13 @@ mod tests {
 
     #[test]
     fn texts_are_short_and_printable_or_left_out() {
-        let said = found(&json!({
+        let source_data = found(&json!({
             "noise": true, "name": format!("a\u{7}b\n{}", "\u{e9}".repeat(500)), "classification": 7,
             "last_seen": " \u{0} ",
         }));
-        assert_eq!(said["name"].as_str().map(|name| name.chars().count()), Some(LONGEST_TEXT));
-        assert!(said["name"].as_str().unwrap().starts_with("ab\u{e9}"));
-        assert_eq!((said.get("classification"), said.get("last_seen")), (None, None));
+        assert_eq!(source_data["name"].as_str().map(|name| name.chars().count()), Some(LONGEST_TEXT));
+        assert!(source_data["name"].as_str().unwrap().starts_with("ab\u{e9}"));
+        assert_eq!((source_data.get("classification"), source_data.get("last_seen")), (None, None));
     }
 
     #[test]
@@ -353,10 +354,11 @@ mod tests {
             json!({ "message": "IP not observed scanning the internet or contained in RIOT data set." }),
             json!({ "message": "This IP has not been SEEN." }),
         ] {
-            let Some(ReadResult::Answer(Answer::Absent(Some(said)))) = read_as(404, body.to_string()) else {
+            let Some(ReadResult::Answer(Answer::Absent(Some(source_data)))) = read_as(404, body.to_string())
+            else {
                 panic!("{body}");
             };
-            assert_eq!(Value::Object(said), json!({ "noise": false, "riot": false }));
+            assert_eq!(Value::Object(source_data), json!({ "noise": false, "riot": false }));
         }
         for body in [
             "",

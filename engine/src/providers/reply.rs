@@ -15,7 +15,7 @@ pub type JsonObject = serde_json::Map<String, serde_json::Value>;
 #[derive(Clone, PartialEq, Debug)]
 pub enum Answer {
     Found(Finding),
-    /// The provider has no facts about the address and said so. Contains its response, or `None` if no part of it is
+    /// The provider has no facts about the address and source_data so. Contains its response, or `None` if no part of it is
     /// stored. The result has a limited lifetime and is stored.
     Absent(Option<JsonObject>),
     /// The provider did not accept the lookup. Contains its message.
@@ -26,7 +26,7 @@ pub enum Answer {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Finding {
     /// Stored in the address's document under the provider's name. The caller adds the time of receipt.
-    pub said: JsonObject,
+    pub source_data: JsonObject,
     pub network: Option<NetworkInfo>,
     /// The prefix for which the answer is valid, if it is smaller than the lookup's block.
     pub prefix: Option<Prefix>,

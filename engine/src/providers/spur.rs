@@ -111,20 +111,23 @@ fn read(address: Address, response: &HttpResponse<'_>) -> Option<ReadResult> {
 /// Returns whether a 404 is about the address, and not about the URL.
 fn is_absence(address: Address, body: &[u8]) -> bool {
     body.trim_ascii().is_empty()
-        || http::object(body).is_some_and(|said| http::names(&said, "ip", address) == Some(true))
+        || http::object(body)
+            .is_some_and(|source_data| http::names(&source_data, "ip", address) == Some(true))
 }
 
 fn read_answer(address: Address, body: &[u8]) -> ReadResult {
-    let Some(said) = http::object(body) else {
+    let Some(source_data) = http::object(body) else {
         return ReadResult::Malformed("the answer is not a JSON object");
     };
     // Every field except this one is optional. Without this check any object would be accepted, even that of a gateway
     // or an error.
-    match http::names(&said, "ip", address) {
-        Some(true) if said.iter().all(|(member, value)| member == "ip" || http::says_nothing(value)) => {
-            ReadResult::Answer(Answer::Absent(Some(said)))
+    match http::names(&source_data, "ip", address) {
+        Some(true)
+            if source_data.iter().all(|(member, value)| member == "ip" || http::says_nothing(value)) =>
+        {
+            ReadResult::Answer(Answer::Absent(Some(source_data)))
         }
-        Some(true) => ReadResult::Answer(Answer::Found(Finding { said, ..Finding::default() })),
+        Some(true) => ReadResult::Answer(Answer::Found(Finding { source_data, ..Finding::default() })),
         Some(false) => ReadResult::Foreign,
         None => ReadResult::Malformed("the answer does not name the address"),
     }
@@ -132,12 +135,12 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
 
 /// Returns for example `x-balance-remaining: 4711, x-result-dt: 20261120`.
 fn notice(headers: &HeaderMap) -> Option<String> {
-    let said = NOTICES.into_iter().filter_map(|name| {
+    let source_data = NOTICES.into_iter().filter_map(|name| {
         let value = headers.get(name)?.to_str().ok()?;
         let sane = !value.is_empty() && value.len() <= LONGEST_NOTICE;
         (sane && value.bytes().all(|byte| byte.is_ascii_graphic())).then(|| format!("{name}: {value}"))
     });
-    Some(said.collect::<Vec<_>>().join(", ")).filter(|said| !said.is_empty())
+    Some(source_data.collect::<Vec<_>>().join(", ")).filter(|source_data| !source_data.is_empty())
 }
 
 #[cfg(test)]
@@ -161,7 +164,7 @@ mod tests {
             let Some(ReadResult::Answer(Answer::Found(finding))) = read_as(200, body.to_string()) else {
                 panic!("{body}");
             };
-            assert_eq!(Value::Object(finding.said), body);
+            assert_eq!(Value::Object(finding.source_data), body);
         }
         assert!(matches!(read_as(200, "{\"ip\":\"2001:db8::2\"}"), Some(ReadResult::Foreign)));
         for body in ["", "[]", "null", "<html>", "{\"ip\":"] {
@@ -177,7 +180,9 @@ mod tests {
             json!({ "ip": "2001:db8::1", "as": { "number": null }, "tunnels": [null] }),
         ] {
             match read_as(200, body.to_string()) {
-                Some(ReadResult::Answer(Answer::Absent(Some(said)))) => assert_eq!(Value::Object(said), body),
+                Some(ReadResult::Answer(Answer::Absent(Some(source_data)))) => {
+                    assert_eq!(Value::Object(source_data), body)
+                }
                 _ => panic!("{body}"),
             }
         }
@@ -245,7 +250,7 @@ mod tests {
                 }
             }
             let notice = notice(&headers);
-            prop_assert!(notice.is_none_or(|said| said.len() <= 120 && said.bytes().all(|byte| (b' '..=b'~').contains(&byte))));
+            prop_assert!(notice.is_none_or(|source_data| source_data.len() <= 120 && source_data.bytes().all(|byte| (b' '..=b'~').contains(&byte))));
         }
     }
 }

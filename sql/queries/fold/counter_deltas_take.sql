@@ -5,9 +5,9 @@
 WITH taken AS (
     DELETE FROM @extschema@.counter_delta
     WHERE ctid = ANY (ARRAY(SELECT d.ctid FROM @extschema@.counter_delta d LIMIT $2))
-    RETURNING library, place, amount
+    RETURNING library, counter_index, amount
 )
-SELECT t.place, sum(t.amount)::bigint
+SELECT t.counter_index, sum(t.amount)::bigint
 FROM taken t
 WHERE t.library = $1
-GROUP BY t.place
+GROUP BY t.counter_index

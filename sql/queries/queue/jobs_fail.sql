@@ -29,11 +29,11 @@ WITH failed AS (
     USING failed f
     WHERE a.provider = $1 AND a.lookup_key = f.lookup_key AND f.is_dead
     RETURNING a.ip_address, f.lookup_kind, f.lookup_key, f.priority, f.attempts, f.error, f.requested_at
-), buried AS (
+), moved AS (
     DELETE FROM @extschema@.enrichment_job j
     USING failed f
     WHERE j.provider = $1 AND j.lookup_key = f.lookup_key AND f.is_dead
-), letters AS (
+), dead_letters AS (
     INSERT INTO @extschema@.dead_letter (
         provider, ip_address, lookup_kind, lookup_key, priority, attempts, last_error, requested_at)
     SELECT $1, d.ip_address, d.lookup_kind, d.lookup_key, d.priority, d.attempts, d.error, d.requested_at

@@ -172,8 +172,10 @@ impl Collector {
         };
         let time = self.layout.time(row);
         let evidence = self.addresses.entry(address).or_default();
-        evidence.tally.first_seen = [evidence.tally.first_seen, time].into_iter().flatten().min();
-        evidence.tally.last_seen = [evidence.tally.last_seen, time].into_iter().flatten().max();
+        evidence.session_count.first_seen =
+            [evidence.session_count.first_seen, time].into_iter().flatten().min();
+        evidence.session_count.last_seen =
+            [evidence.session_count.last_seen, time].into_iter().flatten().max();
         let Some(document) = self.layout.document(row) else { return };
         let faults = match legacy::of_address(document, address) {
             Ok(None) => return,

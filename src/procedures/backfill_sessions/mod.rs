@@ -144,7 +144,7 @@ struct Backfill<'a, 'r> {
     tables: Vec<Table>,
     /// Expected number of sessions in them.
     rows: i64,
-    settled: HandledNetworks,
+    handled_networks: HandledNetworks,
     rejected: RejectedRows,
     scanned: i64,
     addresses_created: i64,
@@ -164,7 +164,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
             batch_size,
             rows: rows_estimated(&tables),
             tables,
-            settled: HandledNetworks::default(),
+            handled_networks: HandledNetworks::default(),
             rejected,
             scanned: 0,
             addresses_created: 0,
@@ -188,7 +188,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
         let tables = &self.tables;
         let of_these = |oid| tables.iter().any(|table| table.oid == oid);
         let counted = refresh_session_counts::recount(self.run, self.rows, of_these);
-        let orphans = add_session_foreign_key::settle(self.run, self.rel, Some(self.rows));
+        let orphans = add_session_foreign_key::finish(self.run, self.rel, Some(self.rows));
         self.run.batch(|connection| {
             completions::retry(connection, tables.iter().map(|table| table.oid));
             0
@@ -248,7 +248,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
         self.scanned += rows;
         let checkpoint = stretch.checkpoint(Pass::Addresses, page);
 
-        let networks = named.networks(&mut self.settled);
+        let networks = named.networks(&mut self.handled_networks);
         if !networks.is_empty() {
             let created = &mut self.networks_created;
             self.run.batch(|connection| {
@@ -259,11 +259,17 @@ impl<'a, 'r> Backfill<'a, 'r> {
         let mut placed = InventoryChanges::default();
         let quotes_follow =
             [QuoteSelection::Maxmind, QuoteSelection::Other].map(|which| which.any(&addresses));
-        let (settled, rejected) = (&mut self.settled, &mut self.rejected);
+        let (handled_networks, rejected) = (&mut self.handled_networks, &mut self.rejected);
         self.run.batch_resumable(|connection| {
             rejected.write(connection);
             mmdb::with(LoadPolicy::Import, |databases| {
-                placed = backfill_sessions::place(oids, connection, databases, (&addresses, &named), settled);
+                placed = backfill_sessions::place(
+                    oids,
+                    connection,
+                    databases,
+                    (&addresses, &named),
+                    handled_networks,
+                );
                 if quotes_follow.contains(&true) {
                     return (0, None);
                 }

@@ -58,7 +58,7 @@ struct ImportedRow<'a> {
     is_repeated: bool,
     known: ImportedAddress,
     /// The keys of its document, with the time of each answer.
-    said: BTreeMap<String, Option<Timestamp>>,
+    source_data: BTreeMap<String, Option<Timestamp>>,
 }
 
 pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
@@ -89,7 +89,7 @@ pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
     }
     // Networks are written before addresses, which is the order of locks. Later rounds lock nothing new.
     let source = |asn| sources.get(&asn).copied().unwrap_or(IMPORT);
-    networks::create_said(batch.connection, &networks, source);
+    networks::create_from_sources(batch.connection, &networks, source);
     for round in &rounds {
         write(batch, round, report, counts);
     }
@@ -139,13 +139,13 @@ fn read<'a>(
     let updated = row.time(UPDATED);
     let container = document.container();
     let said_at = |container: Container<'_>, key: &str| (key.to_owned(), said_at(container, key).or(updated));
-    let said: BTreeMap<String, Option<Timestamp>> = container
+    let source_data: BTreeMap<String, Option<Timestamp>> = container
         .into_iter()
         .flat_map(|container| container.keys().into_iter().map(move |key| said_at(container, key)))
         .filter(|(key, _)| key != META)
         .collect();
     let spelling = row.key.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
-    let (states, more) = states(container, &said, &spelling, row.text(VERSION));
+    let (states, more) = states(container, &source_data, &spelling, row.text(VERSION));
     faults.extend(more);
     let known = ImportedAddress {
         address,
@@ -158,7 +158,7 @@ fn read<'a>(
         updated,
         created: row.time(CREATED),
     };
-    (ImportedRow { row, spelling, is_repeated, known, said }, faults)
+    (ImportedRow { row, spelling, is_repeated, known, source_data }, faults)
 }
 
 const META: &str = "_meta";
@@ -171,7 +171,7 @@ fn said_at(document: Container<'_>, key: &str) -> Option<Timestamp> {
 /// asked again.
 fn states(
     document: Option<Container<'_>>,
-    said: &BTreeMap<String, Option<Timestamp>>,
+    source_data: &BTreeMap<String, Option<Timestamp>>,
     spelling: &str,
     version: Option<String>,
 ) -> (Typed<Jsonb>, Faults) {
@@ -180,7 +180,8 @@ fn states(
         for source in SOURCES {
             match document.and_then(|document| document.get(source)) {
                 Some(Value::Nested(own)) if own.is_object() => {
-                    let Some(at) = said.get(source).copied().flatten().filter(|_| !own.keys().is_empty())
+                    let Some(at) =
+                        source_data.get(source).copied().flatten().filter(|_| !own.keys().is_empty())
                     else {
                         continue;
                     };
@@ -237,7 +238,7 @@ fn decide(
 ) -> Decision {
     let meta = stored.document.and_then(|document| document.object(META));
     let stands: BTreeSet<&str> = imported
-        .said
+        .source_data
         .iter()
         .filter(|(key, at)| stands(stored, key, **at))
         .map(|(key, _)| key.as_str())
@@ -269,10 +270,10 @@ fn decide(
 
 fn stands(stored: &StoredAddress, key: &str, their_time: Option<Timestamp>) -> bool {
     let Some(document) = stored.document else { return false };
-    match enrichment::answer_of(document, key) {
-        enrichment::CurrentAttribution::None => false,
+    match enrichment::last_answer(document, key) {
+        enrichment::LastAnswer::None => false,
         // An answer without a time gets the time of the row.
-        enrichment::CurrentAttribution::Since(our_time) => our_time.or(stored.updated) >= their_time,
+        enrichment::LastAnswer::Since(our_time) => our_time.or(stored.updated) >= their_time,
     }
 }
 

@@ -183,7 +183,7 @@ impl ResumePosition {
     fn read(kept: &OwnedVarlena, schema: &str) -> ResumePosition {
         let document = jsonb::container(kept);
         let phase = TABLES.iter().position(|name| document.text("table") == Some(name));
-        match (phase, document.object("tally")) {
+        match (phase, document.object("session_count")) {
             (Some(phase), Some(counts)) if document.text("schema") == Some(schema) => {
                 let position = document.object("position").map(Position::read);
                 ResumePosition { counts: ImportCounts::read(counts), position: Some((phase, position)) }
@@ -258,7 +258,7 @@ impl Import<'_, '_> {
             counts.partly_used += report.partly_used;
             // Stores the position after the last row too. Otherwise replaced documents would be counted as
             // replaced again.
-            (read, Some(written_down(schema, phase, counts, next.as_ref())))
+            (read, Some(checkpoint_json(schema, phase, counts, next.as_ref())))
         });
         next
     }
@@ -278,7 +278,7 @@ impl Import<'_, '_> {
     }
 }
 
-fn written_down(
+fn checkpoint_json(
     schema: &str,
     phase: usize,
     counts: &ImportCounts,
@@ -290,7 +290,7 @@ fn written_down(
         if let Some(position) = position {
             object.object("position", |object| position.write(object));
         }
-        object.object("tally", |object| {
+        object.object("session_count", |object| {
             for (name, number) in counts.report() {
                 object.number(name, number);
             }

@@ -86,17 +86,18 @@ fn read(row: &Row, asn: i64) -> (ImportedNetwork, Faults) {
     let cymru = documents::read(document.container()).cymru;
     let mut words = UnmappedValues::default();
     let mut field = |field: &Field, cymru: Option<String>| {
-        let said = row.text(field.column).filter(|said| !documents::is_unknown(said));
-        let sense = said.as_deref().and_then(field.sense);
+        let source_data = row.text(field.column).filter(|source_data| !documents::is_unknown(source_data));
+        let sense = source_data.as_deref().and_then(field.sense);
         let chosen = cymru.map(|cymru| (cymru, "cymru")).or(sense.clone().map(|own| (own, SOURCE)));
-        if let Some(said) = said {
+        if let Some(source_data) = source_data {
             let is_stored = sense.is_some() && sense.as_ref() == chosen.as_ref().map(|(value, _)| value);
-            if !is_stored || (!field.is_code && sense.as_ref() != Some(&said)) {
-                words.keep(field.name, &said);
+            if !is_stored || (!field.is_code && sense.as_ref() != Some(&source_data)) {
+                words.keep(field.name, &source_data);
             }
             if sense.is_none() {
-                let reason = format!("{} is \"{}\", not {}", field.name, shortened(&said), field.wanted);
-                faults.push((reason, Some(said)));
+                let reason =
+                    format!("{} is \"{}\", not {}", field.name, shortened(&source_data), field.wanted);
+                faults.push((reason, Some(source_data)));
             }
         }
         chosen

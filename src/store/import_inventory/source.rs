@@ -244,10 +244,10 @@ impl Position {
         let key = document.converted_text("key");
         let bytes = key.as_deref().map(|key| text::to_server(key).into_owned());
         // The conversion must be reversible. Otherwise reading cannot resume at this key.
-        let is_told = bytes.as_deref().is_none_or(|bytes| Some(text::from_server(bytes)) == key);
+        let was_told_to_stop = bytes.as_deref().is_none_or(|bytes| Some(text::from_server(bytes)) == key);
         let tuple_id = || Some(TupleId::at(number("page")?, u16::try_from(number("row")?).ok()?));
         match (number("part"), tuple_id()) {
-            (Some(part), Some(tuple_id)) if is_told => {
+            (Some(part), Some(tuple_id)) if was_told_to_stop => {
                 Position { is_in_nulls, key: bytes, part: Oid::from(part), tuple_id }
             }
             _ => Position::beginning(),

@@ -42,14 +42,14 @@ fn naptime() -> &'static str {
     if is_proof() { "1s" } else { "200ms" }
 }
 
-/// The steps that get faults. Three are left out. `give_back` depends on the rate of the whole server and has a
+/// The steps that get faults. Three are left out. `release_jobs` depends on the rate of the whole server and has a
 /// separate test. `look_for_restore` reads nothing that can be locked or changed. The suite `commit_locks` strikes
 /// `look_for_recounts`.
 pub const STEPS: [&str; 14] = [
     "take_over",
     "create_jobs",
     "sweep",
-    "rank",
+    "evaluate_priorities",
     "claim",
     "apply",
     "fold",
@@ -58,7 +58,7 @@ pub const STEPS: [&str; 14] = [
     "count",
     "lease",
     "complete",
-    "settle",
+    "end_leases",
     "evaluate",
 ];
 
@@ -121,7 +121,7 @@ fn faults(step: &str) -> Vec<InjectedFault> {
             Failing("BEFORE DELETE ON enrich.block_answer FOR EACH STATEMENT"),
             Failing("BEFORE INSERT ON enrich.enrichment_request FOR EACH STATEMENT"),
         ],
-        "rank" => vec![
+        "evaluate_priorities" => vec![
             Locked("session_priority", CHANGES),
             Prepared("session_priority", CHANGES),
             Failing("BEFORE DELETE ON enrich.session_priority FOR EACH STATEMENT"),
@@ -177,7 +177,7 @@ fn faults(step: &str) -> Vec<InjectedFault> {
                 "BEFORE UPDATE OR DELETE ON enrich.session_completion FOR EACH ROW WHEN (OLD.leased_by IS NOT NULL)",
             ),
         ],
-        "settle" => vec![Failing(
+        "end_leases" => vec![Failing(
             "BEFORE UPDATE OR DELETE ON enrich.session_completion FOR EACH ROW WHEN (OLD.leased_by IS NOT NULL)",
         )],
         "evaluate" => vec![Failing(

@@ -105,7 +105,7 @@ fn many_addresses_are_asked_in_batches_and_each_once() {
     let sizes: Vec<usize> = record.connections.iter().map(|c| c.questions.len()).collect();
     assert_eq!(sizes, [500, 500, 200]);
     assert_eq!(record.asked_twice(), [] as [IpAddr; 0]);
-    assert_eq!(provider(&mut db, "questions"), 1_200);
+    assert_eq!(provider(&mut db, "lookups"), 1_200);
 }
 
 #[test]

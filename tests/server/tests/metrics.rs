@@ -441,7 +441,7 @@ fn values_survive_the_worker_and_other_databases_see_what_it_counted() {
     assert_eq!(value(&mut db, "enrich_lookups_total", r#"{"result": "cymru_hit"}"#), settled);
     assert_eq!(value(&mut db, CREATED, r#"{"source": "cymru"}"#), networks);
     assert_eq!(value(&mut db, CREATED, r#"{"source": "cymru", "rir": "unknown"}"#), 0.0);
-    assert_eq!(value(&mut db, "enrich_provider_questions_total", cymru), 700.0);
+    assert_eq!(value(&mut db, "enrich_provider_lookups_total", cymru), 700.0);
     let asked = lab.whois.record().connections.len() as f64;
     assert_eq!(
         value(&mut db, "enrich_provider_requests_total", r#"{"provider": "cymru", "outcome": "completed"}"#),

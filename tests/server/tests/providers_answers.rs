@@ -140,7 +140,7 @@ fn answers_are_stored_as_they_were_sent_whoever_asked() {
         assert_eq!(COWRIE.snapshot(&mut db, key), format!("NULL|{country}|{kind}"), "{key}");
     }
     assert_counts_are_exact(&mut db, &[("sessions", "ip"), ("session_summaries", "source_ip")]);
-    for (column, expected) in [("requests", 180), ("questions", 180), ("dead_letters", 0)] {
+    for (column, expected) in [("requests", 180), ("lookups", 180), ("dead_letters", 0)] {
         for provider in PROVIDERS {
             assert_eq!(server_tests::http::count(&mut db, provider, column), expected, "{provider} {column}");
         }

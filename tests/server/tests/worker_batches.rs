@@ -34,7 +34,7 @@ fn every_address_gets_its_network_in_batches_of_500_over_four_connections() {
     assert!(record.connections.iter().all(|c| c.begin && c.verbose && c.end), "{record:?}");
     for (column, expected) in [
         ("requests", 5),
-        ("questions", 2_300),
+        ("lookups", 2_300),
         ("answers", 2_300),
         ("absent", 0),
         ("shared", 0),

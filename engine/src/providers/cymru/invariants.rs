@@ -42,8 +42,8 @@ pub fn whois_answer(bytes: &[u8]) {
     for answer in reply.answers.values() {
         if let providers::Answer::Found(finding) = answer {
             let network = finding.network.as_ref().expect("a route is of a network");
-            assert!(serde_json::to_string(&finding.said).expect("JSON").len() < 4096);
-            assert_eq!(finding.said["asn"], network.asn);
+            assert!(serde_json::to_string(&finding.source_data).expect("JSON").len() < 4096);
+            assert_eq!(finding.source_data["asn"], network.asn);
             assert!(network.country.as_deref().is_none_or(|country| {
                 country.len() == 2 && country.bytes().all(|letter| letter.is_ascii_uppercase())
             }));

@@ -190,11 +190,11 @@ impl From<RouteReply> for providers::Reply {
 
 /// Uses the keys that the Python system wrote.
 fn finding(route: &Route) -> Finding {
-    let mut said = Map::new();
-    said.insert("asn".into(), route.asn.into());
+    let mut source_data = Map::new();
+    source_data.insert("asn".into(), route.asn.into());
     let mut put = |key: &str, value: Option<Value>| {
         if let Some(value) = value {
-            said.insert(key.into(), value);
+            source_data.insert(key.into(), value);
         }
     };
     put("asn_org", route.name.clone().map(Value::from));
@@ -204,7 +204,7 @@ fn finding(route: &Route) -> Finding {
     put("allocation_date", route.allocated.clone().map(Value::from));
     put("origins", (!route.origins.is_empty()).then(|| route.origins.clone().into()));
     Finding {
-        said,
+        source_data,
         network: Some(NetworkInfo {
             asn: route.asn,
             name: route.name.clone(),
@@ -278,13 +278,13 @@ mod tests {
             "asn": 24940, "asn_org": "HETZNER-AS, FI", "country": "DE", "registry": "ripencc",
             "prefix": "78.46.0.0/15", "allocation_date": "2007-03-13", "origins": [64500]
         });
-        assert_eq!(Value::Object(whole.said), expected);
+        assert_eq!(Value::Object(whole.source_data), expected);
         let network = whole.network.unwrap();
         assert_eq!((network.asn, network.country.as_deref()), (24940, Some("FI")));
         assert_eq!(whole.prefix, Prefix::parse("78.46.0.0/15"));
 
         let Some(providers::Answer::Found(bare)) = take("78.46.1.2") else { panic!("a route") };
-        assert_eq!(Value::Object(bare.said), json!({ "asn": 24940 }));
+        assert_eq!(Value::Object(bare.source_data), json!({ "asn": 24940 }));
         assert_eq!(take("192.0.2.1"), Some(providers::Answer::Absent(None)));
         assert_eq!(take("192.0.2.2"), Some(providers::Answer::Refused("no".into())));
     }

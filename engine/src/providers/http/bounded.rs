@@ -8,8 +8,10 @@ use std::time::Instant;
 use ureq::Error;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
+/// Maximum length of an unpacked body in bytes. The largest known answers have some dozens of KiB.
+pub(super) const LONGEST_BODY: u64 = 1024 * 1024;
 /// Limit in bytes after TLS decryption: the longest body, and the same amount for all other parts.
-const LONGEST: usize = 2 * super::exchange::LONGEST_BODY as usize;
+const LONGEST: usize = 2 * LONGEST_BODY as usize;
 
 thread_local! {
     /// Time at which the connection of this thread's request was established. `None` if the request uses an older

@@ -8,7 +8,7 @@
 //! Connections are kept between exchanges, because a request then takes one round trip instead of four. Agents outlive
 //! the threads that use them, in `AGENTS`. That lock is held briefly, never while data is sent.
 
-use super::bounded::{BoundedConnector, CONNECTED};
+use super::bounded::{BoundedConnector, CONNECTED, LONGEST_BODY};
 use super::target::Target;
 use crate::net::Failure;
 use std::io::{ErrorKind, Read};
@@ -20,9 +20,6 @@ use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector, DefaultConnector};
 use ureq::{Agent, Error, Proxy, Timeout};
-
-/// Maximum length of an unpacked body in bytes. The largest known answers have some dozens of KiB.
-pub(super) const LONGEST_BODY: u64 = 1024 * 1024;
 
 /// Buffer sizes in bytes. Each kept connection has both buffers.
 const INPUT_BUFFER: usize = 32 * 1024;

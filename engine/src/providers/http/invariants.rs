@@ -7,7 +7,8 @@
 //! {"message":"quota exceeded"}
 //! ```
 
-use super::exchange::{LONGEST_BODY, get_from_memory};
+use super::bounded::LONGEST_BODY;
+use super::exchange::get_from_memory;
 use super::secret::Secret;
 use super::*;
 use crate::providers::dshield::Dshield;
@@ -25,18 +26,18 @@ fn asked() -> Address {
 
 pub fn greynoise_answer(bytes: &[u8]) {
     let (reply, body) = replied(GreyNoise.service(), bytes);
-    if let Some(Answer::Found(Finding { said, .. }) | Answer::Absent(Some(said))) =
+    if let Some(Answer::Found(Finding { source_data, .. }) | Answer::Absent(Some(source_data))) =
         reply.answers.get(&asked())
     {
         let known = ["noise", "riot", "classification", "name", "last_seen"];
-        for (member, value) in said {
+        for (member, value) in source_data {
             let fits = match member.as_str() {
                 "noise" | "riot" => value.is_boolean(),
                 _ => value.as_str().is_some_and(|text| (1..=256).contains(&text.chars().count())),
             };
             assert!(known.contains(&member.as_str()) && fits, "{member}: {value}");
         }
-        assert!(said.contains_key("noise") && said.contains_key("riot"));
+        assert!(source_data.contains_key("noise") && source_data.contains_key("riot"));
         assert_ne!(named(&body, "ip"), Some(false), "an answer about another address");
     }
 }
@@ -48,10 +49,12 @@ pub fn dshield_answer(bytes: &[u8]) {
     {
         assert!(rest >= Duration::from_secs(300), "the Internet Storm Center asks for five minutes");
     }
-    if let Some(Answer::Found(Finding { said, .. }) | Answer::Absent(Some(said))) =
+    if let Some(Answer::Found(Finding { source_data, .. }) | Answer::Absent(Some(source_data))) =
         reply.answers.get(&asked())
     {
-        assert!(said.len() == 1 && said["ip"].as_object().is_some_and(|report| !report.is_empty()));
+        assert!(
+            source_data.len() == 1 && source_data["ip"].as_object().is_some_and(|report| !report.is_empty())
+        );
         let report = body.as_ref().and_then(|body| body.get("ip")).cloned();
         let number = report.map(|report| match &report["number"] {
             Value::Object(wrapped) if wrapped.len() == 1 => wrapped.get("text").cloned().unwrap_or_default(),
@@ -65,12 +68,12 @@ pub fn dshield_answer(bytes: &[u8]) {
 pub fn spur_answer(bytes: &[u8]) {
     let (reply, body) = replied(Spur.service(), bytes);
     match reply.answers.get(&asked()) {
-        Some(Answer::Found(Finding { said, .. })) => {
-            assert_eq!(named(&Some(Value::Object(said.clone())), "ip"), Some(true));
+        Some(Answer::Found(Finding { source_data, .. })) => {
+            assert_eq!(named(&Some(Value::Object(source_data.clone())), "ip"), Some(true));
             assert_eq!(named(&body, "ip"), Some(true), "an answer about another address");
         }
-        Some(Answer::Absent(Some(said))) => {
-            let nothing = said.iter().all(|(member, value)| member == "ip" || says_nothing(value));
+        Some(Answer::Absent(Some(source_data))) => {
+            let nothing = source_data.iter().all(|(member, value)| member == "ip" || says_nothing(value));
             assert!(nothing, "an answer is absence only if it says nothing");
             assert_eq!(named(&body, "ip"), Some(true), "an answer about another address");
         }
@@ -188,11 +191,11 @@ fn sane_reply(service: &HttpService, reply: &Reply, status: u16) {
     match reply.answers.get(&asked()) {
         Some(Answer::Found(finding)) => {
             assert!(matches!(status, 200 | 206));
-            kept(&finding.said);
+            kept(&finding.source_data);
         }
-        Some(Answer::Absent(said)) => {
+        Some(Answer::Absent(source_data)) => {
             assert!(matches!(status, 200 | 206 | 404));
-            said.iter().for_each(kept);
+            source_data.iter().for_each(kept);
         }
         Some(Answer::Refused(words)) => {
             assert!(matches!(status, 200 | 400));
@@ -221,9 +224,9 @@ fn sane_failure(failure: &Failure) {
     assert!(!text.is_empty() && text.chars().count() <= 200 && !text.contains(char::is_control), "{text:?}");
 }
 
-fn kept(said: &JsonObject) {
-    let text = serde_json::to_string(said).expect("JSON");
+fn kept(source_data: &JsonObject) {
+    let text = serde_json::to_string(source_data).expect("JSON");
     assert!(text.len() <= LONGEST_KEPT);
     let again: JsonObject = serde_json::from_str(&text).expect("what is kept reads back");
-    assert!(again.keys().eq(said.keys()));
+    assert!(again.keys().eq(source_data.keys()));
 }

@@ -429,20 +429,22 @@ fn name(setting: &Setting) -> String {
 
 /// Returns the stored form of an answer, without the key. Returns `None` if it is too long.
 fn keep(answer: Answer, secret: Option<&Secret>) -> Option<Answer> {
-    let clean = |said: JsonObject| {
-        let mut said = Value::Object(said);
+    let clean = |source_data: JsonObject| {
+        let mut source_data = Value::Object(source_data);
         if let Some(secret) = secret {
-            secret.hide_in_value(&mut said);
+            secret.hide_in_value(&mut source_data);
         }
-        let fits = said.to_string().len() <= LONGEST_KEPT;
-        match said {
-            Value::Object(said) if fits => Some(said),
+        let fits = source_data.to_string().len() <= LONGEST_KEPT;
+        match source_data {
+            Value::Object(source_data) if fits => Some(source_data),
             _ => None,
         }
     };
     match answer {
-        Answer::Found(finding) => Some(Answer::Found(Finding { said: clean(finding.said)?, ..finding })),
-        Answer::Absent(Some(said)) => Some(Answer::Absent(Some(clean(said)?))),
+        Answer::Found(finding) => {
+            Some(Answer::Found(Finding { source_data: clean(finding.source_data)?, ..finding }))
+        }
+        Answer::Absent(Some(source_data)) => Some(Answer::Absent(Some(clean(source_data)?))),
         Answer::Absent(None) => Some(Answer::Absent(None)),
         Answer::Refused(words) => {
             let words = printable(&words);
@@ -482,8 +484,8 @@ pub(super) fn names(object: &JsonObject, member: &str, address: Address) -> Opti
 /// Returns the whole message of the provider from a JSON body.
 fn words(body: &[u8]) -> Option<String> {
     let object = object(body)?;
-    let said = ["message", "error"].into_iter().find_map(|member| object.get(member)?.as_str());
-    said.map(printable).filter(|words| !words.is_empty())
+    let source_data = ["message", "error"].into_iter().find_map(|member| object.get(member)?.as_str());
+    source_data.map(printable).filter(|words| !words.is_empty())
 }
 
 pub(super) fn printable(text: &str) -> String {

@@ -86,9 +86,9 @@ fn failure_of(bytes: impl Into<Vec<u8>>) -> Failure {
     reply_to(bytes).failure.unwrap()
 }
 
-fn said(reply: &Reply) -> JsonObject {
+fn source_data(reply: &Reply) -> JsonObject {
     match reply.answers.get(&address()) {
-        Some(Answer::Found(finding)) => finding.said.clone(),
+        Some(Answer::Found(finding)) => finding.source_data.clone(),
         other => panic!("{other:?} {:?}", reply.failure),
     }
 }
@@ -98,7 +98,7 @@ fn requests_say_what_they_have_to_and_no_more() {
     let key = TempFile::new(format!("  {KEY}\n"));
     let server = Server::answering(answer("200 OK", "", SEEN));
     let settings = greynoise(&server.url("/v3/community/")).with(&GREYNOISE_API_KEY_FILE, text(key.path()));
-    assert_eq!(said(&ask(&GreyNoise, &settings))["noise"], true);
+    assert_eq!(source_data(&ask(&GreyNoise, &settings))["noise"], true);
     let reply = ask(&Dshield, &dshield(&server.url("/api/ip")));
     assert!(reply.failure.is_some());
     ask(&Spur, &spur(&server.url(""), &key));
@@ -230,7 +230,7 @@ fn connections_are_used_again() {
 #[test]
 fn answer_may_be_compressed() {
     let reply = reply_to(answer("200 OK", "Content-Encoding: gzip\r\n", gzip(SEEN.as_bytes())));
-    assert_eq!(said(&reply)["classification"], "malicious");
+    assert_eq!(source_data(&reply)["classification"], "malicious");
     let whole = gzip(SEEN.as_bytes());
     let cut = answer("200 OK", "Content-Encoding: gzip\r\n", &whole[..whole.len() - 12]);
     assert_eq!(failure_of(cut), Failure::Cut);
@@ -302,7 +302,7 @@ fn kept_connection_may_carry_any_number_of_answers() {
     let padded = format!("{SEEN}{}", " ".repeat(900_000));
     let server = Server::answering(answer("200 OK", "", padded));
     for _ in 0..5 {
-        assert_eq!(said(&ask(&GreyNoise, &greynoise(&server.url(""))))["noise"], true);
+        assert_eq!(source_data(&ask(&GreyNoise, &greynoise(&server.url(""))))["noise"], true);
     }
     assert_eq!(server.connections(), 1);
 }
@@ -310,7 +310,7 @@ fn kept_connection_may_carry_any_number_of_answers() {
 #[test]
 fn largest_body_is_read_whole() {
     let padded = |size: usize| format!("{SEEN}{}", " ".repeat(size - SEEN.len()));
-    assert_eq!(said(&reply_to(answer("200 OK", "", padded(1 << 20))))["noise"], true);
+    assert_eq!(source_data(&reply_to(answer("200 OK", "", padded(1 << 20))))["noise"], true);
     assert_eq!(failure_of(answer("200 OK", "", padded((1 << 20) + 1))), Failure::TooLarge);
 }
 
@@ -753,14 +753,14 @@ fn proxy_is_asked_to_connect_to_the_provider() {
         false
     });
     let settings = greynoise("http://provider.test:8080/v3").with(&HTTP_PROXY, text(&proxy.url("")));
-    assert_eq!(said(&ask(&GreyNoise, &settings))["noise"], true);
+    assert_eq!(source_data(&ask(&GreyNoise, &settings))["noise"], true);
     assert_eq!(proxy.asked()[0].line(), "CONNECT provider.test:8080 HTTP/1.1");
     assert_eq!(proxy.asked()[0].header("user-agent"), Some(USER_AGENT));
 
     // A proxy cannot reach the ports of this host.
     let server = Server::answering(answer("200 OK", "", SEEN));
     let settings = greynoise(&server.url("")).with(&HTTP_PROXY, text(&proxy.url("")));
-    assert_eq!(said(&ask(&GreyNoise, &settings))["noise"], true);
+    assert_eq!(source_data(&ask(&GreyNoise, &settings))["noise"], true);
     assert_eq!(proxy.connections(), 1);
 }
 
