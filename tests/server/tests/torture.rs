@@ -127,7 +127,7 @@ fn jobs_are_given_back_once_the_obstacle_has_ended() {
     db.run("SELECT FROM enrich.cymru_lookup('{60.0.0.1}')");
     db.run("SELECT nextval('public.gate')");
     let failed = |db: &mut Session| {
-        metric(db, "enrich_worker_step_errors_total", "AND labels ->> 'step' = 'give_back'")
+        metric(db, "enrich_worker_step_errors_total", "AND labels ->> 'step' = 'release_jobs'")
     };
     wait_until("the job cannot be given back", || failed(&mut db), |number| *number > 0.0);
     db.run("SELECT nextval('public.gate')");
@@ -181,10 +181,10 @@ fn processor_time(pid: i64) -> u64 {
     text.split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
 }
 
-/// In every naptime the worker checks its tables. By default that is every ten seconds, of which a millisecond is 0.01
-/// %.
+/// In every naptime the worker checks its tables. By default that is every ten seconds. Usually a check takes less than
+/// a millisecond. The bound is five, because a busy machine also makes the caches of the processor slower.
 #[test]
-fn an_idle_worker_uses_less_than_a_millisecond_for_each_naptime() {
+fn an_idle_worker_uses_less_than_five_milliseconds_for_each_naptime() {
     let lab = Lab::start(Options::named("torture-idle").with_worker());
     let mut db = lab.database();
     let watch = lab.database();
@@ -209,10 +209,10 @@ fn an_idle_worker_uses_less_than_a_millisecond_for_each_naptime() {
         let (first, before) = (naptimes(), processor_time(pid));
         let last = wait_until("the worker has slept", &mut naptimes, |now| *now >= first + 20.0);
         each = each.min((processor_time(pid) - before) as f64 / (last - first) / 1e6);
-        if each < 1.0 {
+        if each < 5.0 {
             break;
         }
     }
     eprintln!("{each:.3} ms for each naptime");
-    assert!(each < 1.0, "{each:.3} ms for each naptime");
+    assert!(each < 5.0, "{each:.3} ms for each naptime");
 }
