@@ -76,7 +76,7 @@ COMMENT ON FUNCTION mmdb_file(text) IS 'returns the row of mmdb_status() for one
 CREATE FUNCTION mmdb_in_service(kind text) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_in_service_wrapper';
 COMMENT ON FUNCTION mmdb_in_service(text) IS
-    'true if an mmdb file of the given kind (''city'' or ''asn'') is loaded, otherwise false; null for any other kind, and null if the setting enabled_sources does not contain maxmind';
+    'true if an mmdb file of the given kind (''city'' or ''asn'') is loaded, otherwise false; null for any other kind; also null if the setting enabled_sources does not contain maxmind, because the extension then uses no mmdb files';
 
 CREATE FUNCTION mmdb_status(
     OUT kind text, OUT source_path text, OUT database_type text, OUT build_time timestamptz,
@@ -87,9 +87,9 @@ CREATE FUNCTION mmdb_status(
         SELECT f.* FROM (VALUES ('city'), ('asn')) k(kind) CROSS JOIN LATERAL @extschema@.mmdb_file(k.kind) f
     $$;
 COMMENT ON FUNCTION mmdb_status() IS
-    'one row for each of the settings city_database and asn_database: the loaded mmdb file, the time when the file was loaded, and the reason why a newer file was refused';
+    'mmdb files: one row for the setting city_database and one for asn_database, with the loaded file, the time when it was loaded, and the reason if a newer file was refused';
 
 CREATE FUNCTION reload_mmdb() RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reload_mmdb_wrapper';
 COMMENT ON FUNCTION reload_mmdb() IS
-    'verify the mmdb files that the settings city_database and asn_database name, and load changed files; if a file is unusable, raises an error, and the file that was loaded before stays in use';
+    'load the mmdb files that the settings city_database and asn_database name, if the files have changed; raises an error if a file is unusable; the previously loaded file then stays in use';

@@ -6,27 +6,27 @@
 CREATE FUNCTION canonical_address(ip inet) RETURNS inet
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'canonical_address_wrapper';
 COMMENT ON FUNCTION canonical_address(inet) IS
-    'converts an address to the spelling that ip_inventory.ip_address uses: a single host; an IPv4-mapped IPv6 address becomes IPv4';
+    'converts an address to the form in which ip_inventory.ip_address stores it: without a netmask; an IPv4-mapped IPv6 address becomes an IPv4 address';
 
 CREATE FUNCTION geo_country_of(enrichment jsonb) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'geo_country_of_wrapper';
 COMMENT ON FUNCTION geo_country_of(jsonb) IS
-    'country in an enrichment document: from maxmind, otherwise from cymru, otherwise from dshield; ''XX'' if none of these sources names a country; never raises an error';
+    'country in an enrichment document (a value of ip_inventory.enrichment): from the source maxmind, otherwise from cymru, otherwise from dshield; ''XX'' if none of these sources names a country; never raises an error';
 
 CREATE FUNCTION ip_types_of(enrichment jsonb) RETURNS text[]
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_types_of_wrapper';
 COMMENT ON FUNCTION ip_types_of(jsonb) IS
-    'types of an address (for example VPN or DATACENTER): the types of tunnels, infrastructure and clients in the key spur of an enrichment document; in upper case, without duplicates';
+    'types of an address, for example VPN or DATACENTER, from the key spur of an enrichment document (a value of ip_inventory.enrichment); spur lists types of tunnels, infrastructure and clients; in upper case, without duplicates';
 
 CREATE FUNCTION is_scanner_of(enrichment jsonb) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_scanner_of_wrapper';
 COMMENT ON FUNCTION is_scanner_of(jsonb) IS
-    'true if the value of greynoise.noise in an enrichment document is true, otherwise false';
+    'true if greynoise.noise is true in an enrichment document (a value of ip_inventory.enrichment): GreyNoise has seen the address scan the internet';
 
 CREATE FUNCTION is_bogon_of(enrichment jsonb) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_bogon_of_wrapper';
 COMMENT ON FUNCTION is_bogon_of(jsonb) IS
-    'true if the value of validation.is_bogon in an enrichment document is true, otherwise false';
+    'true if validation.is_bogon is true in an enrichment document (a value of ip_inventory.enrichment): the address cannot be a source address on the public internet';
 
 -- Not STRICT, and without a search_path, so that the planner inlines it. It uses the later of two clocks: in a long
 -- procedure that is now(), in a long transaction statement_timestamp().
@@ -38,7 +38,7 @@ CREATE FUNCTION session_time(t timestamptz) RETURNS timestamptz
              GREATEST(pg_catalog.now(), pg_catalog.statement_timestamp()) OPERATOR(pg_catalog.+) '24:00:00'::interval)
         THEN t END;
 COMMENT ON FUNCTION session_time(timestamptz) IS
-    'returns the time of a session; null if the time is before 1970 or more than one day in the future';
+    'returns the given time of a session if it is plausible; null if the time is before 1970 or more than one day in the future';
 
 -- A row may have any two times, and their difference may be out of range, which is an error from version 17 on. Times
 -- that an old version of the extension or a user stored must not stop an UPDATE or a restore.
@@ -50,7 +50,7 @@ CREATE FUNCTION seen_over(first_seen timestamptz, last_seen timestamptz) RETURNS
          AND last_seen OPERATOR(pg_catalog.>=) first_seen
         THEN last_seen OPERATOR(pg_catalog.-) first_seen END;
 COMMENT ON FUNCTION seen_over(timestamptz, timestamptz) IS
-    'time between the first and the last session; null if one of these times is before 1970 or after 2999';
+    'time between a first and a last session, given the times of both; null if one of these times is before 1970 or after 2999';
 
 CREATE TABLE asn_inventory (
     asn_number            bigint PRIMARY KEY CHECK (asn_number BETWEEN 1 AND 4294967295),
@@ -82,7 +82,7 @@ COMMENT ON COLUMN asn_inventory.asn_number IS 'autonomous system number, 1 to 42
 COMMENT ON COLUMN asn_inventory.organization_name IS
     'organisation that runs the network; the key provenance in the column enrichment names the source of the name';
 COMMENT ON COLUMN asn_inventory.organization_country IS
-    'two-letter code of a country; a value from Team Cymru is the country where the network is registered; a value from MaxMind is the country of the first address of the network that was seen';
+    'two-letter code of a country: from Team Cymru, the country where the network is registered; from MaxMind, the country of the address by which the extension first learned of the network';
 COMMENT ON COLUMN asn_inventory.rir_registry IS 'regional internet registry: ARIN, RIPE, APNIC, LACNIC, AFRINIC';
 COMMENT ON COLUMN asn_inventory.asn_type IS 'type of the network: HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN; see classify_asn()';
 COMMENT ON COLUMN asn_inventory.is_known_hosting IS 'true if known_networks lists the network as a hosting provider';
@@ -90,11 +90,11 @@ COMMENT ON COLUMN asn_inventory.is_known_vpn IS 'true if known_networks lists th
 COMMENT ON COLUMN asn_inventory.first_seen IS 'time of the first session from this network';
 COMMENT ON COLUMN asn_inventory.last_seen IS 'time of the last session from this network';
 COMMENT ON COLUMN asn_inventory.unique_ip_count IS
-    'number of addresses that now belong to this network, without counts that fold_statistics() has not added yet';
+    'number of addresses that now belong to this network; recent changes are missing until the worker or fold_statistics() adds them';
 COMMENT ON COLUMN asn_inventory.total_session_count IS
-    'number of sessions from the addresses that now belong to this network, without counts that fold_statistics() has not added yet';
+    'number of sessions from the addresses that now belong to this network; recent sessions are missing until the worker or fold_statistics() adds them';
 COMMENT ON COLUMN asn_inventory.enrichment IS
-    'JSON object: the key provenance names the source of each filled column; the key import holds values of an imported row for which the table has no column';
+    'JSON object: the key provenance names the source of each filled column of this row; the key import holds values of an imported row that fit no column of this table';
 COMMENT ON COLUMN asn_inventory.enrichment_updated_at IS
     'time when a source last changed organization_name, organization_country or rir_registry';
 
@@ -124,7 +124,7 @@ SELECT pg_catalog.pg_extension_config_dump('ip_inventory', '');
 CREATE FUNCTION inventory_changed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'inventory_changed_wrapper';
 COMMENT ON FUNCTION inventory_changed() IS
-    'trigger on ip_inventory: invalidates the caches of ip_inventory rows in all backends';
+    'trigger on ip_inventory: invalidates the copies of ip_inventory rows that backends cache';
 CREATE TRIGGER inventory_changed AFTER UPDATE OF enrichment, current_asn OR DELETE OR TRUNCATE ON ip_inventory
     FOR EACH STATEMENT EXECUTE FUNCTION inventory_changed();
 ALTER TABLE ip_inventory ENABLE ALWAYS TRIGGER inventory_changed;
@@ -146,21 +146,21 @@ COMMENT ON FUNCTION addresses_deleted() IS
 CREATE TRIGGER addresses_deleted AFTER DELETE ON ip_inventory
     REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION addresses_deleted();
 
-COMMENT ON TABLE ip_inventory IS 'one row for each known address, with the current data about the address';
-COMMENT ON COLUMN ip_inventory.ip_address IS 'address of a single host; an IPv4-mapped IPv6 address is stored as IPv4';
+COMMENT ON TABLE ip_inventory IS 'one row for each known address, with the current data about the address, such as its network and the answers of the sources';
+COMMENT ON COLUMN ip_inventory.ip_address IS 'address without a netmask; an IPv4-mapped IPv6 address is stored as IPv4';
 COMMENT ON COLUMN ip_inventory.current_asn IS 'ASN of the network that announces the address now; null if unknown';
 COMMENT ON COLUMN ip_inventory.asn_last_verified IS 'time when a source last confirmed current_asn';
 COMMENT ON COLUMN ip_inventory.first_seen IS 'time of the first session from this address';
 COMMENT ON COLUMN ip_inventory.last_seen IS 'time of the last session from this address';
 COMMENT ON COLUMN ip_inventory.session_count IS
-    'number of sessions from this address in the attached tables, without counts that fold_statistics() has not added yet';
+    'number of sessions from this address in the attached tables; recent sessions are missing until the worker or fold_statistics() adds them';
 COMMENT ON COLUMN ip_inventory.enrichment IS
-    'document with one key for each source that answered; the key _meta holds the state and the time of each answer, and the imported row if there is one';
+    'JSON object with one key for each source that answered; the key _meta holds the state and the time of each answer, and, for an imported address, the imported row';
 COMMENT ON COLUMN ip_inventory.enrichment_updated_at IS
-    'time when any source last changed the column enrichment; the key _meta in that column holds the time of each answer';
+    'time when an answer of any source last changed the column enrichment; the key _meta in enrichment holds the time of each answer';
 COMMENT ON COLUMN ip_inventory.enrichment_version IS 'version of the layout of the column enrichment';
 COMMENT ON COLUMN ip_inventory.geo_country IS
-    'two-letter code of the country: from maxmind, otherwise from cymru, otherwise from dshield; ''XX'' if none of these sources names a country';
+    'two-letter code of the country: from the source maxmind, otherwise from cymru, otherwise from dshield; ''XX'' if none of these sources names a country';
 COMMENT ON COLUMN ip_inventory.ip_types IS
     'types of the address according to SPUR, for example VPN, TOR, PROXY or DATACENTER';
 COMMENT ON COLUMN ip_inventory.is_scanner IS 'true if GreyNoise has seen the address scan the internet';
@@ -179,9 +179,9 @@ CREATE INDEX ip_asn_history_asn_number_idx ON ip_asn_history (asn_number, observ
 CREATE INDEX ip_asn_history_observed_at_idx ON ip_asn_history USING brin (observed_at);
 SELECT pg_catalog.pg_extension_config_dump('ip_asn_history', '');
 COMMENT ON TABLE ip_asn_history IS
-    'networks of each address over time: one row for the first known network, and one row for each change to another network';
+    'history of the network of each address: one row for the first known network, and one row for each change to another network';
 COMMENT ON COLUMN ip_asn_history.observed_at IS
-    'time when the extension detected the network, not the time when the address moved to the network';
+    'time when the extension detected that the address belongs to the network; the address may have moved to the network earlier';
 COMMENT ON COLUMN ip_asn_history.verification_source IS
     'source that named the network: ''maxmind'', ''cymru'' or ''manual''; ''import'' if the row was imported and the source is unknown';
 
@@ -198,7 +198,7 @@ CREATE TABLE session_delta (
 ALTER TABLE session_delta REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('session_delta', '');
 COMMENT ON TABLE session_delta IS
-    'session counts per address that fold_statistics() has not added to ip_inventory yet';
+    'pending session counts per address: the worker or fold_statistics() adds these counts to ip_inventory and deletes the rows';
 
 CREATE TABLE counter_delta (
     library       text NOT NULL,
@@ -208,10 +208,10 @@ CREATE TABLE counter_delta (
 ALTER TABLE counter_delta REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('counter_delta', '');
 COMMENT ON TABLE counter_delta IS
-    'counts of metrics from prepared transactions that the worker has not added to the counters of enrich_metrics yet; append-only';
+    'metric counts that prepared transactions stored: the worker adds these counts to the counters of enrich_metrics and deletes the rows; transactions only insert rows';
 COMMENT ON COLUMN counter_delta.library IS
-    'version of the library that stored the count; if the worker has loaded another version, the worker deletes the row without adding the count';
-COMMENT ON COLUMN counter_delta.counter_index IS 'number of the counter in the library version that stored the count';
+    'version of the library cowrie_enrich that stored the count; a worker that has loaded another version deletes the row without adding the count';
+COMMENT ON COLUMN counter_delta.counter_index IS 'position of the counter in the counter list of the library version that stored the count';
 
 CREATE TABLE recount_request (
     requested_at timestamptz NOT NULL DEFAULT now(),
@@ -221,12 +221,12 @@ CREATE TABLE recount_request (
 ALTER TABLE recount_request REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('recount_request', '');
 COMMENT ON TABLE recount_request IS
-    'one row for each transaction that could not store its rows in session_delta or incomplete_session; the worker therefore recounts all sessions, and the recount deletes the rows of this table';
+    'one row for each transaction that could not store its session counts in session_delta or its sessions in incomplete_session; because of such a row, the worker recounts all sessions; the recount deletes the row';
 COMMENT ON COLUMN recount_request.requested_at IS 'time when the transaction committed';
 COMMENT ON COLUMN recount_request.sessions IS
-    'number of sessions that the transaction could not count; 0 if the transaction counted all its sessions';
+    'number of honeypot sessions that the transaction could not count; 0 if the transaction counted all its sessions';
 COMMENT ON COLUMN recount_request.has_gaps IS
-    'true if incomplete_session may not list all sessions of this transaction that have nulls in their snapshot columns; the recount then adds the missing sessions';
+    'true if the transaction stored sessions with null snapshot columns that are possibly missing from incomplete_session; the recount then adds the missing sessions';
 
 CREATE TABLE network_delta (
     asn_number bigint NOT NULL,
@@ -239,4 +239,4 @@ CREATE TABLE network_delta (
 ALTER TABLE network_delta REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('network_delta', '');
 COMMENT ON TABLE network_delta IS
-    'address and session counts per network that fold_statistics() has not added to asn_inventory yet';
+    'pending address and session counts per network: the worker or fold_statistics() adds these counts to asn_inventory and deletes the rows';

@@ -3,7 +3,7 @@
 CREATE FUNCTION classify_name(organization_name text) RETURNS text
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'classify_name_wrapper';
 COMMENT ON FUNCTION classify_name(text) IS
-    'returns the type of a network (HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN) according to whole words in the name of the organisation';
+    'returns the type of a network (HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN), which whole words in the name of its organisation indicate';
 
 CREATE TABLE known_networks (
     asn_number bigint PRIMARY KEY CHECK (asn_number BETWEEN 1 AND 4294967295),
@@ -14,7 +14,7 @@ CREATE TABLE known_networks (
     is_seed    boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE known_networks IS
-    'types of known networks; a type in this table takes precedence over the type according to the name of the organisation; you can edit this table; pg_dump includes rows that you added or changed; a row of the extension that you deleted exists again after a restore';
+    'types of known networks; takes precedence over the type that the name of the organisation indicates; you can edit the table; pg_dump includes only rows that you added or changed, so rows that you deleted exist again after a restore';
 COMMENT ON COLUMN known_networks.asn_type IS 'type of the network: HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN';
 COMMENT ON COLUMN known_networks.is_seed IS
     'true if the row came with the extension and is unchanged; pg_dump omits such rows';
@@ -82,7 +82,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION known_network_edited() IS 'trigger on known_networks: sets is_seed to false in edited rows';
+COMMENT ON FUNCTION known_network_edited() IS 'trigger on known_networks: sets is_seed to false in edited rows, so that pg_dump includes these rows';
 CREATE TRIGGER known_network_edited BEFORE UPDATE ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_edited();
 
@@ -97,7 +97,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION known_network_restored() IS
-    'trigger on known_networks: an inserted row replaces the row of the same network that came with the extension';
+    'trigger on known_networks: replaces a row that came with the extension by an inserted row for the same network, for example during a restore';
 CREATE TRIGGER known_network_restored BEFORE INSERT ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_restored();
 
@@ -113,7 +113,7 @@ CREATE INDEX network_reclassification_asn_number_idx ON network_reclassification
 ALTER TABLE network_reclassification REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('network_reclassification', '');
 COMMENT ON TABLE network_reclassification IS
-    'networks whose row in known_networks was added, changed or deleted, and which the worker has not classified again yet; append-only';
+    'networks that the worker must classify again, because a user added, changed or deleted their row in known_networks; users'' transactions only insert rows';
 COMMENT ON COLUMN network_reclassification.edited_at IS 'start time of the transaction that edited known_networks';
 
 CREATE FUNCTION reclassification_appended() RETURNS trigger
@@ -153,7 +153,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION known_networks_changed() IS
-    'trigger on known_networks: appends the networks of edited rows to network_reclassification';
+    'trigger on known_networks: inserts the networks of edited rows into network_reclassification';
 CREATE TRIGGER known_networks_inserted AFTER INSERT ON known_networks
     REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION known_networks_changed();
 CREATE TRIGGER known_networks_updated AFTER UPDATE ON known_networks
@@ -171,7 +171,7 @@ CREATE FUNCTION classify_asn(asn bigint, organization_name text) RETURNS text
             @extschema@.classify_name($2))
     $$;
 COMMENT ON FUNCTION classify_asn(bigint, text) IS
-    'returns the type of a network: from known_networks if the network is listed there, otherwise according to whole words in the given name of the organisation';
+    'returns the type of a network: the type in known_networks if the network is listed there, otherwise the type that whole words in the given name of the organisation indicate';
 
 -- Flags of a network without an entry may come from an import, so they are kept. While an edit of the list is
 -- pending, they may come from a deleted entry.
@@ -187,14 +187,14 @@ CREATE FUNCTION classify_network(
         LEFT JOIN @extschema@.known_networks k ON k.asn_number = $1
     $$;
 COMMENT ON FUNCTION classify_network(bigint, text, boolean, boolean) IS
-    'returns the type and the flags of a network: from known_networks if the network is listed there; otherwise the type according to the given name of the organisation, and the flags that the caller passed';
+    'returns the type of a network and the flags is_known_hosting and is_known_vpn: from known_networks if the network is listed there; otherwise the type that the given name indicates, and the flags that the caller passed';
 
 -- The rank of a source. A source may replace values of a lower rank.
 CREATE FUNCTION source_rank(source text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT CASE source WHEN 'manual' THEN 3 WHEN 'cymru' THEN 2 WHEN 'maxmind' THEN 1 WHEN 'document' THEN -1 ELSE 0 END $$;
 COMMENT ON FUNCTION source_rank(text) IS
-    'rank of a source of network metadata; from the highest to the lowest rank: manual, cymru, maxmind, sources of imported rows, document (a document that a client wrote into a trusted session table)';
+    'rank of a source of network metadata; from the highest to the lowest rank: manual, cymru, maxmind, sources of imported rows, document (JSON that a client wrote into the column enrichment of a table with trust_input)';
 
 CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, source text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -205,7 +205,7 @@ CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, so
             OR ($4 = $2 -> 'provenance' ->> $3 AND ($4 = 'manual' OR ($4 = 'cymru' AND $3 = 'organization_name')))
     $$;
 COMMENT ON FUNCTION may_replace(text, jsonb, text, text) IS
-    'true if a source may set a field of a network: the field is null or comes from a source of lower rank; the source manual may also replace any value from manual; the source cymru may also replace a name from cymru';
+    'true if a source is allowed to set a field of a network: the field is null, or its value comes from a source of lower rank; also true if a value from manual replaces a value from manual, or a name from cymru replaces a name from cymru';
 
 CREATE FUNCTION merge_enrichment(old jsonb, new jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -224,12 +224,12 @@ CREATE FUNCTION merge_enrichment(old jsonb, new jsonb) RETURNS jsonb
                      ARRAY['country', 'country_name', 'city', 'latitude', 'longitude', 'accuracy_radius'] AS place) parts
     $$;
 COMMENT ON FUNCTION merge_enrichment(jsonb, jsonb) IS
-    'merge newer answers into an enrichment document; new values of a source replace the old values of the same source; all other old values are kept';
+    'merge newer answers into an enrichment document (a value of ip_inventory.enrichment); new values of a source replace the old values of the same source; all other old values are kept';
 
 CREATE FUNCTION request_enrichment(ip inet, provider text, priority integer DEFAULT 0) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'request_enrichment_wrapper';
 COMMENT ON FUNCTION request_enrichment(inet, text, integer) IS
-    'queue the lookup of an address at a provider; the worker sends lookups with a higher priority first; raises an error for a bogon';
+    'queue the lookup of an address at a provider; the worker sends lookups with a higher priority first; raises an error for a bogon (an address that cannot be a source address on the public internet)';
 
 CREATE FUNCTION ensure_asn_inventory(
     asn bigint, organization_name text DEFAULT NULL, organization_country text DEFAULT NULL,
@@ -237,12 +237,12 @@ CREATE FUNCTION ensure_asn_inventory(
     RETURNS asn_inventory
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'ensure_asn_inventory_wrapper';
 COMMENT ON FUNCTION ensure_asn_inventory(bigint, text, text, text) IS
-    'create a network, or update last_seen of an existing network; also sets the given metadata, which later answers of sources do not replace';
+    'create a row in asn_inventory for a network, or update last_seen of the existing row; also sets the given metadata, which later answers of sources do not replace';
 
 CREATE FUNCTION enrich_ip(ip inet, force boolean DEFAULT false) RETURNS ip_inventory
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_ip_wrapper';
 COMMENT ON FUNCTION enrich_ip(inet, boolean) IS
-    'return the ip_inventory row of an address; if the address is new or outdated, or force is true, first enriches the row from the mmdb files and queues lookups at providers';
+    'return the ip_inventory row of an address; if the row is missing or outdated, or force is true, first fills the row from the mmdb files and queues lookups at providers';
 
 CREATE FUNCTION enrich_addresses(ips inet[], force boolean) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_addresses_wrapper';
@@ -259,4 +259,4 @@ CREATE FUNCTION enrich_ips(ips inet[], force boolean DEFAULT false) RETURNS SETO
         CROSS JOIN LATERAL (SELECT * FROM @extschema@.ip_inventory r WHERE r.ip_address = wanted.ip OFFSET 0) i;
     $$;
 COMMENT ON FUNCTION enrich_ips(inet[], boolean) IS
-    'calls enrich_ip() for many addresses; locks inventory rows in the order of their keys, so that concurrent calls cannot deadlock';
+    'return the ip_inventory rows of many addresses, as enrich_ip() does for one; locks inventory rows in key order, so that concurrent calls cannot deadlock';

@@ -13,7 +13,7 @@
 
 CREATE FUNCTION providers(OUT provider text, OUT title text) RETURNS SETOF record
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'providers_wrapper';
-COMMENT ON FUNCTION providers() IS 'names of the providers, which are the sources that the worker asks over the network';
+COMMENT ON FUNCTION providers() IS 'names of the providers, which are the sources that the worker queries over the internet';
 
 CREATE FUNCTION is_provider(name text) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_provider_wrapper';
@@ -27,23 +27,23 @@ COMMENT ON FUNCTION may_be_asked(text, inet) IS
 CREATE FUNCTION lookup_key_of(provider text, ip inet, OUT lookup_kind text, OUT lookup_key text)
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'lookup_key_of_wrapper';
 COMMENT ON FUNCTION lookup_key_of(text, inet) IS
-    'kind and key of the lookup for an address at a provider; for the provider cymru, the /24 or /48 prefix of the address, because longer prefixes are not routed globally; for other providers, the host';
+    'kind and key of a lookup of an address at a provider: for the provider cymru, the /24 or /48 prefix of the address, because longer prefixes are not routed globally; for other providers, the address itself';
 
 CREATE FUNCTION is_lookup_key(lookup_kind text, lookup_key text) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_lookup_key_wrapper';
 COMMENT ON FUNCTION is_lookup_key(text, text) IS
-    'true if a key is valid for its kind: the key of a host has the format of host(inet); the key of a prefix has the format of cidr and is not a single host';
+    'true if a lookup key has the format of its kind: for the kind ''host'', the format of host(inet); for the kind ''prefix'', the format of cidr with a netmask shorter than a single host';
 
 CREATE FUNCTION is_source_fresh(
     enrichment jsonb, source text, value_lifetime integer, absent_lifetime integer) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_fresh_wrapper';
 COMMENT ON FUNCTION is_source_fresh(jsonb, text, integer, integer) IS
-    'true if an enrichment document contains an answer of a source that has not expired; an answer with data expires after value_lifetime seconds, an answer without data after absent_lifetime seconds';
+    'true if an enrichment document contains an unexpired answer of a source; an answer with data expires after value_lifetime seconds, an answer that the source has no data after absent_lifetime seconds';
 
 CREATE FUNCTION is_source_open(enrichment jsonb, source text, again boolean) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_open_wrapper';
 COMMENT ON FUNCTION is_source_open(jsonb, text, boolean) IS
-    'true if an enrichment document contains no answer and no failed lookup of a source; with again => true, also true if the retry_after time of the source in the key _meta has passed';
+    'true if an enrichment document records neither an answer nor a failed lookup of a source; with again => true, also true if the time retry_after of the source in the key _meta has passed';
 
 CREATE TABLE enrichment_request (
     ip_address   inet NOT NULL CHECK (ip_address = canonical_address(ip_address)),
@@ -56,13 +56,13 @@ CREATE TABLE enrichment_request (
 ALTER TABLE enrichment_request REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('enrichment_request', '');
 COMMENT ON TABLE enrichment_request IS
-    'requested lookups for which the worker has not created jobs yet; append-only; may contain duplicates, which the worker removes when it creates jobs';
-COMMENT ON COLUMN enrichment_request.ip_address IS 'address of a single host, spelled as in ip_inventory.ip_address';
-COMMENT ON COLUMN enrichment_request.priority IS 'the worker sends lookups with a higher priority first';
+    'requested lookups: the worker creates a job in enrichment_job from each request, and deletes the request; duplicate requests are possible, and lead to one job';
+COMMENT ON COLUMN enrichment_request.ip_address IS 'address without a netmask; an IPv4-mapped IPv6 address is stored as IPv4, as in ip_inventory.ip_address';
+COMMENT ON COLUMN enrichment_request.priority IS 'priority of the lookup; the worker sends lookups with a higher priority first';
 
 CREATE FUNCTION request_appended() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'request_appended_wrapper';
-COMMENT ON FUNCTION request_appended() IS 'trigger on enrichment_request and suspended_owner: wakes the worker when the transaction commits';
+COMMENT ON FUNCTION request_appended() IS 'trigger on INSERT into enrichment_request and on DELETE from suspended_owner: wakes the worker when the transaction commits';
 -- A row trigger, because a statement trigger would also fire for statements of the extension that queue nothing.
 CREATE TRIGGER request_appended AFTER INSERT ON enrichment_request
     FOR EACH ROW EXECUTE FUNCTION request_appended();
@@ -70,7 +70,7 @@ CREATE TRIGGER request_appended AFTER INSERT ON enrichment_request
 CREATE FUNCTION requests_removed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'requests_removed_wrapper';
 COMMENT ON FUNCTION requests_removed() IS
-    'trigger on enrichment_request: after a request was deleted, sessions can append a request for the same lookup again';
+    'trigger on enrichment_request: after a request was deleted, lets triggers of session tables insert a request for the same lookup again';
 -- While no worker reads requests, equal requests are appended only once. A deleted request may be appended again.
 CREATE TRIGGER requests_removed AFTER DELETE OR TRUNCATE ON enrichment_request
     FOR EACH STATEMENT EXECUTE FUNCTION requests_removed();
@@ -102,13 +102,13 @@ COMMENT ON COLUMN enrichment_job.lookup_kind IS
 COMMENT ON COLUMN enrichment_job.lookup_key IS
     'a host in the format of host(inet), such as 203.0.113.7 or 2001:db8::7; a prefix in the format of cidr, such as 203.0.113.0/24 or 2001:db8:1::/48';
 COMMENT ON COLUMN enrichment_job.due_at IS
-    'earliest time of the next attempt: the end of the lease if leased_by is set, otherwise the end of the backoff';
+    'earliest time of the next attempt: if leased_by is set, the end of the lease; otherwise, the end of the pause after a failed attempt';
 COMMENT ON COLUMN enrichment_job.leased_by IS
-    'id of the worker that holds the lease, which reserves the job until due_at; null if no worker holds a lease';
+    'id of the worker that has leased the job; a lease reserves the job for the worker until due_at; null if the job is not leased';
 COMMENT ON COLUMN enrichment_job.attempts IS
-    'number of failed attempts of this lookup; failures because of a provider outage or a rate limit do not count';
+    'number of failed attempts of this lookup, without failures because of a provider outage or a rate limit';
 COMMENT ON COLUMN enrichment_job.failed_at IS
-    'time of the last failed attempt; attempts that were postponed or not sent do not count';
+    'time of the last failed attempt, without attempts that were postponed or not sent';
 
 CREATE TABLE job_address (
     provider    text NOT NULL,
@@ -121,9 +121,9 @@ CREATE TABLE job_address (
 CREATE INDEX job_address_lookup_key_idx ON job_address (provider, lookup_key, ip_address);
 ALTER TABLE job_address SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 SELECT pg_catalog.pg_extension_config_dump('job_address', '');
-COMMENT ON TABLE job_address IS 'addresses that wait for the answer to a job: one row per provider and address';
-COMMENT ON COLUMN job_address.lookup_kind IS 'lookup_kind of the job in enrichment_job';
-COMMENT ON COLUMN job_address.lookup_key IS 'lookup_key of the job in enrichment_job';
+COMMENT ON TABLE job_address IS 'addresses that wait for the answer to a job in enrichment_job: one row per provider and address';
+COMMENT ON COLUMN job_address.lookup_kind IS 'lookup_kind of the job for whose answer the address waits';
+COMMENT ON COLUMN job_address.lookup_key IS 'lookup_key of the job for whose answer the address waits';
 
 CREATE TABLE dead_letter (
     provider     text NOT NULL,
@@ -140,10 +140,10 @@ CREATE TABLE dead_letter (
 );
 SELECT pg_catalog.pg_extension_config_dump('dead_letter', '');
 COMMENT ON TABLE dead_letter IS
-    'dead letters, which are lookups that failed max_attempts times, with the last error; retry_dead_letters() queues the lookups again';
-COMMENT ON COLUMN dead_letter.lookup_kind IS 'lookup_kind of the failed job in enrichment_job';
+    'dead letters: lookups that failed max_attempts times and are no longer attempted, each with the last error; retry_dead_letters() queues the lookups again';
+COMMENT ON COLUMN dead_letter.lookup_kind IS 'lookup_kind that the failed job had in enrichment_job';
 COMMENT ON COLUMN dead_letter.lookup_key IS
-    'lookup_key of the failed job; all addresses that waited for the same job have the same key';
+    'lookup_key that the failed job had in enrichment_job; all addresses that waited for the same job have the same key';
 
 CREATE TABLE block_answer (
     provider        text NOT NULL,
@@ -160,14 +160,14 @@ CREATE TABLE block_answer (
 CREATE INDEX block_answer_asked_at_idx ON block_answer (provider, asked_at);
 SELECT pg_catalog.pg_extension_config_dump('block_answer', '');
 COMMENT ON TABLE block_answer IS
-    'answers of a provider for whole prefixes; until an answer expires, other addresses of the prefix get the answer without a request';
+    'answers of a provider that are valid for a whole prefix; until an answer expires, the extension uses it for other addresses of the prefix without a new request';
 COMMENT ON COLUMN block_answer.prefix IS
-    'prefix for which the answer is valid: the /24 or /48 that was looked up or, if the network announces a longer prefix, the announced prefix';
+    'prefix for which the answer is valid: normally the /24 or /48 that was looked up; if the network announces a longer prefix, the announced prefix';
 COMMENT ON COLUMN block_answer.asn_number IS 'ASN of the network that announces the prefix';
 COMMENT ON COLUMN block_answer.network_country IS 'two-letter code of the country where the network is registered';
 COMMENT ON COLUMN block_answer.is_absent IS 'true for a negative answer: no network announces the prefix';
 COMMENT ON COLUMN block_answer.document IS
-    'keys that the answer sets in ip_inventory.enrichment of an address in the prefix: the key of the provider, and _meta';
+    'JSON object with the keys that the answer sets in ip_inventory.enrichment for each address of the prefix: the key of the provider, and _meta';
 
 CREATE TABLE provider_quota (
     provider       text NOT NULL,
@@ -179,14 +179,14 @@ CREATE TABLE provider_quota (
 SELECT pg_catalog.pg_extension_config_dump('provider_quota', '');
 COMMENT ON TABLE provider_quota IS
     'number of requests per day (UTC) to providers with a daily quota; each request is counted before it is sent';
-COMMENT ON COLUMN provider_quota.requests IS 'number of requests of this database on this day';
+COMMENT ON COLUMN provider_quota.requests IS 'number of requests that this database sent on this day';
 COMMENT ON COLUMN provider_quota.cluster_spent IS
-    'number of requests of all databases of the cluster on this day, counted at the last request of this database; the current number is the highest value in all databases';
+    'number of requests that all databases of the cluster had sent on this day when this database sent its last request; the highest cluster_spent of all databases is the current number';
 
 CREATE FUNCTION retry_dead_letters(provider text DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'retry_dead_letters_wrapper';
 COMMENT ON FUNCTION retry_dead_letters(text) IS
-    'queue the failed lookups (dead letters) of one provider again, or of all providers if the argument is null; the attempts of each lookup start at 0 again; returns the number of lookups';
+    'queue the failed lookups (dead letters) of one provider again, or of all providers if the argument is null; sets the number of failed attempts to 0; returns the number of lookups';
 
 CREATE VIEW queue_status AS
     SELECT p.provider,
@@ -222,4 +222,4 @@ CREATE VIEW queue_status AS
         FROM @extschema@.dead_letter GROUP BY provider) d
       ON d.provider OPERATOR(pg_catalog.=) p.provider;
 COMMENT ON VIEW queue_status IS
-    'size and age of the queue by provider: requests for which there is no job yet, jobs (due, leased, delayed), addresses that wait for an answer, dead letters';
+    'size and age of the lookup queue by provider: requests without a job yet, jobs (due now, leased by a worker, delayed after a failure), addresses that wait for an answer, dead letters';

@@ -3,9 +3,9 @@
 CREATE FUNCTION enrich_session() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'enrich_session_wrapper';
 COMMENT ON FUNCTION enrich_session() IS
-    'trigger function for session tables; arguments: the address column, and the time column or an empty string; as a BEFORE trigger, fills and protects the snapshot columns; as an AFTER trigger, counts sessions';
+    'trigger function for session tables; arguments: the name of the address column, and the name of the time column or an empty string; a BEFORE trigger fills the snapshot columns and rejects changes of them by clients; an AFTER trigger counts sessions';
 
 CREATE FUNCTION forget_sessions() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'forget_sessions_wrapper';
 COMMENT ON FUNCTION forget_sessions() IS
-    'trigger function for session tables: before TRUNCATE, subtracts the sessions that TRUNCATE removes from the counts';
+    'trigger function for session tables: before TRUNCATE, reduces the session counts by the sessions that TRUNCATE removes';

@@ -11,22 +11,22 @@ CREATE TABLE session_table_option (
 SELECT pg_catalog.pg_extension_config_dump('session_table_option', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_table_option IS 'options of attached tables; see set_session_table_options()';
 COMMENT ON COLUMN session_table_option.rel IS
-    'the attached table; for a partitioned table, the root; the options also apply to partitions and inheritance children that have the same owner';
+    'the attached table; never a partition, but its partitioned table; the options also apply to partitions and inheritance children that have the same owner as the table';
 COMMENT ON COLUMN session_table_option.run_triggers IS
-    'true if the table owner allows triggers with code of other roles to fire when the extension fills nulls in the snapshot columns';
+    'true if the table owner allows triggers with code of other roles to fire when the extension runs an UPDATE to fill null snapshot columns';
 COMMENT ON COLUMN session_table_option.trust_input IS
-    'true if a superuser or the extension''s owner trusts the values that clients write into the snapshot columns and the column enrichment of this table';
+    'true if the extension uses values that clients write into the snapshot columns of this table, including enrichment; only a superuser or the extension''s owner can turn this on';
 COMMENT ON COLUMN session_table_option.table_owner IS
     'owner of the table when the options were set; if the owner has changed since then, the options do not apply';
 
 CREATE FUNCTION session_options_changed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'session_options_changed_wrapper';
 COMMENT ON FUNCTION session_options_changed() IS
-    'trigger on session_table_option: makes all backends read the options again';
+    'trigger on session_table_option: makes all backends read the changed options of session tables';
 CREATE TRIGGER session_options_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON session_table_option
     FOR EACH STATEMENT EXECUTE FUNCTION session_options_changed();
 
 CREATE FUNCTION set_session_table_options(rel regclass, run_triggers boolean, trust_input boolean) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_session_table_options_wrapper';
 COMMENT ON FUNCTION set_session_table_options(regclass, boolean, boolean) IS
-    'set the options of an attached table; a null argument leaves the option unchanged; the table owner can set run_triggers; only a superuser or the extension''s owner can turn on trust_input';
+    'set the options of an attached table; a null argument leaves its option unchanged; the table owner can change run_triggers; only a superuser or the extension''s owner can turn on trust_input';

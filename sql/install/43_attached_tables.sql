@@ -156,14 +156,14 @@ CREATE VIEW attached_tables AS
               AND index.relname OPERATOR(pg_catalog.~~) '%cowrie\_enrich\_waiting%')
         THEN pg_catalog.format('%s has no index by address for the worker', x.rel) END AS reason) n;
 COMMENT ON VIEW attached_tables IS
-    'attached session tables, which are tables with triggers of the extension; a partition has no row, because the row of the partitioned table covers the partition; an inheritance child has its own row';
+    'attached session tables, which are tables with triggers of the extension; the row of a partitioned table also covers its partitions; an inheritance child has its own row';
 COMMENT ON COLUMN attached_tables.is_intact IS
-    'true if the columns, triggers, partitions and inheritance children of the table meet the requirements of the extension; otherwise not_intact_reason names the problem';
+    'true if the columns, indexes, triggers, partitions and inheritance children of the table are as attach_session_table() requires; otherwise not_intact_reason names the problem';
 COMMENT ON COLUMN attached_tables.not_intact_reason IS
-    'the column, trigger, partition or inheritance child that does not meet the requirements of the extension; null if the table is intact';
+    'problem of a column, index, trigger, partition or inheritance child of the table, for example a disabled trigger; null if there is none';
 COMMENT ON COLUMN attached_tables.is_readable IS
-    'true if a recount can read the addresses of all sessions of the table; if false for any table, a recount lowers no count, because the recount cannot read all sessions';
+    'true if refresh_session_counts() can read the addresses of all sessions of the table; if it cannot for any one table, it lowers no counts, because sessions in that table would be missing';
 COMMENT ON COLUMN attached_tables.blocked_reason IS
-    'why the extension does not fill nulls in the snapshot columns of the table or of one of its partitions; null if no trigger prevents the UPDATE; see blocked_session_tables';
+    'trigger because of which the extension does not fill null snapshot columns of the table or of one of its partitions, and why; null if there is no such trigger; see blocked_session_tables';
 COMMENT ON COLUMN attached_tables.inherits_from IS
-    'attached table from which this table inherits, or null; campaign_networks() for that table includes the sessions of this table';
+    'attached table from which this table inherits; null if there is none; campaign_networks() for the parent table includes the sessions of this table';

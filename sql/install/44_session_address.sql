@@ -13,10 +13,10 @@ CREATE FUNCTION parsed_address_out(parsed_address) RETURNS cstring
 COMMENT ON FUNCTION parsed_address_out(parsed_address) IS 'output function of the type parsed_address';
 CREATE TYPE parsed_address (INPUT = parsed_address_in, OUTPUT = parsed_address_out, LIKE = pg_catalog.inet);
 COMMENT ON TYPE parsed_address IS
-    'type for index expressions: parses the text of an address in the same way as the trigger; a text that is not an address becomes 0.0.0.0/0';
+    'type for index expressions on text: parses an address in the same way as the triggers of session tables; a text that is not an address becomes 0.0.0.0/0';
 CREATE CAST (parsed_address AS inet) WITHOUT FUNCTION;
 COMMENT ON CAST (parsed_address AS inet) IS
-    'cast for index expressions; both types have the same binary representation';
+    'cast for index expressions on address columns; needs no conversion, because both types have the same binary representation';
 
 -- In SQL, and not strict, so that the planner inlines it and finds the expression of the index by address.
 CREATE FUNCTION session_address(ip text) RETURNS inet
@@ -24,14 +24,14 @@ CREATE FUNCTION session_address(ip text) RETURNS inet
     RETURN CASE WHEN ip::@extschema@.parsed_address::pg_catalog.inet OPERATOR(pg_catalog.<>) '0.0.0.0/0'::pg_catalog.inet
                 THEN ip::@extschema@.parsed_address::pg_catalog.inet END;
 COMMENT ON FUNCTION session_address(text) IS
-    'parses the text of an address column in the same way as the trigger; null if the text is not an address';
+    'parses the text of an address column in the same way as the triggers of session tables; null if the text is not an address';
 CREATE FUNCTION session_address(ip inet) RETURNS inet
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN pg_catalog.host(ip)::@extschema@.parsed_address::pg_catalog.inet;
 COMMENT ON FUNCTION session_address(inet) IS
-    'converts the value of an inet address column in the same way as the trigger; null if the value is null';
+    'converts the value of an inet address column in the same way as the triggers of session tables; null if the value is null';
 
 CREATE FUNCTION sessions_wait_for_types() RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'sessions_wait_for_types_wrapper';
 COMMENT ON FUNCTION sessions_wait_for_types() IS
-    'true if a source of address types is enabled; only then does a null in snapshot_ip_type make a session incomplete';
+    'true if a source of address types, such as spur, is enabled; otherwise the extension does not try to fill nulls in snapshot_ip_type';

@@ -3,12 +3,12 @@
 CREATE FUNCTION create_address_key(rel regclass, ip_column name) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'create_address_key_wrapper';
 COMMENT ON FUNCTION create_address_key(regclass, name) IS
-    'add a foreign key from a table of the caller to ip_inventory; the address column must be of type inet; the caller does not need the REFERENCES privilege';
+    'add a foreign key from a table of the caller to ip_inventory; the address column must have type inet; the caller does not need the REFERENCES privilege on ip_inventory';
 
 CREATE FUNCTION lock_session_table(rel regclass, exclusively boolean) RETURNS regclass[]
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'lock_session_table_wrapper';
 COMMENT ON FUNCTION lock_session_table(regclass, boolean) IS
-    'lock a table of the caller, and its inheritance children that have the same owner, so that the names of these tables stay valid until the transaction ends; returns the locked tables';
+    'lock a table of the caller, and its inheritance children that have the same owner, so that other transactions cannot rename or drop these tables until this transaction ends; returns the locked tables';
 
 CREATE FUNCTION reference_addresses(rel regclass, whole boolean) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
@@ -80,4 +80,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION reference_addresses(regclass, boolean) IS
-    'adds the foreign key to ip_inventory to a table or to each of its partitions, for attach_session_table() and add_session_foreign_key(); not meant to be called directly';
+    'creates the foreign key from a session table, or from each of its partitions, to ip_inventory; called by attach_session_table() and add_session_foreign_key(), not meant to be called directly';

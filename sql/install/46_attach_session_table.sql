@@ -89,7 +89,7 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
     SELECT f.finding, f.remedy FROM found f ORDER BY f.place, f.finding
     $$;
 COMMENT ON FUNCTION session_table_findings(regclass, name, name) IS
-    'problems because of which sessions of an attached table are not enriched or not counted, each with a remedy; attach_session_table() reports these problems';
+    'problems that can prevent the enrichment or the correct counting of sessions in an attached table, each with a remedy; attach_session_table() reports these problems';
 
 CREATE FUNCTION attach_session_table(
     rel regclass, ip_column name DEFAULT 'source_ip', time_column name DEFAULT NULL,
@@ -353,7 +353,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION attach_session_table(regclass, name, name, boolean, boolean, boolean) IS
-    'add the snapshot columns, triggers and a small partial index to a session table and its inheritance children; repeat all arguments in a later call, because a call without add_foreign_key => true drops the foreign key';
+    'add the snapshot columns, triggers and a small partial index to a session table and its inheritance children; if you call it again, repeat all arguments, because a call without add_foreign_key => true drops the foreign key';
 
 CREATE FUNCTION detach_session_table(rel regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
@@ -419,4 +419,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION detach_session_table(regclass) IS
-    'remove the extension''s triggers, index and foreign key from a session table and its inheritance children; the snapshot columns with their values, and the counts, remain';
+    'remove the extension''s triggers, index and foreign key from a session table and its inheritance children; keeps the snapshot columns with their values, and the counts in the inventories';

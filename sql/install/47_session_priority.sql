@@ -9,15 +9,15 @@ CREATE TABLE session_priority (
 );
 SELECT pg_catalog.pg_extension_config_dump('session_priority', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_priority IS
-    'expressions that decide which addresses of sessions in attached tables are looked up first; see set_session_priority()';
+    'SQL expressions that rank the sessions of attached tables; addresses of sessions with a high rank are looked up first; see set_session_priority()';
 COMMENT ON COLUMN session_priority.expression IS
-    'SQL expression over s, a row of the table; addresses of sessions with a higher value are looked up first';
+    'SQL expression over the alias s, which stands for a row of the table; addresses of sessions with a higher value are looked up first';
 COMMENT ON COLUMN session_priority.set_by IS
-    'owner of the table when the expression was set; the expression is evaluated only while this role owns the table and, for a partitioned table, the partition';
+    'owner of the table when the expression was set; the expression is evaluated only while this role owns the table; for sessions in a partition, this role must also own the partition';
 COMMENT ON COLUMN session_priority.search_path IS
-    'search_path that resolves names in the expression; copied from the session that set the expression';
+    'search_path with which names in the expression are resolved; copied from the database session that called set_session_priority()';
 
 CREATE FUNCTION set_session_priority(rel regclass, expression text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_session_priority_wrapper';
 COMMENT ON FUNCTION set_session_priority(regclass, text) IS
-    'set an SQL expression over s, a row of an attached table; a provider with a daily quota first looks up addresses of sessions for which the expression has a high value; null removes the expression';
+    'set an SQL expression over the alias s, which stands for a row of an attached table; if a provider has a daily quota, addresses of sessions with a high value are looked up first; null removes the expression';

@@ -19,13 +19,13 @@ ALTER TABLE incomplete_session REPLICA IDENTITY FULL;
 -- A dump leaves out rows of dropped tables, because in another database another table may have the OID.
 SELECT pg_catalog.pg_extension_config_dump('incomplete_session', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE incomplete_session IS
-    'sessions with nulls in the snapshot columns; the worker moves the rows of this table to session_completion; append-only';
+    'tables and addresses of new sessions that have null snapshot columns; the worker moves these rows to session_completion';
 COMMENT ON COLUMN incomplete_session.rel IS 'table that holds the session; for a partitioned table, the partition';
-COMMENT ON COLUMN incomplete_session.ip_address IS 'address of a single host, spelled as in ip_inventory.ip_address';
-COMMENT ON COLUMN incomplete_session.lacks_network IS 'true if snapshot_asn was null';
-COMMENT ON COLUMN incomplete_session.lacks_country IS 'true if snapshot_country was null';
+COMMENT ON COLUMN incomplete_session.ip_address IS 'address without a netmask; an IPv4-mapped IPv6 address is stored as IPv4, as in ip_inventory.ip_address';
+COMMENT ON COLUMN incomplete_session.lacks_network IS 'true if snapshot_asn of the session was null';
+COMMENT ON COLUMN incomplete_session.lacks_country IS 'true if snapshot_country of the session was null';
 COMMENT ON COLUMN incomplete_session.lacks_ip_type IS
-    'true if snapshot_ip_type was null while a source of address types was enabled';
+    'true if snapshot_ip_type of the session was null while a source of address types, such as spur, was enabled';
 
 CREATE TABLE session_completion (
     ip_address    inet NOT NULL,
@@ -44,21 +44,21 @@ CREATE INDEX session_completion_due_idx ON session_completion (rel, due_at) WHER
 ALTER TABLE session_completion SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 SELECT pg_catalog.pg_extension_config_dump('session_completion', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_completion IS
-    'pairs of address and table: the table has sessions from the address whose snapshot columns contain nulls that an answer can fill';
-COMMENT ON COLUMN session_completion.ip_address IS 'address of a single host, spelled as in ip_inventory.ip_address';
+    'sessions with null snapshot columns that an answer can fill: one row for each address and each table with such sessions';
+COMMENT ON COLUMN session_completion.ip_address IS 'address without a netmask; an IPv4-mapped IPv6 address is stored as IPv4, as in ip_inventory.ip_address';
 COMMENT ON COLUMN session_completion.rel IS 'table that holds the sessions; for a partitioned table, the partition';
 COMMENT ON COLUMN session_completion.due_at IS
-    'earliest time of the next attempt to complete the sessions: the end of the lease if leased_by is set, otherwise the end of the backoff; null until an answer for the address or a backfill makes the row due';
+    'earliest time of the next attempt to fill the null snapshot columns: if leased_by is set, the end of the lease; otherwise, the end of the pause after a failed attempt; null while no answer for the address has arrived and no backfill has run';
 COMMENT ON COLUMN session_completion.leased_by IS
-    'id of the owner process (a process that runs code of the table owner) that holds the lease; null if no process holds a lease';
+    'id of the background process that runs as the table owner and has reserved (leased) this row until due_at; null if no process has leased the row';
 COMMENT ON COLUMN session_completion.is_renewed IS
-    'true if an answer or a session arrived during the lease; the row then becomes due again when the lease ends';
+    'true if another answer or session of the address arrived while leased_by was set; another attempt then follows at once';
 COMMENT ON COLUMN session_completion.attempts IS
-    'number of consecutive attempts that failed or found the sessions locked; each such attempt lengthens the backoff and reduces the batch size';
+    'number of consecutive attempts that failed or found the sessions locked; each such attempt lengthens the pause before the next attempt and reduces the batch size';
 COMMENT ON COLUMN session_completion.pending_since IS
-    'time since which the row has been due; null while due_at is null';
+    'time at which the sessions began to wait for an attempt; null while due_at is null';
 COMMENT ON COLUMN session_completion.last_error IS
-    'why the last attempt did not complete the sessions; null if the last attempt completed the sessions, or if there was no attempt';
+    'why the last attempt did not fill the null snapshot columns; null if the last attempt filled them, or if there was no attempt';
 
 CREATE TABLE suspended_owner (
     owner        name PRIMARY KEY,
@@ -67,9 +67,9 @@ CREATE TABLE suspended_owner (
 );
 SELECT pg_catalog.pg_extension_config_dump('suspended_owner', '');
 COMMENT ON TABLE suspended_owner IS
-    'suspended table owners: the extension does not run code, such as triggers, of these roles, because such code did not end after a cancellation, or repeatedly ended the process that ran the code; resume_owner() ends the suspension';
+    'suspended owners of session tables: the extension no longer runs code of these roles, for example triggers, because such code continued after a cancellation or repeatedly ended its process; resume_owner() ends the suspension';
 COMMENT ON COLUMN suspended_owner.owner IS 'role that owns session tables and is suspended';
-COMMENT ON COLUMN suspended_owner.reason IS 'why the role was suspended';
+COMMENT ON COLUMN suspended_owner.reason IS 'what the code of the role did that led to the suspension';
 CREATE TRIGGER owner_resumed AFTER DELETE ON suspended_owner
     FOR EACH ROW EXECUTE FUNCTION request_appended();
 
@@ -95,12 +95,12 @@ CREATE FUNCTION resume_owner(owner name) RETURNS boolean
         SELECT count(*) > 0 FROM resumed
     $$;
 COMMENT ON FUNCTION resume_owner(name) IS
-    'end the suspension of a table owner; first repair the code, such as triggers, on the tables of this role; delayed sessions of these tables are completed now; returns true if the role was suspended';
+    'end the suspension of a table owner; before the call, repair the code, such as triggers, of this role; the extension then fills the null snapshot columns of its tables without further delay; returns true if the role was suspended';
 
 CREATE FUNCTION abandoned_processes() RETURNS integer
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'abandoned_processes_wrapper';
 COMMENT ON FUNCTION abandoned_processes() IS
-    'number of processes of this database in which code of a table owner did not end after it was cancelled';
+    'number of background processes of this database that still run code of a table owner, for example a trigger, after its cancellation';
 
 -- One row for each table, because the reason depends on the table and not on the address.
 CREATE VIEW completion_status AS
@@ -149,4 +149,4 @@ CREATE VIEW completion_status AS
         WHERE t.rel::pg_catalog.oid OPERATOR(pg_catalog.=) c.oid
         ORDER BY t.trigger_name LIMIT 1) b ON true;
 COMMENT ON VIEW completion_status IS
-    'sessions whose snapshot columns wait for values, by table: number of their addresses (due, leased, delayed), age of the oldest entry that needs no further answer, and the reason that blocks the table now';
+    'sessions with null snapshot columns, by table: number of their addresses (all, due now, leased by a process, delayed after a failure), longest wait since the answer arrived, and the reason why the nulls are not filled now';

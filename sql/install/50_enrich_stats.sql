@@ -7,12 +7,12 @@ CREATE FUNCTION enrich_stats(
     OUT asn_operation_duration_ms double precision, OUT asn_unique_seen bigint)
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'enrich_stats_wrapper';
 COMMENT ON FUNCTION enrich_stats() IS
-    'counters of committed work since the server started or the counters were reset; the counters cover the whole cluster if shared_preload_libraries contains cowrie_enrich, otherwise only this session';
+    'counters of committed work since PostgreSQL started or the counters were reset; the counters cover the whole cluster if shared_preload_libraries contains cowrie_enrich, otherwise only the current database session';
 
 CREATE FUNCTION reset_enrich_stats() RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reset_enrich_stats_wrapper';
 COMMENT ON FUNCTION reset_enrich_stats() IS
-    'reset the counters and histograms of enrich_stats(), enrich_metrics and provider_status; the reset covers the whole cluster if shared_preload_libraries contains cowrie_enrich, otherwise only this session';
+    'reset the counters and histograms of enrich_stats(), enrich_metrics and provider_status; the reset covers the whole cluster if shared_preload_libraries contains cowrie_enrich, otherwise only the current database session';
 
 CREATE FUNCTION asn_inventory_size(
     OUT total_asns bigint, OUT asns_with_metadata bigint, OUT asns_by_registry jsonb)
@@ -27,4 +27,4 @@ CREATE FUNCTION asn_inventory_size(
             UNION ALL SELECT NULL, 0, 0) r
     $$;
 COMMENT ON FUNCTION asn_inventory_size() IS
-    'numbers of networks in asn_inventory: of all networks, of networks with an organisation, and of networks by registry';
+    'numbers of networks in asn_inventory: all networks, networks with the name of an organisation, and networks by regional internet registry';

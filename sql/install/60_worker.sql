@@ -6,7 +6,7 @@ CREATE FUNCTION worker_status(
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'worker_status_wrapper';
 COMMENT ON FUNCTION worker_status() IS
-    'state of the launcher, the exporter and the workers of all databases; numbers of stored batches and failed steps since each process started; for a database without a worker, the column state contains the reason';
+    'background processes of the extension: state of the launcher, the exporter and each database''s worker, with numbers of stored batches and failed steps since the process started; for a database without a worker, state contains the reason';
 
 CREATE VIEW worker_status AS SELECT * FROM @extschema@.worker_status();
 COMMENT ON VIEW worker_status IS 'the rows of worker_status()';
@@ -23,7 +23,7 @@ CREATE FUNCTION provider_status(
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'provider_status_wrapper';
 COMMENT ON FUNCTION provider_status() IS
-    'state of each provider in the whole cluster: circuit breaker, backoff, requests under way, remaining quota; and counts of requests, answers and failures since the server started or the counters were reset';
+    'state of each provider in the whole cluster: circuit breaker, pause, requests without an answer yet, remaining quota; also counts of requests, answers and failures since PostgreSQL started or the counters were reset';
 
 CREATE VIEW provider_status AS SELECT * FROM @extschema@.provider_status();
 COMMENT ON VIEW provider_status IS 'the rows of provider_status()';
@@ -31,7 +31,7 @@ COMMENT ON VIEW provider_status IS 'the rows of provider_status()';
 CREATE FUNCTION resume_provider(provider text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'resume_provider_wrapper';
 COMMENT ON FUNCTION resume_provider(text) IS
-    'end a pause of a provider that refused the key, asked for a pause or failed: the worker sends requests again now; rate limit and quota still apply';
+    'end the pause of a provider: the worker paused its requests because the provider refused the key, demanded a pause or failed, and now sends requests again; rate limit and quota still apply';
 
 CREATE FUNCTION cymru_lookup(
     ips inet[], OUT ip_address inet, OUT asn bigint, OUT prefix cidr, OUT country text, OUT registry text,
@@ -39,4 +39,4 @@ CREATE FUNCTION cymru_lookup(
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cymru_lookup_wrapper';
 COMMENT ON FUNCTION cymru_lookup(inet[]) IS
-    'look up addresses at Team Cymru now, in batches and within the configured limits; stores nothing; all columns except ip_address are null if no network announces the address; can be cancelled';
+    'look up addresses at Team Cymru during the call, in batches and within the configured limits; stores nothing; returns nulls in all columns except ip_address if no network announces the address; can be cancelled';

@@ -4,16 +4,16 @@ CREATE FUNCTION enrich_metrics(OUT name text, OUT type text, OUT labels jsonb, O
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_metrics_wrapper';
 COMMENT ON FUNCTION enrich_metrics() IS
-    'all metrics with their Prometheus names and labels; the metrics cover the whole cluster if shared_preload_libraries contains cowrie_enrich, otherwise only this session; sizes of this database, such as numbers of rows, are counted during the call';
+    'all metrics of the extension, with their Prometheus names and labels; counters cover the whole cluster if shared_preload_libraries contains cowrie_enrich, otherwise only this database session; sizes, such as numbers of rows, are those of the current database during the call';
 
 CREATE VIEW enrich_metrics AS SELECT * FROM @extschema@.enrich_metrics();
-COMMENT ON VIEW enrich_metrics IS 'the rows of enrich_metrics(); counters cover only this session unless shared_preload_libraries contains cowrie_enrich';
+COMMENT ON VIEW enrich_metrics IS 'the rows of enrich_metrics(); counters cover only this session of the database unless shared_preload_libraries contains cowrie_enrich';
 
 CREATE FUNCTION prometheus_metrics() RETURNS text
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'prometheus_metrics_wrapper';
-COMMENT ON FUNCTION prometheus_metrics() IS 'the metrics of enrich_metrics() in the text format of Prometheus; counters cover only this session unless shared_preload_libraries contains cowrie_enrich';
+COMMENT ON FUNCTION prometheus_metrics() IS 'the metrics of enrich_metrics() in the text format of Prometheus; counters cover only this session of the database unless shared_preload_libraries contains cowrie_enrich';
 
 CREATE FUNCTION status_json() RETURNS jsonb
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'status_json_wrapper';
 COMMENT ON FUNCTION status_json() IS
-    'current content of the file that the setting status_file names: one phase for each activity, each with metrics, checkpoint and dead_letter';
+    'current content of the file that the setting status_file names, as JSON: for each kind of work (phase) of the extension, the keys metrics, checkpoint and dead_letter';

@@ -20,17 +20,17 @@ CREATE TABLE procedure_call (
 -- Rows are not dumped: a running call belongs to a process, and regclass numbers to a database.
 SELECT pg_catalog.pg_extension_config_dump('procedure_call', 'WHERE false');
 COMMENT ON TABLE procedure_call IS
-    'last call of each procedure that works in batches, for each table that the procedure processes; the view enrich_progress shows running calls';
+    'last call of each procedure that works in batches, such as backfill_sessions(): one row for each procedure and processed table; the view enrich_progress shows running calls';
 COMMENT ON COLUMN procedure_call.relation IS
-    'table that the procedure processes; 0 if the procedure processes the inventories';
+    'OID of the table that the procedure processes; 0 if the procedure processes ip_inventory and asn_inventory instead';
 COMMENT ON COLUMN procedure_call.lock_kind IS
-    'value of objsubid in pg_locks for the advisory lock that a running call holds';
+    'column objsubid that pg_locks shows for the advisory lock of a running call';
 COMMENT ON COLUMN procedure_call.done IS
-    'how much of the column total was finished in this phase when the last batch was committed';
+    'part of the column total that was finished in the current phase when the call last committed a batch';
 COMMENT ON COLUMN procedure_call.ended_at IS
-    'end of the call; null while the call runs, and null if the call failed or was killed';
-COMMENT ON COLUMN procedure_call.result IS 'numbers that the call reported at its end, with their names';
-COMMENT ON COLUMN procedure_call.resume_at IS 'where the next call continues; null if the last call finished';
+    'end of the call; null while the call runs; stays null if the call failed or was killed';
+COMMENT ON COLUMN procedure_call.result IS 'JSON object with the numbers that the call reported at its end, for example of processed rows';
+COMMENT ON COLUMN procedure_call.resume_at IS 'position at which the next call continues after a call that did not finish; null if the last call finished';
 
 CREATE VIEW enrich_progress AS
     SELECT c.procedure, NULLIF(c.relation, 0::pg_catalog.oid)::pg_catalog.regclass AS relation, l.pid, c.phase, c.done, c.total,
@@ -65,8 +65,8 @@ CREATE TABLE rejected_row (
 );
 SELECT pg_catalog.pg_extension_config_dump('rejected_row', '');
 COMMENT ON TABLE rejected_row IS
-    'rows that a procedure could not use or could use only in part, each with the reason; you can delete rows from this table';
+    'rows of other tables that a procedure could not use, or could use only in part, each with the reason; you can delete rows from rejected_row';
 COMMENT ON COLUMN rejected_row.relation IS 'table that contains the unusable row';
 COMMENT ON COLUMN rejected_row.row_key IS
     'key of the unusable row in the table that the column relation names, or the ctid of the row if that table has no key';
-COMMENT ON COLUMN rejected_row.content IS 'the invalid content of the unusable row, shortened';
+COMMENT ON COLUMN rejected_row.content IS 'the invalid values of the unusable row, shortened';

@@ -6,7 +6,7 @@
 CREATE FUNCTION campaign_query(rel regclass, condition text DEFAULT 'true') RETURNS text
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'campaign_query_wrapper';
 COMMENT ON FUNCTION campaign_query(regclass, text) IS
-    'text of the query that campaign_networks() runs, for use with EXPLAIN or to change the query';
+    'text of the query that campaign_networks() runs for the same arguments, so that you can EXPLAIN or adapt the query';
 
 -- Without a search_path, because names in the condition are the caller's. The condition may only read.
 CREATE FUNCTION campaign_networks(
@@ -16,7 +16,7 @@ CREATE FUNCTION campaign_networks(
     RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'campaign_networks_wrapper';
 COMMENT ON FUNCTION campaign_networks(regclass, text) IS
-    'networks behind a campaign, the networks with the most sessions first; the campaign consists of the sessions of an attached table for which an SQL condition over s, a row of the table, is true; runs with the caller''s privileges';
+    'networks of a campaign, those with the most sessions first; the campaign consists of the sessions of an attached table for which an SQL condition is true; in the condition, the alias s stands for a row; runs with the caller''s privileges';
 
 CREATE VIEW network_activity AS
     SELECT n.asn_number, n.organization_name, n.organization_country, n.asn_type, n.is_known_hosting, n.is_known_vpn,
@@ -28,7 +28,7 @@ CREATE VIEW network_activity AS
     CROSS JOIN (SELECT pg_catalog.sum(a.total_session_count) AS sessions FROM @extschema@.asn_inventory a) t
     ORDER BY n.total_session_count DESC;
 COMMENT ON VIEW network_activity IS
-    'one row for each network, the networks with the most sessions first: number of addresses that now belong to the network, number and times of the sessions from these addresses; without counts that fold_statistics() has not added yet';
+    'one row for each network, the networks with the most sessions first: number of its present addresses, number and times of the sessions from these addresses; recent sessions are missing until the worker or fold_statistics() adds their counts';
 COMMENT ON COLUMN network_activity.session_percent IS
     'sessions of this network as a percentage of the sessions of all networks';
 
@@ -51,7 +51,7 @@ CREATE VIEW moved_addresses AS
     WHERE b.asn_number OPERATOR(pg_catalog.<>) h.asn_number;
 COMMENT ON VIEW moved_addresses IS
     'one row for each change of an address to another network, from ip_asn_history: old and new network, time of detection, source';
-COMMENT ON COLUMN moved_addresses.moved_at IS 'time when the change was detected, not when the address moved';
+COMMENT ON COLUMN moved_addresses.moved_at IS 'time when the extension detected the change; the address may have moved earlier';
 
 CREATE INDEX ip_inventory_seen_over_idx ON ip_inventory (seen_over(first_seen, last_seen))
     WHERE seen_over(first_seen, last_seen) >= interval '1 day';
@@ -66,7 +66,7 @@ CREATE VIEW persistent_addresses AS
     WHERE @extschema@.seen_over(i.first_seen, i.last_seen) OPERATOR(pg_catalog.>=) interval '1 day'
     ORDER BY @extschema@.seen_over(i.first_seen, i.last_seen) DESC;
 COMMENT ON VIEW persistent_addresses IS
-    'addresses whose first and last session are at least one day apart, the addresses with the longest time first; without counts that fold_statistics() has not added yet';
+    'addresses whose first and last session are at least one day apart, those with the longest time between these sessions first; recent sessions are missing until the worker or fold_statistics() adds their counts';
 COMMENT ON COLUMN persistent_addresses.seen_over IS 'time between the first and the last session from the address';
 
 -- The indexes are covering: campaign_networks() and a comparison with the inventory read only columns in them.
@@ -130,7 +130,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION session_index_commands(regclass, boolean) IS
-    'commands that create the missing indexes for analysis on an attached table; run each command in its own transaction, for example with \gexec of psql';
+    'commands that create the indexes for analysis queries that an attached table lacks; run each command in its own transaction, for example with \gexec of psql';
 
 CREATE FUNCTION index_session_table(rel regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
@@ -148,4 +148,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION index_session_table(regclass) IS
-    'create the missing indexes for analysis on an attached table and its inheritance children now; the call blocks writers; session_index_commands() returns commands that do not block writers of a table without partitions';
+    'create the indexes for analysis queries that an attached table and its inheritance children lack; blocks writers; for a table without partitions, session_index_commands() returns commands that do not block writers';

@@ -28,7 +28,7 @@ CREATE VIEW default_schedule AS
          'deletes rows about these jobs from cron.job_run_details after 7 days, because pg_cron never deletes these rows')
     ) j(jobname, schedule, command, purpose);
 COMMENT ON VIEW default_schedule IS
-    'jobs that schedule_defaults() creates in pg_cron; other schedulers, and pg_cron in another database, can run the same commands';
+    'maintenance jobs that schedule_defaults() creates in pg_cron; you can also run the commands with another scheduler, or with pg_cron in another database';
 COMMENT ON COLUMN default_schedule.schedule IS
     'minute, hour, day, month and day of the week, as in crontab; pg_cron uses GMT unless cron.timezone is set';
 
@@ -68,7 +68,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION schedule_defaults() IS
-    'schedule the jobs of the view default_schedule with pg_cron in this database, as the calling role; replaces jobs that have the same names; returns the jobs';
+    'schedule the jobs of the view default_schedule with pg_cron in this database, as jobs of the calling role; replaces its jobs with the same names; returns the jobs';
 
 CREATE FUNCTION unschedule_defaults(OUT jobname text) RETURNS SETOF text
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$

@@ -12,7 +12,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION addresses_restored() IS
-    'trigger on ip_inventory: prevents parallel jobs of pg_restore from loading addresses and networks at the same time';
+    'trigger on ip_inventory: makes parallel jobs of pg_restore load ip_inventory and asn_inventory one after the other';
 CREATE TRIGGER addresses_restored BEFORE INSERT ON ip_inventory
     FOR EACH STATEMENT
     WHEN (current_setting('application_name') = 'pg_restore' AND current_setting('is_superuser') = 'on')
@@ -48,7 +48,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION network_restored() IS
-    'trigger on asn_inventory: when pg_restore loads a network, the loaded row replaces a row of the same network that has only the AS number';
+    'trigger on asn_inventory: when pg_restore loads a network for which the trigger address_restored has created a row with only the AS number, fills that row';
 CREATE TRIGGER network_restored BEFORE INSERT ON asn_inventory
     FOR EACH ROW
     WHEN (pg_trigger_depth() = 0
@@ -67,7 +67,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quota_restored() IS
-    'trigger on provider_quota: when pg_restore loads the number of requests of a day, adds the number to the requests of this database on that day';
+    'trigger on provider_quota: when pg_restore loads the number of requests of a day, adds it to the number that this database has already stored for that day';
 CREATE TRIGGER quota_restored BEFORE INSERT ON provider_quota
     FOR EACH ROW
     WHEN (pg_trigger_depth() = 0
@@ -85,7 +85,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION job_restored() IS
-    'trigger on enrichment_job: when pg_restore loads a job that was leased at the time of the dump, makes the job due at once';
+    'trigger on enrichment_job: when pg_restore loads a job that a worker had leased at the time of the dump, ends the lease, so that the job can be sent at once';
 CREATE TRIGGER job_restored BEFORE INSERT ON enrichment_job
     FOR EACH ROW
     WHEN (NEW.leased_by IS NOT NULL

@@ -33,11 +33,11 @@ CREATE VIEW unsafe_foreign_keys AS
           ON theirs.attrelid OPERATOR(pg_catalog.=) c.confrelid AND theirs.attnum OPERATOR(pg_catalog.=) k.their_number) a
     WHERE c.contype OPERATOR(pg_catalog.=) 'f'::pg_catalog."char" AND NOT a.are_safe;
 COMMENT ON VIEW unsafe_foreign_keys IS
-    'foreign keys to tables of the extension from columns of a different type than the referenced columns; the check converts the values, so the owners of the referencing tables can run code as the owner of the extension';
+    'foreign keys to tables of the extension whose referencing columns have another type than the referenced columns; the check of such a key casts the values, so the creator of a cast can run code as the owner of the extension';
 COMMENT ON COLUMN unsafe_foreign_keys.types IS
-    'types of the referencing columns; a type other than that of the referenced column can have a cast, which runs code of the owner of the type';
+    'types of the referencing columns; if a type differs from the type of the referenced column, its owner can create a cast to that type, and the check of the key runs the code of the cast';
 COMMENT ON COLUMN unsafe_foreign_keys.drop_command IS
-    'statement that drops the foreign key; null if the key is part of the foreign key of a partitioned table, which must be dropped instead';
+    'statement that drops the foreign key; null if the key was inherited from the foreign key of a partitioned table, because only the foreign key of the partitioned table can be dropped';
 
 -- When addresses are deleted, the server checks the keys of session tables as the owners of those tables. Their code
 -- then runs while the check is planned. Outside a restricted operation, that code can leave a cursor WITH HOLD, whose
@@ -45,7 +45,7 @@ COMMENT ON COLUMN unsafe_foreign_keys.drop_command IS
 CREATE FUNCTION in_restricted_operation() RETURNS boolean
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'in_restricted_operation_wrapper';
 COMMENT ON FUNCTION in_restricted_operation() IS
-    'true inside a security-restricted operation of PostgreSQL, in which code cannot affect the rest of the session';
+    'true inside a security-restricted operation of PostgreSQL, in which code cannot affect the rest of the database session';
 
 CREATE FUNCTION addresses_leave() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -73,11 +73,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION addresses_leave() IS
-    'trigger on ip_inventory: refuses to delete addresses that tables of other roles can reference, unless delete_addresses() deletes the addresses';
+    'trigger on ip_inventory: rejects DELETE, TRUNCATE and changes of ip_address while tables of other roles have foreign keys to ip_inventory; delete_addresses() is allowed';
 CREATE TRIGGER addresses_leave BEFORE DELETE OR TRUNCATE OR UPDATE OF ip_address ON ip_inventory
     FOR EACH STATEMENT EXECUTE FUNCTION addresses_leave();
 
 CREATE FUNCTION delete_addresses(ips inet[]) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'delete_addresses_wrapper';
 COMMENT ON FUNCTION delete_addresses(inet[]) IS
-    'delete addresses from ip_inventory and return the number of deleted addresses; fails if a session references one of the addresses; after the call, all foreign keys are checked immediately until the transaction ends';
+    'delete addresses from ip_inventory and return their number; fails if a foreign key of a session table references one of the addresses; until the transaction ends, deferred constraints are checked after each statement, as after SET CONSTRAINTS ALL IMMEDIATE';
