@@ -32,7 +32,7 @@ COMMENT ON FUNCTION lookup_key_of(text, inet) IS
 CREATE FUNCTION is_lookup_key(lookup_kind text, lookup_key text) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_lookup_key_wrapper';
 COMMENT ON FUNCTION is_lookup_key(text, text) IS
-    'true if a lookup key has the format of its kind: for the kind ''host'', the format of host(inet); for the kind ''prefix'', the format of cidr with a netmask shorter than a single host';
+    'true if a lookup key has the format of its kind: for the kind ''host'', the format of host(inet); for the kind ''prefix'', the format of cidr, but not a single address';
 
 CREATE FUNCTION is_source_fresh(
     enrichment jsonb, source text, value_lifetime integer, absent_lifetime integer) RETURNS boolean
@@ -43,7 +43,7 @@ COMMENT ON FUNCTION is_source_fresh(jsonb, text, integer, integer) IS
 CREATE FUNCTION is_source_open(enrichment jsonb, source text, again boolean) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_open_wrapper';
 COMMENT ON FUNCTION is_source_open(jsonb, text, boolean) IS
-    'true if an enrichment document records neither an answer nor a failed lookup of a source; with again => true, also true if the time retry_after of the source in the key _meta has passed';
+    'true if an enrichment document records neither an answer nor a failed lookup of a source; with again => true, also true if the source had no data and the time retry_after in the key _meta has passed';
 
 CREATE TABLE enrichment_request (
     ip_address   inet NOT NULL CHECK (ip_address = canonical_address(ip_address)),

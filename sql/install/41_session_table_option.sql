@@ -15,7 +15,7 @@ COMMENT ON COLUMN session_table_option.rel IS
 COMMENT ON COLUMN session_table_option.run_triggers IS
     'true if the table owner allows triggers with code of other roles to fire when the extension runs an UPDATE to fill null snapshot columns';
 COMMENT ON COLUMN session_table_option.trust_input IS
-    'true if the extension uses values that clients write into the snapshot columns of this table, including enrichment; only a superuser or the extension''s owner can turn this on';
+    'true if the extension keeps values that clients write into the snapshot columns of this table, including enrichment; only a superuser or the extension''s owner can turn this on';
 COMMENT ON COLUMN session_table_option.table_owner IS
     'owner of the table when the options were set; if the owner has changed since then, the options do not apply';
 

@@ -154,7 +154,7 @@ CREATE VIEW attached_tables AS
             JOIN pg_catalog.pg_class index ON index.oid OPERATOR(pg_catalog.=) i.indexrelid
             WHERE i.indrelid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid
               AND index.relname OPERATOR(pg_catalog.~~) '%cowrie\_enrich\_waiting%')
-        THEN pg_catalog.format('%s has no index by address for the worker', x.rel) END AS reason) n;
+        THEN pg_catalog.format('%s lacks the index of sessions with null snapshot columns', x.rel) END AS reason) n;
 COMMENT ON VIEW attached_tables IS
     'attached session tables, which are tables with triggers of the extension; the row of a partitioned table also covers its partitions; an inheritance child has its own row';
 COMMENT ON COLUMN attached_tables.is_intact IS

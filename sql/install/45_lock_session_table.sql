@@ -40,7 +40,7 @@ BEGIN
                WHERE a.attrelid = reference_addresses.rel AND a.attname = attached.ip_column AND NOT a.attisdropped AND a.attgenerated <> '') THEN
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
             MESSAGE = format('address column %I of %s is generated', attached.ip_column, rel),
-            DETAIL = 'The trigger of the extension replaces each address by the spelling in ip_inventory, because the foreign key compares the two. A trigger cannot write a generated column.',
+            DETAIL = 'With a foreign key, a trigger of the extension must write each address as ip_inventory stores it. A trigger cannot write a generated column.',
             HINT = 'Call attach_session_table() without add_foreign_key => true. Or use an ordinary column, and fill the column in a BEFORE trigger.';
     END IF;
     arguments := format('%L, %L', attached.ip_column, COALESCE(attached.time_column, ''));

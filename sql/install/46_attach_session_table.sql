@@ -28,8 +28,8 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
         WHERE a.attname IN ('snapshot_asn', 'snapshot_country', 'snapshot_ip_type', 'enrichment', 'enrichment_at')
     ),
     found (place, finding, remedy) AS (
-        SELECT 1, format('Rows without a network%s: about %s.',
-                         CASE WHEN w.has_types THEN ', a country or a type' ELSE ' or a country' END, w.rows),
+        SELECT 1, format('Rows with a null network%s: about %s.',
+                         CASE WHEN w.has_types THEN ', country or type of address' ELSE ' or country' END, w.rows),
                format('Call backfill_sessions(%L).', $1::text)
         FROM (SELECT sum(GREATEST(reltuples, 0))::bigint AS rows, bool_or(has_types) AS has_types FROM waiting_index) w
         WHERE w.rows > 0
@@ -142,13 +142,13 @@ BEGIN
        OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = rel
                   AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e') THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
-            MESSAGE = format('%s is not a session table', rel),
+            MESSAGE = format('%s cannot be a session table', rel),
             DETAIL = 'The table belongs to PostgreSQL or to an extension.';
     END IF;
     IF class.relpersistence = 't' THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('%s is a temporary table', rel),
-            DETAIL = 'Only one connection can read a temporary table, so the extension could neither complete nor recount the sessions in the table.',
+            DETAIL = 'Only one connection can read a temporary table, so the extension could neither fill null snapshot columns of the table nor recount its sessions.',
             HINT = 'Call attach_session_table() for a permanent table.';
     END IF;
     SELECT p.relid::regclass AS rel INTO seen
@@ -157,7 +157,7 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('partition %s of %s is a foreign table', seen.rel, rel),
-            DETAIL = 'The rows of a foreign table are on another server, so the extension could neither complete nor recount the sessions in the partition.',
+            DETAIL = 'The rows of a foreign table are on another server, so the extension could neither fill null snapshot columns of the partition nor recount its sessions.',
             HINT = format('Detach the partition with ALTER TABLE %s DETACH PARTITION %s, or install the extension on the server that stores the sessions.', rel, seen.rel);
     END IF;
     -- A partition of an attached table has the parent's triggers already.
@@ -167,7 +167,7 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('%s is a partition of an attached table', rel),
-            HINT = format('Sessions in the partition are enriched already. If only the partition should be a session table, first call detach_session_table(%L).', seen.rel);
+            HINT = format('The triggers of the partitioned table already enrich sessions in the partition. To attach only the partition, first call detach_session_table(%L).', seen.rel);
     END IF;
     SELECT a.rel INTO seen
     FROM pg_partition_tree(attach_session_table.rel) p JOIN @extschema@.attached_tables a ON a.rel = p.relid
@@ -236,7 +236,7 @@ BEGIN
                 CONTINUE WHEN seen.what = 'snapshot';
                 RAISE EXCEPTION USING ERRCODE = 'undefined_column',
                     MESSAGE = format('column %I of %s does not exist', seen.name, member),
-                    HINT = format('Name the %s column in the %s argument, for example %L for Cowrie''s sessions.', seen.what,
+                    HINT = format('Pass the name of the %s column as the %s argument of attach_session_table(). In Cowrie''s table sessions, the column is %L.', seen.what,
                                   CASE seen.what WHEN 'address' THEN 'second' ELSE 'third' END,
                                   CASE seen.what WHEN 'address' THEN 'ip' ELSE 'starttime' END);
             END IF;

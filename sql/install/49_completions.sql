@@ -48,7 +48,7 @@ COMMENT ON TABLE session_completion IS
 COMMENT ON COLUMN session_completion.ip_address IS 'address without a netmask; an IPv4-mapped IPv6 address is stored as IPv4, as in ip_inventory.ip_address';
 COMMENT ON COLUMN session_completion.rel IS 'table that holds the sessions; for a partitioned table, the partition';
 COMMENT ON COLUMN session_completion.due_at IS
-    'earliest time of the next attempt to fill the null snapshot columns: if leased_by is set, the end of the lease; otherwise, the end of the pause after a failed attempt; null while no answer for the address has arrived and no backfill has run';
+    'earliest time of the next attempt to fill the null snapshot columns: if leased_by is set, the end of the lease; otherwise, the end of the pause after a failed attempt; null while the row waits for an answer or a backfill';
 COMMENT ON COLUMN session_completion.leased_by IS
     'id of the background process that runs as the table owner and has reserved (leased) this row until due_at; null if no process has leased the row';
 COMMENT ON COLUMN session_completion.is_renewed IS
@@ -121,7 +121,7 @@ CREATE VIEW completion_status AS
                     AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass
                     AND d.refobjid OPERATOR(pg_catalog.=) '@extschema@.parsed_address'::pg_catalog.regtype::pg_catalog.oid
                    WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indisvalid)
-                   THEN 'the table has no valid index of sessions with nulls in their snapshot columns; call attach_session_table() again with the same arguments'
+                   THEN 'the table has no valid index of sessions with null snapshot columns; call attach_session_table() again with the same arguments'
                WHEN q.due OPERATOR(pg_catalog.+) q.delayed OPERATOR(pg_catalog.=) 0 THEN NULL
                WHEN b.reason IS NOT NULL THEN b.reason
                WHEN @extschema@.abandoned_processes() OPERATOR(pg_catalog.>) 2

@@ -50,11 +50,11 @@ BEGIN
             problem := 'shared_preload_libraries does not contain pg_cron.';
             way := format('Set shared_preload_libraries = ''pg_cron,cowrie_enrich'' and cron.database_name = ''%s'', restart the server, and run CREATE EXTENSION pg_cron.', here);
         ELSIF home = here THEN
-            problem := 'The library pg_cron is loaded, but the extension is not created.';
+            problem := 'The library pg_cron is loaded, but the extension pg_cron does not exist in this database.';
             way := 'Run CREATE EXTENSION pg_cron as a superuser.';
         ELSE
             problem := format('pg_cron keeps its jobs in database "%s".', home);
-            way := 'In that database, schedule the jobs of the view default_schedule with cron.schedule_in_database(); see docs/scheduling.md.';
+            way := format('In database "%s", schedule the jobs of the view default_schedule with cron.schedule_in_database(); see docs/scheduling.md.', home);
         END IF;
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
             MESSAGE = format('pg_cron is not installed in database "%s"', here), DETAIL = problem, HINT = way;

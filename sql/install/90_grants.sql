@@ -66,7 +66,7 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'duplicate_function',
             MESSAGE = pg_catalog.format('function %s already exists', lookalike.call),
-            DETAIL = pg_catalog.format('The function belongs to role %I, and could be called in place of a function of cowrie_enrich.', lookalike.owner),
+            DETAIL = pg_catalog.format('The function belongs to role %I, and PostgreSQL could call it instead of a function of cowrie_enrich.', lookalike.owner),
             HINT = 'Install the extension into a separate schema in which no other role can create objects.';
     END IF;
 END

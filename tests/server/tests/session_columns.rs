@@ -287,7 +287,7 @@ fn attaching_reports_the_columns_that_it_adds_and_the_sessions_that_wait() {
         db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"),
         "NOTICE:  public.s is now an attached session table\n\
          DETAIL:  Columns were added: snapshot_country, snapshot_ip_type, enrichment, enrichment_at.\n\
-         Rows without a network or a country: about 1200.\n\
+         Rows with a null network or country: about 1200.\n\
          HINT:  Call backfill_sessions('public.s').\n\
          In each COPY and INSERT statement, name the columns that the client writes.\n"
     );
@@ -320,7 +320,7 @@ fn attaching_counts_the_waiting_sessions_of_partitions_and_children() {
     for (table, rows) in [("parted", 10), ("parent", 7)] {
         let notices = db.notices(&format!("SELECT enrich.attach_session_table('{table}', 'ip', 'seen')"));
         assert!(
-            notices.contains(&format!("DETAIL:  Rows without a network or a country: about {rows}.\nHINT")),
+            notices.contains(&format!("DETAIL:  Rows with a null network or country: about {rows}.\nHINT")),
             "{notices}"
         );
     }
