@@ -61,7 +61,7 @@ COMMENT ON FUNCTION maxmind_lookup(inet) IS
 CREATE FUNCTION is_bogon(ip inet) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_bogon_wrapper';
 COMMENT ON FUNCTION is_bogon(inet) IS
-    'true if an address is a bogon, which is an address that cannot be a source address on the public internet according to the IANA special-purpose registries';
+    'true if an address is a bogon: according to the IANA special-purpose registries, a bogon cannot be a source address on the public internet';
 
 CREATE FUNCTION bogon_reason(ip inet) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bogon_reason_wrapper';
@@ -87,7 +87,7 @@ CREATE FUNCTION mmdb_status(
         SELECT f.* FROM (VALUES ('city'), ('asn')) k(kind) CROSS JOIN LATERAL @extschema@.mmdb_file(k.kind) f
     $$;
 COMMENT ON FUNCTION mmdb_status() IS
-    'mmdb files: one row for the setting city_database and one for asn_database, with the loaded file, the time when it was loaded, and the reason if a newer file was refused';
+    'state of the mmdb files: one row for the setting city_database and one for asn_database; each row has the loaded file, its load time, and the reason if the extension refused a newer file';
 
 CREATE FUNCTION reload_mmdb() RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reload_mmdb_wrapper';

@@ -38,7 +38,7 @@ CREATE FUNCTION session_time(t timestamptz) RETURNS timestamptz
              GREATEST(pg_catalog.now(), pg_catalog.statement_timestamp()) OPERATOR(pg_catalog.+) '24:00:00'::interval)
         THEN t END;
 COMMENT ON FUNCTION session_time(timestamptz) IS
-    'returns the given time of a session if it is plausible; null if the time is before 1970 or more than one day in the future';
+    'returns the given time of a session if the time is plausible; null if the time is before 1970 or more than one day in the future';
 
 -- A row may have any two times, and their difference may be out of range, which is an error from version 17 on. Times
 -- that an old version of the extension or a user stored must not stop an UPDATE or a restore.

@@ -3,7 +3,7 @@
 CREATE FUNCTION classify_name(organization_name text) RETURNS text
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'classify_name_wrapper';
 COMMENT ON FUNCTION classify_name(text) IS
-    'returns the type of a network (HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN), which whole words in the name of its organisation indicate';
+    'returns the type of a network (HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN), as whole words in the name of the organisation indicate';
 
 CREATE TABLE known_networks (
     asn_number bigint PRIMARY KEY CHECK (asn_number BETWEEN 1 AND 4294967295),

@@ -160,7 +160,7 @@ CREATE TABLE block_answer (
 CREATE INDEX block_answer_asked_at_idx ON block_answer (provider, asked_at);
 SELECT pg_catalog.pg_extension_config_dump('block_answer', '');
 COMMENT ON TABLE block_answer IS
-    'answers of a provider that are valid for a whole prefix; until an answer expires, the extension uses it for other addresses of the prefix without a new request';
+    'answers of a provider that are valid for a whole prefix; until an answer expires, the extension uses the answer for all addresses of the prefix, without a new request';
 COMMENT ON COLUMN block_answer.prefix IS
     'prefix for which the answer is valid: normally the /24 or /48 that was looked up; if the network announces a longer prefix, the announced prefix';
 COMMENT ON COLUMN block_answer.asn_number IS 'ASN of the network that announces the prefix';

@@ -29,4 +29,4 @@ CREATE TRIGGER session_options_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNC
 CREATE FUNCTION set_session_table_options(rel regclass, run_triggers boolean, trust_input boolean) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_session_table_options_wrapper';
 COMMENT ON FUNCTION set_session_table_options(regclass, boolean, boolean) IS
-    'set the options of an attached table; a null argument leaves its option unchanged; the table owner can change run_triggers; only a superuser or the extension''s owner can turn on trust_input';
+    'set the options of an attached table; if an argument is null, the option of the same name stays unchanged; the table owner can change run_triggers; only a superuser or the extension''s owner can turn on trust_input';

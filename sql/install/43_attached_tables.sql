@@ -162,7 +162,7 @@ COMMENT ON COLUMN attached_tables.is_intact IS
 COMMENT ON COLUMN attached_tables.not_intact_reason IS
     'problem of a column, index, trigger, partition or inheritance child of the table, for example a disabled trigger; null if there is none';
 COMMENT ON COLUMN attached_tables.is_readable IS
-    'true if refresh_session_counts() can read the addresses of all sessions of the table; if it cannot for any one table, it lowers no counts, because sessions in that table would be missing';
+    'true if refresh_session_counts() can read the addresses of all sessions of the table; while this is false for any table, refresh_session_counts() lowers no counts, because sessions that cannot be read would be missing';
 COMMENT ON COLUMN attached_tables.blocked_reason IS
     'trigger because of which the extension does not fill null snapshot columns of the table or of one of its partitions, and why; null if there is no such trigger; see blocked_session_tables';
 COMMENT ON COLUMN attached_tables.inherits_from IS

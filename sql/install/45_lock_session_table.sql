@@ -8,7 +8,7 @@ COMMENT ON FUNCTION create_address_key(regclass, name) IS
 CREATE FUNCTION lock_session_table(rel regclass, exclusively boolean) RETURNS regclass[]
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'lock_session_table_wrapper';
 COMMENT ON FUNCTION lock_session_table(regclass, boolean) IS
-    'lock a table of the caller, and its inheritance children that have the same owner, so that other transactions cannot rename or drop these tables until this transaction ends; returns the locked tables';
+    'lock a table of the caller and the inheritance children that have the same owner; until the transaction ends, other transactions cannot rename or drop these tables; returns the locked tables';
 
 CREATE FUNCTION reference_addresses(rel regclass, whole boolean) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$

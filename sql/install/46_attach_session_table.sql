@@ -353,7 +353,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION attach_session_table(regclass, name, name, boolean, boolean, boolean) IS
-    'add the snapshot columns, triggers and a small partial index to a session table and its inheritance children; if you call it again, repeat all arguments, because a call without add_foreign_key => true drops the foreign key';
+    'add the snapshot columns, triggers and a small partial index to a session table and its inheritance children; in a second call for the same table, repeat all arguments: a call without add_foreign_key => true drops the foreign key';
 
 CREATE FUNCTION detach_session_table(rel regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$

@@ -67,7 +67,7 @@ CREATE TABLE suspended_owner (
 );
 SELECT pg_catalog.pg_extension_config_dump('suspended_owner', '');
 COMMENT ON TABLE suspended_owner IS
-    'suspended owners of session tables: the extension no longer runs code of these roles, for example triggers, because such code continued after a cancellation or repeatedly ended its process; resume_owner() ends the suspension';
+    'suspended owners of session tables: the extension no longer runs code of these roles, for example triggers, because such code did not end after its cancellation, or repeatedly ended the process that ran the code; resume_owner() ends the suspension';
 COMMENT ON COLUMN suspended_owner.owner IS 'role that owns session tables and is suspended';
 COMMENT ON COLUMN suspended_owner.reason IS 'what the code of the role did that led to the suspension';
 CREATE TRIGGER owner_resumed AFTER DELETE ON suspended_owner
@@ -95,7 +95,7 @@ CREATE FUNCTION resume_owner(owner name) RETURNS boolean
         SELECT count(*) > 0 FROM resumed
     $$;
 COMMENT ON FUNCTION resume_owner(name) IS
-    'end the suspension of a table owner; before the call, repair the code, such as triggers, of this role; the extension then fills the null snapshot columns of its tables without further delay; returns true if the role was suspended';
+    'end the suspension of a table owner; repair the code of this role, for example triggers, before the call; after the call, the extension fills null snapshot columns in tables of this role without further delay; returns true if the role was suspended';
 
 CREATE FUNCTION abandoned_processes() RETURNS integer
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'abandoned_processes_wrapper';
@@ -149,4 +149,4 @@ CREATE VIEW completion_status AS
         WHERE t.rel::pg_catalog.oid OPERATOR(pg_catalog.=) c.oid
         ORDER BY t.trigger_name LIMIT 1) b ON true;
 COMMENT ON VIEW completion_status IS
-    'sessions with null snapshot columns, by table: number of their addresses (all, due now, leased by a process, delayed after a failure), longest wait since the answer arrived, and the reason why the nulls are not filled now';
+    'sessions with null snapshot columns, by table: number of their addresses (all, due now, leased by a process, delayed after a failure); longest wait of an address whose answer has arrived; reason why the nulls are not filled now';

@@ -31,7 +31,7 @@ COMMENT ON VIEW provider_status IS 'the rows of provider_status()';
 CREATE FUNCTION resume_provider(provider text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'resume_provider_wrapper';
 COMMENT ON FUNCTION resume_provider(text) IS
-    'end the pause of a provider: the worker paused its requests because the provider refused the key, demanded a pause or failed, and now sends requests again; rate limit and quota still apply';
+    'end the pause of a provider, so that the worker sends requests again; a pause begins when a provider refuses the key, demands a pause or fails; rate limit and quota still apply';
 
 CREATE FUNCTION cymru_lookup(
     ips inet[], OUT ip_address inet, OUT asn bigint, OUT prefix cidr, OUT country text, OUT registry text,

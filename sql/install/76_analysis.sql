@@ -130,7 +130,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION session_index_commands(regclass, boolean) IS
-    'commands that create the indexes for analysis queries that an attached table lacks; run each command in its own transaction, for example with \gexec of psql';
+    'commands that create the missing indexes of an attached table for analysis queries; run each command in its own transaction, for example with \gexec of psql';
 
 CREATE FUNCTION index_session_table(rel regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
@@ -148,4 +148,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION index_session_table(regclass) IS
-    'create the indexes for analysis queries that an attached table and its inheritance children lack; blocks writers; for a table without partitions, session_index_commands() returns commands that do not block writers';
+    'create the missing indexes of an attached table and its inheritance children for analysis queries; blocks writers; for a table without partitions, session_index_commands() returns commands that do not block writers';

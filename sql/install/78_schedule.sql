@@ -68,7 +68,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION schedule_defaults() IS
-    'schedule the jobs of the view default_schedule with pg_cron in this database, as jobs of the calling role; replaces its jobs with the same names; returns the jobs';
+    'schedule the jobs of the view default_schedule with pg_cron in this database, as jobs of the calling role; replaces jobs of this role that have the same names; returns the jobs';
 
 CREATE FUNCTION unschedule_defaults(OUT jobname text) RETURNS SETOF text
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$

@@ -67,7 +67,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quota_restored() IS
-    'trigger on provider_quota: when pg_restore loads the number of requests of a day, adds it to the number that this database has already stored for that day';
+    'trigger on provider_quota: adds the number of requests of a day that pg_restore loads to the number that this database has already stored for that day';
 CREATE TRIGGER quota_restored BEFORE INSERT ON provider_quota
     FOR EACH ROW
     WHEN (pg_trigger_depth() = 0
@@ -85,7 +85,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION job_restored() IS
-    'trigger on enrichment_job: when pg_restore loads a job that a worker had leased at the time of the dump, ends the lease, so that the job can be sent at once';
+    'trigger on enrichment_job: ends the lease of a job that pg_restore loads, because the lease belonged to a worker of the dumped database; the job can then be sent at once';
 CREATE TRIGGER job_restored BEFORE INSERT ON enrichment_job
     FOR EACH ROW
     WHEN (NEW.leased_by IS NOT NULL

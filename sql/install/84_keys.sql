@@ -35,9 +35,9 @@ CREATE VIEW unsafe_foreign_keys AS
 COMMENT ON VIEW unsafe_foreign_keys IS
     'foreign keys to tables of the extension whose referencing columns have another type than the referenced columns; the check of such a key casts the values, so the creator of a cast can run code as the owner of the extension';
 COMMENT ON COLUMN unsafe_foreign_keys.types IS
-    'types of the referencing columns; if a type differs from the type of the referenced column, its owner can create a cast to that type, and the check of the key runs the code of the cast';
+    'types of the referencing columns; if a referencing column has another type than the referenced column, the owner of that other type can create a cast, and the check of the key runs the code of the cast';
 COMMENT ON COLUMN unsafe_foreign_keys.drop_command IS
-    'statement that drops the foreign key; null if the key was inherited from the foreign key of a partitioned table, because only the foreign key of the partitioned table can be dropped';
+    'statement that drops the foreign key; null if a partition inherited the key, because only the foreign key of the partitioned table can be dropped';
 
 -- When addresses are deleted, the server checks the keys of session tables as the owners of those tables. Their code
 -- then runs while the check is planned. Outside a restricted operation, that code can leave a cursor WITH HOLD, whose
