@@ -71,7 +71,8 @@ CREATE FUNCTION mmdb_file(
     kind text, OUT kind_ text, OUT source_path text, OUT database_type text, OUT build_time timestamptz,
     OUT ip_version integer, OUT node_count bigint, OUT loaded_at timestamptz, OUT last_error text)
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_file_wrapper';
-COMMENT ON FUNCTION mmdb_file(text) IS 'returns the row of mmdb_status() for one mmdb file; the argument is ''city'' or ''asn''';
+COMMENT ON FUNCTION mmdb_file(text) IS
+    'returns the row of mmdb_status() for one mmdb file; the argument is ''city'' or ''asn''';
 
 CREATE FUNCTION mmdb_in_service(kind text) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_in_service_wrapper';

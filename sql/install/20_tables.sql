@@ -84,7 +84,8 @@ COMMENT ON COLUMN asn_inventory.organization_name IS
 COMMENT ON COLUMN asn_inventory.organization_country IS
     'two-letter code of a country: from Team Cymru, the country where the network is registered; from MaxMind, the country of the address by which the extension first learned of the network';
 COMMENT ON COLUMN asn_inventory.rir_registry IS 'regional internet registry: ARIN, RIPE, APNIC, LACNIC, AFRINIC';
-COMMENT ON COLUMN asn_inventory.asn_type IS 'type of the network: HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN; see classify_asn()';
+COMMENT ON COLUMN asn_inventory.asn_type IS
+    'type of the network: HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN; see classify_asn()';
 COMMENT ON COLUMN asn_inventory.is_known_hosting IS 'true if known_networks lists the network as a hosting provider';
 COMMENT ON COLUMN asn_inventory.is_known_vpn IS 'true if known_networks lists the network as a host of VPN services';
 COMMENT ON COLUMN asn_inventory.first_seen IS 'time of the first session from this network';
@@ -146,7 +147,8 @@ COMMENT ON FUNCTION addresses_deleted() IS
 CREATE TRIGGER addresses_deleted AFTER DELETE ON ip_inventory
     REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION addresses_deleted();
 
-COMMENT ON TABLE ip_inventory IS 'one row for each known address, with the current data about the address, such as its network and the answers of the sources';
+COMMENT ON TABLE ip_inventory IS
+    'one row for each known address, with the current data about the address, such as its network and the answers of the sources';
 COMMENT ON COLUMN ip_inventory.ip_address IS 'address without a netmask; an IPv4-mapped IPv6 address is stored as IPv4';
 COMMENT ON COLUMN ip_inventory.current_asn IS 'ASN of the network that announces the address now; null if unknown';
 COMMENT ON COLUMN ip_inventory.asn_last_verified IS 'time when a source last confirmed current_asn';
@@ -211,7 +213,8 @@ COMMENT ON TABLE counter_delta IS
     'metric counts that prepared transactions stored: the worker adds these counts to the counters of enrich_metrics and deletes the rows; transactions only insert rows';
 COMMENT ON COLUMN counter_delta.library IS
     'version of the library cowrie_enrich that stored the count; a worker that has loaded another version deletes the row without adding the count';
-COMMENT ON COLUMN counter_delta.counter_index IS 'position of the counter in the counter list of the library version that stored the count';
+COMMENT ON COLUMN counter_delta.counter_index IS
+    'position of the counter in the counter list of the library version that stored the count';
 
 CREATE TABLE recount_request (
     requested_at timestamptz NOT NULL DEFAULT now(),

@@ -82,7 +82,8 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION known_network_edited() IS 'trigger on known_networks: sets is_seed to false in edited rows, so that pg_dump includes these rows';
+COMMENT ON FUNCTION known_network_edited() IS
+    'trigger on known_networks: sets is_seed to false in edited rows, so that pg_dump includes these rows';
 CREATE TRIGGER known_network_edited BEFORE UPDATE ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_edited();
 

@@ -13,7 +13,8 @@
 
 CREATE FUNCTION providers(OUT provider text, OUT title text) RETURNS SETOF record
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'providers_wrapper';
-COMMENT ON FUNCTION providers() IS 'names of the providers, which are the sources that the worker queries over the internet';
+COMMENT ON FUNCTION providers() IS
+    'names of the providers, which are the sources that the worker queries over the internet';
 
 CREATE FUNCTION is_provider(name text) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_provider_wrapper';
@@ -57,12 +58,15 @@ ALTER TABLE enrichment_request REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('enrichment_request', '');
 COMMENT ON TABLE enrichment_request IS
     'requested lookups: the worker creates a job in enrichment_job from each request, and deletes the request; duplicate requests are possible, and lead to one job';
-COMMENT ON COLUMN enrichment_request.ip_address IS 'address without a netmask; an IPv4-mapped IPv6 address is stored as IPv4, as in ip_inventory.ip_address';
-COMMENT ON COLUMN enrichment_request.priority IS 'priority of the lookup; the worker sends lookups with a higher priority first';
+COMMENT ON COLUMN enrichment_request.ip_address IS
+    'address without a netmask; an IPv4-mapped IPv6 address is stored as IPv4, as in ip_inventory.ip_address';
+COMMENT ON COLUMN enrichment_request.priority IS
+    'priority of the lookup; the worker sends lookups with a higher priority first';
 
 CREATE FUNCTION request_appended() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'request_appended_wrapper';
-COMMENT ON FUNCTION request_appended() IS 'trigger on INSERT into enrichment_request and on DELETE from suspended_owner: wakes the worker when the transaction commits';
+COMMENT ON FUNCTION request_appended() IS
+    'trigger on INSERT into enrichment_request and on DELETE from suspended_owner: wakes the worker when the transaction commits';
 -- A row trigger, because a statement trigger would also fire for statements of the extension that queue nothing.
 CREATE TRIGGER request_appended AFTER INSERT ON enrichment_request
     FOR EACH ROW EXECUTE FUNCTION request_appended();
@@ -121,7 +125,8 @@ CREATE TABLE job_address (
 CREATE INDEX job_address_lookup_key_idx ON job_address (provider, lookup_key, ip_address);
 ALTER TABLE job_address SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 SELECT pg_catalog.pg_extension_config_dump('job_address', '');
-COMMENT ON TABLE job_address IS 'addresses that wait for the answer to a job in enrichment_job: one row per provider and address';
+COMMENT ON TABLE job_address IS
+    'addresses that wait for the answer to a job in enrichment_job: one row per provider and address';
 COMMENT ON COLUMN job_address.lookup_kind IS 'lookup_kind of the job for whose answer the address waits';
 COMMENT ON COLUMN job_address.lookup_key IS 'lookup_key of the job for whose answer the address waits';
 

@@ -21,7 +21,8 @@ SELECT pg_catalog.pg_extension_config_dump('incomplete_session', 'WHERE rel IN (
 COMMENT ON TABLE incomplete_session IS
     'tables and addresses of new sessions that have null snapshot columns; the worker moves these rows to session_completion';
 COMMENT ON COLUMN incomplete_session.rel IS 'table that holds the session; for a partitioned table, the partition';
-COMMENT ON COLUMN incomplete_session.ip_address IS 'address without a netmask; an IPv4-mapped IPv6 address is stored as IPv4, as in ip_inventory.ip_address';
+COMMENT ON COLUMN incomplete_session.ip_address IS
+    'address without a netmask; an IPv4-mapped IPv6 address is stored as IPv4, as in ip_inventory.ip_address';
 COMMENT ON COLUMN incomplete_session.lacks_network IS 'true if snapshot_asn of the session was null';
 COMMENT ON COLUMN incomplete_session.lacks_country IS 'true if snapshot_country of the session was null';
 COMMENT ON COLUMN incomplete_session.lacks_ip_type IS
@@ -45,7 +46,8 @@ ALTER TABLE session_completion SET (autovacuum_vacuum_scale_factor = 0.02, autov
 SELECT pg_catalog.pg_extension_config_dump('session_completion', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_completion IS
     'sessions with null snapshot columns that an answer can fill: one row for each address and each table with such sessions';
-COMMENT ON COLUMN session_completion.ip_address IS 'address without a netmask; an IPv4-mapped IPv6 address is stored as IPv4, as in ip_inventory.ip_address';
+COMMENT ON COLUMN session_completion.ip_address IS
+    'address without a netmask; an IPv4-mapped IPv6 address is stored as IPv4, as in ip_inventory.ip_address';
 COMMENT ON COLUMN session_completion.rel IS 'table that holds the sessions; for a partitioned table, the partition';
 COMMENT ON COLUMN session_completion.due_at IS
     'earliest time of the next attempt to fill the null snapshot columns: if leased_by is set, the end of the lease; otherwise, the end of the pause after a failed attempt; null while the row waits for an answer or a backfill';

@@ -7,11 +7,13 @@ COMMENT ON FUNCTION enrich_metrics() IS
     'all metrics of the extension, with their Prometheus names and labels; counters cover the whole cluster if shared_preload_libraries contains cowrie_enrich, otherwise only this database session; sizes, such as numbers of rows, are those of the current database during the call';
 
 CREATE VIEW enrich_metrics AS SELECT * FROM @extschema@.enrich_metrics();
-COMMENT ON VIEW enrich_metrics IS 'the rows of enrich_metrics(); counters cover only this session of the database unless shared_preload_libraries contains cowrie_enrich';
+COMMENT ON VIEW enrich_metrics IS
+    'the rows of enrich_metrics(); counters cover only this session of the database unless shared_preload_libraries contains cowrie_enrich';
 
 CREATE FUNCTION prometheus_metrics() RETURNS text
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'prometheus_metrics_wrapper';
-COMMENT ON FUNCTION prometheus_metrics() IS 'the metrics of enrich_metrics() in the text format of Prometheus; counters cover only this session of the database unless shared_preload_libraries contains cowrie_enrich';
+COMMENT ON FUNCTION prometheus_metrics() IS
+    'the metrics of enrich_metrics() in the text format of Prometheus; counters cover only this session of the database unless shared_preload_libraries contains cowrie_enrich';
 
 CREATE FUNCTION status_json() RETURNS jsonb
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'status_json_wrapper';

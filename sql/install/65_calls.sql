@@ -29,8 +29,10 @@ COMMENT ON COLUMN procedure_call.done IS
     'part of the column total that was finished in the current phase when the call last committed a batch';
 COMMENT ON COLUMN procedure_call.ended_at IS
     'end of the call; null while the call runs; stays null if the call failed or was killed';
-COMMENT ON COLUMN procedure_call.result IS 'JSON object with the numbers that the procedure reported at its end, for example the number of processed rows';
-COMMENT ON COLUMN procedure_call.resume_at IS 'position at which the next call continues after a call that did not finish; null if the last call finished';
+COMMENT ON COLUMN procedure_call.result IS
+    'JSON object with the numbers that the procedure reported at its end, for example the number of processed rows';
+COMMENT ON COLUMN procedure_call.resume_at IS
+    'position at which the next call continues; null if the last call finished';
 
 CREATE VIEW enrich_progress AS
     SELECT c.procedure, NULLIF(c.relation, 0::pg_catalog.oid)::pg_catalog.regclass AS relation, l.pid, c.phase, c.done, c.total,

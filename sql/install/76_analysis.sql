@@ -51,7 +51,8 @@ CREATE VIEW moved_addresses AS
     WHERE b.asn_number OPERATOR(pg_catalog.<>) h.asn_number;
 COMMENT ON VIEW moved_addresses IS
     'one row for each change of an address to another network, from ip_asn_history: old and new network, time of detection, source';
-COMMENT ON COLUMN moved_addresses.moved_at IS 'time when the extension detected the change; the address may have moved earlier';
+COMMENT ON COLUMN moved_addresses.moved_at IS
+    'time when the extension detected the change; the address may have moved earlier';
 
 CREATE INDEX ip_inventory_seen_over_idx ON ip_inventory (seen_over(first_seen, last_seen))
     WHERE seen_over(first_seen, last_seen) >= interval '1 day';

@@ -227,7 +227,11 @@ const TRIGGERS: [(&str, &str, &str); 11] = [
         "trigger zz_cowrie_enrich_count of public.s was replaced",
         ATTACH,
     ),
-    ("DROP INDEX s_cowrie_enrich_waiting", "public.s lacks the index of sessions with null snapshot columns", ATTACH),
+    (
+        "DROP INDEX s_cowrie_enrich_waiting",
+        "public.s lacks the index of sessions with null snapshot columns",
+        ATTACH,
+    ),
 ];
 const ATTACH: &str = "SELECT enrich.attach_session_table('s', 'ip', 't')";
 

@@ -30,11 +30,11 @@ const LACKED: [(&str, &str); 4] = [
     ("CREATE INDEX asn_inventory_last_seen_idx ON asn_inventory (last_seen);\n", ""),
     ("    resume_at        jsonb,\n", ""),
     (
-        "COMMENT ON COLUMN procedure_call.resume_at IS 'where the next call continues; null if the last call finished';\n",
+        "COMMENT ON COLUMN procedure_call.resume_at IS\n    'position at which the next call continues; null if the last call finished';\n",
         "",
     ),
     (
-        "numbers of networks in asn_inventory: of all networks, of networks with an organisation, and of networks by registry",
+        "numbers of networks in asn_inventory: all networks, networks with the name of an organisation, and networks by regional internet registry",
         "numbers of networks in asn_inventory",
     ),
 ];
