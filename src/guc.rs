@@ -77,8 +77,8 @@ impl Check for Sources {
             return Ok(());
         }
         Err(Refusal {
-            reason: "The list names a source that does not exist.",
-            hint: "Use maxmind and the names that the function providers() returns, separated by commas.",
+            reason: "The list contains a name that is not the name of a source.",
+            hint: "Use 'maxmind' and the names that the function providers() returns, separated by commas.",
         })
     }
 }
@@ -114,20 +114,20 @@ impl Check for DatabaseNames {
 fn define_files() {
     guarded(
         c"cowrie_enrich.city_database",
-        c"Path of the mmdb file with locations of addresses (City, Country or Enterprise layout).",
-        c"The server verifies the file and copies it into the data directory. Lookups read the copy.",
+        c"Path of an mmdb file that maps addresses to locations (MaxMind's City, Country or Enterprise layout).",
+        c"The extension verifies the mmdb file and copies the file into the data directory. Lookups read only this copy.",
         &CITY_DATABASE,
     );
     guarded(
         c"cowrie_enrich.asn_database",
-        c"Path of the mmdb file with networks of addresses (ASN or ISP layout).",
-        c"The server verifies the file and copies it into the data directory. Lookups read the copy.",
+        c"Path of an mmdb file that maps addresses to networks (MaxMind's ASN or ISP layout).",
+        c"The extension verifies the mmdb file and copies the file into the data directory. Lookups read only this copy.",
         &ASN_DATABASE,
     );
     settings::define_checked::<Sources>(
         c"cowrie_enrich.enabled_sources",
-        c"Sources of data about addresses that the extension uses, separated by commas.",
-        c"Valid names are 'maxmind' (the mmdb files) and the names of providers in the view provider_status.",
+        c"List, separated by commas, of the sources from which the extension gets data about addresses.",
+        c"Valid names of sources are 'maxmind' (the mmdb files) and the names that the function providers() returns.",
         &ENABLED_SOURCES,
     );
 }
@@ -141,17 +141,17 @@ fn define_providers() {
 fn define_worker() {
     number(
         c"cowrie_enrich.max_attempts",
-        c"Number of failures after which a lookup becomes a dead letter.",
-        c"The worker retries a dead letter only after a call of retry_dead_letters(). \
-        Failures while the provider is down for all lookups do not count.",
+        c"Number of failures after which the worker stops repeating a lookup.",
+        c"The lookup becomes a dead letter. The worker repeats a dead letter only after a call of retry_dead_letters(). \
+        Failures do not count while the provider fails for all lookups.",
         &MAX_ATTEMPTS,
         (1, 100),
         GucFlags::default(),
     );
     number(
         c"cowrie_enrich.retry_base",
-        c"Pause after the first failure of a lookup or of a provider.",
-        c"Each further failure in a row doubles the pause.",
+        c"Pause before the worker repeats a lookup that failed, or sends requests again to a provider that failed.",
+        c"The value is the pause after the first failure. Each further failure in a row doubles the pause.",
         &RETRY_BASE,
         (1, 3_600_000),
         GucFlags::UNIT_MS,
@@ -159,16 +159,16 @@ fn define_worker() {
     GucRegistry::define_bool_guc(
         c"cowrie_enrich.worker_enabled",
         c"Enables the background workers.",
-        c"Workers send queued lookups and add the counts of new sessions to the inventories. \
-        Workers run only if shared_preload_libraries contains cowrie_enrich.",
+        c"Workers send queued lookups to providers, and add the counts of new honeypot sessions to ip_inventory and \
+        asn_inventory. Workers run only if shared_preload_libraries contains cowrie_enrich.",
         &WORKER_ENABLED,
         GucContext::Sighup,
         GucFlags::default(),
     );
     number(
         c"cowrie_enrich.worker_naptime",
-        c"Longest time that a worker sleeps between rounds.",
-        c"The worker adds the counts of new sessions to the inventories once per worker_naptime. \
+        c"Longest time that a worker sleeps before it looks for work again.",
+        c"Once per worker_naptime, the worker adds the counts of new honeypot sessions to ip_inventory and asn_inventory. \
         A commit that queues lookups wakes the worker at once.",
         &WORKER_NAPTIME,
         (10, 3_600_000),
@@ -176,7 +176,7 @@ fn define_worker() {
     );
     guarded(
         c"cowrie_enrich.worker_role",
-        c"Role whose rights the workers use to write to the inventories.",
+        c"Role whose rights the workers use to write to ip_inventory and asn_inventory.",
         c"If the setting is empty, the workers use the rights of the extension's owner.",
         &WORKER_ROLE,
     );
@@ -191,8 +191,8 @@ fn define_worker() {
 fn define_metrics() {
     GucRegistry::define_bool_guc(
         c"cowrie_enrich.metrics",
-        c"Enables counting and timing of the extension's work.",
-        c"Errors and requests to providers are counted even if the setting is off.",
+        c"Enables metrics: counts and durations of the extension's work.",
+        c"If the setting is off, only errors and the requests to providers are counted.",
         &METRICS,
         GucContext::Sighup,
         GucFlags::default(),
@@ -226,25 +226,25 @@ fn define_exporter() {
     settings::define_checked::<Listen>(
         c"cowrie_enrich.metrics_listen",
         c"Loopback address and port where the exporter serves /metrics to Prometheus.",
-        c"If the setting is empty, metrics are not served. Every client that can connect to the address can read all metrics.",
+        c"If the setting is empty, metrics are not served. Every program that can connect to the address can read all metrics.",
         &METRICS_LISTEN,
     );
     settings::define_checked::<StatusFile>(
         c"cowrie_enrich.status_file",
-        c"Absolute path of the aggregate status file, which contains the status of all work of the extension.",
-        c"The directory of this file also gets one status file for each kind of work (phase). \
-        The server must be able to write to the directory. If the setting is empty, no status files are written.",
+        c"Absolute path of the JSON file to which the exporter writes the status of all work of the extension.",
+        c"The exporter also writes one status file for each kind of work into the same directory. The operating system user \
+        that runs PostgreSQL must be able to write there. If the setting is empty, no status files are written.",
         &STATUS_FILE,
     );
     settings::define_checked::<Endpoint>(
         c"cowrie_enrich.otlp_endpoint",
         c"URL of the OpenTelemetry collector that receives metrics and spans (OTLP over HTTP).",
-        c"If the setting is empty, nothing is sent.",
+        c"If the setting is empty, the exporter sends no metrics and no spans.",
         &OTLP_ENDPOINT,
     );
     number(
         c"cowrie_enrich.otlp_interval",
-        c"Interval at which metrics are sent to the OpenTelemetry collector.",
+        c"Interval at which the exporter sends metrics to the OpenTelemetry collector.",
         c"",
         &OTLP_INTERVAL,
         (100, 3_600_000),
@@ -252,8 +252,8 @@ fn define_exporter() {
     );
     GucRegistry::define_float_guc(
         c"cowrie_enrich.otlp_sample_ratio",
-        c"Fraction of created or updated networks for which a span is sent to the OpenTelemetry collector.",
-        c"A value of 0 means no spans of networks. Spans of requests to providers are always sent.",
+        c"Fraction of created or updated rows of asn_inventory for which a span is sent to the OpenTelemetry collector.",
+        c"A value of 0 means no spans of these rows. Spans of requests to providers are always sent.",
         &OTLP_SAMPLE_RATIO,
         0.0,
         1.0,

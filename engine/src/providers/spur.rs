@@ -37,7 +37,7 @@ pub static SPUR_URL: Setting =
 pub static SPUR_TOKEN_FILE: Setting = key_file(
     c"cowrie_enrich.spur_token_file",
     c"Path of the file with the SPUR API token.",
-    c"The server reads the file for each request. If the setting is empty, no requests are sent to SPUR.",
+    c"The worker reads the token file before each request. If the setting is empty, no requests are sent to SPUR.",
 );
 pub static SPUR_RATE: Setting =
     rate(c"cowrie_enrich.spur_rate", c"Maximum number of requests to SPUR per second.", 10);

@@ -44,7 +44,7 @@ const TRANSPORTS: [Transport; 3] = [Transport::Auto, Transport::Whois, Transport
 static TRANSPORT: Setting = Setting {
     name: c"cowrie_enrich.cymru_transport",
     short: c"Protocol of lookups at Team Cymru: 'auto', 'whois' or 'dns'.",
-    long: c"'auto' means whois, or DNS while the whois service cannot be reached.",
+    long: c"'auto' means whois while the whois service can be reached, otherwise DNS.",
     kind: Kind::Choice { default: 0, words: &[c"auto", c"whois", c"dns"] },
     guarded: false,
 };
@@ -76,7 +76,7 @@ static TIMEOUT: Setting = Setting {
 static RATE: Setting = Setting {
     name: c"cowrie_enrich.cymru_rate",
     short: c"Maximum number of requests to Team Cymru per minute.",
-    long: c"One request can look up many addresses. The limit applies to all databases of the cluster together. \
+    long: c"One request can contain up to cymru_batch_size addresses. The limit applies to all databases of the cluster together. \
         A value of 0 means no limit.",
     kind: Kind::Number { default: 60, least: 0, most: 60_000, unit: Unit::None },
     guarded: false,

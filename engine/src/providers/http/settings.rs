@@ -12,8 +12,8 @@ use std::time::Duration;
 pub static HTTP_PROXY: Setting = Setting {
     name: c"cowrie_enrich.http_proxy",
     short: c"URL of the proxy for requests to GreyNoise, DShield and SPUR.",
-    long: c"Write http://host:port or https://host:port. The proxy must support CONNECT. If the setting is empty, no proxy is \
-        used. Requests to a loopback address never use the proxy. Environment variables such as https_proxy are ignored.",
+    long: c"Write http://host:port or https://host:port. The proxy must support the HTTP method CONNECT. \
+        If the setting is empty, no proxy is used. Requests to a loopback address never use the proxy. Environment variables such as https_proxy are ignored.",
     kind: Kind::Text { default: None },
     guarded: true,
 };
@@ -60,8 +60,8 @@ pub(in crate::providers) const fn url(
     short: &'static CStr,
     default: &'static CStr,
 ) -> Setting {
-    let long = c"An http or https URL. The worker appends a slash and the address to look up. \
-        A key or token is sent only over https or to a loopback address.";
+    let long = c"The value is an http or https URL. The worker appends a slash and the address to look up. \
+        The worker sends an API key or token only over https or to a loopback address.";
     Setting { name, short, long, kind: Kind::Text { default: Some(default) }, guarded: true }
 }
 
@@ -76,7 +76,8 @@ pub(in crate::providers) const fn key_file(
 /// Declares a limit of requests per second.
 pub(in crate::providers) const fn rate(name: &'static CStr, short: &'static CStr, default: i32) -> Setting {
     let long =
-        c"The limit applies to all databases of the cluster together. Requests are evenly spaced. A value of 0 means no limit.";
+        c"The limit applies to all databases of the cluster together. The worker sends \
+        requests at equal intervals. A value of 0 means no limit.";
     number(name, short, long, Kind::Number { default, least: 0, most: 1_000, unit: Unit::None })
 }
 
@@ -103,17 +104,17 @@ pub(in crate::providers) const fn daily_quota(
 
 pub(in crate::providers) const fn timeout(name: &'static CStr, short: &'static CStr) -> Setting {
     let long =
-        c"The time starts with the resolution of the host name and ends with the last byte of the answer.";
+        c"The duration is from the start of the resolution of the host name to the last byte of the answer.";
     let kind = Kind::Number { default: 20_000, least: 100, most: 600_000, unit: Unit::Milliseconds };
     number(name, short, long, kind)
 }
 
 pub(in crate::providers) const fn ttl(name: &'static CStr, short: &'static CStr) -> Setting {
-    lifetime(name, short, c"For answers without data, see the setting with absent_ttl in its name.", 7 * DAY)
+    lifetime(name, short, c"A different setting, with absent_ttl in the name, applies to answers without data about the address.", 7 * DAY)
 }
 
 pub(in crate::providers) const fn absent_ttl(name: &'static CStr, short: &'static CStr) -> Setting {
-    let long = c"A failed request is not an answer.";
+    let long = c"The setting does not apply to failed requests, which give no answer.";
     lifetime(name, short, long, 2 * DAY)
 }
 
