@@ -26,7 +26,7 @@ pub fn not_a_host(address: Address) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         "invalid address: must be a single host".to_owned(),
-        Some(format!("The value is a network that contains {address}.")),
+        Some(format!("The value is the address {address} with a prefix length, which denotes a network.")),
         Some("To drop the prefix length, write host(address)::inet."),
     )
 }
@@ -212,7 +212,7 @@ pub fn may_not_trust() -> ! {
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         "permission denied to set trust_input".to_owned(),
         Some(
-            "If trust_input is on, documents that clients write into the table change the inventories, which all session tables share."
+            "If trust_input is on, the extension copies values that clients write into this table to the inventories, which all session tables share."
                 .to_owned(),
         ),
         Some("Ask a superuser or the owner of the extension to set trust_input."),
@@ -223,9 +223,9 @@ pub fn may_not_trust() -> ! {
 pub fn blocked_by_trigger(table: &str, reason: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!("could not replace invalid enrichment documents in table {table}"),
+        format!("could not replace invalid values in column enrichment of table {table}"),
         Some(reason.to_owned()),
-        Some("Drop or disable the trigger, then call import_inventory() again."),
+        Some("Drop or disable the trigger that DETAIL names, then call import_inventory() again."),
     )
 }
 
@@ -235,7 +235,7 @@ pub fn may_not_import() -> ! {
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         "permission denied for procedure import_inventory".to_owned(),
         Some(
-            "The procedure writes imported values to the inventories and does not verify the values."
+            "The procedure does not verify the values that the procedure imports into the inventories."
                 .to_owned(),
         ),
         Some("Call the procedure as a superuser or as the owner of the extension."),
@@ -339,7 +339,7 @@ pub fn no_address_column(table: &str, column: &str) -> ! {
         PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
         format!("column {column} of {table} does not exist"),
         None,
-        Some("Name the column that contains the addresses."),
+        Some("Pass the name of the column that contains the addresses of the sessions."),
     )
 }
 
@@ -408,10 +408,10 @@ pub fn table_is_busy(table: &str, tries: u32) -> ! {
         PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
         format!("could not lock table {table}"),
         Some(format!(
-            "The lock was not available in {tries} short attempts. The attempts are short so that writers do not wait."
+            "The call tried {tries} times to get the lock. Each attempt was short, because a longer attempt would block writers of the table."
         )),
         Some(
-            "Find the transaction that holds the lock in pg_locks, and repeat the call after that transaction has ended.",
+            "Use pg_locks to find the transaction that holds a lock on the table. Repeat the call after that transaction has ended.",
         ),
     )
 }
@@ -459,13 +459,13 @@ pub fn provider_failed(provider: &str, why: &str) -> ! {
 pub fn provider_is_paused(provider: &str, health: &Health) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
-        format!("no requests are sent to {provider} at the moment"),
+        format!("requests to {provider} are paused after failures"),
         Some(format!(
             "The last {} requests failed. The last error was: {}.",
             health.failures,
             health.last_error.as_deref().unwrap_or("no reason given")
         )),
-        Some("The column backoff_until of the view provider_status shows when requests start again."),
+        Some("The column backoff_until of the view provider_status shows when the pause ends."),
     )
 }
 
@@ -526,11 +526,11 @@ pub fn import_failed(error: &ImportError) -> ! {
 pub fn version_mismatch(mismatch: VersionMatch, objects: &str, library: &str) -> ! {
     let (message, hint) = match mismatch {
         VersionMatch::LibraryTooOld => (
-            "the library of cowrie_enrich in this session is too old for the SQL objects of the extension",
-            "Install the files of the version that the SQL objects have, and restart the server. If shared_preload_libraries does not contain cowrie_enrich, reconnect instead of restarting the server.",
+            "the library of cowrie_enrich in this connection is older than the SQL objects of the extension",
+            "Install the files of the same version as the SQL objects, then restart PostgreSQL. If shared_preload_libraries does not contain cowrie_enrich, reconnect instead of restarting.",
         ),
         _ => (
-            "the SQL objects of cowrie_enrich in this database are too old for the library of the extension",
+            "the SQL objects of cowrie_enrich in this database are older than the library of the extension",
             "Run ALTER EXTENSION cowrie_enrich UPDATE.",
         ),
     };

@@ -23,7 +23,10 @@ fn before_commit() {
         counter_deltas::store_of_prepared();
         // Last, because all of the steps above may request wake-ups.
         if let Err(failure) = contained(registry::transaction_is_prepared) {
-            telemetry::error("the worker will process a prepared transaction with a delay", &failure.message);
+            telemetry::error(
+                "could not notify the worker of a prepared transaction; the worker will process the transaction later",
+                &failure.message,
+            );
         }
     }
 }

@@ -37,8 +37,10 @@ fn cymru_lookup(call: &Call) {
     for batch in public.chunks(provider.limits().batch) {
         let reply = exchange(batch);
         if reply.answers.is_empty() {
-            let why =
-                reply.failure.map_or_else(|| "the answer has no valid row".to_owned(), |f| f.to_string());
+            let why = reply.failure.map_or_else(
+                || "the answer of Team Cymru contained no valid row".to_owned(),
+                |f| f.to_string(),
+            );
             error::provider_failed("Team Cymru", &why);
         }
         answers.extend(reply.answers);

@@ -91,13 +91,13 @@ fn owner_row(slot: &OwnerSlot) -> Vec<Value> {
     let name = catalog::role_name(role).map(|name| text::distinct(&name));
     let name = name.unwrap_or_else(|| role.to_u32().to_string());
     let says = if slot.is_abandoned.load(Ordering::Acquire) {
-        format!("abandoned: code of table owner {name} does not end")
+        format!("abandoned: code of table owner {name} did not end after cancellation")
     } else if !slot.is_connected.load(Ordering::Acquire) {
-        format!("starting for table owner {name}")
+        format!("starting; will work on session tables of owner {name}")
     } else if slot.is_idle.load(Ordering::Acquire) {
-        format!("waiting for work for table owner {name}")
+        format!("waiting for work on session tables of owner {name}")
     } else {
-        format!("working for table owner {name}")
+        format!("working on session tables of owner {name}")
     };
     let database = Oid::from(slot.database.load(Ordering::Acquire));
     row![

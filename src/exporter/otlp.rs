@@ -234,7 +234,10 @@ impl Line {
                 telemetry::answered(signal, ResponseKind::Taken, &deliveries);
                 exported(Exporter::Otlp, Ok(()));
                 if rejected > 0 || !words.is_empty() {
-                    let detail = format!("rejected {rejected} of {items} items ({}): {words}", signal.name());
+                    let detail = format!(
+                        "the collector rejected {rejected} of {items} items ({}): {words}",
+                        signal.name()
+                    );
                     telemetry::log_once_per_burst(
                         "the OpenTelemetry collector rejected items or sent a warning",
                         &detail,

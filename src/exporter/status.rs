@@ -128,7 +128,8 @@ impl StatusFile {
             && now.saturating_duration_since(*began) >= WRITES_WITHIN
         {
             *is_late = true;
-            let reason = format!("writing the file has taken more than {} seconds", WRITES_WITHIN.as_secs());
+            let reason =
+                format!("writing the status file has taken more than {} seconds", WRITES_WITHIN.as_secs());
             exported(Exporter::StatusFile, Err(&reason));
         }
     }

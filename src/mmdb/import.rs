@@ -50,7 +50,9 @@ impl fmt::Display for ImportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ImportError::File { error, .. } => write!(f, "{error}"),
-            ImportError::Changing { .. } => f.write_str("the file changed while it was read"),
+            ImportError::Changing { .. } => {
+                f.write_str("the mmdb file changed while the extension read the file")
+            }
             ImportError::Damaged { error, .. } => write!(f, "{error}"),
             ImportError::WrongContent { kind: Kind::City, database_type, .. } => {
                 write!(f, "a file of type \"{database_type}\" does not contain locations of addresses")

@@ -26,7 +26,8 @@ const SMALLEST_AFTER: i64 = 11;
 const TOO_SLOW: &str = "code of the table owner, such as a trigger, took too long and was cancelled";
 const UNCHANGED: &str =
     "other transactions had locked the sessions, or code of the table owner left the sessions unchanged";
-const FAILED: &str = "the transaction that completes the sessions failed; see the server log for the error";
+const FAILED: &str =
+    "the transaction that fills the null snapshot columns failed; see the server log for the error";
 
 /// A visit whose rows are still leased, because the step that ends them failed. The visit was rolled back.
 pub struct UnsettledLease {
@@ -57,7 +58,7 @@ pub fn step(worker: &mut Worker) -> Step {
     if worker.unended.is_some() {
         return end_leases(worker);
     }
-    background::report_activity(Some(c"leasing pending completions"));
+    background::report_activity(Some(c"choosing sessions whose snapshot columns can be filled"));
     let leased = transact(StepKind::Lease, |_, connection| {
         let leased = completions::lease(connection, worker.owner, worker.holder, LEASE)?;
         let known = complete_sessions::known(connection, &leased.addresses);
@@ -68,7 +69,7 @@ pub fn step(worker: &mut Worker) -> Step {
         Ok(None) => return Step::NothingToDo,
         Ok(Some(leased)) => leased,
     };
-    background::report_activity(Some(c"completing sessions"));
+    background::report_activity(Some(c"filling snapshot columns"));
     // The batch is halved after each slow visit.
     let most = (MOST_SESSIONS >> leased.attempts.clamp(0, SMALLEST_AFTER)).max(1);
     let may_be_filled = completions::may_be_filled();

@@ -137,7 +137,7 @@ impl Prober {
                 && *(*index).rd_opcintype == type_oid;
             if !is_expected {
                 pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
-                table.is_altered("the index that cowrie_enrich uses has a different definition");
+                table.is_altered("an index of the table has an unexpected definition");
             }
             let slot = pg_sys::table_slot_create(table.relation, std::ptr::null_mut());
             let scan = begin_scan(table.relation, index, snapshot);

@@ -226,7 +226,7 @@ unsafe fn require_fitting(descriptor: pg_sys::TupleDesc, row: &[Value]) {
         for (number, value) in (1..).zip(row) {
             if !value.fits(pg_sys::SPI_gettypeid(descriptor, number)) {
                 pgrx::error!(
-                    "column {number} of a result has a different type than the value for the column"
+                    "the value for column {number} of a result does not have the type of the column"
                 );
             }
         }

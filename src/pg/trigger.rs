@@ -213,7 +213,10 @@ impl Tuple {
     pub fn with(&self, changes: &[(Column, Value)]) -> Tuple {
         for (column, value) in changes {
             if !value.fits(column.type_oid) {
-                pgrx::error!("column {} of a row has a different type than the new value", column.number);
+                pgrx::error!(
+                    "the new value for column {} of a row does not have the type of the column",
+                    column.number
+                );
             }
         }
         let mut numbers: Vec<i32> = changes.iter().map(|(column, _)| i32::from(column.number)).collect();

@@ -56,7 +56,7 @@ pub fn apply_reply(permit: Permit, reply: &Reply, took: Duration, asked: usize, 
                 if reply.demand.is_some() { Verdict::Deferred(&error) } else { Verdict::Failed(&error) };
             permit.give_back(&verdict, limits);
         }
-        None => permit.give_back(&Verdict::Failed("the answer contained no valid row"), limits),
+        None => permit.give_back(&Verdict::Failed("the provider's answer contained no valid row"), limits),
     }
 }
 

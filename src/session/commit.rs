@@ -140,7 +140,10 @@ fn request_recount(oids: ExtensionOids, missing: RecountRequest) {
         recount_requests::append(oids, missing);
     });
     if let Err(failure) = requested {
-        telemetry::error("could not store the request for a recount in recount_request", &failure.message);
+        telemetry::error(
+            "could not store a request to recount the sessions in the table recount_request",
+            &failure.message,
+        );
         registry::recount_is_needed();
     }
 }
@@ -218,7 +221,7 @@ pub fn note_incomplete(
         Ok(AppendResult::NoRoom) => request_recount(oids, RecountRequest { sessions: 0, has_gaps: true }),
         Err(failure) => {
             telemetry::error(
-                "could not store sessions with null snapshot columns in incomplete_session",
+                "could not register sessions with null snapshot columns in the table incomplete_session",
                 &failure.message,
             );
             request_recount(oids, RecountRequest { sessions: 0, has_gaps: true });
@@ -267,7 +270,7 @@ pub fn create_bare(oids: ExtensionOids, wanted: &[Address]) -> bool {
         Ok(created) => created,
         Err(failure) => {
             telemetry::error(
-                "could not create addresses in ip_inventory for a foreign key",
+                "could not create rows of ip_inventory that a foreign key requires",
                 &failure.message,
             );
             return false;
@@ -299,9 +302,9 @@ pub fn create(
     written.inspect_err(|failure| {
         let what = match time {
             CreationTime::Commit => {
-                "could not create inventory rows for the addresses of a transaction; fold_statistics() or the worker will create these rows"
+                "could not create inventory rows for the addresses of a transaction; fold_statistics() or the worker will create these rows later"
             }
-            CreationTime::ForeignKeyCheck => "could not create the networks of addresses for a foreign key",
+            CreationTime::ForeignKeyCheck => "could not create rows with networks for addresses that a foreign key requires",
         };
         telemetry::error(what, &failure.message);
     })

@@ -378,7 +378,7 @@ pub fn forget_sessions(call: &Call) {
             }
         }
         Err(failure) => {
-            telemetry::error("could not subtract the sessions that TRUNCATE removes", &failure.message);
+            telemetry::error("could not subtract truncated sessions from the counts", &failure.message);
         }
     }
 }

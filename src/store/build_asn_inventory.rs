@@ -168,7 +168,7 @@ impl DocumentBatch {
         let is_unknown = current_asn.is_none() && named.is_none() && was_asked(document);
         if is_useless || misplaced.is_some() || is_unknown {
             let why = if reading.faults.is_empty() {
-                "no source names the network of the address".to_owned()
+                "no source knows the network of the address".to_owned()
             } else {
                 reading.faults.join("; ")
             };

@@ -126,7 +126,7 @@ pub fn visit(
             Some((table, has_types)) => {
                 if !has_types && known.iter().any(|known| known.ip_type.is_some()) {
                     telemetry::log_once_per_burst(
-                        "snapshot_ip_type may stay null in sessions of a table; call attach_session_table() again, then backfill_sessions()",
+                        "snapshot_ip_type can stay null in sessions of a table; call attach_session_table() again, then backfill_sessions()",
                         &String::from_utf8_lossy(&table.name),
                     );
                 }
@@ -214,7 +214,7 @@ fn complete_table(
         let owner = catalog::owner_of_table(table.oid);
         if owner.is_some_and(|owner| catalog::is_filtered(table.oid, owner)) {
             telemetry::log_once_per_burst(
-                "forced row-level security may hide sessions from the table owner, so the snapshot columns of these sessions are not filled",
+                "forced row-level security can hide sessions from the table owner, so the snapshot columns of these sessions are not filled",
                 &String::from_utf8_lossy(&table.name),
             );
         }

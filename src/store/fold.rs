@@ -105,7 +105,7 @@ impl FoldPass {
     pub fn report(&self) {
         if self.gave_up {
             pg::notice(
-                "could not add all pending counts to the inventories, because another transaction holds a lock on one of the tables",
+                "could not add all pending counts to the inventories, because another transaction holds a lock on a table of the extension",
             );
         } else if self.left > 0 || self.networks_left > 0 {
             pg::notice(&format!(

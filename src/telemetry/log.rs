@@ -68,7 +68,7 @@ fn log_burst(message: Message, detail: &str) -> bool {
         None => {}
         Some(0) => pg::log(&format!("cowrie_enrich: {headline}: {detail}")),
         Some(n) => {
-            pg::log(&format!("cowrie_enrich: {headline}: {detail} ({n} more since the last message)"));
+            pg::log(&format!("cowrie_enrich: {headline}: {detail} ({n} similar messages were not logged)"));
         }
     }
     swallowed.is_some()

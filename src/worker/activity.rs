@@ -43,8 +43,8 @@ impl Activity {
             Activity::CreatingJobs => c"creating jobs",
             Activity::Claiming => c"claiming jobs",
             Activity::Applying => c"applying answers",
-            Activity::Folding => c"folding statistics",
-            Activity::Requeueing => c"queueing missed lookups",
+            Activity::Folding => c"adding pending counts to the inventories",
+            Activity::Requeueing => c"queueing lookups that were not queued before",
             Activity::Waiting => c"waiting for a provider",
             Activity::EvaluatingPriorities => c"evaluating session priorities",
             Activity::CollectingMetrics => c"collecting queue metrics",
@@ -53,7 +53,7 @@ impl Activity {
             Activity::StoppedByKeys => c"stopped by an unsafe foreign key",
             Activity::Reclassifying => c"reclassifying networks",
             Activity::TakingOver => c"taking over from an earlier worker",
-            Activity::LookingForRestore => c"looking for pg_restore",
+            Activity::LookingForRestore => c"checking whether pg_restore runs",
             Activity::WaitingForRestore => c"waiting for pg_restore to end",
         }
     }

@@ -226,7 +226,7 @@ fn unanswered(lookup_key: Prefix, failure: Option<&Failure>, blame: Blame) -> Fa
         Some(failure) => FailedJob { lookup_key, error: failure.to_string(), blame },
         None => FailedJob {
             lookup_key,
-            error: "the provider's answer does not contain this lookup".to_owned(),
+            error: "the provider's answer contains no result for this lookup".to_owned(),
             blame: Blame::Always,
         },
     }

@@ -274,7 +274,7 @@ impl Worker {
     fn wait_for_an_update(&mut self, mismatch: VersionMatch) -> Duration {
         self.outdated = true;
         telemetry::log_once_per_burst(
-            "a worker waits, because the versions of the library and the SQL objects do not match",
+            "a worker waits, because the library and the SQL objects of the extension have different versions",
             versions::remedy(mismatch),
         );
         naptime()

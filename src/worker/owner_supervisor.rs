@@ -212,9 +212,9 @@ impl Owners {
         if lasts > abandoned_after {
             slot.is_abandoned.store(true, Ordering::Release);
             telemetry::error(
-                "a process that runs code of a table owner is abandoned",
+                "abandoned a process that runs code of a table owner",
                 &format!(
-                    "process {}: the code did not end after the code was cancelled",
+                    "the code in process {} did not end after cancellation",
                     slot.pid.load(Ordering::Relaxed)
                 ),
             );

@@ -398,7 +398,7 @@ impl ProviderQueue {
             is_returned: true,
         }));
         self.next_due = AT_ONCE;
-        batch.end(Some("the lease of the batch ran out before the batch was stored"));
+        batch.end(Some("the lease of the jobs ran out before the worker stored the answers"));
     }
 }
 

@@ -99,7 +99,7 @@ fn run(worker_slot: i32) {
         return;
     }
     background::connect(Some(Oid::from(database)), PROGRAM);
-    background::report_activity(Some(c"counting the sessions again"));
+    background::report_activity(Some(c"recounting the sessions of all session tables"));
     let mut tables = Vec::new();
     for _ in 0..ATTEMPTS {
         let counted = transaction::run_without_snapshot(|| {
@@ -111,10 +111,10 @@ fn run(worker_slot: i32) {
             Ok(Some(Err(others))) => tables = others,
             Ok(Some(Ok(found))) => {
                 let detail = format!(
-                    "{} sessions of {} addresses, {} addresses corrected",
+                    "counted {} sessions of {} addresses, corrected the counts of {} addresses",
                     found.sessions, found.addresses, found.corrected
                 );
-                telemetry::log_once_per_burst("counted the sessions again", &detail);
+                telemetry::log_once_per_burst("recounted the sessions of all session tables", &detail);
                 for (table, not_intact) in found.not_intact.iter().filter(|(_, table)| table.is_left_out) {
                     let detail = format!("{table}: {}", not_intact.reason);
                     telemetry::error(
@@ -126,10 +126,10 @@ fn run(worker_slot: i32) {
             }
             // Locks are taken before anything is read.
             Err(failure) if failure.was_lock => {
-                telemetry::log_once_per_burst("a recount waits for a lock", &failure.message);
+                telemetry::log_once_per_burst("a recount of the sessions waits for a lock", &failure.message);
             }
             Err(failure) => {
-                telemetry::error("a recount failed and will be retried", &failure.message);
+                telemetry::error("a recount of the sessions failed and will be retried", &failure.message);
                 break;
             }
             Ok(None) => break,

@@ -102,7 +102,7 @@ impl Steps {
         self.worker_slot.report.errors.fetch_add(1, Ordering::Relaxed);
         kind.failed(
             &self.worker_slot.report,
-            "a worker's step failed and will be tried again",
+            "a step of a worker failed and will be retried",
             &failure.message,
         );
     }

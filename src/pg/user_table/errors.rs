@@ -31,7 +31,7 @@ pub fn has_rules(table: pg_sys::Oid) -> ! {
 pub fn writes(statement: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-        format!("statement \"{statement}\" would write to the database, but may only read"),
+        format!("statement \"{statement}\" would write to the database, but is only allowed to read"),
         "Use an SQL expression that only reads.",
     )
 }

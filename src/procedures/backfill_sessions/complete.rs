@@ -382,8 +382,8 @@ impl Writer<'_> {
         self.completed.filtered.push(table);
         pg::warning(
             &format!(
-                "forced row-level security of {} can hide sessions from the table owner; the result counts such \
-                 sessions as held",
+                "forced row-level security of {} can hide sessions from the table owner; the column held of the \
+                 result counts the hidden sessions",
                 self.table.shown()
             ),
             "Create a policy that lets the owner update all sessions, or run ALTER TABLE ... NO FORCE ROW LEVEL SECURITY. Then call backfill_sessions() again.",
@@ -402,7 +402,7 @@ impl Writer<'_> {
             self.completed.has_warned = true;
             pg::warning(
                 &format!(
-                    "snapshot columns of {} are not filled, because too many updates failed",
+                    "snapshot columns of {} are not filled any more, because too many updates failed",
                     self.table.shown()
                 ),
                 "The table rejected_row lists these sessions and the errors.",

@@ -195,8 +195,11 @@ impl<'a, 'r> Backfill<'a, 'r> {
         });
         if self.rejected.rows > 0 {
             pg::warning(
-                &format!("{} sessions could not be used or could be used only in part", self.rejected.rows),
-                "The table rejected_row lists sessions and reasons.",
+                &format!(
+                    "skipped {} sessions or parts of sessions, because of invalid data or failed updates",
+                    self.rejected.rows
+                ),
+                "The table rejected_row lists the sessions and the reasons.",
             );
         }
         vec![

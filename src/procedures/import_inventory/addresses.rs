@@ -193,8 +193,9 @@ fn states(
                 None | Some(Value::Null) => {}
                 // The first two are listed already.
                 Some(_) if source == "maxmind" || source == "cymru" => {}
-                Some(_) => faults
-                    .push((format!("key {source} of the enrichment document is not a JSON object"), None)),
+                Some(_) => {
+                    faults.push((format!("key {source} in column enrichment is not a JSON object"), None))
+                }
             }
         }
         states.object(IMPORT, |import| {

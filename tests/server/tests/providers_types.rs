@@ -241,7 +241,7 @@ fn a_table_that_was_attached_before_there_was_a_source_of_types_is_attached_agai
     let lab = Plan::of("types-attached", "maxmind").start();
     let mut db = lab.database();
     SUMMARIES.create_attached(&mut db);
-    let hint = "snapshot_ip_type may stay null in sessions of a table; call attach_session_table() again, then backfill_sessions()";
+    let hint = "snapshot_ip_type can stay null in sessions of a table; call attach_session_table() again, then backfill_sessions()";
     // The mmdb files have all values except the type.
     let typed = |from: u8| {
         (from..255)

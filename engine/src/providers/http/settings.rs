@@ -75,8 +75,7 @@ pub(in crate::providers) const fn key_file(
 
 /// Declares a limit of requests per second.
 pub(in crate::providers) const fn rate(name: &'static CStr, short: &'static CStr, default: i32) -> Setting {
-    let long =
-        c"The limit applies to all databases of the cluster together. The worker sends \
+    let long = c"The limit applies to all databases of the cluster together. The worker sends \
         requests at equal intervals. A value of 0 means no limit.";
     number(name, short, long, Kind::Number { default, least: 0, most: 1_000, unit: Unit::None })
 }
