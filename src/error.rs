@@ -362,7 +362,7 @@ pub fn wrong_column_type(table: &str, column: &str, found: &str, wanted: &str) -
         format!("column {column} of {table} has type {found}, but must have type {wanted}"),
         None,
         Some(
-            "Change the type of the column, or rename the column. If the column is missing, the import adds the column with the right type.",
+            "Change the type of the column. Or rename the column: the import then adds a column with the old name and the right type.",
         ),
     )
 }
@@ -377,7 +377,7 @@ pub fn may_not_attach() -> ! {
                 .to_owned(),
         ),
         Some(
-            "Grant EXECUTE on attach_session_table(), detach_session_table(), enrich_session() and forget_sessions(), and SELECT on attached_tables.",
+            "Grant the caller EXECUTE on attach_session_table(), detach_session_table(), enrich_session() and forget_sessions(), and SELECT on attached_tables.",
         ),
     )
 }

@@ -24,11 +24,13 @@ pub fn listen(value: &str) -> Result<SocketAddr, Refusal> {
     if !address.ip().is_loopback() {
         return Err(Refusal {
             reason: "Only loopback addresses are allowed, because every client that can connect can read all metrics.",
-            hint: "Use for example 127.0.0.1:9487 or [::1]:9487. For remote clients, use a proxy that authenticates them.",
+            hint: "Use for example 127.0.0.1:9487 or [::1]:9487. To allow remote access, use a proxy that authenticates clients.",
         });
     }
     if address.port() == 0 {
-        return Err(refused("Port 0 is not a fixed port, because the system selects a free port for it."));
+        return Err(refused(
+            "The exporter needs a fixed port. Port 0 means a free port that the operating system selects.",
+        ));
     }
     Ok(address)
 }
@@ -49,7 +51,9 @@ pub fn status_file(value: &str, data_directory: &Path) -> Result<PathBuf, Refusa
         return refused("The path does not end with the name of a .json file.");
     }
     if PHASES.iter().any(|phase| name.strip_suffix(".json") == Some(phase)) {
-        return refused("The file name is reserved for a phase's file in the same directory.");
+        return refused(
+            "The extension uses this file name for the status of one kind of work, in the same directory.",
+        );
     }
     if path.starts_with(data_directory) {
         return refused("The path is inside the data directory.");
@@ -60,7 +64,7 @@ pub fn status_file(value: &str, data_directory: &Path) -> Result<PathBuf, Refusa
 /// Checks the URL of an OpenTelemetry collector.
 pub fn endpoint(value: &str) -> Result<(), Refusal> {
     otlp::check(value).map_err(|_| Refusal {
-        reason: "The value is not an http or https URL, or it contains a user name or a query.",
+        reason: "The value is not an http or https URL, or the URL contains a user name or a query.",
         hint: "Use for example http://127.0.0.1:4318.",
     })
 }
@@ -108,7 +112,7 @@ mod tests {
             ("/srv/status.txt", "name of a .json file"),
             ("/srv/.json", "name of a .json file"),
             ("/", "name of a .json file"),
-            ("/srv/enrichment.json", "phase's file"),
+            ("/srv/enrichment.json", "one kind of work"),
             ("/data/main/status.json", "data directory"),
             ("/data/main/base/1/status.json", "data directory"),
         ] {

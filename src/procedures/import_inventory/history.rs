@@ -38,7 +38,9 @@ pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
     counts.history += (observations.len() - others.len()) as i64;
     for (number, source) in others {
         if let Some(row) = rows.get(number) {
-            let reason = format!("the same observation with source {source} already exists");
+            let reason = format!(
+                "an observation of the same address, ASN and time already exists, with source {source}"
+            );
             report.merge(key(row), &reason, Some(row.shown(COLUMNS)));
         }
     }

@@ -477,7 +477,7 @@ fn paths_that_cannot_be_are_refused_where_they_are_set() {
         ("/srv/status", "name of a .json file"),
         ("/srv/status/", "name of a .json file"),
         ("/srv/../etc/status.json", "contains \"..\""),
-        ("/srv/enrichment.json", "a phase's file"),
+        ("/srv/enrichment.json", "one kind of work"),
         (&inside, "inside the data directory"),
     ] {
         let refusal = db.refused(&format!("ALTER SYSTEM SET cowrie_enrich.status_file = '{value}'"));

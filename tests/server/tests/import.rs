@@ -173,7 +173,7 @@ fn every_row_is_taken_merged_or_listed() {
             [
                 "81.2.69.2 0 2024-01-03T00:00:00.000000+00:00|asn_number is not an ASN",
                 "81.2.69.2 64502 |observed_at is missing",
-                "::ffff:81.2.69.2 64501 2024-01-03T00:00:00.000000+00:00|the same observation with source maxmind already exists",
+                "::ffff:81.2.69.2 64501 2024-01-03T00:00:00.000000+00:00|an observation of the same address, ASN and time already exists, with source maxmind",
                 "nobody 64501 2024-01-03T00:00:00.000000+00:00|ip_address is not an address",
             ]
         );

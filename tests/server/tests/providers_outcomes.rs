@@ -416,10 +416,10 @@ fn a_key_file_that_cannot_be_used_says_so_and_shows_nothing() {
             ("missing", None, "could not be read"),
             ("empty", Some(String::new()), "is empty"),
             ("blank", Some(" \n\t\n".to_owned()), "is empty"),
-            ("two lines", Some(format!("{key}\nX-Evil: {key}")), "holds more than one word"),
-            ("a header in it", Some(format!("{key}\r\nX-Evil: 1")), "holds more than one word"),
+            ("two lines", Some(format!("{key}\nX-Evil: {key}")), "contains more than one word"),
+            ("a header in it", Some(format!("{key}\r\nX-Evil: 1")), "contains more than one word"),
             ("too long", Some(key.repeat(500)), "is longer than 4096 bytes"),
-            ("not ASCII", Some(format!("{key}é")), "holds more than one word"),
+            ("not ASCII", Some(format!("{key}é")), "contains more than one word"),
         ] {
             eprintln!("{provider} {what}");
             let server = lab.server(provider);

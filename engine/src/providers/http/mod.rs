@@ -290,7 +290,7 @@ impl HttpService {
         };
         let name = name(setting);
         let contact = settings.text(setting).ok_or_else(|| {
-            format!("{name} is not set: {} requires an e-mail address or URL of the operator", self.title)
+            format!("{name} is not set: {} requires your e-mail address or URL", self.title)
         })?;
         let visible =
             contact.bytes().all(|byte| matches!(byte, b' '..=b'~')) && contact.len() <= LONGEST_CONTACT;
@@ -419,7 +419,7 @@ impl Key {
         if self.keyless(settings).is_some() {
             return Ok(None);
         }
-        Secret::read(&path).map(Some).map_err(|why| format!("the file of {} {why}", name(self.file)))
+        Secret::read(&path).map(Some).map_err(|why| format!("the file that {} names {why}", name(self.file)))
     }
 }
 

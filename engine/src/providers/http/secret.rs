@@ -49,7 +49,7 @@ impl Secret {
             return Err("is empty");
         }
         if !key.iter().all(u8::is_ascii_graphic) {
-            return Err("holds more than one word of visible ASCII characters");
+            return Err("contains more than one word, or characters that are not visible ASCII");
         }
         Ok(Self(key.iter().copied().map(char::from).collect()))
     }

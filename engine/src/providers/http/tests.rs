@@ -567,20 +567,20 @@ fn key_file_that_is_none_stops_asking() {
     let settings = spur(&server.url(""), &key);
     let stop = |why: &str| {
         let reply = ask(&Spur, &settings);
-        let why = format!("the file of cowrie_enrich.spur_token_file {why}");
+        let why = format!("the file that cowrie_enrich.spur_token_file names {why}");
         assert_eq!(reply.demand, Some(Demand::Stop(why.clone())));
         assert_eq!(reply.failure, Some(Failure::Io(why)));
     };
     stop("is empty");
     for content in ["two words", "two\nlines", "schlüssel", "a\0b"] {
         key.write(content);
-        stop("holds more than one word of visible ASCII characters");
+        stop("contains more than one word, or characters that are not visible ASCII");
     }
     key.write(&"x".repeat(4097));
     stop("is longer than 4096 bytes");
     let gone = spur(&server.url(""), &key).with(&SPUR_TOKEN_FILE, text("/nonexistent/key"));
     let why = ask(&Spur, &gone).failure.unwrap().to_string();
-    assert_eq!(why, "the file of cowrie_enrich.spur_token_file could not be read: entity not found");
+    assert_eq!(why, "the file that cowrie_enrich.spur_token_file names could not be read: entity not found");
     let folder = spur(&server.url(""), &key).with(&SPUR_TOKEN_FILE, text("/tmp"));
     assert!(ask(&Spur, &folder).failure.unwrap().to_string().ends_with("is not a file"));
     assert_eq!(server.connections(), 0);
