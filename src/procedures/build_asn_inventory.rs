@@ -130,7 +130,7 @@ fn reclassify(run: &mut Run, state: &mut BuildProgress) {
     }
     if blocked > 0 {
         pg::notice(&format!(
-            "{}: did not reclassify {blocked} networks, because other transactions have locked the rows of these networks",
+            "{}: did not classify {blocked} networks again, because other transactions have locked the rows of these networks",
             PROCEDURE.name()
         ));
     }
