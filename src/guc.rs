@@ -168,7 +168,7 @@ fn define_worker() {
     number(
         c"cowrie_enrich.worker_naptime",
         c"Longest time that a worker sleeps before it looks for work again.",
-        c"Once per worker_naptime, the worker adds the counts of new honeypot sessions to ip_inventory and asn_inventory. \
+        c"At least this often, the worker adds the counts of new honeypot sessions to ip_inventory and asn_inventory. \
         A commit that queues lookups wakes the worker at once.",
         &WORKER_NAPTIME,
         (10, 3_600_000),

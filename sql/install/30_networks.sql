@@ -195,7 +195,7 @@ CREATE FUNCTION source_rank(source text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT CASE source WHEN 'manual' THEN 3 WHEN 'cymru' THEN 2 WHEN 'maxmind' THEN 1 WHEN 'document' THEN -1 ELSE 0 END $$;
 COMMENT ON FUNCTION source_rank(text) IS
-    'rank of a source of network metadata; from the highest to the lowest rank: manual, cymru, maxmind, sources of imported rows, document (JSON that a client wrote into the column enrichment of a table with trust_input)';
+    'rank of a source of network metadata; from the highest to the lowest rank: ''manual'', ''cymru'', ''maxmind'', sources of imported rows, ''document'' (JSON that a client wrote into the column enrichment of a table with trust_input)';
 
 CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, source text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -206,7 +206,7 @@ CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, so
             OR ($4 = $2 -> 'provenance' ->> $3 AND ($4 = 'manual' OR ($4 = 'cymru' AND $3 = 'organization_name')))
     $$;
 COMMENT ON FUNCTION may_replace(text, jsonb, text, text) IS
-    'true if a source is allowed to set a field of a network: the field is null, or its value comes from a source of lower rank; also true if a value from manual replaces a value from manual, or a name from cymru replaces a name from cymru';
+    'true if a source is allowed to set a field of a network: if the field is null, if its value comes from a source of lower rank, if both the old and the new value come from ''manual'', or if the field is organization_name and both values come from ''cymru''';
 
 CREATE FUNCTION merge_enrichment(old jsonb, new jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp

@@ -39,12 +39,12 @@ CREATE FUNCTION is_source_fresh(
     enrichment jsonb, source text, value_lifetime integer, absent_lifetime integer) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_fresh_wrapper';
 COMMENT ON FUNCTION is_source_fresh(jsonb, text, integer, integer) IS
-    'true if an enrichment document contains an unexpired answer of a source; an answer with data expires after value_lifetime seconds, an answer that the source has no data after absent_lifetime seconds';
+    'true if an enrichment document contains an unexpired answer of a source; an answer with data expires after value_lifetime seconds, an answer without data after absent_lifetime seconds';
 
 CREATE FUNCTION is_source_open(enrichment jsonb, source text, again boolean) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_open_wrapper';
 COMMENT ON FUNCTION is_source_open(jsonb, text, boolean) IS
-    'true if an enrichment document records neither an answer nor a failed lookup of a source; with again => true, also true if the source had no data and the time retry_after in the key _meta has passed';
+    'true if an enrichment document contains no answer of a source and no failed lookup; with again => true, also true if the source answered that it has no data, and the time retry_after in the key _meta has passed';
 
 CREATE TABLE enrichment_request (
     ip_address   inet NOT NULL CHECK (ip_address = canonical_address(ip_address)),

@@ -52,7 +52,7 @@ COMMENT ON COLUMN session_completion.rel IS 'table that holds the sessions; for 
 COMMENT ON COLUMN session_completion.due_at IS
     'earliest time of the next attempt to fill the null snapshot columns: if leased_by is set, the end of the lease; otherwise, the end of the pause after a failed attempt; null while the row waits for an answer or a backfill';
 COMMENT ON COLUMN session_completion.leased_by IS
-    'id of the background process that runs as the table owner and has reserved (leased) this row until due_at; null if no process has leased the row';
+    'id of the background process that has reserved (leased) this row until due_at; this process runs as the owner of the session table; null if no process has leased the row';
 COMMENT ON COLUMN session_completion.is_renewed IS
     'true if another answer or session of the address arrived while leased_by was set; another attempt then follows at once';
 COMMENT ON COLUMN session_completion.attempts IS

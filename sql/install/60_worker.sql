@@ -6,7 +6,7 @@ CREATE FUNCTION worker_status(
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'worker_status_wrapper';
 COMMENT ON FUNCTION worker_status() IS
-    'background processes of the extension: state of the launcher, the exporter and each database''s worker, with numbers of stored batches and failed steps since the process started; for a database without a worker, state contains the reason';
+    'one row for each background process of the extension: its state, and the numbers of stored batches and failed steps since the process started; if the worker of a database does not run, the column state contains the reason';
 
 CREATE VIEW worker_status AS SELECT * FROM @extschema@.worker_status();
 COMMENT ON VIEW worker_status IS 'the rows of worker_status()';

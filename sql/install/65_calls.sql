@@ -24,7 +24,7 @@ COMMENT ON TABLE procedure_call IS
 COMMENT ON COLUMN procedure_call.relation IS
     'OID of the table that the procedure processes; 0 if the procedure processes ip_inventory and asn_inventory instead';
 COMMENT ON COLUMN procedure_call.lock_kind IS
-    'column objsubid that pg_locks shows for the advisory lock of a running call';
+    'value of pg_locks.objsubid for the advisory lock that a running call of the procedure holds';
 COMMENT ON COLUMN procedure_call.done IS
     'part of the column total that was finished in the current phase when the call last committed a batch';
 COMMENT ON COLUMN procedure_call.ended_at IS

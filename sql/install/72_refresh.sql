@@ -9,7 +9,7 @@ COMMENT ON PROCEDURE build_asn_inventory(integer, boolean, boolean) IS
 CREATE FUNCTION is_source_stale(enrichment jsonb, asn bigint, source text) RETURNS boolean
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_stale_wrapper';
 COMMENT ON FUNCTION is_source_stale(jsonb, bigint, text) IS
-    'true if refresh_stale() would look up an address at a source again: the answer is missing, has expired, or comes from mmdb files that are older than the loaded mmdb files';
+    'true if refresh_stale() would look up an address at a source again: if the enrichment document contains no answer of the source, if the answer has expired, or if the answer comes from mmdb files other than the loaded ones';
 
 CREATE PROCEDURE refresh_stale(source text DEFAULT NULL, max_ips integer DEFAULT 1000)
     LANGUAGE c AS 'MODULE_PATHNAME', 'refresh_stale_wrapper';

@@ -90,7 +90,7 @@ pub const fn wanted(columns: &'static [WantedColumn]) -> &'static [WantedColumn]
         }
         n += 1;
     }
-    assert!(texts <= TEXTS && times <= TIMES, "more columns than import_read returns");
+    assert!(texts <= TEXTS && times <= TIMES, "the import reads more columns than import_read returns");
     columns
 }
 

@@ -76,8 +76,9 @@ static TIMEOUT: Setting = Setting {
 static RATE: Setting = Setting {
     name: c"cowrie_enrich.cymru_rate",
     short: c"Maximum number of requests to Team Cymru per minute.",
-    long: c"One request can contain up to cymru_batch_size addresses. The limit applies to all databases of the cluster together. \
-        A value of 0 means no limit.",
+    long:
+        c"The limit counts requests, not addresses: one request contains up to cymru_batch_size addresses. \
+        All databases of the cluster together must stay within the limit. A value of 0 means no limit.",
     kind: Kind::Number { default: 60, least: 0, most: 60_000, unit: Unit::None },
     guarded: false,
 };
