@@ -97,7 +97,7 @@ CREATE FUNCTION resume_owner(owner name) RETURNS boolean
         SELECT count(*) > 0 FROM resumed
     $$;
 COMMENT ON FUNCTION resume_owner(name) IS
-    'end the suspension of a table owner; repair the code of this role, for example triggers, before the call; after the call, the extension fills null snapshot columns in tables of this role without further delay; returns true if the role was suspended';
+    'end the suspension of a table owner; before the call, repair the code of this role, for example triggers; after the call, the extension fills null snapshot columns in tables of this role without further delay; returns true if the role was suspended';
 
 CREATE FUNCTION abandoned_processes() RETURNS integer
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'abandoned_processes_wrapper';

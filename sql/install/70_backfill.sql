@@ -8,7 +8,7 @@ COMMENT ON PROCEDURE backfill_sessions(regclass, integer, boolean) IS
 CREATE PROCEDURE add_session_foreign_key(rel regclass)
     LANGUAGE c AS 'MODULE_PATHNAME', 'add_session_foreign_key_wrapper';
 COMMENT ON PROCEDURE add_session_foreign_key(regclass) IS
-    'add a foreign key from an attached table to ip_inventory: adds the key as NOT VALID, reports sessions whose address is not in ip_inventory, then validates the key; does not block writers';
+    'add a foreign key from an attached table to ip_inventory: adds the foreign key as NOT VALID, lists sessions whose address is not in ip_inventory in rejected_row, then validates the foreign key; does not block writers';
 
 CREATE PROCEDURE refresh_session_counts()
     LANGUAGE c AS 'MODULE_PATHNAME', 'refresh_session_counts_wrapper';

@@ -382,7 +382,7 @@ fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, runn
     }
     (state.started_at, state.was_announced) = (now, false);
     let (reason, problem) = match take_slot(database.oid) {
-        None => (NoWorkerReason::Room, "64 databases already have a worker, and more workers are not possible"),
+        None => (NoWorkerReason::Room, "64 databases already have a worker; more workers are not possible"),
         Some(index) => match super::start(&database.name, index) {
             Some(process) => {
                 state.worker = Some((index, Some(process)));

@@ -72,7 +72,7 @@ impl NoWorkerReason {
     pub fn name(code: u32) -> &'static str {
         match code {
             1 => "waiting for a slot of max_worker_processes",
-            2 => "waiting, because 64 databases have a worker, and more workers are not possible",
+            2 => "waiting, because 64 databases have a worker; more workers are not possible",
             _ => "waiting to be restarted after an error",
         }
     }

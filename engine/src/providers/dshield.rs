@@ -34,7 +34,7 @@ pub static DSHIELD_URL: Setting =
 pub static DSHIELD_CONTACT: Setting = Setting {
     name: c"cowrie_enrich.dshield_contact",
     short: c"E-mail address or URL at which DShield can contact you about your requests.",
-    long: c"The worker sends this text in the User-Agent header of each request to DShield. \
+    long: c"The worker sends the value of the setting in the User-Agent header of each request. \
         If the setting is empty, no requests are sent to DShield.",
     kind: Kind::Text { default: None },
     guarded: true,
