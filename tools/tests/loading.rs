@@ -250,9 +250,9 @@ fn another_session_by_the_same_id_is_counted_and_equal_rows_stay_equal_in_number
     assert_eq!(database.one("SELECT count(*)::text FROM auth"), "2");
     let second = line("a", 40, "session.connect", "");
     let report = database.report(&["-"], second.as_bytes());
-    assert!(report.contains("another session by the same id, not stored         1"), "{report}");
+    assert!(report.contains("different session with the same id, not stored         1"), "{report}");
     let report = database.report(&["-"], [second, line("a", 50, "session.connect", "")].concat().as_bytes());
-    assert!(report.contains("another session by the same id, not stored         2"), "{report}");
+    assert!(report.contains("different session with the same id, not stored         2"), "{report}");
     assert_eq!(database.one("SELECT starttime::text FROM sessions"), "2024-01-01 00:00:01");
 }
 

@@ -80,7 +80,7 @@ fn errors_say_what_was_wrong() {
     assert!(told(&["--hosts", &hosts(), "--delay", "soon"]).contains("soon"));
     assert!(told(&["--port", "1"]).contains("invalid option '--port'"));
     let help = program(&["--help"]).output().unwrap();
-    assert!(help.status.success() && help.stdout.starts_with(b"Answers as GreyNoise"));
+    assert!(help.status.success() && help.stdout.starts_with(b"Simulates the APIs of GreyNoise"));
 }
 
 #[test]
