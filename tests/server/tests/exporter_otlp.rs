@@ -527,7 +527,7 @@ fn what_a_collector_does_not_take_is_counted_and_logged() {
     wait_until("some are rejected", || items(&mut db, "traces", "rejected"), |all| *all == 2);
     assert_eq!(items(&mut db, "traces", "taken"), 3);
     assert_eq!(requests(&mut db, "traces", "taken"), 1);
-    let said = "rejected items or sent a warning: 2 of ";
+    let said = "the collector rejected 2 of ";
     wait_until("the log has it", || cluster.whole_log(), |log| log.contains(said));
     assert!(cluster.whole_log().contains("too many attributes"));
 }
