@@ -248,7 +248,7 @@ fn an_update_whose_library_the_server_does_not_run_yet_is_refused_and_changes_no
     let before = catalog(&mut db);
     let refusal = db.refused("ALTER EXTENSION cowrie_enrich UPDATE TO '9.9.9'");
     assert_eq!(refusal.code, "55000", "{refusal:?}");
-    assert!(refusal.hint.expect("a hint").contains("restart the server"));
+    assert!(refusal.hint.expect("a hint").contains("restart PostgreSQL"));
     assert_eq!(catalog(&mut db), before);
     db.run(&COWRIE.insert(&[("a", Some("60.0.0.7"))]));
     wait_for_the_queue(&mut db);
@@ -271,7 +271,7 @@ fn objects_newer_than_the_library_are_left_alone_by_the_worker_and_sessions_are_
     let mut other = db.another();
     let refusal = other.refused("SELECT enrich_ip('8.8.8.8')");
     assert_eq!(refusal.code, "55000", "{refusal:?}");
-    assert!(refusal.hint.expect("a hint").contains("restart the server"));
+    assert!(refusal.hint.expect("a hint").contains("restart PostgreSQL"));
     let addresses = members(0..20);
     for (n, address) in addresses.iter().enumerate() {
         other.run(&COWRIE.insert(&[(&format!("s{n}"), Some(&address.to_string()))]));
