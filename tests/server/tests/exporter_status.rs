@@ -515,7 +515,7 @@ fn a_call_that_was_killed_is_said_to_have_stopped() {
         let running = wait_until(
             "it has done something",
             || phase(&mut db),
-            |metrics| metrics["batch"].as_i64().is_some_and(|batch| batch > 0),
+            |metrics| metrics["sessions_processed"].as_i64().is_some_and(|done| done > 0),
         );
         assert_eq!(running["state"], "running");
         assert_eq!(db.one(&format!("SELECT pg_terminate_backend({pid})")), "t");
