@@ -259,11 +259,12 @@ JOIN queue_status AS queue USING (provider)
 WHERE provider = ANY (string_to_array(:'sources', ','));
 \endif
 
-SELECT count(*) AS invalid FROM sessions WHERE session_address(ip) IS NULL AND ip <> ''
+SELECT count(*) FILTER (WHERE ip <> '') AS invalid, count(*) FILTER (WHERE ip = '') AS empty
+FROM sessions WHERE session_address(ip) IS NULL
 \gset
 \echo 'Counters of the whole server since its start (enrich_stats), and the mmdb files in service'
-\echo 'total_ips is the number of addresses looked up; each *_hits column is the number of addresses found in that place. errors is the number of invalid addresses and internal errors.'
-\echo 'This log has' :invalid 'sessions whose address is invalid; see "Sessions without a country".'
+\echo 'total_ips counts an address once in each transaction that looked it up; each *_hits column is the number of addresses found in that place. errors is the number of invalid addresses and internal errors.'
+\echo 'This log has' :invalid 'sessions whose address is invalid, and' :empty 'with an empty address, which is not an error; see "Sessions without a country".'
 \x on
 SELECT * FROM enrich_stats();
 \x off
