@@ -6,18 +6,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use server_tests::database::{cluster_with_world, copy_from, fresh_database};
-use server_tests::hosts::COWRIE;
+use server_tests::database::{cluster_with_world, copy_from};
 use server_tests::installation::{Installation, installation, workspace};
 use server_tests::world::crowd_member;
 use server_tests::{Cluster, Options};
 
 use crate::Effort;
-use crate::callgrind::{self, MOST_ROUNDS};
+use crate::callgrind::{self, KNOWN, MOST_ROUNDS};
 use crate::report::{Aim, Report, median};
-
-/// Addresses that the inventory knows.
-const KNOWN: u64 = 2_560;
 
 /// Session deltas that are pending in the databases for folding.
 const FEW_DELTAS: u64 = 256;
@@ -99,14 +95,7 @@ impl Version {
         let options = Options::named(&format!("bench-instructions-{name}")).run_by(installation);
         // Without autovacuum both versions have the same pages and statistics.
         let cluster = cluster_with_world(&options.conf("autovacuum = off"));
-        let mut db = fresh_database(&cluster);
-        COWRIE.create_attached(&mut db);
-        let addresses: Vec<String> = (0..KNOWN).map(crowd_member).collect();
-        db.run(&format!("SELECT count(*) FROM enrich_ips('{{{}}}')", addresses.join(",")));
-        db.run("CALL fold_statistics()");
-        db.run("VACUUM ANALYZE");
-        let no_sessions = db.name.clone();
-        drop(db);
+        let no_sessions = callgrind::prepared_database(&cluster);
         let with_deltas = |deltas| {
             let mut db = copy_from(&cluster, &no_sessions);
             db.run(&insert_rows(0, deltas));

@@ -5,16 +5,12 @@
 //! is not included.
 
 use server_tests::Options;
-use server_tests::database::{cluster_with_world, fresh_database};
-use server_tests::hosts::COWRIE;
+use server_tests::database::cluster_with_world;
 use server_tests::world::crowd_member;
 
 use crate::Effort;
-use crate::callgrind::{self, MOST_ROUNDS};
+use crate::callgrind::{self, KNOWN, MOST_ROUNDS};
 use crate::report::{Aim, Report, median};
-
-/// Addresses that the inventory knows.
-const KNOWN: u64 = 2_560;
 
 /// Returns statements that insert this number of sessions.
 type Script = fn(u64) -> String;
@@ -34,14 +30,7 @@ pub fn measure(effort: &Effort, report: &mut Report) {
     }
     eprintln!("metrics: instructions of inserts, under callgrind");
     let cluster = cluster_with_world(&Options::named("bench-metrics"));
-    let mut db = fresh_database(&cluster);
-    COWRIE.create_attached(&mut db);
-    let addresses: Vec<String> = (0..KNOWN).map(crowd_member).collect();
-    db.run(&format!("SELECT count(*) FROM enrich_ips('{{{}}}')", addresses.join(",")));
-    db.run("CALL fold_statistics()");
-    db.run("VACUUM ANALYZE");
-    let name = db.name.clone();
-    drop(db);
+    let name = callgrind::prepared_database(&cluster);
     cluster.stop_fast();
 
     for (what, script, sizes) in SCRIPTS {

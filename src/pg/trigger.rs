@@ -39,7 +39,7 @@ impl TriggerCall {
         (trigger_call.is_for_row() && !instead).then_some(trigger_call)
     }
 
-    /// Returns the trigger_call before TRUNCATE, for the whole statement; `None` for any other call.
+    /// Returns the call before TRUNCATE, for the whole statement; `None` for any other call.
     pub fn of_truncate(call: &Call) -> Option<TriggerCall> {
         let trigger_call = TriggerCall::any(call)?;
         let truncates = trigger_call.flags() & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_TRUNCATE;
@@ -85,13 +85,13 @@ impl TriggerCall {
 
     /// Returns whether this is a constraint trigger, made for a foreign key.
     pub fn is_constraint(&self) -> bool {
-        // SAFETY: tg_trigger is set for every trigger_call.
+        // SAFETY: tg_trigger is set for every call of a trigger.
         unsafe { (*(*self.data).tg_trigger).tgconstraint != pg_sys::InvalidOid }
     }
 
     /// Returns the trigger's OID in pg_trigger. A partition's triggers have separate OIDs.
     pub fn trigger(&self) -> pg_sys::Oid {
-        // SAFETY: tg_trigger is set for every trigger_call.
+        // SAFETY: tg_trigger is set for every call of a trigger.
         unsafe { (*(*self.data).tg_trigger).tgoid }
     }
 

@@ -2,7 +2,7 @@
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 
-use crate::shared_state::short_text::Note;
+use crate::shared_state::short_text::ShortText;
 
 crate::zeroable! {
     /// Progress of a procedure call.
@@ -15,7 +15,7 @@ crate::zeroable! {
         pub is_open: bool,
         /// The call reached its end.
         pub is_complete: bool,
-        pub phase: Note,
+        pub phase: ShortText,
         pub batches: i64,
         /// Items of this phase that are done.
         pub done: i64,

@@ -4,7 +4,7 @@ use cowrie_enrich_engine::breaker::Breaker;
 use cowrie_enrich_engine::quota::Quota;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
-use crate::shared_state::short_text::Note;
+use crate::shared_state::short_text::ShortText;
 
 /// Providers that are queried over the network.
 pub const PROVIDERS: usize = cowrie_enrich_engine::providers::ALL.len();
@@ -29,12 +29,12 @@ crate::zeroable! {
         /// Unset before the first.
         pub last_success: Timestamp,
         pub last_failure: Timestamp,
-        pub last_error: Note,
+        pub last_error: ShortText,
         /// Requests of the current day that count against the quota.
         pub quota: Quota,
         pub stop: Stop,
         /// A notice that the provider sent with its last answer.
-        pub notice: Note,
+        pub notice: ShortText,
     }
 }
 
@@ -46,7 +46,7 @@ crate::zeroable! {
         pub until: Timestamp,
         /// Fingerprint of the refused credentials. While they are unchanged, further requests are pointless.
         pub credentials: u64,
-        pub reason: Note,
+        pub reason: ShortText,
     }
 }
 
@@ -58,6 +58,6 @@ crate::zeroable! {
         pub provider: u32,
         /// Unset before the first.
         pub at: Timestamp,
-        pub reason: Note,
+        pub reason: ShortText,
     }
 }

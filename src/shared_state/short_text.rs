@@ -3,13 +3,13 @@
 crate::zeroable! {
     /// A text of at most 200 bytes.
     #[derive(Clone, Copy)]
-    pub struct Note {
+    pub struct ShortText {
         length: u8,
         bytes: [u8; 200],
     }
 }
 
-impl Note {
+impl ShortText {
     /// Stores the text, truncated to the space.
     pub fn set(&mut self, text: &str) {
         let mut length = text.len().min(self.bytes.len());

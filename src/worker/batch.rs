@@ -16,7 +16,7 @@
 //! | `Completed` | leased; the outcome of each is in memory | `Completed::apply`, possibly in several transactions |
 //! | `Applied` | done, retried later, or dead letters; this is committed | |
 //!
-//! `ProviderQueue` holds the batches of its provider in all states. If the worker ends, the leases run out and
+//! `ProviderQueue` holds the batches of its provider in all states, except while the worker applies one. If the worker ends, the leases run out and
 //! the jobs are claimed again.
 
 use std::collections::BTreeMap;

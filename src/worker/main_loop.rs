@@ -248,10 +248,8 @@ impl Worker {
     /// perhaps of another database.
     fn receive(&mut self) {
         for finished in self.exchanges.finished() {
-            let mut provider_queues = self.provider_queues.iter_mut();
-            if let Some(provider_queue) = provider_queues.find(|queue| queue.has_in_flight(finished.ticket)) {
-                provider_queue.complete(finished);
-            }
+            let queues = &mut self.provider_queues;
+            queues.iter_mut().try_fold(finished, |finished, queue| queue.complete(finished));
         }
     }
 

@@ -13,7 +13,7 @@ use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::batch::{BUSY_PAUSE, Batch, Claimed, Sending};
 use super::completed::{Completed, MOST_TOGETHER};
-use super::exchanges::{Exchanges, Ticket};
+use super::exchanges::Exchanges;
 use super::session_priority::SessionPriorities;
 use super::step_schedule::{AT_ONCE, NEVER, retry_pause};
 use super::steps::{Steps, Stop};
@@ -87,11 +87,6 @@ impl ProviderQueue {
 
     fn has_claimed(&self) -> bool {
         self.batches.iter().any(|batch| matches!(batch, Batch::Claimed(_)))
-    }
-
-    /// Returns whether the exchange with this ticket carries a batch of this queue.
-    pub fn has_in_flight(&self, ticket: Ticket) -> bool {
-        self.batches.iter().any(|batch| matches!(batch, Batch::InFlight(sent) if sent.ticket == ticket))
     }
 
     /// Adds jobs that earlier answers serve. Blocks form one batch of any size, because their addresses are
@@ -202,7 +197,7 @@ impl ProviderQueue {
             return (decision, permits);
         }
         steps.worker_slot.waits_for(self.provider.index());
-        // Another process may have returned a permit before the slot source_data so.
+        // Another process may have returned a permit before the slot showed that this worker waits.
         let (decision, permits) = limiter::available_permits(self.provider, limits);
         if decision != PermitDecision::Busy {
             steps.worker_slot.waits_no_more(self.provider.index());
@@ -329,14 +324,18 @@ impl ProviderQueue {
         Ok(())
     }
 
-    /// Completes the batch of an exchange that has ended.
-    pub fn complete(&mut self, finished: Finished<Reply>) {
+    /// Completes the batch of an exchange that has ended. Returns the exchange if it carried no batch of this
+    /// queue.
+    pub fn complete(&mut self, finished: Finished<Reply>) -> Option<Finished<Reply>> {
         let is_its_batch =
             |batch: &Batch| matches!(batch, Batch::InFlight(sent) if sent.ticket == finished.ticket);
-        let Some(index) = self.batches.iter().position(is_its_batch) else { return };
-        let Some(Batch::InFlight(sent)) = self.batches.remove(index) else { return };
+        let index = self.batches.iter().position(is_its_batch);
+        let Some(Batch::InFlight(sent)) = index.and_then(|index| self.batches.remove(index)) else {
+            return Some(finished);
+        };
         (self.next_due, self.blocked_until) = (AT_ONCE, AT_ONCE);
         self.add(sent.complete(finished.done, finished.took));
+        None
     }
 
     fn has_requests_in_flight(&self) -> bool {

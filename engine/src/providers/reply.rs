@@ -15,7 +15,7 @@ pub type JsonObject = serde_json::Map<String, serde_json::Value>;
 #[derive(Clone, PartialEq, Debug)]
 pub enum Answer {
     Found(Finding),
-    /// The provider has no facts about the address and source_data so. Contains its response, or `None` if no part of it is
+    /// The provider has no facts about the address and says so. Contains its response, or `None` if no part of it is
     /// stored. The result has a limited lifetime and is stored.
     Absent(Option<JsonObject>),
     /// The provider did not accept the lookup. Contains its message.

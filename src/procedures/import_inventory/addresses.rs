@@ -5,7 +5,7 @@
 //! `_meta.import` names the row from which an address was imported. Several rows with different spellings of
 //! one address become one row here. For each source, the newest answer is kept.
 //!
-//! Its session_count counts enrichments and is not imported.
+//! The column `session_count` of these rows counts enrichments and is not imported.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -183,7 +183,7 @@ impl ResumePosition {
     fn read(kept: &OwnedVarlena, schema: &str) -> ResumePosition {
         let document = jsonb::container(kept);
         let phase = TABLES.iter().position(|name| document.text("table") == Some(name));
-        match (phase, document.object("session_count")) {
+        match (phase, document.object("counts")) {
             (Some(phase), Some(counts)) if document.text("schema") == Some(schema) => {
                 let position = document.object("position").map(Position::read);
                 ResumePosition { counts: ImportCounts::read(counts), position: Some((phase, position)) }
@@ -290,7 +290,7 @@ fn checkpoint_json(
         if let Some(position) = position {
             object.object("position", |object| position.write(object));
         }
-        object.object("session_count", |object| {
+        object.object("counts", |object| {
             for (name, number) in counts.report() {
                 object.number(name, number);
             }
