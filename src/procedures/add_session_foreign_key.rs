@@ -1,8 +1,8 @@
 //! Adds foreign keys to session tables without blocking writers for long. The key is added as NOT VALID,
 //! which needs a strong lock only briefly. Then it is validated under a lock that does not block writers.
 //!
-//! The strong lock must not be waited for long: all writers would queue behind the wait, for as long as the
-//! longest transaction lasts. Therefore the lock request has a short timeout and is repeated.
+//! Writers queue behind a session that waits for the strong lock. A long transaction could prolong that wait.
+//! Therefore each lock request has a short timeout, and the procedure repeats it.
 
 use std::time::Duration;
 

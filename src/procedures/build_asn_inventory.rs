@@ -1,9 +1,9 @@
 //! Builds the inventory of networks from the known addresses.
 //!
-//! One pass reads the inventory in key order. Then edits of `known_networks` are applied, then counts are
-//! corrected. Inside a transaction block the pass is one batch that writes networks before addresses, because
-//! the order of locks applies to a whole transaction. The changes of counts then wait for the next fold,
-//! which locks networks.
+//! One pass reads the inventory in key order. Then edits of `known_networks` are applied, and at the end counts are
+//! corrected. Inside a transaction block the pass is one batch. It writes all networks before the addresses, because
+//! the order of locks applies to a whole transaction. The changes of counts then wait for the next fold, which locks
+//! networks.
 
 use std::collections::BTreeSet;
 
@@ -37,8 +37,8 @@ struct BuildOptions {
     is_atomic: bool,
 }
 
-/// The position and the counts of a call. Each batch stores them, so that a call that resumes after a killed
-/// one reports all.
+/// The position and the counts of a call. Each batch stores them, so that the report of a call includes the work of
+/// the killed call that it resumes.
 #[derive(Default)]
 struct BuildProgress {
     last: Option<Address>,

@@ -107,7 +107,7 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
     let oids = ExtensionOids::of_caller(call);
     let kind = procedure as u16;
     let calls_table = relation::find(oids.schema, c"procedure_call");
-    // Dropped after the call's own lock.
+    // Declared first, so that it is dropped after the call's own lock.
     let mut released = None;
     let Some(_held) = HeldLock::take(calls_table, options.relation.to_u32(), kind) else {
         error::already_running(procedure.name());

@@ -1,5 +1,5 @@
-//! Progress of procedures in shared memory, for readers outside their database. It is that of the last call
-//! in `procedure_call`, as of the last commit of that call.
+//! Stores the progress of procedures in shared memory, for readers outside their database. For each procedure, this
+//! is the progress of the last call in `procedure_call`, as of that call's last commit.
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 

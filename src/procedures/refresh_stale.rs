@@ -1,4 +1,5 @@
-//! Renews answers past their lifetime: from the mmdb files at once, and from providers by queued lookups.
+//! Renews answers that are past their lifetime. Answers from the mmdb files are renewed at once. For providers,
+//! lookups are queued.
 
 use cowrie_enrich_engine::address::Address;
 
@@ -11,7 +12,7 @@ use crate::store::{enrich, refresh_stale};
 use crate::{error, guc};
 
 const MOST_IPS: (i64, i64) = (1, 1_000_000);
-/// Addresses that one transaction renews. That takes a fraction of a second.
+/// Number of addresses that one transaction renews. Renewing them takes a fraction of a second.
 const BATCH: usize = 1_000;
 
 /// The source of the answers.
@@ -45,8 +46,8 @@ pub fn refresh(call: &Call) {
     });
 }
 
-/// Returns the named source, or all enabled ones. The mmdb files come first, because addresses with a network
-/// in them need no provider.
+/// Returns the named source, or all enabled ones. The mmdb files come first, because an address whose network is in
+/// the files needs no provider.
 fn sources(named: Option<&str>) -> Vec<Source> {
     let are_files_enabled = guc::names(&guc::enabled_sources(), "maxmind");
     let Some(named) = named else {

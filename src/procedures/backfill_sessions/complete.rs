@@ -1,5 +1,5 @@
-//! Fills null columns of sessions' snapshots. The values come from the session's own document, which is from
-//! the time of the attack, otherwise from the inventory's current values.
+//! Fills null columns in the snapshots of sessions. A value comes from the session's own document, which dates from
+//! the attack. If the document lacks the value, the inventory's current value is used.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -40,8 +40,7 @@ pub struct CompletionCounts {
     /// Sessions that the table refused.
     refused: usize,
     has_warned: bool,
-    /// Tables whose row-level security may hide sessions from their owner, and for which the warning was
-    /// shown.
+    /// Tables for which the warning about row-level security was shown.
     filtered: Vec<Oid>,
 }
 
@@ -115,7 +114,7 @@ impl<T> Gap<T> {
     }
 }
 
-/// Sessions with gaps in some pages.
+/// The sessions with incomplete snapshots that some pages of a table contain.
 pub struct IncompleteSessions {
     sessions: Vec<Session>,
     lengths: [Length; 2],
@@ -127,8 +126,8 @@ pub struct IncompleteSessions {
 /// Largest number of sessions that are written together. Their documents are in memory.
 const MOST_ADDRESSES: usize = 50_000;
 
-/// Reads pages from the beginning of `stretch`, until there is enough for a batch. `None`: the table was dropped
-/// or rewritten.
+/// Reads pages from the beginning of `stretch`, until there is enough for a batch. Returns `None` if the table was
+/// dropped or rewritten.
 pub fn read(
     connection: &Connection,
     stretch: &PageRange,
@@ -265,14 +264,14 @@ pub fn write(
         fillings.extend(filling.map(|filling| (session, filling)));
     }
     if !fillings.is_empty() {
-        // The table was read under a lock that lasts as long as this one. So it was neither rewritten nor
+        // The lock under which the table was read lasts as long as this one. So the table was neither rewritten nor
         // emptied in between.
         let Some(locked) = UserTable::lock(table.oid, Lock::Write) else { return };
         let mut writer = Writer { connection, table, locked, completed, rejected, held: Vec::new() };
         for chunk in fillings.chunks(CHUNK) {
             writer.write(chunk);
         }
-        // A later answer completes them, or the worker after their locks are released.
+        // The worker completes these sessions after a later answer, or after their locks are released.
         left.extend(writer.held.drain(..).map(|address| (address, may_be_filled)));
     }
     left.sort_unstable();
@@ -286,7 +285,7 @@ pub fn write(
 }
 
 impl Session {
-    /// Returns the gaps that a filling leaves.
+    /// Returns the gaps that remain after the session is filled with these values.
     fn gaps_left(&self, filling: Option<&SnapshotValues>) -> Gaps {
         let keeps =
             |is_gap: bool, is_filled: fn(&SnapshotValues) -> bool| is_gap && !filling.is_some_and(is_filled);
@@ -324,7 +323,8 @@ fn filling<'a>(
     fills.then_some(filling)
 }
 
-/// Number of sessions that a table may refuse. At more, the cause is the table and not the sessions.
+/// Maximum number of sessions that a table may refuse. If it refuses more, the cause is the table, not single
+/// sessions.
 const MOST_REFUSED: usize = 1_000;
 
 struct Writer<'a> {

@@ -27,10 +27,10 @@ use crate::store::backfill_sessions::{
 use crate::store::procedure_call::RejectedRow;
 use crate::store::{ExtensionOids, session_options};
 
-/// Largest number of addresses that are written together. An INSERT of the first session of one of them may
-/// have to wait.
+/// Maximum number of addresses that are written together. Meanwhile, an INSERT of the first session from one of
+/// these addresses may have to wait.
 const MOST_ADDRESSES: usize = 5_000;
-/// Number of sessions to read for a batch, per address. Most sessions have nothing new.
+/// Number of sessions that a batch reads for each of its addresses. Most sessions have nothing new.
 const ROWS_FOR_EACH: usize = 10;
 /// Bytes of documents that a batch keeps.
 const MOST_BYTES: usize = 32 << 20;
@@ -104,8 +104,8 @@ pub struct PageContents {
     pub page: u32,
 }
 
-/// Reads pages from the beginning of `stretch`, until there is enough for a batch. `None`: the table was dropped
-/// or rewritten.
+/// Reads pages from the beginning of `stretch`, until there is enough for a batch. Returns `None` if the table was
+/// dropped or rewritten.
 pub fn read(
     oids: ExtensionOids,
     stretch: &PageRange,
@@ -188,7 +188,7 @@ impl Collector {
         }
     }
 
-    /// Returns the faults of a document, and takes the quotes out of a trusted one.
+    /// Keeps the quotes of a document if the document is trusted. Returns the faults of the document.
     fn document(&mut self, row: &Row, address: Address, own: Container<'_>) -> Vec<String> {
         let mut reading = legacy::read(Some(own));
         let parts = legacy::parts(own, &mut reading.faults);
@@ -196,7 +196,7 @@ impl Collector {
         if !self.is_input_trusted || bogon::reason(address).is_some() {
             return reading.faults;
         }
-        // Sources may differ; the snapshot has the network of the first.
+        // Two sources may name different networks. The snapshot has the network of the first source.
         let leading = reading.network().map(|(asn, _)| asn);
         let time_in = |asn: Option<i64>| if asn == leading { self.layout.time(row) } else { None };
         self.named.add(MAXMIND, &reading.maxmind, time_in(reading.maxmind.asn));
@@ -210,7 +210,7 @@ impl Collector {
                 CYMRU => reading.cymru.asn,
                 _ => None,
             };
-            // Team Cymru is asked for the network. Without one, its part is not an answer.
+            // An answer of Team Cymru consists of a network. A part without a network is not an answer.
             if !evidence.lacks(source, at) || (source == CYMRU && asn.is_none()) {
                 continue;
             }

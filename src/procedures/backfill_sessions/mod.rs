@@ -6,8 +6,8 @@
 //! does not matter. After a call is killed, the next call resumes at the page where it stopped. At the end
 //! everything is recounted, and a foreign key is validated if there is one.
 //!
-//! The table is only read below the executor, so that no code on it runs with the extension's rights. It is
-//! written as its owner. The triggers process rows and row versions that are written meanwhile.
+//! The table is read below the executor, so that code attached to it never runs with the extension's rights. The
+//! table is written as its owner. The triggers process rows and row versions that are written meanwhile.
 
 mod complete;
 mod gather;
@@ -181,7 +181,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
         }
         self.pass(Pass::Sessions, checkpoint.filter(|checkpoint| checkpoint.pass == Pass::Sessions));
         if self.completed.held > 0 {
-            // An UPDATE by the transactions that held these sessions moved them to other pages.
+            // The transactions that had locked these sessions may have moved them to other pages by an UPDATE.
             self.completed.held = 0;
             self.pass(Pass::Sessions, None);
         }
@@ -327,7 +327,8 @@ impl<'a, 'r> Backfill<'a, 'r> {
         let (oids, batch_size) = (self.run.oids, self.batch_size);
         let (completed, rejected) = (&mut self.completed, &mut self.rejected);
         self.run.batch_resumable(|connection| {
-            // Held until the rows that it sees are written. Otherwise other rows could get their tuple ids.
+            // The snapshot is held until the rows that it sees are written. Otherwise other rows could get the tuple
+            // ids of these rows.
             let latest = mvcc_snapshot::Latest::take();
             let Some(waiting) = complete::read(connection, stretch, batch_size, latest.view()) else {
                 return (0, None);

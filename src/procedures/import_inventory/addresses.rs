@@ -1,9 +1,9 @@
 //! Imports addresses of the Python system's `ip_inventory`.
 //!
-//! Its documents have the same format as this extension's, except for `_meta`. There, each source's answer
-//! gets its own time, so that sources are not asked again without need, and freshness is correct.
-//! `_meta.import` names the row from which an address was imported. Several rows with different spellings of
-//! one address become one row here. For each source, the newest answer is kept.
+//! The Python system's documents have the same format as those of this extension, except for `_meta`. The import
+//! stores the time of each source's answer in `_meta`, so that sources are not asked again without need, and
+//! freshness is correct. `_meta.import` names the row from which an address was imported. Several rows with
+//! different spellings of one address become one row here. For each source, the newest answer is kept.
 //!
 //! The column `session_count` of these rows counts enrichments and is not imported.
 
@@ -191,7 +191,7 @@ fn states(
                     });
                 }
                 None | Some(Value::Null) => {}
-                // The first two are listed already.
+                // The faults of `maxmind` and `cymru` are listed already.
                 Some(_) if source == "maxmind" || source == "cymru" => {}
                 Some(_) => {
                     faults.push((format!("key {source} in column enrichment is not a JSON object"), None))
@@ -278,9 +278,9 @@ fn stands(stored: &StoredAddress, key: &str, their_time: Option<Timestamp>) -> b
     }
 }
 
-/// Returns true if `_meta.import` is not changed. Lists one of two rows with the same address as merged.
-/// `_meta.import` names the row with this extension's spelling of the address, otherwise the first row in
-/// order.
+/// Returns true if `_meta.import` is not changed. Of two rows with the same address, lists one as merged.
+/// `_meta.import` names the row that spells the address as this extension does. Without such a row, it names the
+/// first row in order.
 fn keeps_our_row(
     imported: &ImportedRow,
     meta: Option<Container<'_>>,

@@ -30,8 +30,8 @@ pub fn read(text: &[u8]) -> ParsedDocument {
     ParsedDocument::Unreadable
 }
 
-/// Bytes of an unreadable document that are kept as text. A string in `jsonb` may have a quarter of a
-/// gigabyte.
+/// Maximum number of bytes of an unreadable document that are kept as text. A string in `jsonb` can have at most 256
+/// MB.
 const LONGEST: usize = 64 << 20;
 
 /// Returns a JSON string with the text of an unreadable document.

@@ -308,7 +308,7 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Returns the rows, each with whether it has the same key as the row before.
+    /// Returns the rows. Each has a flag that is true if the row before has the same key.
     fn repeated(&self) -> impl Iterator<Item = (&Row, bool)> {
         let mut last = self.last_key;
         self.rows.iter().map(move |row| {

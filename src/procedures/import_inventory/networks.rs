@@ -1,8 +1,8 @@
 //! Imports networks of the Python system's `asn_inventory`.
 //!
-//! Its organization_country is the country of the first address that it saw in the network. So it ranks below
-//! the country from any other source, unless its document has a country from Team Cymru. Values that fit no
-//! column here are kept under the key `import` of the network's enrichment.
+//! The column organization_country has the country of the first address that the Python system saw in the network.
+//! So this value ranks below the country from any other source, unless the row's document has a country from Team
+//! Cymru. Values that fit no column here are kept under the key `import` of the network's enrichment.
 
 use std::collections::BTreeMap;
 
