@@ -15,10 +15,10 @@ use crate::telemetry::{self, Distribution};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub enum Count {
-    /// Exchanges begun, and lookup keys in them.
+    /// Exchanges that began, and the lookup keys in them.
     Requests = 0,
     LookupKeys,
-    /// Answers that were applied: values, and valid answers that the address is not announced.
+    /// Applied answers: those with data, and those in which the provider says that it has no data.
     Values,
     Absent,
     /// Addresses that were served from an earlier answer for their block.

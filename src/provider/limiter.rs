@@ -19,7 +19,7 @@ use crate::pg::{catalog, clock, shmem};
 use crate::provider::{Limits, Provider};
 use crate::shared_state::{self, PROVIDERS, WorkerSlot};
 
-/// The decision on a process's wish to query a provider.
+/// The decision on a request that a process would send to a provider.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PermitDecision {
     Granted,
@@ -42,9 +42,9 @@ pub struct Permit {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendTime {
     Now,
-    /// Other processes sent first, and the rate requires a pause, until this time.
+    /// Other processes have sent requests in the meantime. The rate limit allows the request at this time.
     After(Timestamp),
-    /// The provider may no longer be queried, until this time.
+    /// The provider may no longer be queried. Queries may be allowed again at this time.
     Blocked(Timestamp),
 }
 
@@ -125,8 +125,8 @@ pub fn take_permits(provider: Provider, most: usize, limits: &Limits) -> Vec<Per
     grants.take(most).collect()
 }
 
-/// When the rate counts a request: the limit of a second applies to the requests sent in it, not to the
-/// permits taken in it.
+/// Determines when the rate limit counts a request. A limit per second applies to the requests that are sent in that
+/// second, not to the permits that are taken in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RateCount {
     Now,
@@ -236,8 +236,8 @@ impl Permit {
                 }
                 Verdict::Refused(error) => {
                     state.refusals = state.refusals.saturating_add(1);
-                    // After this number of refusals in a row, or while the provider was down, the fault is
-                    // not in the lookups.
+                    // After this number of refusals in a row, or while the provider is down, the cause is the
+                    // provider and not the lookups.
                     if state.refusals >= OPENS_AFTER || state.breaker.failures >= OPENS_AFTER {
                         fails(state, now, base, random, error);
                     }
@@ -296,9 +296,9 @@ const LEDGERS_ARE_READ_WITHIN: Duration = Duration::from_millis(100);
 /// How long a permit is kept for the next worker.
 const TURN_LASTS: Duration = Duration::from_millis(200);
 
-/// Offers free permits to the next waiting worker in the order of the slots. Otherwise a database with a long
-/// queue would keep the others from sending. One turn at a time: the worker that takes a permit passes the
-/// remaining ones on.
+/// Offers free permits to the next waiting worker in the order of the slots. Otherwise a database with a long queue
+/// would keep the others from sending. Only one worker is offered permits at a time. The worker that takes a permit
+/// then offers the remaining ones to the next worker.
 fn offer_permits(provider: Provider) {
     let (own, worker_slots) = (catalog::own_database().to_u32(), &shared_state::block().worker_slots);
     let now = clock::now();
@@ -319,7 +319,8 @@ fn offer_permits(provider: Provider) {
     next.set_latch();
 }
 
-/// Applies the provider's demand to its clients. `credentials` is the fingerprint of those in the request.
+/// Applies a demand of the provider, such as a pause. `credentials` is the fingerprint of the credentials in the
+/// request.
 pub fn apply_demand(provider: Provider, demand: &Demand, credentials: u64) {
     let now = clock::now();
     shared_state::locked(|guarded| {
@@ -395,7 +396,7 @@ pub fn may_have_pending_answer(provider: Provider) -> bool {
     state.in_use > 0 || state.last_success > clock::transaction_start() - WRITTEN_WITHIN
 }
 
-/// Returns when the provider last answered; unset is never.
+/// Returns when the provider last answered. The time is unset if the provider has never answered.
 pub fn last_success(provider: Provider) -> Timestamp {
     shared_state::locked(|guarded| guarded.providers[provider.index()].last_success)
 }

@@ -4,9 +4,9 @@
 //! database writes the raised number into its ledger (`provider_quota`), in the transaction that claims the
 //! jobs. So the request is durable before it is sent.
 //!
-//! The highest number of all ledgers is the number spent. Nothing is spent before every worker has read its
-//! ledger. This applies after a start of the server, and whenever a database is to have a worker that had
-//! none since.
+//! The highest number of all ledgers is the number spent. Nothing is spent before every worker has read its ledger.
+//! This rule applies after a start of the server. It applies again when a database is to have its first worker since
+//! then.
 //!
 //! Each worker also writes the other databases' spending into its ledger, at its start and at every sweep. So
 //! the spending of a database that is dropped is not lost.
@@ -20,10 +20,10 @@ use crate::pg::clock;
 use crate::provider::{Limits, Provider};
 use crate::shared_state;
 
-/// How long databases without a running worker are waited for.
+/// How long requests wait for the ledgers of databases without a running worker.
 const WAITED_FOR: Duration = Duration::from_secs(60);
 
-/// Requests of one day that may be sent, taken out of its quota.
+/// Requests that were taken out of the quota of one day and may be sent on that day.
 #[derive(Clone, Copy)]
 pub struct QuotaReservation {
     /// Days since 2000, UTC.

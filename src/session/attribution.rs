@@ -1,5 +1,5 @@
-//! The attribution of an address at the moment: its inventory row, unless newer files say more, or else the
-//! files.
+//! The current attribution of an address. It comes from the inventory row of the address. Newer mmdb files take
+//! precedence over the row. Without a row, the attribution comes from the files alone.
 //!
 //! Reading the inventory is the most expensive part of a session's insert, so answers are cached for the
 //! transaction. Answers from the inventory are cached beyond it. They are valid until an answer in the
@@ -129,11 +129,12 @@ pub fn seen(address: Address) -> (Inventory, Providers) {
     })
 }
 
-/// After a commit, keeps what the transaction read from committed rows; otherwise drops all. A prepared
-/// transaction may have read rows that it wrote and that may never be committed.
+/// After a commit, keeps what the transaction read from committed rows. After any other outcome, drops everything. A
+/// prepared transaction may have read its own rows, which may never be committed.
 pub fn transaction_ended(outcome: Outcome) {
     OWN.with_borrow_mut(|own| {
-        // A load that alone would fill the cache is dropped, because the earlier entries are worth more.
+        // The entries of a bulk load that alone would fill the cache are dropped, because the earlier entries are
+        // worth more.
         if outcome == Outcome::Committed && own.bytes <= MOST_OF_BACKEND {
             COMMITTED.with_borrow_mut(|committed| {
                 let now = COMMITTED_AS_OF.get();
@@ -185,7 +186,8 @@ impl Attribution {
 }
 
 fn read_inventory(oids: ExtensionOids, address: Address, databases: &Databases) -> Option<Attribution> {
-    // Otherwise the session's own statement_timeout could end the wait together with the session.
+    // This function must not wait for a lock. Otherwise the client's statement_timeout could end the wait, and the
+    // session would be lost.
     let is_free = [oids.inventory, oids.inventory_key].into_iter().all(relation::lock_for_reading_if_free);
     if !is_free {
         telemetry::error("could not read ip_inventory", "another transaction holds a lock on ip_inventory");

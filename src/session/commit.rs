@@ -26,7 +26,7 @@ use crate::store::{ExtensionOids, completions, recount_requests, session_delta};
 use crate::telemetry::{self, Counter};
 use crate::worker::registry;
 
-/// The rest of the time that a commit may wait for locks, over all steps.
+/// The remaining time that the steps of a commit may wait for locks, together.
 pub struct LockWaitBudget(Cell<Duration>);
 
 impl LockWaitBudget {
@@ -75,8 +75,7 @@ pub fn write(oids: ExtensionOids, mut addresses: PendingAddresses, other_incompl
     let may_be_missing = addresses.iter().filter(|(_, pending)| pending.was_added && !pending.is_present());
     let may_be_missing: Vec<(Address, SessionCount)> =
         may_be_missing.map(|(address, pending)| (*address, pending.count.arrived())).collect();
-    // Reads that the user did not ask for must not make a serializable transaction fail, nor make others
-    // fail.
+    // The extension's own reads must not cause serialization failures, in this transaction or in another one.
     if !may_be_missing.is_empty() && !mvcc_snapshot::is_serializable() {
         let began = Instant::now();
         let created = create(oids, may_be_missing.into_iter(), CreationTime::Commit);
@@ -93,7 +92,7 @@ pub fn write(oids: ExtensionOids, mut addresses: PendingAddresses, other_incompl
             }
         }
     }
-    // The counts come first, because no other step makes up for them.
+    // The counts are appended first, because no other step makes up for lost counts.
     append_counts(oids, &addresses, &budget);
     queue_awaited(oids, &addresses, &budget);
     note_incomplete(oids, &addresses, other_incomplete, &budget);
@@ -156,9 +155,9 @@ fn were_not_queued(failure: &Failure) {
     );
 }
 
-/// Queues lookups for sessions of existing addresses whose network or type is still unknown. The answer may
-/// be pending, and may be stored before this transaction's sessions become visible. A request that the worker
-/// reads after this commit completes them.
+/// Queues lookups for sessions of existing addresses whose network or type is still unknown. A pending answer may be
+/// stored before this transaction's sessions become visible. The worker reads the request after this commit, and
+/// then completes these sessions.
 pub fn queue_awaited(oids: ExtensionOids, addresses: &PendingAddresses, budget: &LockWaitBudget) {
     let some = addresses.values().any(|pending| pending.was_added && !pending.awaits.is_empty());
     // Without a worker, no answer is pending.
@@ -250,9 +249,9 @@ const LOCK_WAIT_MINIMUM: Duration = Duration::from_millis(20);
 /// refer to no network.
 const WITHOUT_REFERENCES: &[(&CStr, &CStr)] = &[(c"session_replication_role", c"replica")];
 
-/// Creates addresses for a foreign key without their networks, after a lock or an error prevented creating
-/// the networks. Only the address itself is needed now, so only the inventory is opened. Returns whether the
-/// rows exist.
+/// Creates the addresses that a foreign key requires, without their networks. Called after a lock or an error has
+/// prevented the creation of the networks. Only the address itself is needed now, so only the inventory is opened.
+/// Returns whether the rows exist.
 ///
 /// If another transaction is creating the same address, this one waits, up to the user's own lock_timeout.
 /// Giving up would fail the session on its foreign key, and Cowrie would lose the session.
@@ -328,7 +327,8 @@ fn create_missing(
                 enrich::write(oids, connection, databases, &plan, LockPolicy::Skip)
             });
             if time == CreationTime::Commit {
-                // Deferred triggers on the inventories: the server has fired those of this commit already.
+                // Fires the deferred triggers on the inventories. The server has already fired the deferred triggers
+                // of this commit, so it would not fire these.
                 transaction::end_as_current_user();
             }
             created

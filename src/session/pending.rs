@@ -41,17 +41,17 @@ struct Pending {
     other_incomplete: OtherIncomplete,
 }
 
-/// Limit of addresses in memory per level. Beyond it the counts are appended at once, and folding creates the
-/// rows. So a load of millions takes no more memory than this. Its commit, which cannot be cancelled, takes
-/// no more time.
+/// Maximum number of addresses in memory per level. Beyond it the counts are appended at once, and folding creates
+/// the rows. So a bulk load of millions of sessions needs no more memory than this. Its commit cannot be cancelled,
+/// but takes no more time.
 const MOST_PENDING: usize = 50_000;
 
 thread_local! {
     static PENDING: RefCell<Pending> = RefCell::default();
 }
 
-/// Records sessions of an address (a negative number for removed sessions), the state of its inventory row,
-/// and where they have gaps.
+/// Records sessions of an address (a negative number for removed sessions), the state of its inventory row, and the
+/// tables in which the sessions have gaps.
 pub fn remember(
     oids: ExtensionOids,
     address: Address,

@@ -26,10 +26,10 @@ pub fn count_rollback() {
     ROLLBACKS.set(ROLLBACKS.get() + 1);
 }
 
-/// A table with sessions of an address that have gaps, and the gaps.
+/// A table in which sessions of an address have gaps, and these gaps.
 pub type IncompleteTable = Option<(Oid, Gaps)>;
 
-/// Gaps of addresses in further tables.
+/// The same for further tables.
 pub type OtherIncomplete = HashMap<(Address, Oid), Gaps>;
 
 /// The sessions of one address, and what the transaction knows about the address.

@@ -1,8 +1,8 @@
 //! The trigger on session tables.
 //!
-//! Before a row is inserted, the trigger fills its snapshot columns with the current attribution of its
-//! address. They do not change afterwards. After a row was inserted, updated or deleted, the trigger records
-//! its session for the counts.
+//! Before a row is inserted, the trigger fills its snapshot columns with the current attribution of its address. The
+//! snapshot columns do not change afterwards. After a row was inserted, updated or deleted, the trigger records its
+//! session for the counts.
 //!
 //! The insert must succeed in any case. Reading the inventory is contained in a subtransaction. A malformed
 //! address is counted as an error and leaves null snapshots. The trigger never uses the network or a file
@@ -41,9 +41,9 @@ struct TriggerLayout {
     /// The snapshot columns, in the order of [`Attribution::values`]. A column whose type the extension
     /// cannot fill is missing.
     snapshot: [Option<Column>; 5],
-    /// True for those that may be null.
+    /// True for each snapshot column that may be null.
     nullable: [bool; 5],
-    /// The lengths that its two text columns accept.
+    /// The lengths that the two text columns of the snapshot accept.
     lengths: [Length; 2],
     /// True if a foreign key requires the inventory's spelling of the address.
     respell: bool,
@@ -52,7 +52,8 @@ struct TriggerLayout {
 }
 
 thread_local! {
-    /// By trigger, as of one version of the catalogs. A table does not change while a trigger fires on it.
+    /// Layouts by trigger, valid for one version of the catalogs. A table does not change while a trigger fires on
+    /// it.
     static LAYOUTS: RefCell<(u64, HashMap<Oid, TriggerLayout>)> = RefCell::default();
 }
 
@@ -90,7 +91,8 @@ impl TriggerLayout {
             SNAPSHOT.map(|(name, is_fit)| row.column(name).filter(|c| is_fit(*c)).filter(is_ordinary));
         let ip = column(0).filter(|c| c.holds_addresses());
         let time = column(1);
-        // Generated columns have no value before the row is stored, virtual ones never in a trigger's row.
+        // A stored generated column has no value before the row is stored. A virtual one never has a value in a
+        // trigger's row.
         let is_time_virtual = time.is_some_and(|c| c.generated(trigger_call.table()) == Generated::Virtual);
         if ip.filter(is_ordinary).is_none() || snapshot.iter().any(Option::is_none) || is_time_virtual {
             report_not_intact(trigger_call.table());
@@ -174,7 +176,8 @@ fn before(layout: &TriggerLayout, trigger_call: &TriggerCall, event: Event) -> T
             // The extension fills snapshots and leaves the address as it is spelled.
             let is_same = layout.ip.is_some_and(|column| old.same(&row, column));
             let row = if is_filled && is_same { row } else { source.respelled(row) };
-            // Only an address that arrives now marks the moment of an attack. The worker adds later answers.
+            // An UPDATE fills the snapshot only if the row had no valid address before. Otherwise the attack was
+            // earlier, and the worker adds later answers.
             match before {
                 None => fill(layout, row, source.address, ExistingValues::Kept),
                 Some(_) => row,
@@ -203,8 +206,8 @@ fn fill(layout: &TriggerLayout, row: Tuple, address: Address, existing: Existing
 
 /// Returns the row with these values in its snapshot columns.
 ///
-/// This never makes an insert fail: a NOT NULL column keeps its value if the new one is null. The document
-/// becomes an empty object.
+/// This never makes an insert fail. If a new value is null and its column is NOT NULL, the column keeps its value. A
+/// NOT NULL document becomes an empty object.
 fn replaced(layout: &TriggerLayout, row: Tuple, existing: ExistingValues, mut values: [Value; 5]) -> Tuple {
     if existing == ExistingValues::Replaced {
         for (n, value) in
