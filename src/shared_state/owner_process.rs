@@ -41,8 +41,9 @@ pub fn abandoned(database: Oid) -> usize {
     slots.filter(is_abandoned).count()
 }
 
-/// Returns whether an owner process may log a message: no owner process of its database has logged it within
-/// `pause`. `message` is a hash, and two messages may share an entry. Returns `None` in every other process.
+/// Returns whether an owner process may log a message. It may if no owner process of its database has logged the
+/// message within `pause`. `message` is a hash, and two messages may share an entry. Returns `None` in every other
+/// process.
 pub fn may_log(message: u64, now: Timestamp, pause: Duration) -> Option<bool> {
     let (_, worker_slot) = OWN.get()?;
     let at = &worker_slot.logged_at[(message % LOGGED as u64) as usize];

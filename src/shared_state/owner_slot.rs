@@ -33,7 +33,7 @@ crate::zeroable! {
         pub(super) latch: SharedLatch,
         /// The pid of the worker that started the process. The process ends when that worker has ended.
         pub supervisor: AtomicI32,
-        /// The process connects as the bootstrap superuser first, because the owner may not connect.
+        /// The process first connects as the bootstrap superuser, because the owner is not allowed to connect.
         pub connects_as_superuser: AtomicBool,
         /// The process must end as soon as it can.
         pub shutdown_requested: AtomicBool,
@@ -63,11 +63,11 @@ crate::zeroable! {
         pub overruns: AtomicI64,
         /// The worker terminated the process.
         pub is_terminated: AtomicBool,
-        /// The code of the owner ended the process, not a SIGTERM by another role.
+        /// The owner's code ended the process. False if another role ended it by SIGTERM.
         pub ended_in_code: AtomicBool,
         /// The process ended by itself and left no work unfinished.
         pub has_finished: AtomicBool,
-        /// Holder of the process's leases; 0 before the first lease.
+        /// Identifies the process as the holder of its leases; 0 before the first lease.
         pub holder: AtomicI64,
         /// Steps, and failed steps, since the process was started.
         pub batches: AtomicI64,

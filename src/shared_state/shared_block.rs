@@ -63,8 +63,8 @@ crate::zeroable! {
         pub spans_collected: AtomicBool,
         pub networks_sampled: AtomicU64,
         pub spans: Ring<WORDS, SPANS>,
-        /// True once every database that is to have a worker has reported its spent quotas since the server
-        /// started. And since when a database that has not reported is waited for.
+        /// `ledgers_known`: since the server started, every database that is to have a worker has reported its spent
+        /// quotas. `awaited_since`: when the wait for a database that has not reported began.
         pub ledgers_known: AtomicBool,
         pub awaited_since: AtomicTimestamp,
         pub worker_slots: [WorkerSlot; WORKER_SLOTS],

@@ -1,4 +1,4 @@
-//! The slot of a worker, and of the process that recounts the sessions of its database.
+//! The slot of a worker, and the slot of the process that recounts the sessions of a database.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, Ordering};
@@ -23,9 +23,9 @@ crate::zeroable! {
         /// The process must end, because another session needs exclusive access to the database or the worker is
         /// not wanted.
         pub shutdown_requested: AtomicBool,
-        /// Providers, by bit, that the process would query as soon as another process returns a permit.
+        /// Providers, by bit, for which the process waits until another process returns a permit.
         waits_for: AtomicU32,
-        /// The spent quotas that the database's ledger records are in shared memory.
+        /// The worker has read the spent quotas from the database's ledger into shared memory.
         pub ledger_read: AtomicBool,
         /// The rules of session priority changed.
         pub rules_changed: AtomicBool,
@@ -63,12 +63,12 @@ impl WorkerSlot {
         }
     }
 
-    /// Notes that the process would query a provider as soon as another process returns a permit.
+    /// Notes that the process waits until another process returns a permit for a provider.
     pub fn waits_for(&self, provider: usize) {
         self.waits_for.fetch_or(1 << provider, Ordering::AcqRel);
     }
 
-    /// Withdraws that note. Returns whether it was set.
+    /// Removes the note that the process waits for a permit. Returns whether the note was set.
     pub fn waits_no_more(&self, provider: usize) -> bool {
         self.waits_for.fetch_and(!(1 << provider), Ordering::AcqRel) & 1 << provider != 0
     }
