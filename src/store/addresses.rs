@@ -1,4 +1,4 @@
-//! Reads rows of `ip_inventory` one at a time below the executor, and deletes them.
+//! Reads single rows of `ip_inventory` below the executor, and deletes addresses.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::providers::Purpose;
@@ -112,9 +112,9 @@ pub fn unasked_providers(row: &Row, providers: Providers) -> Providers {
 
 /// Deletes addresses. Returns their number.
 ///
-/// The server checks the foreign keys of session tables as the owners of those tables, whose code may run
-/// meanwhile. So this is a restricted operation. The server allows no deferred checks in one, so constraints
-/// are immediate for the rest of the transaction.
+/// The server checks the foreign keys of session tables as the owners of those tables, so code of these owners may
+/// run. Therefore the deletion is a security-restricted operation. The server allows no deferred checks in such an
+/// operation, so constraints are immediate for the rest of the transaction.
 pub fn delete(oids: ExtensionOids, addresses: &[Address]) -> i64 {
     Connection::with(oids.schema, |connection| {
         connection.run_utility(b"SET CONSTRAINTS ALL IMMEDIATE");

@@ -4,9 +4,9 @@
 //! Cymru and further sources. Per address and source, the newest answer of all sessions is used. Therefore
 //! the result does not depend on the order of batches. This file does not count sessions: recounting does.
 //!
-//! A batch of addresses is written by up to four transactions. Each keeps the order of locks by itself. They
-//! write: networks that documents name; networks and addresses from the mmdb files; quoted answers of
-//! MaxMind; quoted answers of other sources.
+//! A batch of addresses is written by up to four transactions. Each keeps the order of locks by itself. The first
+//! writes the networks that documents name. The second writes networks and addresses from the mmdb files. The third
+//! writes quoted answers of MaxMind, and the fourth those of other sources.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
@@ -72,8 +72,8 @@ pub fn is_attached(connection: &Connection, rel: Oid) -> bool {
     ATTACHED.first(connection, (rel,), |(count,)| count > Some(0)) == Some(true)
 }
 
-/// Returns the reason why a table, or the attached table whose partition it is, differs from its state when
-/// it was attached. `None`: it is intact.
+/// Returns how a table has changed since it was attached. For a partition, also considers the attached table.
+/// Returns `None` if the table is intact.
 pub fn not_intact_reason(connection: &Connection, rel: Oid) -> Option<String> {
     NOT_INTACT.first(connection, (rel,), |(reason,)| reason).flatten()
 }

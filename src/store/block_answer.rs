@@ -14,7 +14,7 @@ use crate::provider::Provider;
 use crate::store::networks::NetworkFacts;
 use crate::store::queue;
 
-/// Addresses that one transaction writes. That takes well below a second.
+/// Maximum number of addresses that one transaction writes. Writing them takes well below a second.
 pub const MOST_AT_ONCE: usize = 5_000;
 
 thread_local! {

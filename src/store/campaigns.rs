@@ -1,8 +1,9 @@
 //! The networks from which the sessions of a table came.
 //!
-//! The caller names the table and writes the condition. Both are read with the caller's rights. Reading a
-//! table may run code of its owner: policies and casts of column types. So the table is locked first, and its
-//! columns must have built-in types. Inheritance children are read too, if they have the same owner.
+//! The caller names the table and writes the condition. The statement reads the table and evaluates the condition
+//! with the caller's rights. Reading a table may run code of its owner: policies and casts of column types. So the
+//! table is locked first, and its columns must have built-in types. Inheritance children are read too, if they have
+//! the same owner.
 
 use std::ffi::CString;
 
@@ -36,7 +37,8 @@ pub struct Campaign {
     parts: [(&'static str, Vec<u8>); 6],
 }
 
-/// The columns with which a table is attached. Texts are in the server's encoding; two are quoted for SQL.
+/// The columns with which a table is attached. Texts are in the server's encoding. `quoted_ip` and `quoted_time` are
+/// quoted for SQL.
 struct AttachmentColumns {
     ip_column: CString,
     time_column: Option<CString>,

@@ -1,11 +1,10 @@
 //! Completes the snapshots of sessions that were stored before all data about their address was known. Values
 //! change only from null to a value.
 //!
-//! The session tables belong to other roles. Each is written as its owner, in a restricted operation.
-//! Completion does so in a process of the owner and for a limited time. The owner's triggers and constraints
-//! fire as for any UPDATE of the owner, and deferred ones fire with the statement. A table with a trigger
-//! that runs code of a third role is left alone until the owner allows it. So code on a table can do no more
-//! than an UPDATE by its owner can.
+//! The session tables belong to other roles. Each is written as its owner, in a restricted operation. Completion
+//! runs in an owner process and for a limited time. The owner's triggers and constraints fire as for any UPDATE of
+//! the owner, and deferred ones fire with the statement. A table with a trigger that runs code of a third role is
+//! left alone until the owner allows it. So code on a table can do no more than an UPDATE by its owner can.
 //!
 //! Locked rows are skipped, because a session's own transaction must never wait for this one in the wrong
 //! order. The caller learns of skipped rows and visits the address again.
@@ -218,7 +217,8 @@ fn complete_table(
                 &String::from_utf8_lossy(&table.name),
             );
         }
-        // Otherwise the next visit would complete none either.
+        // Another visit is useful only if this one completed sessions. Otherwise the next visit would complete none
+        // either.
         if is_cut && any_completed {
             let more = |result| if result == VisitResult::Locked { VisitResult::More } else { result };
             return found.into_iter().map(|(address, result)| (address, more(result))).collect();
@@ -327,9 +327,9 @@ fn fitting(column: Option<(i16, Length)>, text: Option<&str>) -> Option<&str> {
     text.filter(|text| length.takes(text.chars().count()))
 }
 
-/// Returns at most `most` sessions of these addresses that lack a value that is known now. Reads the
-/// extension's own index below the executor, because planning a query on a user's table already runs the
-/// user's code. `None`: the table is gone.
+/// Returns at most `most` sessions of these addresses that lack a value that is known now. Reads the extension's own
+/// index below the executor, because planning a query on a user's table already runs the user's code. Returns `None`
+/// if the table is gone.
 fn waiting<'a>(
     table: &Table,
     known: &'a [CurrentAttribution],

@@ -55,7 +55,7 @@ impl SessionCount {
 /// Addresses to write, by key: the order of locks.
 #[derive(Default)]
 pub struct Plan {
-    /// Addresses without a row, with the sessions that brought them.
+    /// Addresses without a row, with the counts of their sessions.
     pub missing: BTreeMap<Address, SessionCount>,
     /// Addresses with a row that is due for renewal.
     pub due: Vec<Address>,
@@ -175,8 +175,8 @@ pub fn lookups_of_new(
     addresses.flat_map(move |(address, asn)| wanted(address, asn, online))
 }
 
-/// Returns the providers to ask about a new address, of those in `online`. Network providers are asked only
-/// if the mmdb files have no network for the address.
+/// Returns the providers of `online` that should be asked about a new address. Network providers are asked only if
+/// the mmdb files have no network for the address.
 fn wanted(
     address: Address,
     asn: Option<i64>,

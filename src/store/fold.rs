@@ -33,13 +33,13 @@ use crate::pg::{self, Oid, check_for_interrupts, memory, mvcc_snapshot, settings
 use crate::provider::Providers;
 use crate::telemetry::{self, Operation, Source, Update, Work};
 
-/// Pending counts per transaction. That takes well below a second.
+/// Maximum number of pending counts per transaction. Folding them takes well below a second.
 pub const BATCH: usize = 20_000;
 /// Addresses per statement. This limits its memory.
 const CHUNK: usize = 5_000;
 
-/// One in this many batches adds to the networks. The number is small, because the sums are in memory. The
-/// last batch of a pass does too.
+/// Number of batches after which a batch also adds to the networks. The number is small, because the sums are in
+/// memory. The last batch of a pass always adds to the networks.
 const BATCHES_FOR_NETWORKS: u32 = 5;
 
 /// How long a fold waits for a row that another transaction has just begun to create.
@@ -151,9 +151,9 @@ pub fn batch_if_free(oids: ExtensionOids, connection: &Connection, pass: &mut Fo
     is_free
 }
 
-/// Runs one batch of a pass, after that of another process. If a table's lock or the lock of another fold is
-/// not free within [`LONGEST_WAIT`], the pass ends. If the caller's own `lock_timeout` is shorter, that is an
-/// ERROR. Returns the number of pending counts that the batch folded.
+/// Runs one batch of a pass. First waits for the batch that another process may be running. If a table's lock or the
+/// lock of another fold is not free within [`LONGEST_WAIT`], the pass ends. If the caller's own `lock_timeout` is
+/// shorter, that is an ERROR. Returns the number of pending counts that the batch folded.
 pub fn step(oids: ExtensionOids, connection: &Connection, pass: &mut FoldPass) -> i64 {
     let folded = pass.folded;
     let mut after = *pass;

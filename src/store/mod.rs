@@ -98,8 +98,8 @@ impl ExtensionOids {
         self
     }
 
-    /// Runs `work` as the owner. Deferred triggers on the extension's tables fire within it, and so not as
-    /// the user who started the process.
+    /// Runs `work` as the owner. Deferred triggers on the extension's tables fire before the role is reset. So they
+    /// do not run as the user who started the process.
     pub fn run_by_owner<T>(self, work: impl FnOnce(ExtensionOids, &Connection) -> T) -> T {
         let oids = self;
         acting_as(oids.owner, || {

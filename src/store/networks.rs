@@ -150,7 +150,7 @@ pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usi
     updated
 }
 
-/// Returns those of some networks, which are in order, that have a row.
+/// Returns the networks that have a row. `networks` is in order.
 pub fn existing<'a>(connection: &Connection, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
     EXISTING.run(connection, (array(networks),), |rows| rows.iter().filter_map(|(asn,)| asn).collect())
 }

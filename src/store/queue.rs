@@ -19,7 +19,7 @@ use crate::pg::value::{Array, Bigint, Boolean, Float, Inet, Integer, Text, Times
 use crate::pg::{Oid, catalog, clock};
 use crate::provider::Provider;
 
-/// Largest number of requests from which one transaction creates jobs. That takes a fraction of a second.
+/// Maximum number of requests from which one transaction creates jobs. Creating them takes a fraction of a second.
 pub const MOST_REQUESTS_AT_ONCE: i64 = 10_000;
 
 thread_local! {
@@ -197,7 +197,7 @@ pub fn next_due(connection: &Connection, provider: Provider) -> Option<Timestamp
     NEXT_DUE.first(connection, (provider.name(),), |(due,)| due).flatten()
 }
 
-/// Locks those of the jobs whose lease the caller still holds, until the transaction ends. Returns them.
+/// Locks the jobs whose lease the caller still holds, until the transaction ends. Returns their lookup keys.
 pub fn hold(
     connection: &Connection,
     provider: Provider,

@@ -29,7 +29,7 @@ pub fn addresses(connection: &Connection, source: &str, most: i64) -> Vec<Addres
     })
 }
 
-/// Queues lookups for such addresses. Returns their number.
+/// Queues lookups for at most `most` addresses with a stale answer. Returns their number.
 pub fn queue(connection: &Connection, provider: Provider, most: i64) -> i64 {
     with_settings(SETTINGS, || QUEUE.run(connection, (provider.name(), most), |rows| rows.count() as i64))
 }

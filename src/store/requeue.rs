@@ -1,5 +1,5 @@
-//! Finds lookups that were never queued or got lost: after a crash, a restore, a prepared transaction, or a
-//! time without a source. Also finds expired answers that no network announces an address.
+//! Finds lookups that were never queued, and lookups that were lost. The causes are a crash, a restore, a prepared
+//! transaction, or a time without a source. Also finds expired answers "no network announces this address".
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -30,8 +30,8 @@ thread_local! {
     };
 }
 
-/// Queues lookups that these providers have not been asked, for some addresses at a time. Returns the new
-/// progress; `None` at the end.
+/// Reads some addresses, and queues lookups with those providers that have not been asked about them. Returns the
+/// new progress; `None` at the end.
 pub fn queue_unasked(connection: &Connection, providers: Providers, progress: Progress) -> Option<Progress> {
     let names = array(providers.iter().map(|provider| provider.name()));
     let for_unplaced = array(providers.iter().map(|provider| provider.purpose() == Purpose::Network));

@@ -153,7 +153,7 @@ pub fn add(connection: &Connection, rel: Oid, whole: bool) -> Result<(), Failure
     })
 }
 
-/// Returns those of a table and its partitions whose foreign key is not validated.
+/// Of a table and its partitions, returns those whose foreign key is not validated.
 pub fn not_valid(connection: &Connection, rel: Oid) -> Vec<Oid> {
     STATE.run(connection, (rel,), |rows| rows.iter().filter_map(|(table,)| table).collect())
 }
@@ -175,8 +175,8 @@ fn validate_as_owner(connection: &Connection, table: Oid) {
     }
 }
 
-/// Passes each session of a table without an address in the inventory to `read`, as a text that identifies it
-/// and its address. Returns the number of all sessions.
+/// Finds the sessions of a table whose address is not in the inventory. For each of them, passes to `read` a text
+/// that identifies the session, and the address. Returns the number of all sessions.
 pub fn orphans(oids: ExtensionOids, table: &Table, mut read: impl FnMut(String, String)) -> i64 {
     let Some(readable) = ReadableTable::open(table.oid) else { return 0 };
     let Some(ip) = readable.column(&table.ip_column) else { return 0 };

@@ -81,7 +81,7 @@ pub fn set(oids: ExtensionOids, table: Oid, expression: Option<&str>) {
     });
 }
 
-/// Evaluates a rule for zero rows, with the rights of later evaluations.
+/// Evaluates a rule for zero rows, as the owner of the table. Later evaluations run as the owner, too.
 fn try_out(connection: &Connection, table: Oid, expression: &[u8], search_path: &[u8]) {
     let Some(table) = UserTable::lock(table, Lock::Read) else { return };
     table.as_owner(|| {

@@ -26,7 +26,7 @@ thread_local! {
         "networks_share_free", include_str!("../../sql/queries/inventory/networks_share_free.sql")) };
 }
 
-/// Returns those of some addresses without a visible row that another transaction is creating.
+/// Returns those of the `missing` addresses that another transaction is creating. None of them has a visible row.
 pub fn addresses_being_created<'a>(
     oids: ExtensionOids,
     missing: impl Iterator<Item = &'a Address>,

@@ -1,8 +1,8 @@
 //! Prepares a session table of another system, and attaches it.
 //!
-//! The table stays where it is. Its columns are changed as its owner, in a restricted operation. The caller
-//! attaches it, who must be the owner or be able to act as the owner. So all code on the table runs with the
-//! owner's rights.
+//! The table stays where it is. Its columns are changed as its owner, in a restricted operation. The caller attaches
+//! the table, and must be the owner or be able to act as the owner. So all code on the table runs with the owner's
+//! rights.
 
 use std::collections::HashSet;
 
