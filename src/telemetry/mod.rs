@@ -1,10 +1,10 @@
 //! Counters of committed work, and rate-limited log messages.
 //!
 //! A counter of work moves when the transaction that did the work commits. Until then its counts are in this
-//! backend's own memory, one set of counts per level of subtransactions. They are added to the parent's on
-//! release and dropped on rollback. Errors are counted at once, because the error happened even if its
-//! transaction is rolled back. Requests to providers and collectors are counted at once too. Shared numbers
-//! are atomics: they are added to without locks.
+//! backend's own memory, one set of counts per level of subtransactions. On release, a level's counts are added to
+//! those of the parent level. On rollback they are dropped. Errors are counted at once, because the error happened
+//! even if its transaction is rolled back. Requests to providers and collectors are counted at once too. The shared
+//! counters are atomics, so adding to them needs no lock.
 //!
 //! | module | contents |
 //! |---|---|

@@ -49,7 +49,7 @@ impl Activity {
             Activity::EvaluatingPriorities => c"evaluating session priorities",
             Activity::CollectingMetrics => c"collecting queue metrics",
             Activity::WaitingForUpdate => c"waiting for ALTER EXTENSION UPDATE, or for a newer library",
-            Activity::Supervising => c"supervising processes that run code of table owners",
+            Activity::Supervising => c"supervising the processes that run code of table owners",
             Activity::StoppedByKeys => c"stopped by an unsafe foreign key",
             Activity::Reclassifying => c"reclassifying networks",
             Activity::TakingOver => c"taking over from an earlier worker",

@@ -1,5 +1,5 @@
-//! The databases that had a worker before, and since when. They get their workers before other databases, the
-//! oldest first.
+//! The databases that had a worker before, and when each got its first one. They get their workers before other
+//! databases, the oldest first.
 //!
 //! Otherwise a role that may create databases could take every worker away, because a copy of a database has
 //! the extension and needs a worker. Only the launcher writes the list, by rename, to `<data

@@ -99,7 +99,7 @@ impl DatabaseState {
         !self.is_wanted || self.has_reported || self.has_no_extension
     }
 
-    /// Returns whether the others have to wait for it from now on.
+    /// Returns whether the other databases have to wait, from now on, until this one has reported.
     fn becomes_awaited(&mut self) -> bool {
         let is_awaited = !self.has_reported();
         is_awaited && !std::mem::replace(&mut self.is_awaited, is_awaited)
@@ -279,7 +279,7 @@ fn supervise_workers(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Orde
     }
     let block = shared_state::block();
     databases.sort_by_key(|database| order.seniority.sort_key(database.oid.to_u32()));
-    // Number of databases so far that had a worker before and have none now.
+    // Databases visited so far that had a worker before and have none now.
     let mut older = 0;
     let mut waiting = Vec::new();
     for database in &databases {
@@ -296,7 +296,8 @@ fn supervise_workers(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Orde
             order.seniority.add(oid);
         }
         if state.becomes_awaited() {
-            // This happens before the database has a worker. The wait starts again for all databases.
+            // This happens before the database gets its worker. The time limit of the wait starts again for all
+            // databases.
             block.awaited_since.store(clock::now(), Ordering::Release);
             block.ledgers_known.store(false, Ordering::Release);
         }
@@ -336,7 +337,7 @@ fn supervise_workers(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Orde
     let has_reported =
         |database: &Database| states.get(&database.oid.to_u32()).is_none_or(DatabaseState::has_reported);
     if databases.iter().all(has_reported) && !block.ledgers_known.swap(true, Ordering::AcqRel) {
-        // All are woken together; otherwise the first one would take the whole quota.
+        // All workers are woken together. Otherwise the first one would take the whole quota.
         block.worker_slots.iter().for_each(WorkerSlot::set_latch);
     }
     (next - clock::now()).max(Duration::from_millis(10))
@@ -350,8 +351,8 @@ fn stop_worker(state: &DatabaseState) {
     }
 }
 
-/// Makes the worker of the most junior database leave for a more senior database that has none. As many
-/// workers leave as databases wait.
+/// Stops the worker of the database with the highest sort key, so that a database without a worker can get one.
+/// `key` is the lower sort key of the database without a worker. As many workers are stopped as databases wait.
 fn stop_worker_for_older_database(
     states: &BTreeMap<u32, DatabaseState>,
     seniority: &DatabaseOrder,
@@ -407,7 +408,7 @@ fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, runn
 
 fn take_slot(database: Oid) -> Option<usize> {
     let worker_slots: &[WorkerSlot; WORKER_SLOTS] = &shared_state::block().worker_slots;
-    // An owner process of another database that does not end keeps its worker's slot in use.
+    // If an owner process of another database does not end, the slot of that database's worker stays in use.
     let is_anothers = |worker_slot: &WorkerSlot| {
         let mut running = worker_slot.owner_slots.iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0);
         running.any(|slot| slot.database.load(Ordering::Acquire) != database.to_u32())

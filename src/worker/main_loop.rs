@@ -47,7 +47,7 @@ const RESTORE_PAUSE: Duration = Duration::from_millis(500);
 const RESTORE_IS_OVER: Duration = Duration::from_secs(2);
 /// How often the worker looks for pg_restore.
 const RESTORE_CHECKED_EVERY: Duration = Duration::from_millis(250);
-/// How often sizes are counted: after this worker changed them, and otherwise. Counting takes at most a
+/// Intervals at which sizes are counted: after this worker has changed them, and otherwise. Counting takes at most a
 /// fiftieth of the time.
 const COUNTED_EVERY: Duration = Duration::from_secs(1);
 const COUNTED_ANYWAY: Duration = Duration::from_secs(10);
@@ -58,8 +58,8 @@ const COUNTING_SHARE: u32 = 50;
 /// wait.
 const COUNT_WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"20ms")];
 
-/// Marks of prepared transactions whose end the worker detects itself. The other marks announce work that
-/// every round looks for.
+/// Marks for which the worker itself detects that the prepared transaction has ended. The other marks announce work
+/// that every round looks for.
 const LOOKED_FOR: [Mark; 3] = [Mark::Rules, Mark::Recount, Mark::Sweep];
 
 pub struct Worker {
@@ -70,7 +70,7 @@ pub struct Worker {
     session_priorities: SessionPriorities,
     owners: Owners,
     recounter: Recounter,
-    /// True for each mark with which a transaction was prepared at the last check.
+    /// For each of these marks, true if a transaction with the mark was prepared at the last check.
     prepared: [bool; LOOKED_FOR.len()],
     take_over: Due,
     create_jobs: Due,
@@ -284,7 +284,8 @@ impl Worker {
         self.stopped_by_keys = true;
         let report = &self.steps.worker_slot.report;
         if report.database.load(Ordering::Acquire) == 0 {
-            // Its first step was already refused, and the metrics show only databases that report.
+            // The first step was refused before the report began. The metrics show only databases whose report has
+            // begun.
             let keys = report.unsafe_keys.load(Ordering::Relaxed);
             report.begin(catalog::own_database().to_u32());
             report.unsafe_keys.store(keys, Ordering::Relaxed);
@@ -520,7 +521,8 @@ impl Worker {
         let is_needed = registry::is_recount_needed();
         let oldest = self.steps.step(StepKind::LookForRecounts, |oids, connection| {
             if is_needed {
-                // The transaction that could append no row did not say more than that.
+                // Shared memory only says that a recount is needed. So the number of sessions is unknown, and there
+                // may be gaps.
                 recount_requests::append(oids, RecountRequest { sessions: 0, has_gaps: true });
             }
             let may_exist = recount_requests::may_exist(oids);

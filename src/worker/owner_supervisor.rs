@@ -23,13 +23,13 @@ use crate::store::completions::{self, Owner};
 use crate::telemetry;
 use crate::worker::activity::{Activity, StepKind};
 
-/// Processes that run at the same time, without those that are abandoned.
+/// Maximum number of processes that run at the same time, not counting abandoned ones.
 const MOST_RUNNING: usize = 2;
-/// Time after the process should have ended itself, after which the supervisor terminates it.
+/// If a process has not ended by itself when it should have, the supervisor terminates it after this time.
 const TERMINATED_AFTER: Duration = Duration::from_millis(400);
-/// Time after the cancellation of code, after which the supervisor abandons its process.
+/// If code has not ended this long after it was cancelled, the supervisor abandons its process.
 const ABANDONED_AFTER: Duration = Duration::from_secs(5);
-/// Processes in a row that the code of an owner ended, after which the owner is suspended.
+/// The owner is suspended after the owner's code has ended this number of processes in a row.
 const MAX_CRASHES: u32 = 3;
 /// The longest pause between two reads of the pending rows, unless new rows arrive.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -437,8 +437,8 @@ impl Owners {
     }
 }
 
-/// Returns after how much time of code the process in a slot should have ended, and after how much it is
-/// abandoned.
+/// Returns two limits on the time that code in a slot may run. After the first, the process should have ended. After
+/// the second, the supervisor abandons the process.
 fn deadlines(slot: &OwnerSlot) -> (Duration, Duration) {
     let limit = slot.code_limit();
     (2 * limit + TERMINATED_AFTER, limit + ABANDONED_AFTER)

@@ -401,7 +401,8 @@ impl ProviderQueue {
     }
 }
 
-/// Splits jobs: up to `affordable` of those that need a request with all that need none, and the rest.
+/// Splits jobs into two lists. The first has all jobs that need no request, and at most `affordable` jobs that need
+/// one. The second has the rest.
 fn within(jobs: Vec<ClaimedJob>, affordable: usize) -> (Vec<ClaimedJob>, Vec<ClaimedJob>) {
     let mut left = affordable;
     jobs.into_iter().partition(|job| {

@@ -1,10 +1,10 @@
 //! The recount that a worker starts by itself, after a commit could not append its counts.
 //!
-//! A recount reads all attached tables at one moment, because the inventory does not record the table of a
-//! count. That takes long for large tables, so a separate process does it, in one transaction. It reads below
-//! the executor, where no code of a table owner runs, and appends corrections as the extension's owner. The
-//! same transaction deletes the requests that it has seen. A request that it has not seen belongs to sessions
-//! that it has not counted.
+//! A recount reads all attached tables at one moment, because the inventory does not record from which table a count
+//! came. That takes long for large tables, so a separate process does it, in one transaction. It reads below the
+//! executor, where no code of a table owner runs, and appends corrections as the extension's owner. The same
+//! transaction deletes the requests that it has seen. A request that it has not seen belongs to sessions that it has
+//! not counted.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

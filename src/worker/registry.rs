@@ -140,8 +140,8 @@ pub fn transaction_is_prepared() {
         .for_each(|(_, mark)| exclusion::mark(mark));
 }
 
-/// Called before COMMIT PREPARED. Among several prepared transactions, another one may have the marks, but an
-/// unnecessary wake-up costs little.
+/// Called before COMMIT PREPARED. If several transactions are prepared, the marks may belong to another one. Then
+/// the wake-up is unnecessary, but it costs little.
 fn prepared_commits() {
     if !shared_state::is_shared() {
         return;

@@ -1,8 +1,8 @@
 //! Timing of the evaluation of session priorities. The rules are evaluated before a daily quota is spent on
 //! new lookups, and repeatedly, because a session's commands and downloads follow later.
 //!
-//! The rules are code of table owners, so owner processes evaluate them. This file keeps which owners' rules
-//! are being evaluated and the progress of each.
+//! The rules are code of table owners, so owner processes evaluate them. This file records which owners' rules are
+//! being evaluated, and the progress for each owner.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -142,7 +142,7 @@ impl SessionPriorities {
         }
     }
 
-    /// Returns the owners whose rules are not evaluated yet, and whether each comes first.
+    /// Returns the owners whose rules are not evaluated yet. The flag is true for owners that come first.
     pub fn owners(&self) -> Vec<(u32, bool)> {
         let owners = self.sweep.iter().flat_map(|sweep| &sweep.owners);
         owners.map(|(owner, progress)| (*owner, progress.comes_first)).collect()
@@ -177,7 +177,8 @@ impl SessionPriorities {
         }
     }
 
-    /// Keeps the progress of a process that has ended. Leaves out a page whose code ended it.
+    /// Keeps the progress of a process that has ended. If code ended the process, the next process skips the page at
+    /// which this happened.
     pub fn process_ended(&mut self, owner: u32, slot: &OwnerSlot) {
         let Some(sweep) = &mut self.sweep else { return };
         if let Some(progress) = sweep.owners.get_mut(&owner).filter(|progress| progress.is_running) {

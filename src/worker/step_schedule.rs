@@ -18,7 +18,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The due time of work that is due at once.
 pub const AT_ONCE: Timestamp = Timestamp::NEG_INFINITY;
-/// The due time where only a wake-up or other work makes something due.
+/// The due time of a step that only a wake-up or other work makes due.
 pub const NEVER: Timestamp = Timestamp::INFINITY;
 
 /// The time of the next attempt of a step.

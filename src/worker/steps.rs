@@ -32,16 +32,16 @@ pub enum Stop {
     Failed,
 }
 
-/// Part of a lease for the work before and after an exchange.
+/// Time that a lease allows for the work before and after an exchange.
 const AROUND_EXCHANGE: Duration = Duration::from_secs(60);
 
 /// Runs steps for the worker in a slot.
 pub struct Steps {
     pub worker_slot: &'static WorkerSlot,
-    /// Holder of leases: the start time of this worker. A database has one worker at a time, so the holder is
-    /// unique.
+    /// Identifies the worker that holds leases: the time when it started. A database has one worker at a time, so
+    /// this time is unique.
     pub holder: i64,
-    /// Version of the constraints when no foreign key was unsafe.
+    /// Version of the constraints at the last check that found no unsafe foreign key.
     keys_were_safe_at: Cell<Option<u64>>,
 }
 
