@@ -1,6 +1,6 @@
 -- Checks the result after the worker has emptied the queue, like check.sql.
--- Expects demo/cymru-routes.tsv without comments on standard input, and two variables. addresses is the number of
--- addresses without a network when the worker started, lookups the number of their blocks.
+-- Expects demo/cymru-routes.tsv without comments on standard input, and two variables. `addresses` is the number
+-- of addresses that had no network when the worker started. `lookups` is the number of their blocks.
 
 \set QUIET 1
 \pset footer off

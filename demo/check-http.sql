@@ -22,7 +22,8 @@ SELECT
     host.riot,
     host.reports,
     host.asn,
-    -- Types of tunnels, of the location and of devices: each type once, in that order.
+    -- The types of an address: first those of tunnels, then that of the location, then those of devices,
+    -- each type once.
     ARRAY(
         SELECT type
         FROM unnest(

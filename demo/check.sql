@@ -1,5 +1,5 @@
 -- Checks the result of a load. Prints a table of expected and found values, and FAILED where they differ.
--- Expects the variable in_log: sessions in the log, counted without the loader.
+-- Expects the variable `in_log`: the number of sessions in the log, counted without the loader.
 
 \set QUIET 1
 \pset footer off
@@ -25,7 +25,7 @@ WITH recount AS (
     WHERE addresses.current_asn IS NOT NULL
     GROUP BY addresses.current_asn
 ), pending AS (
-    -- The worker may be running: counts that it has not folded yet are here.
+    -- Adds the counts that are still pending, because the worker may be running.
     SELECT asn_number, sum(addresses) AS addresses, sum(sessions) AS sessions FROM network_delta GROUP BY asn_number
 ), checks (nth, what, expected, got) AS (
     SELECT 1, 'sessions in the log = rows in sessions', :in_log::bigint, (SELECT count(*) FROM sessions)

@@ -1,5 +1,5 @@
--- Printed by the demo when the day's quota of GreyNoise is spent: the addresses that were looked up, by the rule that
--- demo/run sets with set_session_priority().
+-- The demo runs this file when the day's quota of GreyNoise is spent. Prints the addresses that were looked up,
+-- grouped by the rule that demo/run sets with set_session_priority().
 
 \set QUIET 1
 \pset footer off

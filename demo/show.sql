@@ -1,5 +1,5 @@
--- Printed by the demo when the log is loaded: plain SQL on Cowrie's tables and the inventories.
--- Expects three variables: asked (`stand-ins` with the bundled lists and log, else `real` or `nobody`), sources (as in
+-- The demo runs this file when the log is loaded: plain SQL on Cowrie's tables and the inventories. Expects three
+-- variables: asked (`stand-ins` with the bundled lists and log, else `real` or `nobody`), sources (as in
 -- enabled_sources) and before (addresses without a network when the worker started).
 
 \set QUIET 1
@@ -13,7 +13,7 @@ SET search_path = public, cowrie_enrich;
 \echo 'Sample of sessions, enriched when they were stored'
 \echo 'country and asn are the snapshot columns that the extension added; they keep the values at the time of the attack.'
 WITH sample AS (
-    -- Any five with an IPv4 and three with an IPv6 address, the same ones in each run.
+    -- Five sessions with an IPv4 address and three with an IPv6 address. Each run shows the same sessions.
     SELECT one.*,
         row_number() OVER (PARTITION BY family(session_address(ip)) ORDER BY md5(id)) + 2 * (ip LIKE '%:%')::int AS nth
     FROM (
@@ -61,9 +61,8 @@ FROM asn_inventory
 ORDER BY total_session_count DESC, asn_number
 LIMIT 10;
 
--- Finds a password that customers of different networks would hardly choose independently. It is the one from the most
--- networks among those with one user name only.
--- A log without any leaves the variable unset.
+-- Finds a password that was used from many networks, but with one user name only: so it probably belongs to one
+-- campaign. If the log has no such password, the variable stays unset.
 SELECT (
     SELECT auth.password
     FROM auth
