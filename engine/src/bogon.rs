@@ -145,8 +145,8 @@ mod tests {
         reason(address::parse(text).unwrap().unwrap())
     }
 
-    /// The registries again, typed from their pages: prefix and "globally reachable". Here the longest match wins. The
-    /// table uses another rule, so a row in the wrong place is found.
+    /// The registries again, typed from their pages: prefix and "globally reachable". Here the longest match wins.
+    /// The table above uses another rule, so this test finds a row in the wrong place.
     const REGISTRY: &str = "
         0.0.0.0/8 no
         10.0.0.0/8 no

@@ -22,8 +22,8 @@ use std::time::Duration;
 use crate::backoff;
 use crate::timestamp::Timestamp;
 
-/// Consecutive failures that open the breaker. This is more than the exchanges that usually run at a time, so that one
-/// short outage, which fails all of them, does not open it.
+/// Consecutive failures that open the breaker. Fewer exchanges usually run at a time. So a short outage that makes
+/// all of them fail does not open the breaker.
 pub const OPENS_AFTER: u32 = 5;
 
 /// Longest pause between two attempts, before jitter. A provider outage of a day costs about 300 probes.
@@ -40,7 +40,7 @@ pub struct Breaker {
     pub until: Timestamp,
     /// Unset while closed.
     pub opened_at: Timestamp,
-    /// The time passed to `pause_until`; a success does not clear it.
+    /// The time passed to `pause_until`. A success does not clear this time.
     pub backoff_until: Timestamp,
 }
 

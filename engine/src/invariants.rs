@@ -110,7 +110,7 @@ pub fn foreign_text(bytes: &[u8]) {
     }
     if let Some(name) = legacy::name(text) {
         stored_name(&name);
-        assert_eq!(legacy::name(&name), Some(name.clone()), "a name is a name again");
+        assert_eq!(legacy::name(&name), Some(name.clone()), "a name changes when it is read again");
         let _ = classify::by_name(&name);
     }
     json(bytes);
@@ -120,11 +120,11 @@ pub fn foreign_text(bytes: &[u8]) {
 fn json(bytes: &[u8]) {
     for escapes in [Escapes::Unicode, Escapes::Ascii] {
         let kept = keepable(bytes, escapes).into_owned();
-        assert_eq!(keepable(&kept, escapes), kept, "what is kept is kept again");
+        assert_eq!(keepable(&kept, escapes), kept, "a text changes when it is cleaned again");
         assert!(kept.len() <= bytes.len());
         match serde_json::from_slice::<Value>(&kept) {
             Ok(value) => no_nul(&value),
-            Err(_) => assert!(serde_json::from_slice::<Value>(bytes).is_err(), "JSON is JSON no more"),
+            Err(_) => assert!(serde_json::from_slice::<Value>(bytes).is_err(), "the cleaned JSON is invalid"),
         }
     }
     if let Ok(text) = std::str::from_utf8(bytes) {

@@ -10,7 +10,8 @@ use std::process;
 use std::time::SystemTime;
 
 pub fn bits() -> u64 {
-    // Processes forked after the parent drew its key share that key, and PostgreSQL forks its processes.
+    // PostgreSQL forks its processes. Processes that their parent forks after it drew its key all have this key. The
+    // process id and the time make their numbers different.
     RandomState::new().hash_one((process::id(), SystemTime::now()))
 }
 

@@ -34,8 +34,8 @@ const MICROS_PER_MINUTE: u64 = 60_000_000;
 const MICROS_PER_SECOND: u64 = 1_000_000;
 
 /// Requests of one second are spread over this time, in thousandths of a second. A provider that counts per second
-/// counts at arrival. Requests of one second may arrive up to 50 ms late, and those of the next second without delay.
-/// 50 covers that, and 20 covers `MOST_EARLY`.
+/// counts at arrival. Requests of one second may arrive up to 50 ms late, and those of the next second without
+/// delay. Of the additional 70, 50 cover these delays, and 20 cover `MOST_EARLY`.
 const STRETCH: u64 = 1_070;
 
 /// A sender wakes up some milliseconds late on a busy machine. This tolerance keeps the delays from adding up.

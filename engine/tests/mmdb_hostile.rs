@@ -76,7 +76,7 @@ fn metadata_that_cannot_be_right_is_refused() {
         (
             "build_epoch",
             Some(Value::U64(9_224_318_016_000)),
-            "mmdb metadata, build_epoch: is no time of the years up to 9999",
+            "mmdb metadata, build_epoch: is not a time before the year 10000",
         ),
         ("node_count", Some(text("many")), "mmdb metadata, node_count: is not a number"),
         ("node_count", None, "mmdb metadata, node_count: is missing"),
@@ -114,7 +114,7 @@ fn a_wrong_node_count_is_seen_at_the_separator() {
         bytes[at] = 1;
         assert_eq!(
             Database::open(bytes).unwrap().verify().unwrap_err().to_string(),
-            "mmdb metadata, node_count: no separator where it says that the tree ends"
+            "mmdb metadata, node_count: no separator where the search tree would end"
         );
     }
 }

@@ -106,7 +106,8 @@ fn put_before(left: &mut VecDeque<OsString>, path: &Path) {
     }
 }
 
-/// Returns whether an open directory is `above` or below it, also after the directory was moved.
+/// Returns whether an open directory is `above` itself or a directory inside it. This holds even if the open
+/// directory was moved.
 fn is_below(directory: &OwnedFd, above: &Path) -> Result<bool, Errno> {
     let identity = |found: rustix::fs::Stat| (found.st_dev, found.st_ino);
     let above = identity(rustix::fs::stat(above)?);

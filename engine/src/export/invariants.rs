@@ -13,10 +13,10 @@ pub fn scrape_request(bytes: &[u8]) {
     if matches!(asked, Some(Request::Metrics { .. } | Request::Health { .. })) {
         let lower = bytes.to_ascii_lowercase();
         let hosts = [&b"localhost"[..], b"127.0.0.1", b"[", b"http/1.0"];
-        assert!(hosts.iter().any(|host| has(&lower, host)), "answers whoever asks for another host");
+        assert!(hosts.iter().any(|host| has(&lower, host)), "accepts a request for another host");
     }
     match asked {
-        None => assert!(bytes.len() < LONGEST, "waits for more than there may be"),
+        None => assert!(bytes.len() < LONGEST, "waits for more than the longest head"),
         Some(Request::Metrics { head_only }) => {
             assert!(has(bytes, b"/metrics") && has(bytes, if head_only { b"HEAD " } else { b"GET " }));
         }
@@ -29,7 +29,7 @@ pub fn scrape_request(bytes: &[u8]) {
             let head = request::head(status, "text/plain", bytes.len(), SystemTime::UNIX_EPOCH);
             let mut headers = [httparse::EMPTY_HEADER; 8];
             let mut response = httparse::Response::new(&mut headers);
-            let read = response.parse(&head).expect("our own head is HTTP");
+            let read = response.parse(&head).expect("the head of a response is HTTP");
             assert_eq!(read, httparse::Status::Complete(head.len()));
         }
     }

@@ -1,8 +1,9 @@
 //! The scrape server: serves metrics over HTTP.
 //!
 //! One thread accepts connections, and each connection has its own thread. For metrics, the thread of a connection
-//! sends its owner a request with a ticket, and waits. The owner answers all requests up to a ticket with one finished
-//! text. So a response is never older than its request, and concurrent requests share one text.
+//! sends a request with a ticket to the owner of the server, and waits. The owner answers all requests up to a
+//! ticket with one finished text. So a response is never older than its request, and concurrent requests share one
+//! text.
 //!
 //! Bounds: the number of connections, the bytes of a request, and the time of each step. If all connections are in use,
 //! a new one replaces the oldest that has not sent its request yet. So idle connections cannot keep a scraper out.
@@ -32,7 +33,7 @@ const MOST_THREADS: usize = 2 * CONNECTIONS;
 const READ_WITHIN: Duration = Duration::from_secs(5);
 /// Time from the request to the owner's response.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
-/// Time from the owner's response to its last byte.
+/// Time from the owner's response until its last byte is sent.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 /// How long unread bytes are discarded. Closing a socket with unread bytes would discard the response.
 const DRAINED_WITHIN: Duration = Duration::from_secs(1);

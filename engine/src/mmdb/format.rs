@@ -64,7 +64,7 @@ impl Plan {
         };
         one_of("binary_format_major_version", &[2])?;
         if number("build_epoch")? > LAST_BUILD {
-            let reason = "is no time of the years up to 9999".into();
+            let reason = "is not a time before the year 10000".into();
             return Err(MmdbError::Metadata { field: "build_epoch", reason });
         }
         let ip_version = one_of("ip_version", &[4, 6])?;

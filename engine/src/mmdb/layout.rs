@@ -18,8 +18,8 @@ use maxminddb::PathElement::{self, Key};
 
 pub(super) type Path = &'static [PathElement<'static>];
 
-/// Number of tree nodes whose records are sampled, evenly spread. Smaller files are sampled in full. A field that one
-/// record in a hundred has is missed in one file out of 170. Opening takes about a millisecond.
+/// Number of tree nodes whose records are sampled, evenly spread. Smaller files are sampled in full. If one record
+/// in a hundred has a field, the sample misses this field in one file out of 170. Opening takes about a millisecond.
 const SAMPLE: u32 = 512;
 
 /// Limits on the values and the text bytes read from one record. A City record has about 100 values, and 3 kB with the
@@ -146,7 +146,7 @@ impl Layout {
                 layout.paths[*field as usize].push(path);
             }
         }
-        // Without an ASN, a name belongs to something else than a network: "name" occurs in files of every kind.
+        // In a record without an ASN, a name is not that of a network. The key "name" occurs in files of every kind.
         if layout.of(Asn).is_empty() {
             layout.paths[Organization as usize].clear();
         }
@@ -240,8 +240,8 @@ fn look_at(data: Section<'_>, record: usize, seen: &mut [bool]) -> Result<(), su
     Ok(())
 }
 
-/// Returns whether a candidate path starts with these keys. Most of a record has none: continents, subdivisions,
-/// geoname ids.
+/// Returns whether a candidate path starts with these keys. No candidate path starts with most keys of a record,
+/// such as continents, subdivisions and geoname ids.
 fn leads_on(keys: &[&[u8]]) -> bool {
     CANDIDATES.iter().any(|(_, _, path)| path.len() > keys.len() && starts_with(path, keys))
 }

@@ -37,7 +37,7 @@ pub(super) fn verify(bytes: &[u8], plan: &Plan) -> Result<(), MmdbError> {
     if plan.separator(bytes).iter().any(|byte| *byte != 0) {
         return Err(MmdbError::Metadata {
             field: "node_count",
-            reason: "no separator where it says that the tree ends".into(),
+            reason: "no separator where the search tree would end".into(),
         });
     }
 
@@ -203,7 +203,7 @@ impl Check<'_> {
                     let Token::Text(key) = key else {
                         return Err(Fault { offset: key_at, reason: "key is not text" });
                     };
-                    // A lookup reads the key behind a pointer each time, so its length counts each time.
+                    // A lookup reads the key behind a pointer each time. So the key's length counts each time.
                     left.text = left.text.checked_sub(key.len()).ok_or(fault("record has too much text"))?;
                     self.members(at, left, depth + 1)?;
                     self.members(at, left, depth + 1)?;

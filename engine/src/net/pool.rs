@@ -52,7 +52,7 @@ const STACK: usize = 512 * 1024;
 pub struct Finished<D> {
     pub ticket: u64,
     pub done: D,
-    /// Time from start to end on its thread.
+    /// Duration of the exchange on its thread.
     pub took: Duration,
 }
 

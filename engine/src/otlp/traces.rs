@@ -19,7 +19,7 @@ use prost::Message;
 use super::{NetworkSpan, Operation, Request, Resource, Span, SpanDetails, number, scope, text};
 use crate::providers;
 
-/// Text for an unknown value, as the design defines it.
+/// Text of an attribute whose value is unknown.
 const UNKNOWN: &str = "unknown";
 
 /// Returns the spans with the names of their databases. `database` returns `None` for an unknown name.

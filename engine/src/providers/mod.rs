@@ -64,8 +64,8 @@ pub trait Provider: Sync {
         None
     }
 
-    /// Returns a number that changes when the reason for which the provider refused requests may be gone: settings,
-    /// contents of a key file. May read a small file. The number does not reveal the secret.
+    /// Returns a number that changes when the settings or the contents of a key file change. The provider may then
+    /// accept requests that it refused before. May read a small file. The number does not reveal the secret.
     fn credentials(&self, _settings: &Settings) -> u64 {
         0
     }

@@ -69,8 +69,8 @@ pub struct Reply {
     pub answers: BTreeMap<Address, Answer>,
     /// Why addresses have no answer, if the exchange failed.
     pub failure: Option<Failure>,
-    /// True if a failure or a refusal always counts as an attempt of this exchange's lookups. False if the provider may
-    /// be the cause. Then it counts only if the provider answers other lookups.
+    /// True if a failure or a refusal always counts as an attempt of this exchange's lookups. False if the provider
+    /// may be the cause. Then the failure counts only if the provider answers other lookups.
     pub blames_lookup: bool,
     pub demand: Option<Demand>,
     pub anomalies: Anomalies,

@@ -94,8 +94,8 @@ pub struct RouteRequest {
 pub struct RouteReply {
     /// Answers for requested addresses only. An address without an entry got no answer and is looked up again later.
     pub answers: BTreeMap<Address, RouteAnswer>,
-    /// Why addresses have no answer, if the exchange failed. It is `None` if all addresses have an answer, or if the
-    /// provider ended a complete response without a row for some.
+    /// The reason why addresses have no answer, if the exchange failed. `None` if all addresses have an answer, or
+    /// if the provider ended a complete response without a row for some.
     pub failure: Option<Failure>,
     pub anomalies: Anomalies,
     /// Either `Whois` or `Dns`.

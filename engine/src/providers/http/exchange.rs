@@ -5,8 +5,8 @@
 //! is used. The MiB is the limit of the unpacked body. All bytes of a response together may be twice that; `bounded`
 //! enforces this limit.
 //!
-//! Connections are kept between exchanges, because a request then takes one round trip instead of four. Agents outlive
-//! the threads that use them, in `AGENTS`. That lock is held briefly, never while data is sent.
+//! Connections are kept between exchanges, because a request then takes one round trip instead of four. `AGENTS`
+//! holds the agents, which outlive the threads that use them. Its lock is held briefly, never while data is sent.
 
 use super::bounded::{BoundedConnector, CONNECTED, LONGEST_BODY};
 use super::target::Target;
@@ -179,7 +179,7 @@ fn config(settings: &AgentSettings) -> Result<Config, Error> {
         .build();
     let config = Agent::config_builder()
         .tls_config(tls)
-        // Always set, because otherwise ureq reads the proxy from the environment.
+        // The proxy is always set. Otherwise ureq would read it from the environment.
         .proxy(settings.proxy.as_deref().map(Proxy::new).transpose()?)
         .user_agent(USER_AGENT)
         .accept("application/json")

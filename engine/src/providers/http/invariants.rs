@@ -74,7 +74,7 @@ pub fn spur_answer(bytes: &[u8]) {
         }
         Some(Answer::Absent(Some(source_data))) => {
             let nothing = source_data.iter().all(|(member, value)| member == "ip" || says_nothing(value));
-            assert!(nothing, "an answer is absence only if it says nothing");
+            assert!(nothing, "an answer with data was taken as absent");
             assert_eq!(named(&body, "ip"), Some(true), "an answer about another address");
         }
         _ => {}
@@ -127,7 +127,7 @@ pub fn http_settings(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(target) = Target::parse(text) {
         let about = target.about(asked(), "?json");
-        let uri: Uri = about.parse().expect("a URL with an address behind it is a URL");
+        let uri: Uri = about.parse().expect("a URL with an address appended is a URL");
         assert_eq!(uri.authority().map(|who| who.as_str().to_ascii_lowercase()), Some(target.host.clone()));
         assert!(uri.path().ends_with(&format!("/{ASKED}")) && uri.query() == Some("json"), "{about}");
         assert!(!target.host.contains('@') && !about.contains(['#', ' ']) && about.len() < 2200);
@@ -212,7 +212,7 @@ fn sane_reply(service: &HttpService, reply: &Reply, status: u16) {
         Some(Demand::Pause(rest)) => {
             assert!(matches!(status, 429 | 503) && (SHORTEST_PAUSE..=LONGEST_PAUSE).contains(rest));
         }
-        None => assert!(!matches!(status, 401 | 403 | 429), "nothing is asked of us"),
+        None => assert!(!matches!(status, 401 | 403 | 429), "the reply lacks the demand of the provider"),
     }
     if let Some(notice) = &reply.notice {
         assert!(!notice.is_empty() && notice.len() < 200 && !notice.contains(char::is_control));
@@ -227,6 +227,6 @@ fn sane_failure(failure: &Failure) {
 fn kept(source_data: &JsonObject) {
     let text = serde_json::to_string(source_data).expect("JSON");
     assert!(text.len() <= LONGEST_KEPT);
-    let again: JsonObject = serde_json::from_str(&text).expect("what is kept reads back");
+    let again: JsonObject = serde_json::from_str(&text).expect("the stored answer is JSON");
     assert!(again.keys().eq(source_data.keys()));
 }

@@ -20,12 +20,12 @@ pub fn dns_message(bytes: &[u8]) {
                     assert_eq!(code, 0, "an answer with an error");
                     // Names may be compressed, but texts appear byte by byte.
                     assert!(!texts.is_empty() && texts.concat().len() < bytes.len());
-                    assert!(!response.truncated, "a text of half a message");
+                    assert!(!response.truncated, "a text of a truncated message");
                     texts_are_read(&texts);
                 }
-                Outcome::Nothing => assert!(matches!(code, 0 | 3), "nothing, by an error"),
+                Outcome::Nothing => assert!(matches!(code, 0 | 3), "an error counts as no record"),
                 Outcome::Failed(why) => assert!(!why.is_empty() && !why.contains(char::is_control)),
-                Outcome::Unanswered => panic!("a response that is none"),
+                Outcome::Unanswered => panic!("a response counts as unanswered"),
             }
         }
         None => texts_are_read(&[bytes.to_vec()]),

@@ -28,7 +28,8 @@ pub const LONGEST_MESSAGE: usize = 16 * 1024;
 pub(super) struct Timing {
     /// How long to wait after the first, second, … transmission. After the last wait the query is unanswered.
     pub(super) waits: [Duration; 4],
-    /// Concurrent queries. 500 queries take some seconds with it, and a home router can still keep up.
+    /// Maximum number of concurrent queries. With this number, 500 queries take some seconds, and a home router can
+    /// still keep up.
     pub(super) in_flight: usize,
     /// Time for one query over TCP.
     pub(super) tcp: Duration,
