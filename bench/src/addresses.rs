@@ -21,7 +21,7 @@ pub const COUNTRY_PATHS: [&[PathElement<'static>]; 1] =
     [&[PathElement::Key("country"), PathElement::Key("iso_code")]];
 pub const ASN_PATHS: [&[PathElement<'static>]; 1] = [&[PathElement::Key("autonomous_system_number")]];
 
-/// A range of IPv4 with one answer.
+/// A range of IPv4 addresses with the same answer.
 pub struct Range {
     first: u32,
     last: u32,
@@ -42,7 +42,7 @@ pub struct Addresses {
     pub asn: Vec<u8>,
     pub countries: Vec<Range>,
     pub networks: Vec<Range>,
-    /// Distinct; networks drawn by Zipf's law.
+    /// Distinct addresses, whose networks are drawn by Zipf's law.
     pub pool: Vec<Ipv4Addr>,
     /// Uniform over the public part of IPv4.
     pub sample: Vec<Ipv4Addr>,
@@ -93,7 +93,7 @@ impl Addresses {
         db.run("VACUUM (FREEZE, ANALYZE) pool, sample");
     }
 
-    /// The alternative of a user: ranges below a btree on their first address.
+    /// Stores the ranges in tables with a btree on the first address. A user without the extension would do this.
     pub fn store_ranges(&self, db: &mut Session) {
         for (table, ranges) in [("country_ranges", &self.countries), ("asn_ranges", &self.networks)] {
             db.run(&format!(
@@ -145,7 +145,7 @@ impl Addresses {
         (number <= range.last).then(|| range.value.clone())
     }
 
-    /// Public addresses with a network that are not in the pool, different for every `part`.
+    /// Returns public addresses that have a network and are not in the pool. They are different for every `part`.
     pub fn others(&self, part: u64, count: usize) -> Vec<Ipv4Addr> {
         let mut random = Random::seeded(1_000 + part);
         let mut known: std::collections::HashSet<Ipv4Addr> = self.pool.iter().copied().collect();
@@ -165,7 +165,7 @@ pub fn lines(addresses: &[Ipv4Addr]) -> String {
     addresses.iter().map(|ip| format!("{ip}\n")).collect()
 }
 
-/// The path named by the caller, else the fetched file, else `None`.
+/// Returns the path that the caller names, else the fetched file, else `None`.
 fn full_size_databases() -> Option<(PathBuf, PathBuf)> {
     let named = |name: &str| std::env::var_os(name).map(PathBuf::from);
     if let (Some(city), Some(asn)) = (named("CITY_DATABASE"), named("ASN_DATABASE")) {
@@ -226,7 +226,7 @@ fn ranges(database: &[u8], paths: &[&[PathElement<'_>]]) -> Vec<Range> {
     ranges
 }
 
-/// Distinct addresses; the network of each drawn by Zipf's law with s = 1.
+/// Draws distinct addresses. The network of each is drawn by Zipf's law with s = 1.
 fn pool(networks: &[Range], random: &mut Random) -> Vec<Ipv4Addr> {
     let by_network = shuffled(networks, random);
     draw(&by_network, Vec::new(), POOL, random).into_iter().map(|(address, _)| address).collect()
@@ -246,7 +246,8 @@ fn shuffled<'a>(networks: &'a [Range], random: &mut Random) -> Vec<(&'a str, Vec
     by_network
 }
 
-/// Adds to `drawn` until there are `count` of them: rank in `by_network` by Zipf's law.
+/// Adds addresses to `drawn` until it has `count` of them. The rank of a network in `by_network` is drawn by Zipf's
+/// law.
 fn draw<'a>(
     by_network: &[(&'a str, Vec<&'a Range>)],
     mut drawn: Vec<(Ipv4Addr, &'a str)>,

@@ -1,5 +1,6 @@
-//! Measures the first day of an installation: creating networks from known addresses, and the backfill of old sessions.
-//! There is a year of sessions, and half of it. Time may double between the two, memory may not.
+//! Measures the first day of an installation: creating networks from known addresses, and the backfill of old
+//! sessions. Both run over a year of sessions and over half of them. The time may double between the two sizes, the
+//! memory may not.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,11 +15,11 @@ use crate::report::{Aim, Report, short};
 /// A call by a separate backend.
 struct Run {
     seconds: f64,
-    /// CPU time of the backend during these.
+    /// CPU time of the backend during the call.
     busy: f64,
     /// Maximum of the backend's private memory, in MiB.
     private: f64,
-    /// VmHWM, in MiB: with the pages of shared buffers that it touched.
+    /// VmHWM, in MiB. Includes the pages of shared buffers that the backend touched.
     resident: f64,
 }
 
@@ -177,7 +178,7 @@ pub fn measure_networks(cluster: &Cluster, addresses: &Addresses, report: &mut R
         format!("{} / {} s", short(runs[1].seconds), short(plain)),
         vec![runs[1].seconds / plain],
         Aim::None,
-        "the statement reads no faults, keeps no provenance".to_owned(),
+        "the statement reports no invalid documents and stores no sources".to_owned(),
     );
 }
 

@@ -106,7 +106,7 @@ fn report_scattered(report: &mut Report, seconds: f64, busy: f64, record: &Recor
         format!("{} / {one_by_one} s", short(seconds)),
         vec![seconds / one_by_one],
         Aim::None,
-        "the latter computed: what a script with one connection waits for at least".to_owned(),
+        "the sequential time is computed: the minimum wait of a script with one connection".to_owned(),
     );
     let mut count = |what: &str, counted: usize, aim: usize| {
         report.line(

@@ -1,4 +1,4 @@
-//! Folding while one open transaction holds 10,000 new addresses.
+//! Measures folding while one open transaction holds 10,000 new addresses.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::report::{Aim, Report};
 
 const NAPTIME: f64 = 2.0;
 const BLOCKED: i64 = 10_000;
-/// Counts of other addresses, twenty of each.
+/// Pending counts of other addresses, twenty for each address.
 const OTHERS: i64 = 40_000;
 
 const BLOCKED_ADDRESSES: &str = "'60.0.0.0'::inet + n FROM generate_series(1, 10000) n";
@@ -20,7 +20,8 @@ fn insert_others(db: &mut Session) {
     db.run(&format!(
         "INSERT INTO s (ip) SELECT '23.1.0.0'::inet + n % 2000 FROM generate_series(1, {OTHERS}) n"
     ));
-    // One row for each session, as separate transactions append them. One transaction would add them up.
+    // Stores one row for each session, as if each session had its own transaction. One transaction would add the
+    // rows up.
     db.run(&format!(
         "INSERT INTO enrich.session_delta (ip_address, sessions)
          SELECT '23.1.0.0'::inet + n % 2000, (-1) ^ (n / 2000) FROM generate_series(1, {OTHERS}) n"
@@ -75,7 +76,7 @@ pub fn measure(effort: &Effort, report: &mut Report) {
             |pending| *pending == 0,
         );
     }
-    let what = format!("{OTHERS} counts beside {BLOCKED} blocked ones");
+    let what = format!("{OTHERS} counts and {BLOCKED} blocked counts");
     report.line(
         "naptimes until a fold during an open transaction",
         what.clone(),
@@ -85,7 +86,7 @@ pub fn measure(effort: &Effort, report: &mut Report) {
         "from the last commit".to_owned(),
     );
     report.ratio(
-        "CALL fold_statistics() beside an open transaction, others",
+        "CALL fold_statistics() during an open transaction, others",
         what,
         calls,
         Aim::None,

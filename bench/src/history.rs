@@ -44,7 +44,7 @@ const CHUNK: usize = 50_000;
 /// 2024 has 366 days.
 const SECONDS: usize = 366 * 24 * 3600;
 
-/// The server of these measurements has the settings of the others, with the cost of random reads on an SSD.
+/// Starts a server with the settings of the other measurements, except that random_page_cost is that of an SSD.
 pub fn cluster() -> Cluster {
     Cluster::start(
         &Options::named("bench-history")

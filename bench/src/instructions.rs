@@ -19,7 +19,7 @@ use crate::report::{Aim, Report, median};
 const FEW_DELTAS: u64 = 256;
 const MANY_DELTAS: u64 = KNOWN;
 
-/// The most that an operation may cost beyond the earlier commit, in percent.
+/// Maximum increase of an operation's cost since the earlier commit, in percent.
 const MOST_PERCENT: f64 = 2.0;
 
 #[derive(Clone, Copy)]

@@ -1,4 +1,4 @@
-//! A million lookups in SQL, outside PostgreSQL, and by a btree of ranges.
+//! Measures a million lookups: in SQL, outside PostgreSQL, and by a btree of ranges.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -28,8 +28,8 @@ pub fn measure(db: &mut Database<'_>, addresses: &Addresses, effort: &Effort, re
     eprintln!("lookups: {SAMPLE} addresses, {} rounds", effort.rounds);
     addresses.store_ranges(db);
     let sample: Vec<IpAddr> = addresses.sample.iter().map(|a| IpAddr::V4(*a)).collect();
-    // The plain loop reads a mapped file, as the extension does: 4 kB pages of the page cache. In the heap the same
-    // file may be in huge pages, which is faster. That time is printed separately.
+    // The plain loop reads a mapped file in pages of 4 kB, as the extension does. In the heap the same file may be
+    // in huge pages, which is faster. The time for the heap is printed separately.
     let map = |name: &str, bytes: &[u8]| -> Mmap {
         let path = db.cluster.files().join(name);
         std::fs::write(&path, bytes).expect("a copy can be written");

@@ -73,7 +73,7 @@ fn at_full_speed(report: &mut Report, one_by_one: f64) {
         format!("{} / {} ms", short(each * 1e3), short(one_by_one * 1e3)),
         vec![each / one_by_one],
         Aim::None,
-        format!("that one measured with {FEW} addresses over one connection"),
+        format!("the sequential loop is measured with {FEW} addresses over one connection"),
     );
     report.line(
         "providers: CPU time of launcher and worker per address",
@@ -313,7 +313,7 @@ pub fn measure_sources(effort: &Effort, report: &mut Report) {
             format!("{} / {} tps", short(median(&more)), short(median(&fewer))),
             more.iter().zip(&fewer).map(|(more, fewer)| more / fewer).collect(),
             Aim::None,
-            "each from an address that nobody has seen".to_owned(),
+            "each from a new address".to_owned(),
         );
     }
 }
