@@ -139,7 +139,7 @@ pub struct LoadCounts {
     pub without_end: u64,
     /// Sessions, or parts of sessions, that were stored before.
     pub known: u64,
-    /// Known sessions that are another session with the same id.
+    /// Sessions that have the id of a stored session but are different sessions.
     pub other_of_same_id: u64,
     /// Known sessions whose end, client or terminal size was set now.
     pub continued: u64,

@@ -317,7 +317,7 @@ fn one_password(log: &mut Log, list: &[Network]) {
     }
 }
 
-/// Few hosts log in and install a key with the same commands.
+/// A few hosts log in and install a key with the same commands.
 fn authorized_key(log: &mut Log, list: &[Network]) {
     let bots = hosts(&mut log.random, list, &["Tencent", "Alibaba", "Korea Telecom", "Contabo", "Jio"], 12);
     let shasum = log.random.hex(64);

@@ -300,7 +300,7 @@ impl Shared {
                 let mut other_id = question.answer(0, &foreign, string);
                 other_id[1] ^= 1;
                 let mut other_question = question.answer(0, &foreign, string);
-                // The first letter of the first label, "1" for "0" and so on.
+                // Changes the first letter of the first label, for example "0" to "1".
                 other_question[HEADER + 1] ^= 1;
                 vec![other_id, other_question, right()]
             }
@@ -310,7 +310,7 @@ impl Shared {
         Some(Answers { delay: behaviour.delay, messages })
     }
 
-    /// Returns the records of a name; `None` where the name does not exist.
+    /// Returns the records of a name; `None` if the name does not exist.
     fn texts(&self, name: &str, several: bool) -> Option<Vec<String>> {
         let zone = name.strip_suffix(".asn.cymru.com")?;
         if let Some(digits) = zone.strip_prefix("as") {

@@ -104,10 +104,11 @@ impl Hosts {
         self.table.push((parsed, host));
     }
 
-    /// Returns the host of the longest prefix that holds the address. Of several of one length, returns the first.
+    /// Returns the host of the longest prefix that holds the address. If several prefixes have this length, returns
+    /// the host of the first.
     pub fn of(&self, address: IpAddr) -> Host {
         let holding = self.table.iter().filter(|(prefix, _)| prefix.holds(address));
-        // Of equal ones `max_by_key` takes the last.
+        // `max_by_key` takes the last of several equal prefixes.
         match holding.rev().max_by_key(|(prefix, _)| prefix.length()) {
             Some((_, host)) => host.clone(),
             None if self.synthetic => synthetic_host(address),

@@ -158,7 +158,7 @@ pub(crate) fn most_open(spans: impl Iterator<Item = (Instant, Option<Instant>)>)
         changes.push((opened, 1));
         changes.extend(over.map(|over| (over, -1)));
     }
-    // At one point in time, the ends come first.
+    // Of changes at the same time, the ends come first.
     changes.sort_unstable();
     let mut open = 0;
     changes.iter().fold(0, |most, (_, change)| {

@@ -11,7 +11,7 @@ use crate::prefix::{Prefix, is_public, masked};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub prefix: String,
-    /// Wider than an AS number may be, so that too large ones can be announced.
+    /// Has more bits than an AS number, so that a number that is too large can be announced.
     pub asn: u64,
     /// Two letters, or empty.
     pub country: String,

@@ -1,8 +1,8 @@
 //! One HTTP service on 127.0.0.1: a thread that accepts, and one for each connection.
 //!
-//! Implements the part of HTTP/1.1 that clients of these services need: GET, and bodies with their length, in chunks,
-//! or without either. After the last kind the connection ends, otherwise it stays open for the next request. The answer
-//! to a request is chosen when its head was read.
+//! Implements the part of HTTP/1.1 that clients of these services need: GET, and bodies with their length, in
+//! chunks, or without either. After a body without either, the connection ends. Otherwise the connection stays open
+//! for the next request. The answer to a request is chosen when its head was read.
 //!
 //! Locking: the script, the record and each request in it each have a mutex. No thread holds two of them, and no thread
 //! holds one while it reads or writes a socket.
@@ -125,7 +125,7 @@ impl Http {
     }
 
     /// From now on the service answers only requests with this header, and others get a 401. If a name was given
-    /// before, the last value counts. Faults that are not an answer of the service need no key.
+    /// before, the last value counts. Faults in which the service itself does not answer need no key.
     pub fn require(&self, header: &str, value: &str) {
         let mut required = locked(&self.shared.required);
         required.retain(|(other, _)| !other.eq_ignore_ascii_case(header));
