@@ -86,8 +86,8 @@ fn is_document_due(row: &Row, document: Option<Container<'_>>, databases: &Datab
     !is_bogon && databases.is_due(document.and_then(enrichment::builds))
 }
 
-/// Returns those of `providers` that should be asked about a row's address, because it has no fresh answer of
-/// theirs.
+/// Returns the providers of `providers` that should be asked about a row's address, because their answer is missing
+/// or not fresh.
 pub fn due_providers(row: &Row, providers: Providers) -> Providers {
     let is_bogon = row.boolean(IS_BOGON) == Some(true);
     let asn = row.bigint(CURRENT_ASN);
@@ -97,7 +97,7 @@ pub fn due_providers(row: &Row, providers: Providers) -> Providers {
     }
 }
 
-/// Returns those of `providers` that have never answered about a row's address.
+/// Returns the providers of `providers` that have never answered about a row's address.
 pub fn unasked_providers(row: &Row, providers: Providers) -> Providers {
     let is_bogon = row.boolean(IS_BOGON) == Some(true);
     let has_network = row.bigint(CURRENT_ASN).is_some();

@@ -171,7 +171,7 @@ pub fn renew(connection: &Connection, addresses: &[Address]) {
     }
 }
 
-/// Deletes rows of dropped tables, and makes rows due that no answer will make due.
+/// Deletes rows of dropped tables. Also makes those rows due that no later answer will make due.
 pub fn forget(connection: &Connection) {
     FORGET.execute(connection, ());
 }
@@ -228,7 +228,7 @@ pub struct SessionLease {
     pub table: Oid,
     /// In key order.
     pub addresses: Vec<Address>,
-    /// The largest number of attempts of one of them.
+    /// The largest number of attempts that one of the rows has had.
     pub attempts: i64,
 }
 

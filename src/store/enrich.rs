@@ -260,7 +260,7 @@ pub fn update_addresses(
     }
 }
 
-/// Returns those of `some` providers that support the address.
+/// Returns the providers of `some` that support the address.
 pub fn able(address: Address, some: Providers) -> impl Iterator<Item = (Address, Provider)> {
     some.iter().filter(move |provider| provider.takes(address)).map(move |provider| (address, provider))
 }

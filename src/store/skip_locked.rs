@@ -36,7 +36,7 @@ pub fn addresses_being_created<'a>(
     missing.filter(|address| others.is_being_inserted(Key::Address(**address))).copied().collect()
 }
 
-/// Returns those of some networks that another transaction is creating.
+/// Returns the networks of `networks` that another transaction is creating.
 pub fn networks_being_created<'a>(
     oids: ExtensionOids,
     networks: impl Iterator<Item = &'a i64>,

@@ -94,7 +94,7 @@ impl DatabaseState {
         self.worker.as_ref().is_some_and(was_told_to_stop)
     }
 
-    /// Returns whether its spent quotas are published, or need not be.
+    /// Returns whether the database has published its spent quotas, or does not have to.
     fn has_reported(&self) -> bool {
         !self.is_wanted || self.has_reported || self.has_no_extension
     }
