@@ -117,7 +117,8 @@ pub fn not_attached(table: &str) -> ! {
     )
 }
 
-/// Columns have changed since the table was attached. Columns of another type could use casts of their owner.
+/// Columns have changed since the table was attached. The extension's statements could run a cast that the
+/// owner of a new column type wrote.
 pub fn not_intact(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
@@ -422,7 +423,8 @@ pub fn require_writable(function: &str) {
     require_writable_or(function, "Repeat the call in a read-write transaction on the primary.");
 }
 
-/// Like [`require_writable`], for a function with an alternative. `hint` describes it.
+/// Does the same as [`require_writable`], for a function with an alternative. `hint` describes the
+/// alternative.
 pub fn require_writable_or(function: &str, hint: &str) {
     if transaction::may_write() {
         return;

@@ -220,8 +220,8 @@ impl Check for Endpoint {
     }
 }
 
-/// Defines the settings of the exporter. It runs while one of them names a target and the library is
-/// preloaded.
+/// Defines the settings of the exporter. The exporter runs while one of these settings names a target and the
+/// library is preloaded.
 fn define_exporter() {
     settings::define_checked::<Listen>(
         c"cowrie_enrich.metrics_listen",

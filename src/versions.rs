@@ -25,7 +25,7 @@ pub fn compare(objects: &str) -> VersionMatch {
     VersionMatch::of(objects, OLDEST_OBJECTS, LIBRARY)
 }
 
-/// Returns a short text that says how to make library and objects fit.
+/// Returns a short text that says how to make the versions of the library and the SQL objects match.
 pub fn remedy(result: VersionMatch) -> &'static str {
     match result {
         VersionMatch::Compatible => "",

@@ -1,7 +1,7 @@
 //! Lookups at Team Cymru from SQL.
 //!
 //! The caller's lookups are neither queued nor stored. They use the same limits as the worker's. While the
-//! caller waits for a permit and for the network, it holds only what its statement holds.
+//! caller waits for a permit or for the network, the function holds no locks of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::provider::{Limits, Provider};
 use crate::provider::{counters, health};
 use crate::{row, sql_function};
 
-/// Time between two requests for a permit that other processes hold.
+/// Pause before the next attempt to get a permit while other processes hold all permits.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 sql_function!(cymru_lookup_wrapper, pg_finfo_cymru_lookup_wrapper, cymru_lookup);
@@ -71,7 +71,7 @@ fn wanted(call: &Call) -> BTreeSet<Address> {
 }
 
 /// Runs one request, from the permit to the reply. A cancellation takes effect at once: the permit is
-/// returned, and the remaining thread sends nothing more.
+/// returned, and the thread of the request sends nothing more.
 fn exchange(addresses: &[Address]) -> RouteReply {
     let provider = Provider::cymru();
     let limits = provider.limits();

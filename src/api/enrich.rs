@@ -1,7 +1,6 @@
 //! Runs the cascade on demand.
 //!
-//! These functions write as the extension's owner. A role with the privilege EXECUTE on them may therefore
-//! enrich.
+//! These functions write as the extension's owner. A role therefore needs only the privilege EXECUTE on them.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::mmdb::clean_name;
@@ -93,7 +92,8 @@ fn write(
 
 const USE_LOOKUPS: &str = "Call maxmind_lookup() or ip_asn(), which only read, or repeat the call in a read-write transaction on the primary.";
 
-/// Returns the providers to ask about data that the mmdb files lack; none if lookups cannot be queued.
+/// Returns the providers to ask about data that the mmdb files lack. The set is empty if lookups cannot be
+/// queued.
 fn online() -> Providers {
     if transaction::may_write() { Providers::enabled() } else { Providers::NONE }
 }

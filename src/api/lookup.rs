@@ -13,8 +13,8 @@ use crate::pg::value::{Bigint, Boolean, Inet, Jsonb, Text, ToSql, Typed};
 use crate::pg::{inet, jsonb};
 use crate::sql_function;
 
-/// Returns the argument of a lookup. Raises an error for a network, because its addresses may be in several
-/// places.
+/// Returns the argument of a lookup. Raises an error for a network, because the addresses of a network may
+/// have different locations.
 fn host(call: &Call) -> Option<Address> {
     let inet = call.inet(0)?;
     if !inet.is_host {
@@ -106,7 +106,7 @@ fn canonical_address(call: &Call) -> Typed<Inet> {
 
 sql_function!(parsed_address_in_wrapper, pg_finfo_parsed_address_in_wrapper, parsed_address_in);
 /// Input function of the type `parsed_address`. A cast must not return null, so a text that is not an address
-/// has a value too.
+/// becomes 0.0.0.0/0.
 fn parsed_address_in(call: &Call) -> Option<Typed<Inet>> {
     let address = address::parse_bytes(call.cstring(0)?.to_bytes()).ok().flatten();
     Some(address.map_or_else(inet::everything, Address::to_sql))

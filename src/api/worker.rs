@@ -69,7 +69,7 @@ fn worker_status(call: &Call) {
         block.worker_slots.iter().any(|worker_slot| worker_slot.database.load(Ordering::Acquire) == database)
     };
     for waiting in shared_state::waiting().into_iter().filter(|waiting| !has_slot(waiting.database)) {
-        // A dropped database waits for no worker.
+        // Leave out databases that were dropped meanwhile.
         let Some(name) = catalog::database_name(waiting.database.into()) else { continue };
         rows.push(row![
             Text: "worker",

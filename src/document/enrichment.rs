@@ -89,7 +89,8 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// Returns the document for a new address. Without `_meta`, it is the document of a session's snapshot.
+    /// Returns the document for a new address. If `with_meta` is false, returns the document for a session's
+    /// snapshot.
     pub fn document(&self, databases: &Databases, with_meta: bool) -> Typed<Jsonb> {
         jsonb::object(|document| {
             if let Some(reason) = self.bogon {
@@ -139,8 +140,9 @@ fn write_location(object: &mut Object, location: &Location<'_>) {
     }
 }
 
-/// Returns the parts of the document that hold a source's answer for an address. The end of an
-/// absence is stored with it. A value's lifetime is not stored: the settings of the time when it is read apply.
+/// Returns the parts of the document that hold a source's answer for an address. The time when an absence
+/// expires is stored with it. The lifetime of a value is not stored, because the settings at the time of
+/// reading determine it.
 pub fn answered(source: &str, source_data: &SourceAnswer<'_>, asked_at: Timestamp) -> Typed<Jsonb> {
     let (words, absent_until) = match source_data {
         SourceAnswer::Value(words) => (Some(*words), None),
@@ -166,8 +168,8 @@ pub fn answered(source: &str, source_data: &SourceAnswer<'_>, asked_at: Timestam
 /// A source's answer for an address.
 pub enum SourceAnswer<'a> {
     Value(&'a JsonObject),
-    /// The source has no data. `words` is the answer that says so, if there is one. The source is not asked
-    /// again before `until`.
+    /// The source has no data. `words` is the answer that says so, if the source sent one. The source is not
+    /// asked again before `until`.
     Absent {
         words: Option<&'a JsonObject>,
         until: Timestamp,
@@ -237,9 +239,9 @@ pub fn is_fresh(document: Container<'_>, source: &str, lifetimes: Lifetimes) -> 
     answered_at(document, source).is_some_and(|at| at > since && at < now + CLOCKS_DIFFER)
 }
 
-/// Returns true if a source's answer of time `at` should replace the source's part of a document: the
-/// document has no answer of this source, or an older one. An answer without a time is used only if the
-/// document has none.
+/// Returns true if a source's answer of time `at` should replace the source's part of a document. That is the
+/// case if the document has no answer of this source, or an older answer. An answer without a time is used
+/// only if the document has no answer.
 pub fn was_announced(document: Container<'_>, source: &str, at: Option<Timestamp>) -> bool {
     let has_value = document.object(source).is_some();
     let state = meta_of(document, source).and_then(|meta| meta.text("state"));
@@ -266,8 +268,8 @@ pub fn dated(part: Container<'_>) -> Option<Timestamp> {
 }
 
 /// Returns a document with the answers that another system stored. Each part is a source, the answer, and the
-/// time of the request. `builds` are the builds of the mmdb files in service: they have already been read for
-/// this address.
+/// time of the request. `builds` names the builds of the mmdb files in service, which have already been read
+/// for this address.
 pub fn kept_by_others(
     parts: &[(&str, Container<'_>, Option<Timestamp>)],
     builds: Option<&str>,

@@ -37,8 +37,9 @@ impl LegacyDocument {
         of(&self.maxmind, "maxmind").or_else(|| of(&self.cymru, "cymru"))
     }
 
-    /// Returns the values that sources have about a network. A source counts if it names this network or
-    /// none. If it names none, its name and country belong to the network of the address.
+    /// Returns the values that sources have about a network. A source counts if it names this network. A
+    /// source that names no network counts too, because its name and country belong to the network of the
+    /// address.
     pub fn about(&self, asn: i64) -> impl Iterator<Item = (&'static str, &LegacyNetwork)> {
         [("maxmind", &self.maxmind), ("cymru", &self.cymru)]
             .into_iter()
@@ -62,12 +63,13 @@ pub fn read(document: Option<Container<'_>>) -> LegacyDocument {
 /// The sources whose answers a session's document may have.
 pub const SOURCES: [&str; 5] = ["maxmind", "cymru", "greynoise", "dshield", "spur"];
 
-/// Largest size in bytes of one source's part that is kept. SPUR's longest answers have a tenth of that.
+/// Largest size in bytes of one source's part that is kept. SPUR's longest answers are a tenth of that size.
 pub const LARGEST_PART: usize = 64 << 10;
 
-/// Returns the part of a session's document for its address. Two formats exist: `{"cymru": {…}, …}`, and the
-/// older one of cowrieprocessor, `{"session": {"203.0.113.7": {"dshield": {…}, …}}, …}`. `None`: the document
-/// has no data for this address.
+/// Returns the part of a session's document that is about the session's address. Two formats exist:
+/// `{"cymru": {…}, …}`, and the older one of cowrieprocessor,
+/// `{"session": {"203.0.113.7": {"dshield": {…}, …}}, …}`. Returns `None` if the document has no data for
+/// this address.
 pub fn of_address(document: Container<'_>, address: Address) -> Result<Option<Container<'_>>, String> {
     if !document.is_object() {
         return Err("the value of column enrichment is not a JSON object".to_owned());
@@ -102,7 +104,7 @@ pub fn parts<'a>(document: Container<'a>, faults: &mut Vec<String>) -> [Option<C
             None
         }
         _ => {
-            // `read` has already listed this fault for the first two.
+            // `read` has already listed this fault for maxmind and cymru.
             if !matches!(source, "maxmind" | "cymru") {
                 faults.push(format!("key {source} in column enrichment is not a JSON object"));
             }
@@ -174,7 +176,7 @@ pub fn is_unknown(text: &str) -> bool {
     ["NA", "XX", "ZZ"].iter().any(|word| text.trim().eq_ignore_ascii_case(word))
 }
 
-/// Returns the beginning of a text, long enough to find it again.
+/// Returns the beginning of a text, long enough for the user to find the text in the data.
 fn shortened(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(60).collect()
 }
