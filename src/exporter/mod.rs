@@ -1,14 +1,15 @@
 //! The exporter: one process per cluster that exports metrics and spans while a setting names a destination.
 //!
-//! Only its main thread calls PostgreSQL: it copies the numbers and encodes them. Threads of the engine
-//! deliver the bytes, and notify the process when they are done or need more. So a slow scraper, a dead
-//! collector or a full disk delays no other process. It costs only a counter and a line in the log.
+//! Only the main thread of the exporter calls PostgreSQL. It copies the numbers and encodes them. Threads of
+//! the engine deliver the bytes, and notify the process when they are done or need more. So a slow scraper, a
+//! dead collector or a full disk delays no other process. The only effects are a counter and a line in the
+//! log.
 //!
 //! The exporter connects to no database and writes to none, so it runs on a standby too.
 //!
-//! | module | answers |
+//! | module | contents |
 //! |---|---|
-//! | `supervisor` | the launcher's side: when the exporter is started |
+//! | `supervisor` | the launcher's side: starts and restarts the exporter |
 //! | `scrape` | the endpoint for Prometheus |
 //! | `status` | the status files |
 //! | `otlp` | metrics and spans for an OpenTelemetry collector |
@@ -38,7 +39,7 @@ const PROGRAM: Program =
 
 crate::background_process!(cowrie_enrich_exporter_main, run);
 
-/// How long it sleeps while nothing is due: a reload wakes it.
+/// How long the exporter sleeps while nothing is due. A reload wakes the exporter earlier.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// Returns whether a setting names a destination.
@@ -64,7 +65,8 @@ fn run(_argument: i32) {
         if !is_wanted() {
             break;
         }
-        // This comes before the ticks check for finished work: see `Notifier`.
+        // Removes the notifications before the ticks check for finished work. A notification that arrives
+        // during these checks then ends the next sleep.
         notifier.drain();
         let now = Instant::now();
         let due = [scrape.tick(now), status.tick(now), otlp.tick(now)].into_iter().flatten().min();

@@ -19,17 +19,19 @@ use crate::shared_state;
 use crate::telemetry::cells::{DeliveryOutcome, ResponseKind};
 use crate::telemetry::{self, Exporter, exported, spans};
 
-/// For one request, from resolving the name to the last byte of the answer: the specification's default.
+/// Timeout of one request, from resolving the name to the last byte of the answer. It is the default of the
+/// OpenTelemetry specification.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Spans of one request, some 150 kB; further spans are sent by the next.
+/// Largest number of spans in one request, about 150 kB. The next request sends further spans.
 const MOST_SPANS: usize = 512;
 /// How often the exporter checks for spans.
 const SPANS_EVERY: Duration = Duration::from_secs(5);
-/// Pause before a request is sent again, doubling; and the longest pause that a collector may ask for.
+/// Pause before a request is sent again. The pause doubles from `RETRY_BASE` up to `RETRY_CAP`. A collector
+/// may request a pause of up to `LONGEST_PAUSE`.
 const RETRY_BASE: Duration = Duration::from_secs(1);
 const RETRY_CAP: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
-/// Attempts at sending the same spans: two minutes.
+/// Largest number of attempts to send the same spans. The attempts take about two minutes.
 const MOST_ATTEMPTS: u32 = 8;
 
 pub struct Otlp {
@@ -216,12 +218,13 @@ impl Line {
         self.under_way.is_none() && self.failures == 0
     }
 
-    /// Returns when a request is due. A notification reports the end of a request.
+    /// Returns when a request is due. Returns `None` while a request is in flight, because a notification
+    /// reports its end.
     fn next(&self) -> Option<Instant> {
         self.under_way.is_none().then_some(self.due)
     }
 
-    /// Handles the end of a request, if it is one of this line's.
+    /// Handles the end of a request that this line has sent. Ignores other requests.
     fn heard(&mut self, ticket: u64, outcome: &Outcome, now: Instant) {
         let Some((_, request)) = self.under_way.take_if(|(of, _)| *of == ticket) else { return };
         let (signal, items) = (self.signal, request.items);

@@ -41,7 +41,7 @@ fn phases(families: &[Family]) -> Vec<Phase> {
     phases
 }
 
-/// Returns the running procedures, and those that ran last.
+/// Returns the calls of procedures that are running, and the calls that ran last.
 fn calls() -> Vec<Call> {
     let call = |(index, call, is_running): (usize, ProcedureCall, bool)| {
         Some(Call {
@@ -98,7 +98,7 @@ impl StatusFile {
     pub fn tick(&mut self, now: Instant) -> Option<Instant> {
         let path = guc::status_file();
         if path != self.path {
-            // Another disk may respond while the old one does not.
+            // Start anew, because a write to the old path may wait for a disk that does not respond.
             *self = StatusFile { path, ..StatusFile::new(&self.notifier) };
         }
         let path = self.path.clone()?;
@@ -152,7 +152,7 @@ impl StatusFile {
     }
 }
 
-/// Returns the phases' files, and last the aggregate, which names them.
+/// Returns the file of each phase, followed by the aggregate file, which names the other files.
 fn writing(path: PathBuf, phases: &[Phase]) -> Result<FileWrites, String> {
     let now = clock::now();
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {

@@ -1,5 +1,5 @@
-//! The launcher's side of the exporter: starts it when it is configured, and restarts it after a pause when
-//! it failed.
+//! The launcher's side of the exporter. Starts the exporter when it is configured, and restarts a failed
+//! exporter after a pause.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,7 +22,8 @@ const START_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// An exporter that lived this long has recovered from the cause of earlier crashes.
 const LIVED: Duration = Duration::from_secs(300);
 
-/// Pause while nothing is due: a reload and the exporter's end wake the launcher.
+/// How long the launcher sleeps while nothing is due. A reload or the end of the exporter wakes the launcher
+/// earlier.
 const NEVER: Duration = Duration::from_secs(3600);
 
 /// Starts and restarts the exporter.
