@@ -179,8 +179,8 @@ fn copy_and_verify(
 /// Bytes to copy between two checks for interrupts.
 const COPY_CHUNK: usize = 1 << 20;
 
-/// Copies a source of `size` bytes. Stops at a longer source: it has changed, and may grow as fast as it is
-/// read.
+/// Copies a source of `size` bytes. Stops if the source is longer, because it has changed and may grow as
+/// fast as it is read.
 fn copy(from: &mut File, to: &mut File, size: u64) -> io::Result<()> {
     let mut chunk = vec![0; COPY_CHUNK];
     let mut copied = 0;

@@ -1,9 +1,9 @@
 //! Lookups in this server's mmdb files, per backend.
 //!
 //! A backend maps the private copies (see `private_copy`) and keeps the maps until a newer copy is in
-//! service. It looks for one at most once a second and only between statements, so that one statement sees
-//! one build. A session's insert never verifies or copies a file. It uses the copy in service. If a newer
-//! file waits, it starts a background worker that puts the file into service.
+//! service. It looks for a newer copy at most once a second and only between statements, so that one
+//! statement sees one build. A session's insert never verifies or copies a file. It uses the copy in service.
+//! If a newer file waits, it starts a background worker that puts the file into service.
 
 mod import;
 mod private_copy;
@@ -213,7 +213,7 @@ fn refresh_map(kind: Kind, slot: &mut Option<LoadedDatabase>) -> bool {
                 false
             }
         },
-        // The status names no file, or one that is gone. Keep the current map.
+        // The status names no file, or a file that does not exist any more. Keep the current map.
         None => false,
     }
 }

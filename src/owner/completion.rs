@@ -1,4 +1,5 @@
-//! Completes the sessions of one table: leases rows, writes the sessions as the owner, ends the rows.
+//! Completes the sessions of one table: leases rows, writes the sessions as the owner of the table, and ends
+//! the leases.
 
 use std::time::Duration;
 
@@ -12,15 +13,15 @@ use crate::store::completions::{self, Outcome, SessionLease};
 use crate::telemetry;
 use crate::worker::activity::StepKind;
 
-/// Longer than a step may take until it is abandoned.
+/// Duration of a lease. A step that does not end is abandoned before its lease expires.
 const LEASE: Duration = Duration::from_secs(60);
 /// The longest backoff of sessions whose code takes too long, and of a table whose UPDATE fails.
 const LONGEST_AFTER_CODE: Duration = Duration::from_secs(300);
 const LONGEST_AFTER_ERROR: Duration = Duration::from_secs(3_600);
 /// The longest pause after a slow visit of several sessions.
 const LONGEST_AFTER_SLOW_VISIT: Duration = Duration::from_secs(1);
-/// Number of slow visits in a row after which one session is tried at a time: 2,000 is less than 2 to this
-/// power.
+/// Number of slow visits in a row after which a visit tries only one session. Each slow visit halves the
+/// batch. A batch has at most 2,000 sessions, which is less than 2 to this power.
 const SMALLEST_AFTER: i64 = 11;
 /// Reasons why sessions were not completed. Users read these texts in `completion_status`.
 const TOO_SLOW: &str = "code of the table owner, such as a trigger, took too long and was cancelled";
@@ -29,21 +30,21 @@ const UNCHANGED: &str =
 const FAILED: &str =
     "the transaction that fills the null snapshot columns failed; see the server log for the error";
 
-/// A visit whose rows are still leased, because the step that ends them failed. The visit was rolled back.
+/// A visit that was rolled back. Its rows are still leased, and a further step ends their leases.
 pub struct UnsettledLease {
     table: Oid,
     addresses: Vec<Address>,
 }
 
-/// Returns the longest backoff after a lock, because the end of a lock is not announced. The
-/// supervisor looks for due rows once per naptime. With a backoff of half a naptime, the sessions are visited
-/// within two naptimes.
+/// Returns the longest backoff after a lock. The release of a lock wakes no process, so the supervisor looks
+/// for due rows once per naptime. With a backoff of half a naptime, the sessions are visited within two
+/// naptimes.
 fn after_lock() -> Duration {
     guc::worker_naptime() / 2
 }
 
-/// Returns the pause before a smaller batch is tried. On a busy machine it must grow with each
-/// attempt.
+/// Returns the pause before a smaller batch is tried. The pause must grow with each attempt, because the
+/// machine may be busy.
 fn after_slow_visit(attempts: i64) -> Duration {
     after_lock().saturating_mul(1 << attempts.clamp(0, 20)).min(LONGEST_AFTER_SLOW_VISIT)
 }
@@ -99,7 +100,7 @@ pub fn step(worker: &mut Worker) -> Step {
     end_leases(worker)
 }
 
-/// Ends the lease of a failed visit. Repeated until it succeeds.
+/// Ends the leases of a failed visit. The process repeats this step until it succeeds.
 fn end_leases(worker: &mut Worker) -> Step {
     let Some(unended) = &worker.unended else { return Step::NothingToDo };
     let ended = transact(StepKind::EndLeases, |_, connection| {

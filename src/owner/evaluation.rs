@@ -16,7 +16,7 @@ use crate::telemetry;
 use crate::worker::activity::StepKind;
 
 const FAILED: &str = "could not evaluate the session priority of a table";
-/// A step should last between these two.
+/// Shortest and longest duration that a step should have.
 const SHORT: Duration = Duration::from_millis(40);
 const LONG: Duration = Duration::from_millis(150);
 const FEWEST_PAGES: u32 = 64;
@@ -26,7 +26,7 @@ const MOST_PAGES: u32 = 8_192;
 pub struct Evaluation {
     providers: Vec<Provider>,
     waiting: BTreeSet<Address>,
-    /// The first table is being evaluated.
+    /// The tables that remain. The first one is being evaluated.
     tables: VecDeque<Table>,
     /// The next page, and the page after the last one, once it is known.
     page: u32,
@@ -68,7 +68,7 @@ pub fn step(worker: &mut Worker) -> Step {
         evaluation.evaluate(connection, worker.owner, slot.code_limit())
     });
     match &stepped {
-        // The lock is on a table of the extension: no other pages could be evaluated now.
+        // The lock is on a table of the extension, so other pages could not be evaluated now either.
         Err(failed) if failed.was_lock => return Step::Failed,
         // The transaction would fail again now. Continue with the next pages, and let the worker repeat the evaluation.
         Err(_) => {
@@ -122,7 +122,7 @@ impl Evaluation {
     fn went(&mut self, failure: Option<Failure>, to: u32, lasted: Duration) {
         match failure {
             None => self.page = to,
-            // Fewer pages isolate the page that fails. The others are evaluated.
+            // Try fewer pages, so that only the page that fails is left out.
             Some(_) if self.pages > 1 => {
                 self.pages = (self.pages / 2).max(1);
                 return;

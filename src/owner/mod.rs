@@ -67,7 +67,7 @@ struct Worker {
     owner: Oid,
     holder: i64,
     evaluation: Option<Evaluation>,
-    /// A visit whose rows are still leased, because the step that ends them failed.
+    /// A visit that was rolled back. Its rows are still leased.
     unended: Option<UnsettledLease>,
 }
 
@@ -92,7 +92,7 @@ fn run(argument: i32) {
     slot.holder.store(holder, Ordering::Release);
     let mut worker = Worker { slot, worker_slot, owner, holder, evaluation: None, unended: None };
     worker.work();
-    // Otherwise the supervisor ends the lease.
+    // If rows are still leased, the supervisor ends their leases.
     slot.has_finished.store(worker.unended.is_none(), Ordering::Release);
     background::exit()
 }
