@@ -22,12 +22,12 @@ pub enum ProcessState {
     Gone,
 }
 
-/// A program for a background process: the symbol that [`background_process!`](crate::background_process)
-/// made.
+/// A program for a background process. [`background_process!`](crate::background_process) defines the
+/// function that `symbol` names.
 #[derive(Clone, Copy)]
 pub struct Program {
     pub symbol: &'static str,
-    /// As pg_stat_activity shows it in backend_type.
+    /// Text in the column backend_type of pg_stat_activity.
     pub kind: &'static str,
     pub needs: Needs,
 }
@@ -63,7 +63,8 @@ const LAUNCHER_RESTARTS_AFTER: c_int = 5;
 /// Makes the postmaster start a program as soon as it can, and again whenever it ends. Called from
 /// `_PG_init`. Does nothing unless the library is being preloaded, and nothing in pg_upgrade's server.
 pub fn register(program: Program) {
-    // SAFETY: reads two flags; these show that the postmaster is starting, when registration is allowed.
+    // SAFETY: reads two flags. They show that the postmaster is starting, which is when registration is
+    // allowed.
     unsafe {
         if !pg_sys::process_shared_preload_libraries_in_progress || pg_sys::IsBinaryUpgrade {
             return;
@@ -148,8 +149,8 @@ pub fn accept_termination() {
 /// Called first in a process that connects. From now on it accepts requests to end, to reload its settings,
 /// and to cancel.
 pub fn accept_signals() {
-    // SAFETY: the server's own handlers: they set flags and the latch, and CHECK_FOR_INTERRUPTS does the
-    // rest. The default for SIGTERM could end the process at any point.
+    // SAFETY: these are handlers of the server. They set flags and the latch, and CHECK_FOR_INTERRUPTS does
+    // the rest. The default for SIGTERM could end the process at any point.
     unsafe {
         pqsignal(SIGTERM, on_termination);
         pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -178,8 +179,8 @@ const SIGHUP: c_int = 1;
 const SIGTERM: c_int = 15;
 
 unsafe extern "C-unwind" {
-    /// src/port/pqsignal.c and its like. Declared here because pgrx's bindings wrap functions, and a handler
-    /// must be the server's own. The result differs between versions and is not read.
+    /// src/port/pqsignal.c. Declared here because pgrx's bindings wrap functions, and a signal handler must
+    /// be the function of the server itself. The result differs between versions and is not read.
     #[cfg_attr(feature = "pg18", link_name = "pqsignal_be")]
     fn pqsignal(signal: c_int, handler: Handler);
     /// src/backend/tcop/postgres.c
@@ -200,9 +201,9 @@ pub fn connect_as(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
     connect_with(database, role, program);
 }
 
-/// Connects to a database as the bootstrap superuser and makes a role the session user permanently, for a
-/// role that may not connect. Code of the role must run only in a restricted operation, where it cannot reset
-/// the session user. Ends the process if that fails.
+/// Connects to a database as the bootstrap superuser, then permanently makes a role the session user. Used
+/// for a role that may not connect. Code of the role must run only in a restricted operation, where it cannot
+/// reset the session user. Ends the process if any of these steps fails.
 pub fn connect_and_become(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
     connect_with(database, pg_sys::InvalidOid, program);
     let become_role = || {
@@ -268,7 +269,8 @@ const LATER_SETTINGS: [(&CStr, &CStr); 2] =
 
 /// Reads the settings again after a reload.
 pub fn reload_settings() {
-    // SAFETY: the flag is set by the signal handler; both are used on the process's only PostgreSQL thread.
+    // SAFETY: the signal handler sets the flag. The flag and the settings are used only on the process's
+    // single PostgreSQL thread.
     unsafe {
         if pg_sys::ConfigReloadPending != 0 {
             pg_sys::ConfigReloadPending = 0;
@@ -302,7 +304,7 @@ pub fn own_pid() -> i32 {
 
 /// Returns whether a server process with this id exists that may run transactions.
 pub fn is_backend(pid: i32) -> bool {
-    // SAFETY: reads shared memory, under the lock that this takes; the entry is not read.
+    // SAFETY: the function reads shared memory under a lock that it takes. The entry itself is not read here.
     unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
 }
 
@@ -327,7 +329,7 @@ pub fn exit() -> ! {
 /// only run on the process's own thread.
 pub fn without_signals<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: both sets are initialised by the calls. The mask is restored on every way out. `work` only
-    // starts threads, so it does not unwind past it.
+    // starts threads, so it does not unwind.
     unsafe {
         let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
         libc::sigfillset(&mut all);

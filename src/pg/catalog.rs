@@ -18,8 +18,8 @@ pub struct Extension {
 pub fn extension() -> Option<Extension> {
     let mut found = None;
     let mut key = pg_sys::ScanKeyData::default();
-    // SAFETY: the catalog is open during the scan; its rows begin with the fixed-width fields that are read, and have
-    // a version, a text that is never null. The key's name is padded to a full NameData.
+    // SAFETY: the catalog is open during the scan. Its rows begin with the fixed-width fields that are read. The
+    // version in a row is a text that is never null. The key's name is padded to a full NameData.
     unsafe {
         let mut name = pg_sys::NameData::default();
         pg_sys::namestrcpy(&mut name, c"cowrie_enrich".as_ptr());
@@ -64,7 +64,7 @@ pub struct Database {
 /// Called inside a transaction.
 pub fn databases() -> Vec<Database> {
     let mut databases = Vec::new();
-    // SAFETY: as the autovacuum launcher reads it: a catalog scan with the snapshot that the scan takes for itself.
+    // SAFETY: reads the catalog as the autovacuum launcher does, by a catalog scan that takes its own snapshot.
     unsafe {
         let relation =
             pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
@@ -254,8 +254,8 @@ pub fn is_standby() -> bool {
     unsafe { pg_sys::RecoveryInProgress() }
 }
 
-/// Returns whether row-level security filters the rows of a table for a role. It filters the owner's rows
-/// too, if it is forced.
+/// Returns whether row-level security filters the rows of a table for a role. Forced row-level security also
+/// applies to the owner of the table.
 pub fn is_filtered(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     // SAFETY: lookups in the system caches; with noError it returns a result for any setting of row_security.
     unsafe {
@@ -301,8 +301,8 @@ pub fn table_and_parents(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     tables
 }
 
-/// Returns a table, and its partitions and inheritance children of all levels, ordered by level. All but the
-/// table itself get this lock.
+/// Returns a table, and its partitions and inheritance children of all levels, ordered by level. Takes this
+/// lock on all of them except the table itself.
 pub(super) fn table_and_descendants(table: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
     // SAFETY: a lookup in the catalogs that may raise. It returns a list of OIDs in the current memory context.
     unsafe {
@@ -341,10 +341,12 @@ pub fn accepts_null(table: pg_sys::Oid, column: i16) -> Option<bool> {
 }
 
 unsafe extern "C-unwind" {
-    /// src/backend/catalog/partition.c; pgrx has no binding. It follows the first parent of any table.
+    /// src/backend/catalog/partition.c; pgrx has no binding. For a table that is not a partition, the
+    /// function follows the first inheritance parent.
     fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
 
-    /// src/backend/catalog/pg_inherits.c; pgrx has no binding. Locks all that it finds but the parent.
+    /// src/backend/catalog/pg_inherits.c; pgrx has no binding. The function locks all relations that it
+    /// finds, except the parent.
     fn find_all_inheritors(
         parent: pg_sys::Oid,
         lock: pg_sys::LOCKMODE,
@@ -353,8 +355,8 @@ unsafe extern "C-unwind" {
 }
 
 /// Returns whether a superuser is connected to this process's database with a client program of this name.
-/// The name is the one that the client reported. Called inside a transaction; at its end the server frees the
-/// data that was read.
+/// The name is the one that the client reported. Called inside a transaction. At the end of the transaction,
+/// the server frees the data that was read.
 pub fn has_superusers_client(name: &CStr) -> bool {
     // SAFETY: entries are copies in this process's memory, their texts NUL-terminated.
     unsafe {

@@ -8,8 +8,8 @@ use pgrx::pg_sys;
 use super::value::{SqlType, TEXT_LIKE};
 
 unsafe extern "C-unwind" {
-    /// src/backend/executor/spi.c. Declared here without pgrx's guard against ERRORs, because the guard costs many times
-    /// the function, which raises nothing for a positive number.
+    /// src/backend/executor/spi.c. Declared here without pgrx's guard against ERRORs, because the guard costs many
+    /// times as much as the function. The function raises no error for a positive number.
     fn SPI_gettypeid(descriptor: pg_sys::TupleDesc, number: c_int) -> pg_sys::Oid;
 }
 
@@ -99,7 +99,7 @@ pub enum Generated {
     Never,
     /// After all BEFORE triggers.
     Stored,
-    /// By each query that reads it. No trigger sees the value.
+    /// By each query that reads the column. No trigger sees the value.
     Virtual,
 }
 
@@ -125,7 +125,8 @@ impl Length {
 /// cannot hold.
 pub(super) fn timestamptz(value: pg_sys::Datum, type_oid: pg_sys::Oid) -> Option<Timestamp> {
     let mut overflow = 0;
-    // SAFETY: each conversion takes a value of the type matched, which is passed by value, and reports instead of raising.
+    // SAFETY: each conversion takes a value of the matched type, which is passed by value. It reports an overflow and
+    // raises no error.
     let converted = unsafe {
         match type_oid {
             pg_sys::TIMESTAMPTZOID => value.value() as i64,

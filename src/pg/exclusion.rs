@@ -52,7 +52,7 @@ fn tag(object: pg_sys::Oid, part: u32, kind: u16) -> pg_sys::LOCKTAG {
 /// Takes a lock on `object` until the transaction ends, so that only one transaction works on it. Returns
 /// whether it was taken.
 pub fn exclude_others(object: pg_sys::Oid, wait: Wait) -> bool {
-    // SAFETY: a complete tag; the lock is the transaction's and goes with it.
+    // SAFETY: the tag is complete. The lock belongs to the transaction and is released with it.
     let result = unsafe { pg_sys::LockAcquire(&tag(object, 0, OURS), MODE, false, wait == Wait::No) };
     result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
@@ -65,9 +65,11 @@ impl HeldLock {
     /// see [`kind_in_pg_locks`].
     pub fn take(object: pg_sys::Oid, part: u32, kind: u16) -> Option<HeldLock> {
         let tag = tag(object, part, kind_in_pg_locks(kind));
-        // SAFETY: a complete tag; the lock is the process's and is released when this is dropped, or with the process.
+        // SAFETY: the tag is complete. The lock belongs to the process. It is released when this is dropped, or when
+        // the process ends.
         let result = unsafe { pg_sys::LockAcquire(&tag, MODE, true, true) };
-        // A closure: an eager argument would release a lock that this process does not have.
+        // A closure, because an eager argument would be dropped, and would release a lock that this process
+        // does not have.
         (result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL).then(|| HeldLock(tag))
     }
 }
@@ -103,7 +105,7 @@ pub enum Mark {
     Sweep,
 }
 
-/// `objsubid` of the first mark in pg_locks: above those of the procedures.
+/// `objsubid` of the first mark in pg_locks. It is greater than any `objsubid` of the procedures' locks.
 const FIRST_MARK: u16 = 0xE0;
 
 fn mark_tag(database: pg_sys::Oid, mark: Mark) -> pg_sys::LOCKTAG {

@@ -2,8 +2,8 @@
 //! another session needs exclusive access to a database.
 //!
 //! DROP DATABASE, ALTER DATABASE … RENAME or SET TABLESPACE and CREATE DATABASE … TEMPLATE fail while any
-//! process is connected to the database, including background processes. They wait five seconds for it to
-//! end. So a hook detects these statements, and the extension's processes leave.
+//! process is connected to the database, including background processes. They wait five seconds for such a
+//! process to end. So a hook detects these statements, and the extension's processes disconnect.
 //!
 //! No callback runs for a transaction that COMMIT PREPARED commits. So a hook detects the statement itself.
 //!
@@ -137,7 +137,8 @@ extern "C-unwind" fn cowrie_enrich_on_object_access(
         {
             (listener.extension_changes)();
         }
-        // The server calls this after it checked the right to drop and before it checks for connections.
+        // The server calls this hook after it has checked the privilege to drop, and before it checks for
+        // connections.
         pg_sys::ObjectAccessType::OAT_DROP if class == pg_sys::DatabaseRelationId => {
             (listener.database_is_needed)(object);
         }

@@ -23,7 +23,8 @@ pub struct Inet {
     pub address: Address,
     /// True if the prefix length denotes a single host.
     pub is_host: bool,
-    /// True if it is spelled as the inventory's keys: a host, and not an IPv4-mapped one.
+    /// True if the value has the form of the inventory's keys: a single host whose address is not
+    /// IPv4-mapped.
     pub is_canonical: bool,
 }
 

@@ -256,7 +256,7 @@ impl<'a> Container<'a> {
             return None;
         }
         let mut found = pg_sys::JsonbValue::default();
-        // SAFETY: the container is an object; `found` is filled and returned, or null comes back.
+        // SAFETY: the container is an object. The function fills and returns `found`, or returns null.
         let hit = unsafe {
             pg_sys::getKeyJsonValueFromContainer(
                 self.pointer,
@@ -382,7 +382,7 @@ impl Typed<Jsonb> {
 
 /// Returns an owned document for reading.
 pub fn container(document: &OwnedVarlena) -> Container<'_> {
-    // SAFETY: the owned bytes are a jsonb datum, and plain: the container points into them.
+    // SAFETY: the owned bytes are a plain jsonb datum, so the container points into them and not into a copy.
     unsafe { Container::read(document.datum()) }
 }
 
@@ -397,11 +397,12 @@ const ENTRY_LENGTH: u32 = 0x0FFF_FFFF;
 const ENTRY_HAS_OFFSET: u32 = 0x8000_0000;
 const ENTRY_NUMERIC: u32 = 0x1000_0000;
 const ENTRY_CONTAINER: u32 = 0x5000_0000;
-/// Each entry whose index is a multiple of this holds the offset of its end instead of its length.
+/// An entry whose index is a multiple of this number holds the offset of the child's end. Every other entry
+/// holds the child's length.
 const OFFSET_STRIDE: usize = 32;
 
-/// Returns an object without one of its keys, outliving its memory context. Any other value is kept
-/// unchanged.
+/// Returns an object without one of its keys. Returns any other value unchanged. The result outlives the
+/// memory context of the document.
 ///
 /// Children are copied as bytes. The SQL operator decomposes and rebuilds every nested value, which costs
 /// more than finding the document's row.

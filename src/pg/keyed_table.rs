@@ -1,5 +1,5 @@
-//! Reads one row of a table of the extension by its key of type oid. For rules that a session's insert looks
-//! up once per statement: below the executor, and without waiting for a lock.
+//! Reads one row of a table of the extension by its key of type oid. A session's insert uses this to look up
+//! rules, once per statement. The read does not use the executor, and does not wait for a lock.
 
 use std::ffi::CStr;
 
@@ -28,8 +28,8 @@ impl Keyed {
             return None;
         }
         let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        // SAFETY: locks numbers, whether or not there are such relations. try_table_open returns null for a relation that
-        // does not exist; otherwise the relation is locked and is closed when this is dropped.
+        // SAFETY: a lock on an OID is valid even if no relation has this OID. try_table_open returns null for a
+        // relation that does not exist. Otherwise the relation is locked and is closed when this is dropped.
         unsafe {
             if !pg_sys::ConditionalLockRelationOid(table, mode)
                 || !pg_sys::ConditionalLockRelationOid(index, mode)

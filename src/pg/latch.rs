@@ -38,8 +38,8 @@ impl SharedLatch {
 }
 
 /// Sleeps until this process is woken, `also` becomes readable, or the timeout ends. Ends the process if the
-/// postmaster has ended. Afterwards it accepts cancel, shutdown and barriers, which must never wait for a
-/// sleeping process.
+/// postmaster has ended. After the sleep, handles cancellation, shutdown and barriers, because other
+/// processes may wait for these.
 pub fn wait(timeout: Duration, also: Option<BorrowedFd<'_>>) {
     let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     if also.is_some() {

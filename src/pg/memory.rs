@@ -5,7 +5,8 @@ use pgrx::pg_sys;
 /// Runs `work` in a new memory context, which is deleted afterwards with all its allocations. The result of
 /// `work` must not point there. On ERROR the context is deleted with its parent.
 pub fn scratch<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: the context is a child of the current one, current again before it is deleted.
+    // SAFETY: the new context is a child of the current context, which becomes current again before the new
+    // context is deleted.
     unsafe {
         let parent = pg_sys::CurrentMemoryContext;
         let own = pg_sys::AllocSetContextCreateInternal(

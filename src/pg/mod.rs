@@ -8,23 +8,23 @@
 //! Rust type ([`value`]). OIDs are plain numbers.
 //!
 //! pgrx has a similar facility for many of these. The table gives the reason why the extension does not use
-//! it, and what would change that.
+//! it, and the change in pgrx that would remove this reason.
 //!
-//! | module | pgrx's | why not, and until when |
-//! |---|---|---|
-//! | [`spi`], [`user_table`] | `Spi` | plans are kept for the backend, parameters and columns have types that are compared, and procedures commit inside a connection; until `Spi` keeps plans and connects non-atomically |
-//! | [`value`], `conversion`, [`array`] | `IntoDatum`, `FromDatum`, `Array` | a value of the wrong type for its parameter does not compile here; until pgrx's statements have types |
-//! | [`text`] | `String`, `&str` | names in a database may be in any encoding, and a character that it lacks must not fail an INSERT; until pgrx converts with replacement |
-//! | [`inet`] | `Inet` | is a text there, and parsing it costs more than a look-up; until it is binary |
-//! | [`jsonb`] | `JsonB` | goes through text and serde, and costs many times the server's binary form; until it reads that form |
-//! | [`sql_function`] | `#[pg_extern]` | the extension's SQL is in install scripts, with comments and grants; until it accepts separate SQL |
-//! | [`trigger`], [`column`] | `PgTrigger` | copies rows, and an INSERT has only microseconds; until it borrows them |
-//! | [`relation`], [`prober`], [`row`], [`scan`], [`keyed_table`], [`mvcc_snapshot`] | none | |
-//! | [`subtransaction`], [`transaction`], [`timeouts`], [`time_limit`] | `PgTryBuilder`, callbacks | are used; pgrx has no subtransactions and no timeouts |
-//! | [`background`], [`latch`] | `BackgroundWorkerBuilder`, `wait_latch` | workers are started at any time, watched by handle, connect by OID as a role, and wait for sockets too; until pgrx does these |
-//! | [`shmem`] | `pg_shmem_init!` | most of it is atomics without a lock, and a process that ends clears its slot; until it has both |
-//! | [`settings`] | `GucRegistry` | is used; only the check of a value is separate, because pgrx has no check hook with a message |
-//! | [`hooks`], [`exclusion`], [`invalidation`], [`role`], [`catalog`], [`clock`], [`memory`], [`parser`], [`varlena`] | none, or single bindings | |
+//! | module | pgrx's | reason | change in pgrx |
+//! |---|---|---|---|
+//! | [`spi`], [`user_table`] | `Spi` | the backend keeps plans, the types of parameters and columns are compared, and procedures commit inside a connection | keeps plans and connects non-atomically |
+//! | [`value`], `conversion`, [`array`] | `IntoDatum`, `FromDatum`, `Array` | here, a value of the wrong type for its parameter does not compile | statements have types |
+//! | [`text`] | `String`, `&str` | names in a database may be in any encoding, and a character that it lacks must not fail an INSERT | converts with replacement |
+//! | [`inet`] | `Inet` | is a text there, and parsing it costs more than a look-up | is binary |
+//! | [`jsonb`] | `JsonB` | goes through text and serde, and costs many times as much as the server's binary form | reads that form |
+//! | [`sql_function`] | `#[pg_extern]` | the extension's SQL is in install scripts, with comments and grants | accepts separate SQL |
+//! | [`trigger`], [`column`] | `PgTrigger` | copies rows, which is too slow for an INSERT | borrows rows |
+//! | [`relation`], [`prober`], [`row`], [`scan`], [`keyed_table`], [`mvcc_snapshot`] | none | | |
+//! | [`subtransaction`], [`transaction`], [`timeouts`], [`time_limit`] | `PgTryBuilder`, callbacks | are used; pgrx has no subtransactions and no timeouts | |
+//! | [`background`], [`latch`] | `BackgroundWorkerBuilder`, `wait_latch` | workers are started at any time, watched by handle, connect by OID as a role, and wait for sockets too | does all of these |
+//! | [`shmem`] | `pg_shmem_init!` | most of the memory is atomics without a lock, and a process that ends clears its slot | supports both |
+//! | [`settings`] | `GucRegistry` | is used; only the check of a value is separate, because pgrx has no check hook with a message | |
+//! | [`hooks`], [`exclusion`], [`invalidation`], [`role`], [`catalog`], [`clock`], [`memory`], [`parser`], [`varlena`] | none, or single bindings | | |
 
 #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18")))]
 compile_error!(
@@ -120,8 +120,8 @@ pub fn warning(message: &str, hint: &str) {
     holding_interrupts(|| report.report(pgrx::prelude::PgLogLevel::WARNING));
 }
 
-/// Writes to the server's log. Writing a message accepts interrupts, and the caller may not expect an error
-/// here. So interrupts wait until the message is written.
+/// Writes to the server's log. While the server writes a message, it handles interrupts, which can raise an
+/// error. The caller may not expect an error here, so interrupts wait until the message is written.
 pub fn log(message: &str) {
     holding_interrupts(|| pgrx::log!("{message}"));
 }

@@ -27,14 +27,14 @@ pub fn find(schema: pg_sys::Oid, name: &CStr) -> pg_sys::Oid {
 /// Waits until a table can be read, and keeps it from being emptied or rewritten until the transaction ends.
 /// Takes no snapshot. Ignores a table that was dropped.
 pub fn lock_for_reading(table: pg_sys::Oid) {
-    // SAFETY: locks a number, whether or not there is such a table.
+    // SAFETY: a lock on an OID is valid even if no table has this OID.
     unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
 }
 
 /// Takes the lock for reading on a table or an index of the extension, if it is available without waiting.
 /// Returns whether it was taken. The transaction keeps the lock, so opening the relation does not wait.
 pub fn lock_for_reading_if_free(relation: pg_sys::Oid) -> bool {
-    // SAFETY: locks a number, whether or not there is such a relation.
+    // SAFETY: a lock on an OID is valid even if no relation has this OID.
     unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
 }
 
@@ -49,7 +49,7 @@ pub fn may_have_rows(table: pg_sys::Oid) -> bool {
 /// another session keeps it for longer than `longest`. The session's own `lock_timeout` does not apply.
 pub fn lock_for_appending(table: pg_sys::Oid, longest: Duration) {
     let mode = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
-    // SAFETY: locks a number, whether or not there is such a table.
+    // SAFETY: a lock on an OID is valid even if no table has this OID.
     if unsafe { pg_sys::ConditionalLockRelationOid(table, mode) } {
         return;
     }
@@ -62,7 +62,7 @@ pub fn lock_for_appending(table: pg_sys::Oid, longest: Duration) {
 /// Prevents other sessions from writing and from altering a table, until the transaction ends. Adding a
 /// foreign key takes the same lock.
 pub fn lock_against_writers(table: pg_sys::Oid) {
-    // SAFETY: locks a number, whether or not there is such a table.
+    // SAFETY: a lock on an OID is valid even if no table has this OID.
     unsafe { pg_sys::LockRelationOid(table, pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE) }
 }
 
@@ -188,7 +188,7 @@ impl Table {
     }
 }
 
-/// Rows inserted at once: a page holds about two hundred deltas.
+/// Number of rows that are inserted at once. A page holds about two hundred deltas.
 const APPEND_BATCH: usize = 256;
 
 impl Drop for Table {

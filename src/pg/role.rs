@@ -11,8 +11,9 @@ pub fn set_locally(name: &CStr, value: &CStr) {
 
 /// Sets a setting for the scope of `action`.
 pub(super) fn set(name: &CStr, value: &CStr, action: pg_sys::GucAction::Type) {
-    // SAFETY: two NUL-terminated strings; the old value is kept for the GUC level that the caller opened, or
-    // for the transaction. Only values from this source are set, so the current role's rights do not matter.
+    // SAFETY: two NUL-terminated strings. The server keeps the old value for the GUC level that the caller
+    // opened, or for the transaction. Only the extension chooses the settings, so the current role's rights
+    // do not matter.
     unsafe {
         pg_sys::set_config_option(
             name.as_ptr(),
@@ -88,12 +89,12 @@ pub fn acting_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     })
 }
 
-/// The same as the owner of a user's table. The owner's triggers, defaults and policies run with the owner's
-/// rights, and cannot get the caller's rights.
+/// Does the same as [`acting_as`], for the owner of a user's table. The owner's triggers, defaults and
+/// policies run with the owner's rights, and cannot get the caller's rights.
 ///
-/// Triggers and foreign keys fire regardless of the session's `session_replication_role`. Only a superuser
-/// may switch them off, and the owner's code would inherit that for every table. In a client's session, the
-/// owner's code cannot make its errors end the session either.
+/// Triggers and foreign keys fire regardless of the session's `session_replication_role`. Otherwise a
+/// superuser who switches them off would also switch them off for the owner's code, in every table. In a
+/// client's session, errors of the owner's code cannot end the session either.
 pub fn in_restricted_operation_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     let flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
     // SAFETY: reads a static.
@@ -151,7 +152,8 @@ impl Drop for FixedSetting {
 
 #[cfg(feature = "pg15")]
 fn setting(name: &CStr) -> Option<*mut pg_sys::config_generic> {
-    // SAFETY: the server's array of that many pointers to records, each with a NUL-terminated name.
+    // SAFETY: the server's array has this number of pointers to records, and each record has a NUL-terminated
+    // name.
     unsafe {
         let records =
             std::slice::from_raw_parts(pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions() as usize);

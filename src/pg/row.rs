@@ -103,13 +103,13 @@ impl Row {
     /// Returns column `number`, from 1. By-reference datums are valid while the row is.
     pub(super) fn column(&self, number: i16) -> Option<pg_sys::Datum> {
         let mut is_null = false;
-        // SAFETY: the slot holds a row and column numbers are those of the table's definition.
+        // SAFETY: the slot holds a row. Column numbers are those of the table's definition.
         let datum = unsafe { pg_sys::slot_getattr(self.slot, i32::from(number), &mut is_null) };
         (!is_null).then_some(datum)
     }
 
-    /// The same for a column that must have this type. Raises an error if the table's owner has changed the
-    /// type, because the datum would be misread.
+    /// Returns a column that must have this type. Raises an error if the table's owner has changed the type,
+    /// because the datum would be misread.
     fn typed(&self, number: i16, wanted: pg_sys::Oid) -> Option<pg_sys::Datum> {
         // SAFETY: the slot holds a row, and so has a descriptor.
         if unsafe { type_of((*self.slot).tts_tupleDescriptor, number) } != wanted {

@@ -165,7 +165,7 @@ impl ReadableTable {
         self.scan(scan, pg_sys::table_scan_getnextslot, read);
     }
 
-    /// The same for a range of pages, in order.
+    /// Does the same for a range of pages, in order.
     pub fn rows_of_pages(
         &self,
         view: View<'_>,
@@ -177,8 +177,8 @@ impl ReadableTable {
         }
         let (mut first, mut last) =
             (TupleId::beginning_of(pages.start), TupleId::end_of_those_before(pages.end));
-        // SAFETY: the table is open during the scan, which copies both places. Not every access method
-        // supports this.
+        // SAFETY: the table is open during the scan, which copies both tuple ids. Not every access method
+        // supports such a scan.
         let scan = unsafe {
             if (*(*self.relation).rd_tableam).scan_set_tidrange.is_none() {
                 pgrx::error!("the table access method of a session table does not support TID range scans");

@@ -138,8 +138,8 @@ pub fn define_checked<C: Check>(
     }
 }
 
-/// A panic refuses the value. So does an ERROR that pgrx turned into a panic, because copying a reason may
-/// run out of memory.
+/// Refuses the value if the check panics. An ERROR has the same effect, because pgrx turns it into a panic.
+/// For example, memory may run out while a reason is copied.
 unsafe extern "C-unwind" fn check_text<C: Check>(
     value: *mut *mut c_char,
     _extra: *mut *mut c_void,

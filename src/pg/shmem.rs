@@ -26,7 +26,7 @@ pub unsafe trait Zeroable {}
 
 macro_rules! zeroable_types {
     ($($type:ty),*) => {
-        // SAFETY: 0 or false; for a latch, none; for a timestamp, unset.
+        // SAFETY: zeroed memory means 0 or false, no latch, or an unset timestamp.
         $(unsafe impl Zeroable for $type {})*
     };
 }

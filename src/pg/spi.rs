@@ -111,7 +111,8 @@ impl<P: Parameters, C: Columns> Run<P, C> for LocalKey<Statement<P, C>> {
             let nulls: Vec<c_char> =
                 arguments.as_ref().iter().map(|v| if v.is_null() { b'n' } else { b' ' } as c_char).collect();
             let plan = statement.prepared(connection.schema);
-            // SAFETY: number and types of the arguments are those of the plan, both by `P`.
+            // SAFETY: the plan and the arguments have the same number of parameters and the same types,
+            // because `P` determines both.
             let code = memory::returning(|| unsafe {
                 pg_sys::SPI_execute_plan(plan, datums.as_mut_ptr(), nulls.as_ptr(), false, 0)
             });
@@ -224,7 +225,7 @@ impl Connection {
         Self::connect(schema, 0, work)
     }
 
-    /// The same for a procedure that may commit between its steps.
+    /// Does the same for a procedure that may commit between its steps.
     pub fn with_commits<T>(schema: pg_sys::Oid, work: impl FnOnce(&Connection) -> T) -> T {
         Self::connect(schema, pg_sys::SPI_OPT_NONATOMIC as i32, work)
     }

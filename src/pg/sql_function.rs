@@ -175,8 +175,9 @@ impl Call {
     /// Returns all rows of a set-returning function; each row has as many values as the function has OUT
     /// parameters.
     pub fn set(&self, rows: impl IntoIterator<Item = Vec<Value>>) {
-        // SAFETY: the server passes a ReturnSetInfo to a function that returns a set, InitMaterializedSRF raises if it
-        // cannot take one, and fills in store and descriptor. Rows are copied into the store.
+        // SAFETY: the server passes a ReturnSetInfo to a function that returns a set. InitMaterializedSRF sets its
+        // tuple store and descriptor, or raises an error if the caller does not accept a tuple store. Rows are copied
+        // into the store.
         unsafe {
             pg_sys::InitMaterializedSRF(self.fcinfo, 0);
             let result = (*self.fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();

@@ -49,7 +49,7 @@ pub(super) fn write_bytes(bytes: &[u8]) -> pg_sys::Datum {
     }
 }
 
-/// All 676 texts of two capital letters, each a varlena of six bytes in eight.
+/// All 676 texts of two capital letters. Each text is a varlena of six bytes, padded to eight.
 static CAPITALS: [u64; 676] = {
     let header = if cfg!(target_endian = "big") { 6u32.to_ne_bytes() } else { (6u32 << 2).to_ne_bytes() };
     let mut texts = [0; 676];
@@ -135,8 +135,8 @@ thread_local! {
 /// Bytes converted by one call. One byte becomes at most four.
 const CONVERTED_AT_ONCE: usize = 8192;
 
-/// Appends as much as the server converts. Returns the number of converted bytes of `from`. It stops before a
-/// character that cannot be converted, and before a NUL.
+/// Converts `from` up to a character that cannot be converted, or up to a NUL, and appends the result to
+/// `to`. Returns the number of bytes of `from` that were converted.
 fn convert(from: &[u8], direction: Direction, to: &mut Vec<u8>) -> usize {
     let conversion = CONVERSIONS.with(|known| known.get_or_init(conversions)[direction as usize]);
     if conversion == pg_sys::InvalidOid {

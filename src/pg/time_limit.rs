@@ -33,8 +33,8 @@ pub fn contained_within<T>(limit: Duration, work: impl FnOnce() -> T) -> Limited
     LimitedResult { result, is_over }
 }
 
-/// How long cancelled code may run at most, in milliseconds. It never runs longer than it ran before the
-/// cancellation.
+/// Longest time in milliseconds for which code may continue to run after its cancellation. This time is never
+/// longer than the limit that led to the cancellation.
 const GRACE: c_int = 500;
 
 thread_local! {
@@ -70,7 +70,8 @@ struct Timer {
 impl Timer {
     fn start(limit: Duration) -> Timer {
         let milliseconds = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1);
-        // The server counts whole milliseconds: it may end the work before a longer limit has passed.
+        // The server's timers count whole milliseconds. The limit is rounded down, because otherwise a timer
+        // could fire before the limit.
         let limit = Duration::from_millis(u64::from(milliseconds.unsigned_abs()));
         let timer = Timer { started: Instant::now(), limit };
         // SAFETY: the server registered the first timeout when the process connected, and `last_warning`

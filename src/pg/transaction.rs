@@ -69,7 +69,7 @@ pub fn run<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     run_after(|| unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) }, work)
 }
 
-/// The same for work that sets its isolation level and chooses when it takes its snapshot.
+/// Does the same as [`run`], for work that sets its isolation level and chooses when it takes its snapshot.
 pub fn run_without_snapshot<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     run_after(|| (), work)
 }
@@ -104,8 +104,8 @@ fn run_after<T>(prepare: impl FnOnce(), work: impl FnOnce() -> T) -> Result<T, F
 
 unsafe extern "C-unwind" {
     /// src/backend/access/transam/xact.c. Declared here without pgrx's guard against ERRORs, because every
-    /// count calls it and the guard costs many times the function. The function returns a static and cannot
-    /// raise an error.
+    /// count calls the function and the guard costs many times as much. The function returns a static and
+    /// cannot raise an error.
     safe fn GetCurrentSubTransactionId() -> Level;
 }
 
@@ -115,7 +115,7 @@ pub fn current_level() -> Level {
 }
 
 /// Makes all triggers of this transaction immediate, as SET CONSTRAINTS ALL IMMEDIATE does. The triggers that
-/// a statement fires then run with the rights of that statement. Called inside a transaction.
+/// a statement fires then run as the role that runs the statement. Called inside a transaction.
 pub fn defer_nothing() {
     // SAFETY: a node of the type that the function takes, zeroed, which means all constraints, immediate.
     unsafe {
@@ -133,7 +133,7 @@ pub fn fire_deferred_triggers() {
 }
 
 /// Fires deferred triggers, and fills cursors WITH HOLD that a trigger left open, as the current user. The
-/// commit would do both as the user with whom the session or the background process began.
+/// commit would do both as the user that the session or the background process had at its start.
 pub fn end_as_current_user() {
     // SAFETY: the commit does the same. The extension has no open cursor. In a session of a client, the commit has handled
     // the cursors of the client before.
@@ -188,7 +188,7 @@ fn quietly(work: impl FnOnce()) {
 pub enum Isolation {
     /// Each statement sees the commits before its start.
     ReadCommitted,
-    /// All statements see one moment of the database.
+    /// All statements see the same state of the database.
     RepeatableRead,
 }
 
@@ -216,8 +216,8 @@ pub fn commit_durably() {
     unsafe { pg_sys::ForceSyncCommit() }
 }
 
-/// Makes this transaction's commit not wait for the disk. For work that a later, durable commit includes, and
-/// that is repeated if the server crashes before.
+/// Makes this transaction's commit not wait for the disk. Used for work that a later, durable commit
+/// includes. If the server crashes before that commit, the work is repeated.
 pub fn commit_lazily() {
     role::set(c"synchronous_commit", c"off", pg_sys::GucAction::GUC_ACTION_LOCAL);
 }

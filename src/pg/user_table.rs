@@ -119,7 +119,8 @@ impl UserTable {
     /// Waits for the lock. Returns `None` if the table was dropped, is another kind of relation, or is a
     /// temporary table of another session, whose pages are in the memory of that session.
     pub fn lock(table: pg_sys::Oid, lock: Lock) -> Option<UserTable> {
-        // SAFETY: locks a number, whether or not there is such a relation. The catalogs are read afterwards.
+        // SAFETY: a lock on an OID is valid even if no relation has this OID. The catalogs are read
+        // afterwards.
         unsafe {
             // Indexes and composite types are not locked like tables.
             class(table).filter(RelationClass::is_table)?;
@@ -222,7 +223,7 @@ impl FrozenTable {
         let owner = first.0.owner;
         let has_partitions = first.0.has_partitions;
         let mut tables = vec![first];
-        // A locked table gets no more children. Those of a child are final once the child is locked.
+        // A locked table gets no more children. Once a child is locked, the set of its children is final too.
         loop {
             let known: Vec<pg_sys::Oid> = tables.iter().map(|table| table.0.oid).collect();
             let children = if has_partitions { Vec::new() } else { descendants(table, pg_sys::NoLock) };

@@ -220,8 +220,8 @@ pub trait Parameters: 'static {
 
 /// Values for a statement's parameters.
 pub trait Arguments<P: Parameters> {
-    /// Has as many values as there are parameters. It is on the stack, because a session's commit appends
-    /// rows of such values.
+    /// One value for each parameter. The values are on the stack, because a session's commit appends rows of
+    /// such values.
     #[doc(hidden)]
     type Written: AsRef<[Value]>;
     #[doc(hidden)]
@@ -246,7 +246,8 @@ pub trait Columns: 'static {
     #[doc(hidden)]
     const TYPES: &'static [&'static [pg_sys::Oid]];
     /// # Safety
-    /// `column` returns the datum of a column by its number, from 1: of one of its types, and valid for `'r`.
+    /// `column` takes the number of a column, from 1, and returns its datum. The datum has one of the types
+    /// that `TYPES` lists for the column, and is valid for `'r`.
     #[doc(hidden)]
     unsafe fn read<'r>(column: impl Fn(i32) -> Option<pg_sys::Datum>) -> Self::Row<'r>;
 }

@@ -1,4 +1,4 @@
-//! Plans a statement on a user's table, after a comparison of the relations that the server found with the locked table.
+//! Plans a statement on a user's table. Before that, checks that the names in the statement mean the locked table.
 
 use std::ffi::{c_char, c_int};
 
@@ -20,12 +20,12 @@ pub struct Target<'a> {
 #[derive(Clone, Copy)]
 pub enum OtherRelations<'a> {
     None,
-    /// Any relation inside a parenthesised expression, which the owner or the caller wrote, and these
-    /// relations in the statement itself.
+    /// The statement itself may name these relations. A parenthesised expression that the owner or the caller
+    /// wrote may name any relation.
     InExpression(&'a [pg_sys::Oid]),
 }
 
-/// Analyses, compares, rewrites and plans a statement.
+/// Analyses a statement, compares its relations with the locked table, then rewrites and plans the statement.
 ///
 /// # Safety
 /// The text is NUL-terminated and outlives the plan; the parameters are of the declared types.
@@ -66,7 +66,8 @@ pub unsafe fn planned(
     }
 }
 
-/// Compares the relations that the server found under the names of a statement with the locked table.
+/// Compares the locked table with the relations that the server found under the names in a statement. Raises
+/// an error if they differ.
 ///
 /// # Safety
 /// The query is a tree that parse analysis has made.
@@ -94,7 +95,7 @@ unsafe fn compare(query: *mut pg_sys::Query, target: Target<'_>) {
     }
 }
 
-/// Compares the relations in FROM and WITH, on all levels, and the target, as a part of [`compare`].
+/// Does the part of [`compare`] for the target, and for the relations in FROM and WITH on all levels.
 ///
 /// # Safety
 /// As for [`compare`].
@@ -104,8 +105,8 @@ unsafe fn compare_from(
     known: &[pg_sys::Oid],
     found: &mut usize,
 ) {
-    // SAFETY: the lists of a query tree hold range table entries and common table expressions, whose queries analysis has
-    // made too.
+    // SAFETY: the lists of a query tree hold range table entries and common table expressions. Parse analysis has made
+    // the queries of these expressions too.
     unsafe {
         for entry in pointers::<pg_sys::RangeTblEntry>((*query).rtable) {
             match (*entry).rtekind {
