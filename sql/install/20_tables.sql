@@ -28,8 +28,8 @@ CREATE FUNCTION is_bogon_of(enrichment jsonb) RETURNS boolean
 COMMENT ON FUNCTION is_bogon_of(jsonb) IS
     'true if validation.is_bogon is true in an enrichment document (a value of ip_inventory.enrichment): the address cannot be a source address on the public internet';
 
--- Not STRICT, and without a search_path, so that the planner inlines it. It uses the later of two clocks: in a long
--- procedure that is now(), in a long transaction statement_timestamp().
+-- The function is not STRICT and sets no search_path, so that the planner can inline it. It uses the later of two
+-- clocks. In a long procedure, now() is later. In a long transaction, statement_timestamp() is later.
 CREATE FUNCTION session_time(t timestamptz) RETURNS timestamptz
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN CASE
@@ -40,8 +40,8 @@ CREATE FUNCTION session_time(t timestamptz) RETURNS timestamptz
 COMMENT ON FUNCTION session_time(timestamptz) IS
     'returns the given time of a session if the time is plausible; null if the time is before 1970 or more than one day in the future';
 
--- A row may have any two times, and their difference may be out of range, which is an error from version 17 on. Times
--- that an old version of the extension or a user stored must not stop an UPDATE or a restore.
+-- A row may have any two times. Their difference may be out of range, which is an error from version 17 on. An UPDATE
+-- or a restore must not fail because of times that a user or an old version of the extension stored.
 CREATE FUNCTION seen_over(first_seen timestamptz, last_seen timestamptz) RETURNS interval
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE
@@ -187,9 +187,9 @@ COMMENT ON COLUMN ip_asn_history.observed_at IS
 COMMENT ON COLUMN ip_asn_history.verification_source IS
     'source that named the network: ''maxmind'', ''cymru'' or ''manual''; ''import'' if the row was imported and the source is unknown';
 
--- Append-only, because sessions must not wait for the rows of busy networks. Without an index or key, so that an
--- INSERT writes one heap row, and so that the tables work as node-local tables. They have a replica identity, because
--- otherwise a publication FOR ALL TABLES would refuse the deletes of folding.
+-- The tables of pending counts are append-only, because sessions must not wait for the rows of busy networks. They have
+-- no index and no key. So an INSERT writes one heap row, and the tables work as node-local tables. They have a replica
+-- identity, because otherwise a publication FOR ALL TABLES would refuse to delete folded counts.
 CREATE TABLE session_delta (
     ip_address inet NOT NULL,
     sessions   bigint NOT NULL,

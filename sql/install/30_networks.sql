@@ -3,7 +3,7 @@
 CREATE FUNCTION classify_name(organization_name text) RETURNS text
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'classify_name_wrapper';
 COMMENT ON FUNCTION classify_name(text) IS
-    'returns the type of a network (HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN), as whole words in the name of the organisation indicate';
+    'returns the type of a network (HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN), derived from whole words in the name of its organisation';
 
 CREATE TABLE known_networks (
     asn_number bigint PRIMARY KEY CHECK (asn_number BETWEEN 1 AND 4294967295),
@@ -14,7 +14,7 @@ CREATE TABLE known_networks (
     is_seed    boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE known_networks IS
-    'types of known networks; takes precedence over the type that the name of the organisation indicates; you can edit the table; pg_dump includes only rows that you added or changed, so rows that you deleted exist again after a restore';
+    'list of networks whose type is known; this type takes precedence over a type derived from the name of the organisation; you can edit the table; pg_dump includes only rows that you added or changed, so rows that you deleted exist again after a restore';
 COMMENT ON COLUMN known_networks.asn_type IS 'type of the network: HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN';
 COMMENT ON COLUMN known_networks.is_seed IS
     'true if the row came with the extension and is unchanged; pg_dump omits such rows';
@@ -102,15 +102,15 @@ COMMENT ON FUNCTION known_network_restored() IS
 CREATE TRIGGER known_network_restored BEFORE INSERT ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_restored();
 
--- Networks whose entry in the list was edited, so that existing networks are reclassified. Append-only, because an
--- edit must not wait for the worker. The index is not unique for the same reason.
+-- Networks whose entry in known_networks was edited, and which must therefore be reclassified. The table is
+-- append-only, because an edit must not wait for the worker. The index is not unique for the same reason.
 CREATE TABLE network_reclassification (
     asn_number bigint NOT NULL CHECK (asn_number BETWEEN 1 AND 4294967295),
     edited_at  timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX network_reclassification_asn_number_idx ON network_reclassification (asn_number);
--- Without a key, like the deltas. With the replica identity, a publication FOR ALL TABLES does not refuse the
--- extension's deletes.
+-- The table has no key, like the tables of pending counts. Without a replica identity, a publication FOR ALL TABLES
+-- would refuse the extension's deletes.
 ALTER TABLE network_reclassification REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('network_reclassification', '');
 COMMENT ON TABLE network_reclassification IS
@@ -172,7 +172,7 @@ CREATE FUNCTION classify_asn(asn bigint, organization_name text) RETURNS text
             @extschema@.classify_name($2))
     $$;
 COMMENT ON FUNCTION classify_asn(bigint, text) IS
-    'returns the type of a network: the type in known_networks if the network is listed there, otherwise the type that whole words in the given name of the organisation indicate';
+    'returns the type of a network: the type in known_networks if the network is listed there, otherwise a type derived from whole words in the given name of the organisation';
 
 -- Flags of a network without an entry may come from an import, so they are kept. While an edit of the list is
 -- pending, they may come from a deleted entry.
@@ -188,7 +188,7 @@ CREATE FUNCTION classify_network(
         LEFT JOIN @extschema@.known_networks k ON k.asn_number = $1
     $$;
 COMMENT ON FUNCTION classify_network(bigint, text, boolean, boolean) IS
-    'returns the type of a network and the flags is_known_hosting and is_known_vpn: from known_networks if the network is listed there; otherwise the type that the given name indicates, and the flags that the caller passed';
+    'returns the type of a network and the flags is_known_hosting and is_known_vpn: from known_networks if the network is listed there; otherwise a type derived from the given name, and the flags that the caller passed';
 
 -- The rank of a source. A source may replace values of a lower rank.
 CREATE FUNCTION source_rank(source text) RETURNS integer

@@ -52,8 +52,8 @@ CREATE TABLE enrichment_request (
     priority     integer NOT NULL DEFAULT 0,
     requested_at timestamptz NOT NULL DEFAULT now()
 );
--- Without a key, like the deltas. With the replica identity, a publication FOR ALL TABLES does not refuse the
--- extension's deletes.
+-- The table has no key, like the tables of pending counts. Without a replica identity, a publication FOR ALL TABLES
+-- would refuse the extension's deletes.
 ALTER TABLE enrichment_request REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('enrichment_request', '');
 COMMENT ON TABLE enrichment_request IS

@@ -68,7 +68,7 @@ CREATE VIEW attached_tables AS
                OR c.attgenerated::pg_catalog.text OPERATOR(pg_catalog.<>) ALL (w.generated))
         ORDER BY w.place
         LIMIT 1) c ON true
-    -- The reason why the addresses of its sessions cannot be read. The index by address shows which column was
+    -- The reason why the addresses of the table's sessions cannot be read. The index by address shows which column was
     -- attached.
     CROSS JOIN LATERAL (
         SELECT COALESCE(
@@ -91,7 +91,7 @@ CREATE VIEW attached_tables AS
              JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) part.oid AND f.relkind OPERATOR(pg_catalog.=) 'f'
              ORDER BY f.oid
              LIMIT 1)) AS reason) u
-    -- The first trigger that does not fire. Those of a partitioned partition need not.
+    -- The first trigger that does not fire. The triggers of a partition that is itself partitioned need not fire.
     LEFT JOIN LATERAL (
         SELECT CASE WHEN t.oid IS NULL THEN pg_catalog.format('%s has no trigger %I', r.oid::pg_catalog.regclass, w.name)
                     WHEN t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::pg_catalog."char"[])
@@ -109,11 +109,11 @@ CREATE VIEW attached_tables AS
              ) w(name, of_partitions, type, function)
           ON w.of_partitions
           OR r.oid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid
-             -- TimescaleDB does not copy it to its chunks.
+             -- TimescaleDB does not copy the truncate trigger to the chunks of a table.
              AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid OPERATOR(pg_catalog.=) r.oid)
         LEFT JOIN pg_catalog.pg_trigger t
           ON t.tgrelid OPERATOR(pg_catalog.=) r.oid AND t.tgname OPERATOR(pg_catalog.=) w.name
-        -- Whoever creates the triggers without attach_session_table() may give them other names.
+        -- Triggers that were created without attach_session_table() may have other names.
         WHERE NOT EXISTS (
             SELECT FROM pg_catalog.pg_trigger g
             WHERE g.tgrelid OPERATOR(pg_catalog.=) r.oid

@@ -18,7 +18,8 @@ CREATE CAST (parsed_address AS inet) WITHOUT FUNCTION;
 COMMENT ON CAST (parsed_address AS inet) IS
     'cast for index expressions on address columns; needs no conversion, because both types have the same binary representation';
 
--- In SQL, and not strict, so that the planner inlines it and finds the expression of the index by address.
+-- Written in SQL and not STRICT, so that the planner inlines the function. The planner then finds the expression of the
+-- index by address.
 CREATE FUNCTION session_address(ip text) RETURNS inet
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE WHEN ip::@extschema@.parsed_address::pg_catalog.inet OPERATOR(pg_catalog.<>) '0.0.0.0/0'::pg_catalog.inet

@@ -44,10 +44,10 @@ BEGIN
             HINT = 'Call attach_session_table() without add_foreign_key => true. Or use an ordinary column, and fill the column in a BEFORE trigger.';
     END IF;
     arguments := format('%L, %L', attached.ip_column, COALESCE(attached.time_column, ''));
-    -- Otherwise a name could mean another table after a command has waited for its lock.
+    -- Without this lock, a name could mean another table after a command has waited for its own lock.
     PERFORM @extschema@.lock_session_table(rel, false);
     IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = rel AND t.tgname = 'COWRIE_ENRICH_reference') THEN
-        -- The column must spell addresses as ip_inventory does.
+        -- The column must contain addresses in the form that ip_inventory has.
         EXECUTE format(
             'CREATE OR REPLACE TRIGGER zz_cowrie_enrich_snapshot BEFORE INSERT OR UPDATE
              ON %s FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s, %L)', rel, own, arguments, 'canonical');
@@ -57,8 +57,8 @@ BEGIN
              ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)',
             rel, own, arguments);
     END IF;
-    -- Adding the key of a partitioned table reads no rows if the keys of its partitions are valid. Each of those is
-    -- added without reading rows.
+    -- Each partition first gets its own key, which is added without reading rows. If the keys of all partitions are
+    -- valid, adding the key of the partitioned table reads no rows either.
     FOR part IN
         SELECT t.relid
         FROM (SELECT rel AS relid WHERE NOT is_partitioned

@@ -1,7 +1,7 @@
 -- Attaches and detaches session tables.
 
--- Reads only the catalogs, so no code of the owner runs. The number of rows is that of the index, which PostgreSQL
--- stores when it builds the index.
+-- Reads only the catalogs, so no code of the table owner runs. The estimated number of rows is the one that PostgreSQL
+-- stored in the catalogs when it built the index.
 CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column name, OUT finding text, OUT remedy text)
     RETURNS SETOF record
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -189,8 +189,9 @@ BEGIN
         END IF;
     END IF;
 
-    -- From here on these names keep their meaning. Dropping triggers and adding columns blocks readers too. That lock
-    -- is taken at once, because a transaction that waits for a stronger lock can deadlock.
+    -- From here on, the names of the tables keep their meaning. If triggers must be dropped or columns added, the lock
+    -- also blocks readers. The strongest lock is taken at once, because a transaction that waits for a stronger lock
+    -- can deadlock.
     members := @extschema@.lock_session_table(rel,
         EXISTS (SELECT FROM pg_trigger t
                 WHERE t.tgrelid = rel
@@ -303,8 +304,9 @@ BEGIN
                 'CREATE TRIGGER zz_cowrie_enrich_truncate BEFORE TRUNCATE
                  ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s.forget_sessions(%s)', member, own, arguments);
         END IF;
-        -- The worker finds sessions with incomplete snapshots by this index, which contains only those. Without a
-        -- source of types every session would be incomplete.
+        -- The worker finds sessions with incomplete snapshots by this index, which contains only such sessions. While
+        -- no source of types is enabled, a session that lacks only the type does not count as incomplete. Otherwise the
+        -- index would contain every session.
         IF NOT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
                        WHERE i.indrelid = member AND c.relname LIKE '%cowrie\_enrich\_waiting%') THEN
             SELECT c.relnamespace, left(c.relname, 40) || '_cowrie_enrich_waiting' AS index_name,
@@ -387,7 +389,7 @@ BEGIN
     members := @extschema@.lock_session_table(rel, true);
     -- Children first, because TimescaleDB removes a trigger of the parent from its chunks too.
     FOR member IN SELECT m.rel FROM unnest(members) WITH ORDINALITY m(rel, n) ORDER BY m.n DESC LOOP
-        -- The table's own keys, and separate ones of its partitions.
+        -- The foreign keys of the table itself, and separate foreign keys of its partitions.
         FOR ours IN
             SELECT c.conrelid, c.conname FROM pg_constraint c
             WHERE c.conname = 'cowrie_enrich_address' AND c.confrelid = '@extschema@.ip_inventory'::regclass

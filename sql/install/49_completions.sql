@@ -13,8 +13,8 @@ CREATE TABLE incomplete_session (
     lacks_country boolean NOT NULL DEFAULT true,
     lacks_ip_type boolean NOT NULL DEFAULT true
 );
--- Without a key, like the deltas. With the replica identity, a publication FOR ALL TABLES does not refuse the
--- extension's deletes.
+-- The table has no key, like the tables of pending counts. Without a replica identity, a publication FOR ALL TABLES
+-- would refuse the extension's deletes.
 ALTER TABLE incomplete_session REPLICA IDENTITY FULL;
 -- A dump leaves out rows of dropped tables, because in another database another table may have the OID.
 SELECT pg_catalog.pg_extension_config_dump('incomplete_session', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');

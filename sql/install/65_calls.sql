@@ -17,7 +17,7 @@ CREATE TABLE procedure_call (
     resume_at        jsonb,
     PRIMARY KEY (procedure, relation)
 );
--- Rows are not dumped: a running call belongs to a process, and regclass numbers to a database.
+-- Rows are not dumped, because a running call belongs to a process, and table OIDs differ between databases.
 SELECT pg_catalog.pg_extension_config_dump('procedure_call', 'WHERE false');
 COMMENT ON TABLE procedure_call IS
     'last call of each procedure that works in batches, such as backfill_sessions(): one row for each procedure and processed table; the view enrich_progress shows running calls';
@@ -38,7 +38,7 @@ CREATE VIEW enrich_progress AS
     SELECT c.procedure, NULLIF(c.relation, 0::pg_catalog.oid)::pg_catalog.regclass AS relation, l.pid, c.phase, c.done, c.total,
            pg_catalog.round(c.done OPERATOR(pg_catalog./) NULLIF(t.seconds, 0::pg_catalog.numeric), 1) AS rate,
            c.started_at, c.phase_started_at, c.updated_at,
-           -- At most a century, so that a jump of the clock does not take the view out of range.
+           -- The remaining time is at most a century. Otherwise a jump of the clock could cause an out-of-range error.
            CASE WHEN c.done OPERATOR(pg_catalog.>) 0 THEN c.updated_at OPERATOR(pg_catalog.+) pg_catalog.make_interval(
                secs => LEAST(t.seconds OPERATOR(pg_catalog.*) GREATEST(c.total OPERATOR(pg_catalog.-) c.done, 0)
                         OPERATOR(pg_catalog./) c.done, 3155760000)::double precision) END AS estimated_end

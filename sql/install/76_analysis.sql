@@ -1,7 +1,8 @@
 -- Analysis. Sessions are in user tables with any name. So the query that reads them is built in each call, and runs
 -- with the rights of the caller. Queries that read only the inventories are plain views.
 --
--- Snapshots need no join. The inventory of networks is joined to groups, for their names.
+-- Snapshots contain the network of a session, so sessions need no join. Only the groups are joined to asn_inventory,
+-- for the names of the networks.
 
 CREATE FUNCTION campaign_query(rel regclass, condition text DEFAULT 'true') RETURNS text
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'campaign_query_wrapper';
@@ -93,7 +94,7 @@ BEGIN
             HINT = 'Call attach_session_table() for the table first.';
     END IF;
     SELECT c.relname, c.relnamespace, n.nspname,
-           -- A partitioned table can only be indexed with its writers waiting.
+           -- CREATE INDEX CONCURRENTLY does not support partitioned tables, so their writers have to wait.
            CASE WHEN writers_wait OR c.relkind = 'p' THEN '' ELSE ' CONCURRENTLY' END AS how
     INTO owner_table FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = rel;
     seen := COALESCE(', ' || quote_ident(attached.time_column), '');
@@ -104,7 +105,8 @@ BEGIN
             ('by_country', 'snapshot_country' || seen, ''),
             ('by_ip_type', 'snapshot_ip_type' || seen, ' WHERE snapshot_ip_type IS NOT NULL'),
             ('by_time', quote_ident(attached.time_column), ''),
-            -- The body of session_address(). A call would need the privilege EXECUTE of each role that inserts.
+            -- The body of session_address(). With a call of that function, each role that inserts would need the
+            -- privilege EXECUTE.
             ('by_address', format(CASE WHEN attached.is_inet
                 THEN '(pg_catalog.host(%1$I)::%2$s.parsed_address::pg_catalog.inet)'
                 ELSE '(CASE WHEN %1$I::pg_catalog.text::%2$s.parsed_address::pg_catalog.inet OPERATOR(pg_catalog.<>) ''0.0.0.0/0''::pg_catalog.inet'
