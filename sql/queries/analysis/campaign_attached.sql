@@ -1,5 +1,6 @@
--- How a table, or the partitioned table of a partition, is attached. Returns the names of its columns, plain and
--- quoted for SQL. Also returns whether the table is intact, and whether a role may read the names of networks.
+-- Describes how a table is attached. For a partition, describes how its partitioned table is attached. Returns the
+-- names of the columns, plain and quoted for SQL. Also returns whether the table is intact, and whether a role may read
+-- the names of networks.
 -- $1 oid: rel
 -- $2 oid: role
 SELECT a.ip_column, a.time_column, quote_ident(a.ip_column), quote_ident(a.time_column), a.is_intact,

@@ -1,5 +1,6 @@
--- Drops the pending session counts of addresses without a row whose sum is not above zero, because their sessions
--- were never counted. The sum is that of all pending counts, because a batch may have only some of them.
+-- Drops pending session counts of addresses that have no row in ip_inventory, if their sum is zero or negative. The
+-- sessions of such an address were never counted. The sum includes all pending counts of the address, because a batch
+-- may have only some of them.
 -- $1 inet[]: ip
 WITH summed AS MATERIALIZED (
     SELECT d.ip_address

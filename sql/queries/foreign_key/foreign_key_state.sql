@@ -1,4 +1,4 @@
--- Returns those of a table and its partitions whose foreign key is not validated.
+-- Of a table and its partitions, returns those whose foreign key is not validated.
 -- $1 oid: rel
 SELECT c.conrelid
 FROM pg_constraint c

@@ -1,6 +1,6 @@
 -- Merges imported values into existing addresses, which are locked. The range of times grows. Imported parts of the
--- document are added, except for the keys in $12 and $13, whose stored values are kept. Those are objects with one
--- key for each part to keep.
+-- document are added, except for the parts that $12 and $13 name. $12 and $13 are JSON objects with one key for each
+-- part whose stored value is kept.
 -- $1 inet[]: ip
 -- $2 bigint[]: asn
 -- $3 timestamptz[]: verified

@@ -1,7 +1,7 @@
 -- Assigns addresses without a network to the network that their document names, in order. Adds history and the
--- networks' counts. Leaves an address that got a network meanwhile. Rows are locked as they are visited: by their
--- key, one by one, in the order of $1. The condition is not written as IS NULL, because an index on networks must not
--- be used to find the rows.
+-- networks' counts. Skips an address that has got a network meanwhile. Locks rows as it visits them: by their key, one
+-- by one, in the order of $1. The condition is not written as IS NULL, because an index on networks must not be used to
+-- find the rows.
 -- $1 inet[]: ip, in order
 -- $2 bigint[]: asn
 -- $3 text[]: source

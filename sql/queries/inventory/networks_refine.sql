@@ -1,7 +1,7 @@
--- Refines the metadata of existing networks. A field is set if it is null or the source is better. A source that
--- describes the network itself (manual; cymru in the name) may also correct its own value. A country that belongs to
--- one address or prefix may not be corrected that way. Returns the networks that changed, and whether they existed
--- before this transaction.
+-- Refines the metadata of existing networks. A field is set if it is null or the source is better. The source manual
+-- may also correct its own values, and the source cymru its own names, because these values describe the network
+-- itself. Other values describe one address or prefix and may not be corrected that way. Returns the networks that
+-- changed, and whether they existed before this transaction.
 -- $1 bigint[]: asn
 -- $2 text[]: name
 -- $3 text[]: country

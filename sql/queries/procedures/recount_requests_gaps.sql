@@ -1,2 +1,2 @@
--- Returns whether a request for a recount says that sessions with gaps were not appended.
+-- Returns whether a request for a recount says that sessions may be missing from incomplete_session.
 SELECT EXISTS (SELECT FROM @extschema@.recount_request r WHERE r.has_gaps)

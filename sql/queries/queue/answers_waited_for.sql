@@ -1,5 +1,6 @@
--- Answered addresses of jobs, each with its answer, which is that of the smallest block around it. In key order,
--- after $5. Written as probes by key, as in jobs_claim.sql.
+-- Addresses of jobs that now have an answer, each with its answer. If several blocks contain the address, the answer
+-- for the smallest block applies. Returns addresses in key order, after $5. Written as index probes, as in
+-- jobs_claim.sql.
 -- $1 text: provider
 -- $2 text[]: lookup key
 -- $3 integer: lifetime of a value in seconds

@@ -1,11 +1,11 @@
--- Leases the most urgent due jobs. Names an address to ask about for each: one without an earlier answer, and another
--- one after each failure. Null: all addresses have an answer by now.
+-- Leases the most urgent due jobs. For each job, returns an address to ask about: an address without an earlier answer,
+-- and another one after each failure. Returns null if all addresses of the job have an answer by now.
 --
--- Written as probes by key, one job after the other. A join would be planned by statistics, which are rarely current
--- for a queue. (The planner sees the values, so only one arm of each CASE remains.)
+-- Written as index probes, one job after the other. A join would be planned by statistics, which are rarely current for
+-- a queue. The planner sees the values, so only one arm of each CASE remains.
 --
--- A probe tests whether a provider is back. It leases the jobs that have waited longest, because the provider may be
--- unable to answer the most urgent one.
+-- If $8 is true, the request is a probe that tests whether the provider has recovered. A probe leases the jobs that
+-- have waited longest, because the provider may be unable to answer the most urgent job.
 -- $1 text: provider
 -- $2 bigint: most
 -- $3 float8: lease in seconds

@@ -1,4 +1,4 @@
--- Ends the leases of jobs that were not asked about.
+-- Ends the leases of jobs for which no request was sent.
 -- $1 text: provider
 -- $2 text[]: lookup key
 -- $3 bigint: leased by

@@ -1,5 +1,5 @@
--- Raises the priority of these providers' jobs for addresses with active sessions. Skips locked jobs, because they
--- are being asked or answered.
+-- Raises the priority of these providers' jobs for addresses with active sessions. Skips locked jobs, because the
+-- worker is sending requests for them or storing their answers.
 -- $1 text[]: provider
 -- $2 inet[]: ip
 -- $3 bigint[]: priority

@@ -1,6 +1,6 @@
 -- Moves at most $1 rows of the inbox, each pair of address and table once. A pair waits if a job exists for its
--- address, because the answer makes it due. It is due at once if there is none, or if the inventory now has the
--- missing values. A leased row is due again after the lease.
+-- address, because the answer makes it due. Without a job, the pair is due at once. The pair is also due at once if the
+-- inventory now has the missing values. A leased row is due again after the lease.
 -- $1 bigint: most
 WITH taken AS (
     DELETE FROM @extschema@.incomplete_session

@@ -1,12 +1,12 @@
--- Settles rows after a visit. A row without a gap is deleted. A row whose gaps cannot be filled yet waits for an
--- answer. A row with more sessions is due at once. A row that failed is due after a backoff. A renewed row is due at
--- once, unless it failed.
+-- Settles rows after a visit. A row whose sessions are complete is deleted. A row whose null columns cannot be filled
+-- yet waits for an answer. A row with more sessions is due at once. A row that failed is due after a backoff. A renewed
+-- row is due at once, unless it failed.
 -- $1 oid: rel
 -- $2 inet[]: ip
 -- $3 text[]: outcome: done, waits, more, later
 -- $4 bigint: leased by
 -- $5 float8: backoff cap in seconds
--- $6 text: error of rows that are done later
+-- $6 text: error of the rows with the outcome later
 WITH mine AS MATERIALIZED (
     SELECT c.ip_address, c.rel, c.attempts, c.is_renewed, g.outcome
     FROM @extschema@.session_completion c

@@ -1,5 +1,6 @@
--- Deletes rows of tables that were dropped. Makes rows of addresses that the inventory does not have due, because no answer will
--- make them due. The visit deletes them if no session is there. Rows that another transaction has locked are left out.
+-- Deletes rows of tables that were dropped. If an address is not in the inventory, makes its rows due, because no
+-- answer will make them due. The visit deletes such a row if the table has no session of the address. Leaves out rows
+-- that another transaction has locked.
 WITH waiting AS MATERIALIZED (
     SELECT c.ip_address, c.rel, NOT EXISTS (SELECT FROM pg_class t WHERE t.oid = c.rel) AS is_dropped
     FROM @extschema@.session_completion c

@@ -1,5 +1,6 @@
--- How a process becomes this role: whether its code comes first, and whether the role may connect as itself. From
--- version 17 on, a role without LOGIN can do so.
+-- Returns the name of a role. Also returns whether the role is a superuser or the extension's owner, whether a process
+-- may connect as the role, and whether the role is suspended. From version 17 on, a process may connect as a role
+-- without LOGIN.
 -- $1 oid: owner
 -- $2 oid: owner of the extension
 SELECT r.rolname::text, r.rolsuper OR r.oid = $2,

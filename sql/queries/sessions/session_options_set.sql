@@ -1,5 +1,5 @@
--- Sets options of an attached table. Null keeps an option, unless the table has had another owner since. The option
--- is then off.
+-- Sets options of an attached table. Null keeps an option. If the owner of the table has changed since the options were
+-- set, null turns an option off.
 -- $1 oid: rel
 -- $2 boolean: run_triggers
 -- $3 boolean: trust_input

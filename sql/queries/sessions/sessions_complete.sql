@@ -1,6 +1,6 @@
--- Fills null columns of the snapshots of a table's sessions at these places. Skips locked rows. Runs as the table's
--- owner, who may have no rights on the extension's objects. Returns the new place of each session, and whether it has
--- all known values, because a trigger of the owner may have reset them.
+-- Fills null snapshot columns of a table's sessions at these tuple ids. Skips locked rows. Runs as the table's owner,
+-- who may have no rights on the extension's objects. Returns the new tuple id of each session, and whether the session
+-- has all known values. A trigger of the owner may have reset some values.
 -- $1 tid[]: place
 -- $2 bigint[]: asn
 -- $3 text[]: country

@@ -1,5 +1,5 @@
--- Returns whether any session of a table is still at one of the places where the previous statement put it. A trigger
--- that fired after that statement may have undone it. Runs as the table's owner.
+-- Returns whether any session of a table is still at one of the tuple ids where the previous statement put it. A
+-- trigger that fired after that statement may have undone its changes. Runs as the table's owner.
 -- $1 tid[]: place
 SELECT true
 FROM @table@ s
