@@ -33,8 +33,8 @@ COMMENT ON VIEW network_activity IS
 COMMENT ON COLUMN network_activity.session_percent IS
     'sessions of this network as a percentage of the sessions of all networks';
 
--- Looks up the previous row for each row of the history, instead of using a window over all of it. So a query about
--- one address, one network or the last week reads only their rows.
+-- Looks up the previous row for each row of the history, instead of using a window function over the whole history. So
+-- a query about one address, one network or the last week reads only the rows that it needs.
 CREATE VIEW moved_addresses AS
     SELECT h.ip_address, b.asn_number AS asn_before, nb.organization_name AS organization_before,
            h.asn_number AS asn_after, na.organization_name AS organization_after,

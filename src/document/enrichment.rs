@@ -296,7 +296,7 @@ pub fn kept_by_others(
 
 /// Returns true if a provider's answer about an address is past its lifetime, or is missing and needed. A
 /// network provider is asked again about the addresses that it assigned to a network, and about addresses
-/// without a network. It is not asked about addresses that have a network from the mmdb files only. A failure
+/// without a network. It is not asked about addresses whose network comes only from the mmdb files. A failure
 /// never becomes stale.
 pub fn is_stale(document: Container<'_>, asn: Option<i64>, provider: Provider) -> bool {
     let source = provider.name();

@@ -87,9 +87,9 @@ impl Drop for HeldLock {
     }
 }
 
-/// An announcement that a prepared transaction makes when it commits. Other processes see the marks while the
-/// transaction is prepared, even after a restart of the server, because the server keeps the locks of
-/// prepared transactions.
+/// A mark of a prepared transaction, which tells other processes what its commit will change. Other processes
+/// see the mark while the transaction is prepared, even after a restart of the server, because the server
+/// keeps the locks of prepared transactions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 pub enum Mark {

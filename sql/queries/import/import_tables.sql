@@ -1,6 +1,6 @@
--- Tables with these names in a schema, with a row for each column. For the table: whether it can be imported, and the
--- estimated number of rows. For the column: whether it is never null, the name of its type if that is a built-in base
--- type, and the type as SQL writes it. Takes no lock on the tables.
+-- Tables with these names in a schema, with a row for each column. Returns whether the table can be imported, and the
+-- estimated number of rows. Also returns whether the column is never null, the name of its type if that is a built-in
+-- base type, and the type as SQL writes it. Takes no lock on the tables.
 -- $1 oid: schema
 -- $2 text[]: names
 SELECT c.relname::text, c.oid, c.relkind IN ('r', 'p') AND c.relpersistence <> 't', c.reltuples::bigint,

@@ -1,4 +1,5 @@
--- Appends the times when networks were seen to the pending counts, unless they are known already.
+-- Appends rows to the pending counts with the times when networks were seen. Skips networks that already have these
+-- times.
 -- $1 bigint[]: asn
 -- $2 timestamptz[]: first_seen
 -- $3 timestamptz[]: last_seen

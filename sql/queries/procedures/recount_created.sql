@@ -1,2 +1,2 @@
--- Returns the temporary table. It is not a constant, because each transaction creates its own.
+-- Returns the OID of the temporary table. The OID is not a constant, because each transaction creates its own table.
 SELECT to_regclass('pg_temp.cowrie_enrich_counted')::oid

@@ -1,5 +1,6 @@
 -- Returns whether an index contains the sessions that lack only the type; null if it is not an index of waiting
--- sessions. Locks the table. format() quotes names when pg_get_expr() does, see quote_all_identifiers.
+-- sessions. Locks the table. format() and pg_get_expr() quote the same names, because both follow
+-- quote_all_identifiers.
 -- $1 oid: index
 SELECT waits.for_types
 FROM pg_index i
