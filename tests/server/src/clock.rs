@@ -27,7 +27,7 @@ impl Clock {
 
     /// Sets the clock to this number of days from today, and this number of seconds after midnight.
     pub fn set(&self, days: i64, second: i64) {
-        // Today is the day on which the test began, so that offsets stay small.
+        // `days` counts from the day on which the test began, so that offsets stay small.
         static TODAY: OnceLock<i64> = OnceLock::new();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_micros() as i64;
         let today = *TODAY.get_or_init(|| now - now.rem_euclid(86_400_000_000));
@@ -60,7 +60,7 @@ pub fn library() -> &'static Path {
             .output()
             .expect("there is a C compiler");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        // Another test process may do the same. Each renames a complete library.
+        // Another test process may build the library at the same time. Each process renames a complete file.
         fs::rename(&draft, &library).expect("own directory");
         library
     })

@@ -67,15 +67,15 @@ impl Options {
         self
     }
 
-    /// Lets the background workers work. Without them only the test changes anything.
+    /// Starts the background workers. Without workers, only statements of the test change data.
     #[must_use]
     pub fn with_worker(mut self) -> Self {
         self.worker = true;
         self
     }
 
-    /// Writes to disk as a production server does. Without this a crash of the machine would lose data, a crash of
-    /// PostgreSQL would not.
+    /// Flushes writes to disk, as a production server does. Otherwise a crash of the machine can lose data, but a
+    /// crash of PostgreSQL cannot.
     #[must_use]
     pub fn durable(mut self) -> Self {
         self.durable = true;
@@ -242,7 +242,7 @@ impl Cluster {
         &self.socket_dir
     }
 
-    /// Appends lines to postgresql.conf. Of equal settings the last one counts.
+    /// Appends lines to postgresql.conf. If the file sets a setting twice, PostgreSQL uses the last line.
     pub fn configure(&self, lines: &[String]) {
         let path = self.data_dir().join("postgresql.conf");
         let mut file =
@@ -336,7 +336,7 @@ impl Cluster {
                 .envs(self.environment.iter().map(|(name, value)| (name, value)))
                 .arg("-D")
                 .arg(self.data_dir())
-                // In another process group than the terminal's, because the watchdog handles an interrupt there.
+                // Runs in a separate process group, because the watchdog handles an interrupt from the terminal.
                 .process_group(0)
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().expect("the log can be shared"))
@@ -485,7 +485,7 @@ impl Drop for Scratch {
     }
 }
 
-/// A test that panicked while it held a lock must not keep the server from being stopped.
+/// Takes a lock even if a test panicked while it held the lock. Otherwise the server could not be stopped.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -13,7 +13,7 @@ use crate::session::Session;
 use crate::wait::wait_until;
 
 pub struct Lab {
-    // Dropped first, because it sends requests to the other.
+    // Dropped before `whois`, to which it sends requests.
     pub cluster: Cluster,
     pub whois: Whois,
 }
@@ -56,7 +56,7 @@ pub fn pointed_at(whois: &Whois, options: Options) -> Options {
         "cowrie_enrich.cymru_rate = 0".to_owned(),
         "cowrie_enrich.retry_base = 20ms".to_owned(),
         "cowrie_enrich.worker_naptime = 200ms".to_owned(),
-        // One worker per database, and a test may make many databases.
+        // Each database has a worker, and a test may create many databases.
         "max_worker_processes = 40".to_owned(),
     ];
     options.conf_before(&own)
@@ -126,9 +126,9 @@ pub fn queue(session: &mut Session, addresses: &[IpAddr]) {
     ));
 }
 
-/// Waits until the queue is empty and every session was visited whose address has an answer. Dead letters and sessions
-/// in backoff may be left. A first visit may fail on a busy machine, so it is not the last one. On failure shows the
-/// reasons.
+/// Waits until the queue is empty, and until an owner process has tried to complete every session whose address has
+/// an answer. Dead letters and sessions in backoff may be left. If the first attempt failed, waits for another one,
+/// because the machine may have been busy. If this takes too long, shows the reasons.
 #[track_caller]
 pub fn wait_for_the_queue(session: &mut Session) {
     let mut busy = false;
@@ -143,7 +143,7 @@ pub fn wait_for_the_queue(session: &mut Session) {
                       + (SELECT count(*) FROM (SELECT FROM enrich.session_completion
                          WHERE due_at IS NOT NULL
                            AND (attempts = 0 OR attempts < 12 AND last_error ~ '(too long|lock)'
-                                -- On a busy machine a process is ended that did nothing wrong.
+                                -- On a busy machine the worker may end an owner process that works correctly.
                                 OR last_error IS NULL AND NOT EXISTS (SELECT FROM enrich.suspended_owner))
                          LIMIT 1) c)",
             );
@@ -198,7 +198,8 @@ pub fn worker_pid(session: &mut Session) -> i64 {
     wait_until("the database has a worker", || worker_pid_now(session), Option::is_some).expect("it has one")
 }
 
-/// Makes the launcher start the worker of a database by a request that is deleted afterwards. Waits for the worker.
+/// Queues a request, so that the launcher starts the worker of the database. Waits for the worker, and deletes the
+/// request.
 pub fn start_worker(session: &mut Session) {
     session.run(
         "INSERT INTO enrich.enrichment_request (ip_address, provider) VALUES ('60.0.0.1', 'cymru');
@@ -234,7 +235,8 @@ pub fn stored(session: &mut Session) -> BTreeMap<IpAddr, Option<u64>> {
         .collect()
 }
 
-/// Asserts that every address has its network of the synthetic internet, and one line of history with it.
+/// Asserts that every address has the network that the synthetic internet gives it, and one row of history with this
+/// network.
 #[track_caller]
 pub fn assert_placed(session: &mut Session, addresses: &[IpAddr]) {
     let stored = stored(session);
@@ -262,7 +264,7 @@ pub fn assert_placed(session: &mut Session, addresses: &[IpAddr]) {
     assert_eq!(history.len(), expected.len(), "lines of history");
 }
 
-/// Asserts that nothing wrong is stored: no network but the right one, and of no address but the requested ones.
+/// Asserts that only requested addresses have a network, and that it is the right network.
 #[track_caller]
 pub fn assert_nothing_wrong(session: &mut Session, addresses: &[IpAddr]) {
     let wrong: Vec<_> = stored(session)
@@ -280,7 +282,7 @@ pub fn assert_nothing_wrong(session: &mut Session, addresses: &[IpAddr]) {
     );
 }
 
-/// Asserts that no session of the two hosts' tables lacks the network of its address.
+/// Asserts that every session in the tables of both hosts has the network of its address.
 #[track_caller]
 pub fn assert_snapshots_are_complete(session: &mut Session) {
     for host in [&COWRIE, &SUMMARIES] {

@@ -11,7 +11,7 @@ use crate::documentation;
 use crate::session::Session;
 use crate::world::{self, Files};
 
-/// Copied for every test. Connections to it must stay closed, because an open one makes the copy fail.
+/// The database that is copied for every test. No connection to it may be open, because then the copy fails.
 pub const TEMPLATE: &str = "with_extension";
 
 pub struct Database<'a> {
@@ -66,7 +66,7 @@ impl<'a> Database<'a> {
         Database { session: cluster.session(name), cluster, name: name.to_owned() }
     }
 
-    /// Dumps the database in one of pg_dump's formats, into the directory of the cluster's other files.
+    /// Dumps the database in one of pg_dump's formats, into the cluster's directory `files`.
     #[track_caller]
     pub fn dump(&self, format: &str) -> PathBuf {
         let dump = self.cluster.files().join(format!("{}.dump", self.name));
@@ -122,7 +122,8 @@ pub fn server_without_providers(server: &'static OnceLock<Cluster>, name: &str) 
     kept_until_exit(server, || cluster_with_world(&options))
 }
 
-/// Returns the server in a static. The first test that needs it makes it, and it is removed when the process exits.
+/// Returns the server in a static variable. The first test that needs the server starts it. The server is removed
+/// when the process exits.
 fn kept_until_exit(server: &'static OnceLock<Cluster>, make: impl FnOnce() -> Cluster) -> &'static Cluster {
     static KEPT: Mutex<Vec<&'static OnceLock<Cluster>>> = Mutex::new(Vec::new());
     extern "C" fn stop() {
@@ -161,7 +162,7 @@ pub fn cluster_with_unread_world(options: &Options) -> Cluster {
     cluster
 }
 
-/// Makes the database that tests' databases are copied from.
+/// Creates the template: the database from which the databases of tests are copied.
 pub fn make_template(cluster: &Cluster) {
     let mut admin = cluster.session(SUPERUSER);
     admin.run(&format!("CREATE DATABASE {TEMPLATE}"));
@@ -216,7 +217,7 @@ pub fn bare_database(cluster: &Cluster) -> Database<'_> {
     copy_from(cluster, "template0")
 }
 
-/// Returns a new database into which pg_restore restored a dump, or psql one of format `plain`.
+/// Returns a new database into which a dump was restored: by psql if the format is `plain`, otherwise by pg_restore.
 #[track_caller]
 pub fn restored_from<'a>(cluster: &'a Cluster, dump: &Path, format: &str) -> Database<'a> {
     let restored = bare_database(cluster);
@@ -247,7 +248,7 @@ pub fn copy_from<'a>(cluster: &'a Cluster, template: &str) -> Database<'a> {
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
         .collect();
-    // At most 63 bytes. The number is last, because the names of tests share beginnings.
+    // A name has at most 63 bytes. The number is at the end, because names of tests can have the same beginning.
     let name = format!("{}_{serial}", &test[..test.len().min(55)]);
     cluster.session(SUPERUSER).run(&format!("CREATE DATABASE \"{name}\" TEMPLATE {template}"));
     Database { session: cluster.session(&name), cluster, name }

@@ -19,7 +19,7 @@ pub fn pages() -> Vec<String> {
         for entry in std::fs::read_dir(&directory).expect("the directory can be read").flatten() {
             let (path, name) = (entry.path(), entry.file_name());
             let hidden = name.to_string_lossy().starts_with('.');
-            // A symbolic link points to files of others, or to a directory that is found anyway.
+            // Symbolic links are ignored: the target is outside of the project, or is found without the link.
             if entry.file_type().is_ok_and(|t| t.is_dir()) && !hidden && name != "target" {
                 open.push(path);
             } else if path.extension().is_some_and(|e| e == "md") {

@@ -3,8 +3,8 @@
 
 use crate::session::Session;
 
-/// Creates a function that records its caller in sequences, which keep that even after a rollback. There is one
-/// sequence for the attacker and one for all other roles. Every role may call the function.
+/// Creates a function that records its caller in sequences, because a rollback does not undo changes of sequences.
+/// There is one sequence for the attacker and one for all other roles. Every role may call the function.
 pub fn create_trap(session: &mut Session, attacker: &str) {
     session.run(&format!(
         "CREATE SCHEMA trap; GRANT USAGE ON SCHEMA trap TO PUBLIC;
@@ -21,7 +21,8 @@ pub fn create_trap(session: &mut Session, attacker: &str) {
     ));
 }
 
-/// True where code of a table runs in the background, as its owner. In the foreground the tests insert as a superuser.
+/// An SQL condition: true if the code of a table runs in a background process, as the owner of the table. In the
+/// foreground the tests insert as a superuser.
 pub const IN_BACKGROUND: &str = "current_user <> 'postgres'";
 
 /// A statement of PL/pgSQL that does not end when it is cancelled.
@@ -54,7 +55,8 @@ pub fn create_check(session: &mut Session, role: &str, name: &str, body: &str) {
     ));
 }
 
-/// Makes a function of [`create_check`] run for each changed row of a table of the owner.
+/// Adds a constraint to a table of the owner. The constraint calls a function of [`create_check`] for each changed
+/// row.
 pub fn constrain(session: &mut Session, role: &str, table: &str, check: &str) {
     session.run(&format!(
         "ALTER TABLE {role}.{table} ADD CONSTRAINT theirs CHECK ({role}.{check}(snapshot_country)) NOT VALID"
@@ -71,8 +73,9 @@ pub fn is_armed(session: &mut Session) -> bool {
     session.one("SELECT is_called FROM trap.own") == "t"
 }
 
-/// Creates every operator that the extension's statements use, for every pair of types that the server has no operator
-/// for. The server would convert such types. If it searches this schema, these operators fit best.
+/// Creates every operator that the extension's statements use, for every pair of types for which the server has no
+/// operator. For such a pair the server would convert the types. If the server searches this schema, it prefers these
+/// operators.
 pub fn create_operators(session: &mut Session, schema: &str) {
     session.run(&format!(
         "DO $do$
@@ -92,8 +95,8 @@ pub fn create_operators(session: &mut Session, schema: &str) {
     ));
 }
 
-/// Creates functions with the names of the extension's functions that fit some calls better. They lack the arguments
-/// that have defaults, or have one argument of a closer type.
+/// Creates functions that have the names of the extension's functions, and fit some calls better. These functions
+/// lack the arguments that have defaults, or have one argument of a closer type.
 pub fn create_overloads(session: &mut Session, schema: &str) -> i64 {
     session.number(&format!(
         "CREATE FUNCTION pg_temp.overload() RETURNS bigint LANGUAGE plpgsql AS $do$

@@ -1,4 +1,4 @@
-//! The two tables that the extension serves. Every rule must hold for both.
+//! The two hosts: the session tables with which the extension is used. Every rule must hold for both.
 
 use crate::session::Session;
 

@@ -17,7 +17,7 @@ use crate::installation::installation;
 use crate::session::Session;
 use crate::wait::wait_until;
 
-/// Keys that differ from all other texts.
+/// Keys that occur in no other text, so that tests can search for them.
 pub const GREYNOISE_KEY: &str = "gn-Zq83vXw0TtLkP5sE";
 pub const SPUR_TOKEN: &str = "spur-7Yh2mNcR9uBdJx4K";
 pub const CONTACT: &str = "honeypot@example.org";
@@ -26,7 +26,7 @@ pub const CONTACT: &str = "honeypot@example.org";
 pub const PROVIDERS: [&str; 3] = ["greynoise", "dshield", "spur"];
 
 pub struct Lab {
-    // Dropped first, because it sends requests to the others.
+    // Dropped before the providers, to which it sends requests.
     pub cluster: Cluster,
     pub greynoise: Http,
     pub dshield: Http,
@@ -43,7 +43,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Workers that use `sources`, a synthetic internet, no rate limit, and short pauses.
+    /// Returns options for workers that use `sources`, a synthetic internet, no rate limit, and short pauses.
     pub fn of(name: &str, sources: &str) -> Plan {
         Plan {
             options: Options::named(name).with_worker(),
@@ -230,8 +230,9 @@ pub fn wait_for_status(session: &mut Session, provider: &str, columns: &str, exp
     );
 }
 
-/// Makes the database's worker do this number of whole rounds. Each round looks at every provider and sends all
-/// requests that it may send. `known` is an address that Team Cymru has answered; no request is sent for it.
+/// Makes the database's worker run this number of whole rounds. In each round the worker handles every provider, and
+/// sends all requests that may be sent. `known` is an address that Team Cymru has answered; no request is sent for
+/// it.
 #[track_caller]
 pub fn rounds(session: &mut Session, known: IpAddr, number: usize) {
     for _ in 0..number {

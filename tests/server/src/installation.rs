@@ -34,7 +34,7 @@ pub fn workspace() -> PathBuf {
         .expect("the workspace is two levels above this crate")
 }
 
-/// Returns the files with this extension in a directory and below it, sorted.
+/// Returns the files with this file name extension in a directory and its subdirectories, sorted.
 pub fn files_below(directory: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![directory.to_owned()];
@@ -84,7 +84,7 @@ fn major_of(version: &str) -> u32 {
     digits.parse().unwrap_or_else(|e| panic!("no version in \"{version}\": {e}"))
 }
 
-/// Returns the version of the installation that the environment names, for tests that run another one.
+/// Returns the version of the installation that the environment names. Tests that run another installation need it.
 pub fn named_major() -> u32 {
     Installation::of(named_pg_config()).major
 }
@@ -185,7 +185,8 @@ impl Installation {
     pub fn run_dir(&self) -> PathBuf {
         let dir = workspace().join("target/postgres/run");
         std::fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("could not create {}: {e}", dir.display()));
-        // The server's user may be unable to follow a link out of the checkout, but can enter its target.
+        // Resolves links, because the server's user may be unable to enter the checkout, but can enter the target of
+        // the link.
         dir.canonicalize().unwrap_or(dir)
     }
 }

@@ -9,7 +9,7 @@ use crate::session::Session;
 
 const HOSTS: [&Host; 2] = [&COWRIE, &SUMMARIES];
 
-/// The snapshots of sessions that were seen. A value that was set once must not change.
+/// The snapshot columns of the sessions that were read so far. A value that is set must not change.
 #[derive(Default)]
 pub struct Snapshots(BTreeMap<String, [String; 5]>);
 
@@ -79,8 +79,8 @@ fn references_hold(session: &mut Session) {
     assert_eq!(dangling, [""; 0], "these point at nothing");
 }
 
-/// Asserts that there is a line for each time that an address entered a network, and that the last one names the
-/// current network.
+/// Asserts that `ip_asn_history` has a row for each move of an address into a network, and that the last row of an
+/// address names its current network.
 #[track_caller]
 fn history_is_sound(session: &mut Session) {
     let wrong = session.rows(
@@ -107,8 +107,8 @@ fn history_is_sound(session: &mut Session) {
     assert_eq!(wrong, [""; 0], "lines of history");
 }
 
-/// Asserts that each lookup of a provider of `enabled_sources` was made, is queued, or is a dead letter with a reason.
-/// Jobs have addresses, and addresses that wait have a job.
+/// Asserts that each lookup at a provider of `enabled_sources` was answered, is queued, or is a dead letter with a
+/// reason. Also asserts that each job has addresses, and that each waiting address has a job.
 #[track_caller]
 fn no_lookup_is_lost(session: &mut Session) {
     let lost = session.rows(
@@ -135,13 +135,13 @@ fn no_lookup_is_lost(session: &mut Session) {
     assert_eq!(lost, [""; 0], "lookups");
 }
 
-/// Asserts that no set value of a session's snapshot has changed. A session that was deleted and stored again is
-/// another one.
+/// Asserts that no value in a session's snapshot columns has changed. A session that was deleted and stored again
+/// counts as another session.
 #[track_caller]
 fn snapshots_stay(session: &mut Session, seen: &mut Snapshots) {
     let mut now = BTreeMap::new();
     for host in HOSTS {
-        // Remembers a row by values that no later UPDATE of the extension changes.
+        // The key consists of values that no later UPDATE of the extension changes.
         for row in session.rows(&format!(
             "SELECT trim({key}) || ' ' || coalesce(host(enrich.session_address({address})), ''), snapshot_asn, snapshot_country,
                     snapshot_ip_type, md5(enrichment::text), enrichment_at FROM {table}",
@@ -156,7 +156,7 @@ fn snapshots_stay(session: &mut Session, seen: &mut Snapshots) {
     }
     for (key, before) in &seen.0 {
         let Some(after) = now.get(key) else { continue };
-        // The time is that of the enrichment. A session that was deleted and stored again has another time.
+        // This is the time of the enrichment. If it differs, the session was deleted and stored again.
         if before[4] != "NULL" && before[4] != after[4] && after[4] != "NULL" {
             continue;
         }

@@ -1,7 +1,8 @@
-//! A real Prometheus on a free port of loopback, with its HTTP interface. It is stopped however the test ends.
+//! A real Prometheus on a free port of loopback, with its HTTP interface. Prometheus is stopped whether the test
+//! passes, fails or is killed.
 //!
-//! It is the child of a shell that waits for the end of its standard input. When the test process ends, the pipe
-//! closes, and the shell ends Prometheus and removes its data below target/.
+//! Prometheus is the child of a shell, which waits for the end of the shell's standard input. When the test process
+//! ends, the pipe closes, and the shell ends Prometheus and removes its data below target/.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -96,7 +97,7 @@ impl Prometheus {
         }
     }
 
-    /// Returns the value of an expression now, a sample for each set of labels.
+    /// Returns the current value of an expression: a sample for each set of labels.
     pub fn try_query(&self, expression: &str) -> Result<Vec<Sample>, String> {
         let data = self.ask(&format!("/api/v1/query?query={}", escaped(expression)))?;
         let samples = data["result"].as_array().cloned().unwrap_or_default();
@@ -108,7 +109,7 @@ impl Prometheus {
         self.try_query(expression).unwrap_or_else(|error| panic!("{expression}: {error}"))
     }
 
-    /// Returns the single number that an expression gives, if it gives any.
+    /// Returns the value of an expression with at most one sample; `None` if there is no sample.
     #[track_caller]
     pub fn number(&self, expression: &str) -> Option<f64> {
         let samples = self.query(expression);
@@ -124,7 +125,8 @@ impl Drop for Prometheus {
     }
 }
 
-/// Runs the command after the directory until its input ends, then ends the command and removes the directory.
+/// A shell script. Its arguments are a directory and a command. Runs the command until the standard input of the
+/// script ends. Then ends the command and removes the directory.
 const KEEPER: &str = r#"trap : INT TERM
 dir=$1; shift
 "$@" </dev/null &
@@ -149,7 +151,8 @@ fn child_until_exit(program: &Path, dir: &Path, port: u16) -> Child {
         .expect("sh runs")
 }
 
-/// Returns the body of the answer of a server on loopback, with any status. Fails without an answer.
+/// Returns the body of the response of a server on loopback, whatever the HTTP status is. Fails if there is no
+/// response.
 pub fn get(port: u16, path: &str) -> Result<String, String> {
     let told = |error: std::io::Error| error.to_string();
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map_err(told)?;

@@ -1,8 +1,9 @@
-//! The schema of the Python system (cowrieprocessor, schema version 16), rebuilt from its documented columns, and a
-//! repeatable installation of it.
+//! The schema of the Python system (cowrieprocessor, schema version 16), rebuilt from its documented columns, and
+//! generated data for it. The same seed gives the same data.
 //!
-//! There are two flavours, because there were two ways to create it: SQL migrations and the ORM's `create_all`. They
-//! differ in names (`registry`, `rir_registry`), in types (`jsonb`, `json`), in generated columns and in checks.
+//! There are two variants of the schema, because there were two ways to create it: SQL migrations and the ORM's
+//! `create_all`. The variants differ in names (`registry`, `rir_registry`), in types (`jsonb`, `json`), in generated
+//! columns and in checks.
 
 use crate::random::Random;
 use crate::session::Session;
@@ -225,13 +226,14 @@ fn document(random: &mut Random, asn: Option<u64>, at: &str) -> String {
         ));
     }
     if random.one_in(9) {
-        // 18 fields in a row, as its parser of SPUR's answer stores them.
+        // A list, because the Python system stores SPUR's answer as a list of 18 fields.
         parts.push(r#""spur": ["23.0.0.1", "", "VPN"]"#.to_owned());
     }
     format!("{{{}}}", parts.join(", "))
 }
 
-/// Returns checksums of valid networks and addresses, of the Python system or, after an import, of the extension.
+/// Returns checksums of the valid networks and addresses in a schema: that of the Python system or, after an import,
+/// that of the extension.
 pub fn checksums(session: &mut Session, schema: &str) -> Vec<String> {
     let ours = schema == "enrich";
     let address = if ours { "host(ip_address)" } else { "ip_address::text" };

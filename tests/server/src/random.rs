@@ -21,7 +21,7 @@ impl Random {
         self.number() % limit
     }
 
-    /// Returns a number of `0..limit`, small numbers far more often: a few frequent values, a long tail.
+    /// Returns a number of `0..limit`. Small numbers are far more frequent than large numbers.
     pub fn skewed_below(&mut self, limit: u64) -> u64 {
         let u = (self.number() >> 11) as f64 / (1u64 << 53) as f64;
         ((limit as f64).powf(u) - 1.0) as u64

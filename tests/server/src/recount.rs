@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::session::Session;
 use crate::wait::wait_until;
 
-/// Returns the sessions per address of the tables, `(table, address column)`.
+/// Returns the number of sessions of each address in some tables. A table is given as `(table, address column)`.
 pub fn sessions_per_address(session: &mut Session, tables: &[(&str, &str)]) -> BTreeMap<IpAddr, i64> {
     let mut counts = BTreeMap::new();
     for (table, column) in tables {
@@ -19,7 +19,7 @@ pub fn sessions_per_address(session: &mut Session, tables: &[(&str, &str)]) -> B
     counts
 }
 
-/// Returns the address in a text, an IPv4-mapped one as IPv4.
+/// Parses an address. Returns an IPv4-mapped address as IPv4.
 fn host(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let text = text.strip_suffix("/32").unwrap_or(text);
@@ -84,7 +84,7 @@ pub fn assert_counts_are_exact(session: &mut Session, tables: &[(&str, &str)]) {
     assert_eq!(folded, networks, "addresses and sessions of networks: folded (left), recounted (right)");
 }
 
-/// Returns the sessions of an address in the inventory; empty if it is not there.
+/// Returns `session_count` of an address; an empty text if the address is not in `ip_inventory`.
 pub fn count(session: &mut Session, address: &str) -> String {
     session
         .rows(&format!("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '{address}'"))

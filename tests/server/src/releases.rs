@@ -1,4 +1,5 @@
-//! Versions of the extension: the install script of each, and the objects of an installed one in a database.
+//! Versions of the extension: the install script of each version, and the objects of the version that a
+//! database has.
 
 use std::fs;
 use std::path::PathBuf;
@@ -44,7 +45,8 @@ pub fn released() -> Vec<(String, String)> {
     all
 }
 
-/// Puts a script where the server finds it: `0.0.9` installs, `0.0.9--0.1.0` updates.
+/// Writes a script to the directory where the server looks for it. The name `0.0.9` is that of an install
+/// script, `0.0.9--0.1.0` that of an update script.
 pub fn offer(name: &str, script: &str) {
     let directory = installation().sharedir.join("extension");
     let draft = directory.join(format!("draft-{name}.sql"));
@@ -84,7 +86,7 @@ pub fn catalog(session: &mut Session) -> Vec<String> {
              FROM relation c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a"),
         ("grant on column", "SELECT c.oid::regclass, t.attname, t.attacl FROM relation c JOIN pg_attribute t ON t.attrelid = c.oid
              WHERE t.attacl IS NOT NULL"),
-        // The position counts, too: rows are read and returned by position.
+        // Includes the position of the column, because rows are read and returned by position.
         ("column", "SELECT c.oid::regclass, t.attnum, t.attname, format_type(t.atttypid, t.atttypmod), t.attnotnull, t.attgenerated,
                     t.attidentity, t.attcollation::regcollation, pg_get_expr(f.adbin, f.adrelid)
              FROM relation c JOIN pg_attribute t ON t.attrelid = c.oid AND t.attnum > 0 AND NOT t.attisdropped
@@ -111,7 +113,7 @@ pub fn catalog(session: &mut Session) -> Vec<String> {
     all
 }
 
-/// Returns the lines that only one of the two has.
+/// Returns the lines that only one of the two descriptions has.
 pub fn differences(updated: &[String], fresh: &[String]) -> Vec<String> {
     let lacks = fresh.iter().filter(|line| !updated.contains(line)).map(|line| format!("lacks {line}"));
     let surplus = updated.iter().filter(|line| !fresh.contains(line)).map(|line| format!("still has {line}"));

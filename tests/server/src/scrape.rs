@@ -1,4 +1,5 @@
-//! A server whose metrics are scraped, and the scraper. It uses sockets and bytes, so that it can misbehave.
+//! A server whose metrics are scraped, and the scraper. The scraper sends bytes over a socket, so that it can also
+//! send invalid requests.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,8 +10,8 @@ use crate::{Session, wait_until};
 /// Longer than any deadline of the exporter.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Returns an address without a listener. The system does not give the port to another process soon, because it goes
-/// through all ports first.
+/// Returns an address without a listener. The system will not soon give the same port to another process, because it
+/// assigns all other ports first.
 pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port is free")
 }

@@ -30,8 +30,8 @@ impl Session {
         self.client.batch_execute(sql).map_err(|e| refusal(&e))
     }
 
-    /// Returns how a statement ends: `ok`, or the SQLSTATE. The statement is rolled back, except for commits of a
-    /// procedure.
+    /// Runs a statement, and returns `ok` or the SQLSTATE of its error. The statement is rolled back, except what
+    /// a procedure commits.
     pub fn end_of(&mut self, statement: &str) -> String {
         let is_procedure = statement.starts_with("CALL");
         if !is_procedure {

@@ -1,9 +1,11 @@
-//! Random faults in the way of a worker's steps, and the conditions that must hold once they are gone.
+//! Injects random faults into the steps of a worker, and checks the conditions that must hold after the faults have
+//! ended.
 //!
-//! A seed has a separate database on a shared server. It puts faults into steps, one after the other:
-//! locks, prepared transactions, statements that fail, killed processes, a fold by hand that has not ended. Sessions
-//! come in meanwhile, and no INSERT may fail. A fault ends once its effect was seen. Then the worker may sleep
-//! for two naptimes until everything is done. It counts its sleep itself, so that a slow machine changes nothing.
+//! Each seed has a separate database on a shared server. It determines which faults are injected into steps, one
+//! after the other: locks, prepared transactions, failing statements, killed processes, an open transaction that
+//! calls `fold_statistics()`. Meanwhile clients store sessions, and no INSERT may fail. When the effect of a fault
+//! was seen, the fault is ended. After that, the worker may sleep for at most two naptimes until all work is done.
+//! The worker itself counts how long it sleeps, so the speed of the machine does not matter.
 //!
 //! [`storm`] kills processes, holds locks in prepared transactions and fails over to a standby, while clients store
 //! sessions with two-phase commit. In the end every count is compared with a recount.
@@ -24,27 +26,27 @@ use crate::traffic::{self, TABLES, Traffic, assert_sessions_are};
 use crate::wait::wait_until;
 use crate::world::crowd_address;
 
-/// Returns true if this run is the proof of the bound, which `COWRIE_ENRICH_SEEDS` requests. A run of all suites shares
-/// a busy machine with other tests.
+/// Returns true if this run must show that two naptimes suffice. `COWRIE_ENRICH_SEEDS` requests such a run. A run of
+/// all suites cannot show this, because other tests use the machine at the same time.
 fn is_proof() -> bool {
     std::env::var_os("COWRIE_ENRICH_SEEDS").is_some()
 }
 
-/// Returns how many naptimes the worker may sleep after a fault has ended: two, or ten if this run is not the
-/// proof. Ten still find work that is not resumed.
+/// Returns how many naptimes the worker may sleep after a fault has ended: two, or ten unless `is_proof()` is true. A
+/// limit of ten still finds work that is never resumed.
 pub fn naptimes_allowed() -> f64 {
     if is_proof() { 2.0 } else { 10.0 }
 }
 
-/// Returns the `worker_naptime` of seeds. In the proof it is much longer than the start of a process takes. The default
-/// is ten times as long.
+/// Returns the `worker_naptime` of the test databases. If `is_proof()` is true, it is much longer than the start of a
+/// process takes. The default value of `worker_naptime` is ten times as long.
 fn naptime() -> &'static str {
     if is_proof() { "1s" } else { "200ms" }
 }
 
 /// The steps that get faults. Three are left out. `release_jobs` depends on the rate of the whole server and has a
-/// separate test. `look_for_restore` reads nothing that can be locked or changed. The suite `commit_locks` strikes
-/// `look_for_recounts`.
+/// separate test. `look_for_restore` reads nothing that can be locked or changed. The suite `commit_locks` tests
+/// faults in `look_for_recounts`.
 pub const STEPS: [&str; 14] = [
     "take_over",
     "create_jobs",
@@ -62,7 +64,7 @@ pub const STEPS: [&str; 14] = [
     "evaluate",
 ];
 
-/// A fault in the way of a step.
+/// A fault that delays a step or makes it fail.
 #[derive(Clone, Copy, Debug)]
 enum InjectedFault {
     /// Another transaction has locked a table.
@@ -216,7 +218,7 @@ pub fn server(name: &str) -> Lab {
     Plan::of(name, "maxmind,cymru,greynoise,spur")
         .with(&format!("worker_naptime = {}", naptime()))
         .with("cymru_batch_size = 5")
-        // So that lookups wait, with the priority that the rules give them.
+        // With this quota, lookups stay in the queue and have the priorities that the rules give them.
         .with("spur_daily_quota = 1")
         .options(|options| options.conf("max_worker_processes = 80").conf("max_prepared_transactions = 60"))
         .start()
@@ -225,15 +227,15 @@ pub fn server(name: &str) -> Lab {
 /// One seed: its database, and its results so far.
 struct Torture<'a> {
     db: Database<'a>,
-    /// Reads the metrics, in a database without faults.
+    /// A connection that reads the metrics, to a database without faults.
     watch: Session,
     random: Random,
     serial: u64,
     fault_counts: FaultCounts,
 }
 
-/// Puts `faults` faults in the way of the worker of a new database. `turn`: seeds of consecutive turns strike all
-/// steps.
+/// Injects `faults` faults into steps of the worker of a new database. `turn` selects the steps: runs with
+/// consecutive values of `turn` test all steps.
 pub fn run(lab: &Lab, watch: Session, seed: u64, turn: usize, faults: usize) -> FaultCounts {
     let mut db = fresh_database(&lab.cluster);
     let name = db.name.clone();
@@ -244,7 +246,7 @@ pub fn run(lab: &Lab, watch: Session, seed: u64, turn: usize, faults: usize) -> 
         Torture { db, watch, random: Random::seeded(seed), serial: 0, fault_counts: FaultCounts::default() };
     torture.store_sessions(true);
     worker_pid(&mut torture.db);
-    // The first process of an owner has little time, so its sessions are late on a slow machine.
+    // The first process of an owner gets little time. So on a slow machine, sessions are completed late.
     wait_until("the first sessions are done", || torture.left(), Vec::is_empty);
     for number in 0..faults {
         torture.inject(STEPS[(turn * faults + number) % STEPS.len()], seed);
@@ -252,7 +254,7 @@ pub fn run(lab: &Lab, watch: Session, seed: u64, turn: usize, faults: usize) -> 
     torture.recount();
     let Torture { db, fault_counts, .. } = torture;
     drop(db);
-    // The end of its worker frees a slot for others.
+    // Ends the worker, which frees a slot for other databases.
     lab.cluster.session(SUPERUSER).run(&format!("DROP DATABASE \"{name}\" WITH (FORCE)"));
     fault_counts
 }
@@ -290,7 +292,7 @@ impl Torture<'_> {
         self.db.run(&COWRIE.insert(&[(&format!("k{}", self.serial), Some(&address))]));
     }
 
-    /// Stores sessions whose counts must be folded, because their addresses exist.
+    /// Stores sessions of addresses that are in the inventory, so that their counts must be folded.
     fn store_sessions_of_known_addresses(&mut self) {
         for address in self.db.rows("SELECT host(ip_address) FROM enrich.ip_inventory LIMIT 3") {
             self.serial += 1;
@@ -409,7 +411,8 @@ impl Torture<'_> {
         self.wait_until_done(&what);
     }
 
-    /// Leaves work that only a sweep finds, and a lease that only a new worker ends, when it takes over.
+    /// Creates work that only the step `sweep` finds, and a lease that only the step `take_over` of a new worker
+    /// ends.
     fn leave_work_unannounced(&mut self) {
         let address = member(60_000 + self.random.below(1_000) as usize, 251);
         self.db.run(&format!(
@@ -433,11 +436,11 @@ impl Torture<'_> {
         );
     }
 
-    /// Waits until the fault has struck the step: an error of the step, or work that waits over a naptime.
+    /// Waits for the effect of the fault: the step fails, or work is still not done after a naptime.
     fn wait_for_effect(&mut self, step: &str, fault: InjectedFault, before: f64, what: &str) {
         let what = format!("{what}: it strikes");
         match fault {
-            // A fold leaves rows that it cannot lock, and an error is not the only effect.
+            // A fold skips locked rows, so the fault may have an effect without an error.
             _ if step == "fold" => {
                 let from = self.naptimes();
                 wait_until(&what, || self.naptimes(), |now| *now >= from + 1.0);
@@ -452,7 +455,7 @@ impl Torture<'_> {
                     |number| *number > 0,
                 );
             }
-            // The strike is the kill, which comes while the process waits for the lock.
+            // The effect has already been seen: the process was killed while it waited for the lock.
             InjectedFault::OwnerKilled => {}
             _ => {
                 wait_until(&what, || self.errors(step), |now| *now > before);
@@ -473,7 +476,7 @@ impl Torture<'_> {
         self.db.run(&format!("SELECT pg_terminate_backend({}, 10000)", pids[0]));
     }
 
-    /// Returns the work that is left to do, with its numbers; empty if there is none.
+    /// Returns the kinds of work that are not done yet, each with its number; empty if there is none.
     fn left(&mut self) -> Vec<String> {
         self.db.rows(
             "SELECT what, n FROM (
@@ -500,12 +503,12 @@ impl Torture<'_> {
         )
     }
 
-    /// Returns true if this waits because the machine is too busy for a visit of an owner process, which has a tenth of
-    /// a second. Such a visit is retried, and its time depends on the machine.
+    /// Returns true if work waits because the machine is too slow: an owner process has a tenth of a second to
+    /// complete sessions. The worker starts it again later, at a time that depends on the machine.
     fn is_too_slow_for(&mut self, what: &str) -> bool {
         (what.starts_with("completions") || what.starts_with("snapshots"))
             && self.db.one(
-                // If none is due, the visit has ended meanwhile.
+                // If no row is due, the owner process has ended meanwhile.
                 "SELECT count(*) FILTER (WHERE last_error ~ 'too long') > 0 OR count(due_at) = 0
                  FROM enrich.session_completion",
             ) == "t"
@@ -572,7 +575,8 @@ pub fn kill(cluster: &Cluster, victim: &str, database: &str, random: &mut Random
 /// Clients of the storm.
 const CLIENTS: usize = 4;
 
-/// The process that a round of the storm kills. In a round without one, a prepared transaction holds a lock.
+/// The process that a round of the storm kills. `None`: no process is killed, and a prepared transaction holds a
+/// lock.
 const VICTIMS: [Option<&str>; 6] = [
     Some("client backend"),
     Some("cowrie_enrich worker"),
@@ -601,7 +605,7 @@ pub fn storm(seed: u64, rounds: u64) -> String {
     let standby = Options::named("torture-standby").with_worker().durable().conf("fsync = off");
     let standby = lab.cluster.standby(&pointed_at(
         &lab.whois,
-        // The base settings of tests name no source with requests, and these lines follow them.
+        // These lines come after the base settings of tests, in which no provider is enabled.
         [("greynoise", &lab.greynoise), ("dshield", &lab.dshield)]
             .iter()
             .fold(standby, |options, (provider, server)| {

@@ -1,7 +1,8 @@
 //! Clients that write sessions into both hosts' tables concurrently, and know which ones the server acknowledged.
 //!
-//! After any kill, a client's statement fails only because its connection is lost. If a client did not learn the end of
-//! a transaction, it looks later for the transaction's mark. The transaction is there as a whole or not at all.
+//! After any kill, a client's statement fails only because its connection is lost. If a client does not know whether
+//! a transaction has committed, it later looks for the mark of the transaction. Either all rows of the transaction
+//! are stored, or none.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,11 +28,12 @@ pub type Sessions = BTreeMap<(usize, String), Option<String>>;
 
 /// Makes both hosts' tables and the table of marks.
 pub fn prepare(session: &mut Session) {
-    // One of the two hosts has the foreign key. The other's column has another type, so it cannot have one.
+    // One of the two hosts has the foreign key. The other host cannot have it, because its address column has another
+    // type.
     make_tables(session, true);
 }
 
-/// Does the same without the foreign key, which needs objects of the library's version.
+/// Does the same without the foreign key. Adding the foreign key needs objects of the same version as the library.
 pub fn prepare_without_key(session: &mut Session) {
     make_tables(session, false);
 }
@@ -96,7 +98,7 @@ impl Client {
         }
     }
 
-    /// Returns a key of a session. It exists already, as far as this client knows, or is new.
+    /// Returns the key of a session: of a stored session, as far as this client knows, or of a new one.
     fn key(&mut self, host: usize, now: &Sessions) -> String {
         let known: Vec<&(usize, String)> = now.keys().filter(|(of, _)| *of == host).collect();
         if !known.is_empty() && self.random.one_in(3) {
@@ -155,7 +157,8 @@ impl Client {
         let mut after = self.known.clone();
         let mut statements = Vec::new();
         if self.calls && self.random.one_in(6) {
-            // Alone in its transaction: after other statements it would violate the order of locks.
+            // This call gets a transaction of its own. After other statements, the call would lock rows in the wrong
+            // order.
             let address = self.address().unwrap_or_else(|| "48.0.0.1".to_owned());
             statements.push(format!("SELECT enrich.enrich_ip('{address}')"));
             return Plan { statements, after };
@@ -233,7 +236,8 @@ impl Client {
                 if !self.run(session, &format!("PREPARE TRANSACTION '{mark}'")) {
                     return TransactionEnd::Unknown;
                 }
-                // Other transactions meet it meanwhile. It may also outlive a crash.
+                // Leaves the transaction prepared for a while, so that other transactions or a crash can happen
+                // meanwhile.
                 std::thread::sleep(std::time::Duration::from_millis(self.random.below(30)));
                 if !self.resolve_open_transaction(session) {
                     return TransactionEnd::Unknown;
@@ -251,7 +255,7 @@ impl Client {
         }
     }
 
-    /// Ends a prepared transaction, and finds out if a transaction in doubt has committed.
+    /// Ends the transaction if it is prepared. Otherwise finds out whether it has committed.
     fn resolve_open_transaction(&mut self, session: &mut Session) -> bool {
         let Some(open) = &self.open else { return true };
         let mark = &open.mark;
@@ -289,7 +293,7 @@ pub struct Traffic<'a> {
     pub transactions: AtomicU64,
 }
 
-/// Ends the clients when it is dropped, also by a panic.
+/// Ends the clients when it is dropped, also if the test panics.
 pub struct EndOnDrop<'a, 'b>(&'a Traffic<'b>);
 
 impl Drop for EndOnDrop<'_, '_> {
@@ -402,7 +406,7 @@ impl<'a> Traffic<'a> {
         self.is_over.load(Ordering::Acquire)
     }
 
-    /// Stops all clients, and finds out the end of transactions in doubt.
+    /// Stops all clients, and finds out whether their transactions in doubt have committed.
     pub fn hold(&'a self) -> PausedClients<'a> {
         self.is_held.store(true, Ordering::Release);
         assert!(!self.gave_up.load(Ordering::Acquire), "a client gave up");
@@ -436,7 +440,7 @@ impl Drop for PausedClients<'_> {
     }
 }
 
-/// Asserts that every acknowledged session is there with its address, and no other session is.
+/// Asserts that the tables have exactly the acknowledged sessions, each with its address.
 #[track_caller]
 pub fn assert_sessions_are(session: &mut Session, expected: &Sessions) {
     let mut found = Sessions::new();

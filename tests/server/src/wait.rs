@@ -1,4 +1,4 @@
-//! Waits for a condition, never for a time. The limit only bounds a test that would otherwise hang.
+//! Waits for a condition, never for a fixed time. The time limit only ends a test that would otherwise hang.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};

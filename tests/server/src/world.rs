@@ -59,7 +59,7 @@ pub fn crowd_address(random: &mut Random, size: u64) -> String {
     crowd_member(random.skewed_below(size))
 }
 
-/// Returns the crowd's address of this number. Neighbours in number are in different networks.
+/// Returns the address of the crowd with this number. Addresses with consecutive numbers are in different networks.
 pub fn crowd_member(number: u64) -> String {
     let (network, host) = (number % CROWD_NETWORKS, number / CROWD_NETWORKS + 1);
     format!("23.{network}.{}.{}", host / 256 % 256, host % 256)
