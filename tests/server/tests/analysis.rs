@@ -56,7 +56,8 @@ fn without_a_condition_all_sessions_are_grouped_and_spellings_of_an_address_are_
         ),
         [
             "15169|US|NULL|4|2",
-            // Of one session neither the network nor the country is known, of the other not even the address.
+            // Two sessions. The network and the country of the first are unknown. The second has no valid
+            // address.
             "NULL|NULL|NULL|2|1",
             "14061|IN|VPN|1|1",
             "14061|IN|NULL|1|1",
@@ -186,7 +187,7 @@ fn who_may_read_sessions_but_no_inventory_gets_networks_without_names() {
     );
     assert_eq!(session.rows(&call), ["15169|NULL|NULL|3", "14061|NULL|NULL|1"]);
     assert_eq!(session.refused("SELECT * FROM enrich.asn_inventory").code, "42501");
-    // The role has a grant on the views, which show no more than their columns.
+    // The role may read the views, although it may not read `asn_inventory`.
     assert_eq!(session.number("SELECT count(*) FROM enrich.network_activity"), 3);
 
     db.run(&format!("GRANT SELECT ON enrich.asn_inventory TO {analyst}"));
@@ -363,7 +364,8 @@ fn at_scale_the_questions_are_answered_from_indexes() {
         let query = db.one(&format!("SELECT campaign_query('session_summaries', $c${condition}$c$)"));
         assert_plan(&mut db, &query, &only(index));
     }
-    // As on an SSD. Then the whole comparison of attack time and now is one merge of two indexes.
+    // With this setting, as for an SSD, the planner compares the network at the time of the attack with the
+    // network now by one merge join of two indexes.
     db.run("SET random_page_cost = 1.1");
     assert_plan(
         &mut db,

@@ -39,7 +39,7 @@ fn cymrus_answers_for_other_addresses_do_not_wait_for_a_held_one() {
     lab.assert_nothing_crashed();
 }
 
-/// The network that the answer names, for one address of many.
+/// A transaction holds the network that the answer for one of many addresses names.
 #[test]
 fn cymrus_answers_for_other_networks_do_not_wait_for_a_held_one() {
     let lab = cymru::Lab::start(Options::named("answers-blocked-network").with_worker());

@@ -170,7 +170,7 @@ fn what_sessions_quote_is_kept_where_the_files_know_nothing() {
             "48.0.0.3|64502|FR|{}|f|NULL|NULL",
         ]
     );
-    // The values at the time of the attack, where the session has them.
+    // If the session has values from the time of the attack, these are kept.
     for (key, snapshot) in [
         ("old", "64500|FR|NULL"),
         ("new", "64501|FR|NULL"),
@@ -306,8 +306,8 @@ fn a_thousand_malformed_documents_are_counted_and_listed() {
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
 }
 
-/// The number of documents of one batch, each of the largest size of a part. Rejected rows are kept only in the length
-/// that is shown.
+/// Stores as many documents as a batch has, each with a part of the maximum size. The procedure must keep only the
+/// shortened texts of rejected rows in memory.
 #[test]
 fn large_malformed_documents_do_not_fill_the_memory() {
     let mut db = database();
@@ -680,7 +680,7 @@ fn beside_writers_everything_is_counted_and_nobody_fails() {
             )),
             Vec::<String>::new()
         );
-        // Without locks the rest is filled.
+        // When no session is locked, the backfill fills the remaining sessions.
         db.run(&backfill(host));
         assert_eq!(
             db.number(&format!(
@@ -763,7 +763,7 @@ fn however_often_it_is_killed_the_result_is_that_of_one_clean_run() {
     let name = db.name.clone();
     drop(db);
     let mut phases = Vec::new();
-    // A call that ends before it is killed is one more call that must change nothing.
+    // Some calls end before they are killed. Such a call is also a test: it must change nothing.
     for _ in 0..10 * KILLS {
         if phases.len() == KILLS {
             break;
@@ -864,8 +864,8 @@ fn what_an_owner_put_on_their_table_runs_as_them_whoever_calls() {
     db.run(&format!("ALTER TABLE sessions OWNER TO postgres; DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 
-/// More addresses than are looked up together. Their rows in the inventory were just rewritten, so the index has dead
-/// entries.
+/// There are more addresses than are looked up together. Their inventory rows were rewritten before, so the index has
+/// dead entries.
 #[test]
 fn many_addresses_with_quotes_are_filled_and_validated() {
     let mut db = database();
@@ -897,7 +897,7 @@ fn many_addresses_with_quotes_are_filled_and_validated() {
         0
     );
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
-    // The addresses are read again for a foreign key. One session has no row in the inventory.
+    // Adding a foreign key reads the addresses again. The address of one session is not in the inventory.
     db.run(
         "ALTER TABLE session_summaries DISABLE TRIGGER USER;
          ALTER TABLE session_summaries DROP CONSTRAINT cowrie_enrich_address",

@@ -20,7 +20,8 @@ fn load(db: &mut Session, rows: &str) {
 
 /// Loads `count` addresses of a Python system. Some are in networks that are missing, some in none. Some have an answer
 /// of MaxMind, some of Team Cymru, some of both. Their order in the table differs from that of their key.
-/// All times have passed: a time in the future is not believed, so the result would change with the hour.
+/// All times are in the past. The extension ignores times in the future, so with such times the result would depend
+/// on the hour.
 fn load_many(db: &mut Session, count: usize) {
     load(
         db,
@@ -50,7 +51,7 @@ const STATE: &str = "
     UNION ALL SELECT 'pending', asn_number::text, '' FROM network_delta
     ORDER BY 1, 2, 3";
 
-/// The versions of the rows. Every write changes these, even one that does not change a value.
+/// The versions of the rows. Every write creates a new version, even if it changes no value.
 const VERSIONS: &str = "
     SELECT 'network', asn_number::text, concat(ctid, xmin, xmax) FROM asn_inventory
     UNION ALL SELECT 'address', host(ip_address), concat(ctid, xmin, xmax) FROM ip_inventory
@@ -107,7 +108,7 @@ fn missing_networks_are_made_with_what_each_source_says_and_addresses_are_placed
             r#"64503|{"rir_registry": "cymru", "organization_name": "cymru", "organization_country": "maxmind"}"#,
         ]
     );
-    // An address that was in its network before has its history from another source.
+    // Addresses that already had a network keep the history that another source wrote.
     assert_eq!(
         db.rows("SELECT host(ip_address), asn_number, verification_source FROM ip_asn_history ORDER BY 1"),
         ["60.0.0.3|64500|maxmind", "60.0.0.4|64502|cymru"]
@@ -205,7 +206,7 @@ fn the_size_of_batches_makes_no_difference() {
     assert!(states[0] == states[1] && states[0] == states[2]);
 }
 
-/// No session table is attached, so the sessions are those of the addresses.
+/// Compares the counts of networks with the counts of their addresses, because no session table is attached.
 #[track_caller]
 fn assert_counts_are_exact_without_tables(db: &mut Session) {
     db.run("CALL enrich.fold_statistics()");
@@ -552,9 +553,9 @@ fn beside_sessions_and_folding_counts_are_exact_and_nothing_deadlocks() {
     );
 }
 
-/// Tests three states of the planner's statistics of the inventory: there are none, hardly any address lacks a network,
-/// or there are hardly any addresses. Fifty addresses are in the table in reverse order of their key. Another
-/// transaction has locked the first one.
+/// Tests three states of the planner's statistics about the inventory: there are no statistics, or they say that
+/// almost every address has a network, or that there are almost no addresses. Fifty addresses are in the table in
+/// reverse order of their key. Another transaction has locked the first one.
 #[test]
 fn addresses_are_locked_in_the_order_of_their_key() {
     for placed in [0, 1, 5_000] {
@@ -595,7 +596,8 @@ fn addresses_are_locked_in_the_order_of_their_key() {
     }
 }
 
-/// The procedure folds, which locks networks. Then it creates some, and must hold no such lock.
+/// The procedure first folds counts, and so locks networks. It must have released these locks before it creates
+/// networks.
 #[test]
 fn what_was_folded_on_the_way_is_locked_no_more_when_networks_are_created() {
     const FOLDED: usize = 100_000;

@@ -29,7 +29,8 @@ fn crowd() -> Database<'static> {
     db
 }
 
-/// Runs a statement that is stopped while it works. Returns the SQLSTATE, or `None` if the statement ended before.
+/// Runs a statement, and stops it while it works. Returns the SQLSTATE, or `None` if the statement ended before it
+/// was stopped.
 fn stopped(db: &Database<'_>, statement: &str, how: &str) -> Option<String> {
     let mut session = db.another();
     let pid = session.backend_pid();
@@ -113,7 +114,7 @@ fn everything_that_works_long_stops_when_it_is_told_to() {
     ] {
         for (how, code) in STOPS {
             if statement.contains("fold_statistics") {
-                // Counts to fold, with sums of zero.
+                // Adds pending counts whose sum is zero for each address.
                 db.run(
                     "INSERT INTO enrich.session_delta
                      SELECT '23.0.0.0'::inet + n % 20000 + 1, CASE WHEN n < 60000 THEN 1 ELSE -1 END, NULL, NULL
@@ -296,7 +297,8 @@ fn a_question_that_nobody_answers_can_be_stopped_and_gives_its_permit_back() {
     for (how, code) in
         [("statement_timeout", "57014"), ("pg_cancel_backend", "57014"), ("pg_terminate_backend", "57P01")]
     {
-        // Twice, because the second call would wait for the permit of the first if that had kept it.
+        // Calls the function twice. If the first call had kept its permit, the second call would wait for that
+        // permit.
         for _ in 0..2 {
             let mut session = db.another();
             let pid = session.backend_pid();

@@ -54,7 +54,7 @@ fn force_asks_again_and_records_when() {
     let before = db.one(when);
     db.run("SELECT enrich_ip('8.8.8.8', true)");
     assert_eq!(db.one(&format!("SELECT ({when}) > '{before}'::timestamptz")), "t");
-    // The same network again adds no line.
+    // A second answer with the same network adds no row.
     assert_eq!(db.number("SELECT count(*) FROM ip_asn_history"), 1);
 }
 
@@ -195,7 +195,7 @@ fn an_address_that_moved_leaves_a_trace() {
         db.rows("SELECT asn_number, unique_ip_count FROM asn_inventory ORDER BY 1"),
         ["15169|1", "64500|1"]
     );
-    // An older build changes nothing: the file was put back by mistake, and the newer answer is still stored.
+    // An older mmdb file, put back by mistake, changes nothing: the newer answer stays stored.
     assert_eq!(
         db.one("SELECT enrichment #>> '{maxmind,build_epoch}' FROM ip_inventory WHERE current_asn = 64500"),
         "1800000000"
@@ -497,7 +497,8 @@ fn counters_move_when_the_work_commits() {
     assert_eq!(db.one(stats), "1|0|1|0|1");
     db.run("SELECT enrich_ip('8.8.8.8'); SELECT enrich_ip('8.8.8.9')");
     assert_eq!(db.one(stats), "3|1|2|0|1");
-    // Another session sees the same. If the library is preloaded, the counters belong to the server.
+    // Another connection sees the same values, because the counters of a preloaded library belong to the
+    // server.
     assert_eq!(db.another().one(&stats.replace("FROM ", "FROM enrich.")), "3|1|2|0|1");
     db.run("SELECT reset_enrich_stats()");
     assert_eq!(db.one(stats), "0|0|0|0|0");

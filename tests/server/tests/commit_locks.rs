@@ -47,7 +47,7 @@ fn while_locked(db: &Database<'_>, tables: &str, settings: &str, sql: &str) -> R
     let (locker, mut session) = (db.another(), db.another());
     session.run(settings);
     std::thread::scope(|scope| {
-        // Dropped on a failure, so that the statements end, and the test with them.
+        // If the test fails, dropping `locker` releases the locks, so that the statements and the test end.
         let mut locker = locker;
         locker.run(&format!("BEGIN; LOCK TABLE {tables}"));
         let running = scope.spawn(move || session.try_run(sql).map_err(|refusal| refusal.code));
@@ -61,8 +61,9 @@ fn while_locked(db: &Database<'_>, tables: &str, settings: &str, sql: &str) -> R
     })
 }
 
-/// Stores a session while `tables` are locked. A busy machine may need longer than a timeout of 20 ms for the statement
-/// alone, so a cancelled statement is repeated. A lock that a commit waits for cancels it every time.
+/// Stores a session while `tables` are locked. On a busy machine, the statement alone may take longer than a timeout
+/// of 20 ms. So a cancelled statement is repeated. If the commit waited for the lock, every repetition would be
+/// cancelled.
 #[track_caller]
 fn assert_stored_while_locked(db: &Database<'_>, tables: &str, settings: &str, insert: &str) {
     let cancelled = Err("57014".to_owned());
@@ -180,7 +181,7 @@ fn a_timeout_that_runs_during_a_commit_does_not_undo_it() {
             (&format!("n{n}"), Some(&format!("89.160.20.{}", n + 1))),
         ]);
         let ended = while_locked(&db, table, settings, &format!("DO $do$ BEGIN {insert}; COMMIT; END $do$"));
-        // The statement may still end with the timeout, but after the commit.
+        // The timeout may still cancel the statement, but only after the commit.
         assert!(ended.is_ok() || ended == Err("57014".to_owned()), "{table}: {ended:?}");
         assert_eq!(
             db.number(&format!("SELECT count(*) FROM sessions WHERE id IN ('k{n}', 'n{n}')")),
@@ -213,7 +214,8 @@ fn a_lost_count_is_seen_and_counted_again() {
     assert!(said.contains("recount_request"), "{said}");
     // While the table is locked, its counts cannot be corrected.
     assert_eq!(db.one("SELECT sessions, has_gaps FROM enrich.recount_request"), "2|f");
-    // Another database has no such locks, so its view shows the values that the worker of this one has reported.
+    // Queries the view in another database, where no lock is in the way. There the view shows the values that the
+    // worker of the first database has reported.
     let mut elsewhere = fresh_database(server());
     let age = format!(
         "SELECT count(*) FROM enrich.enrich_metrics
@@ -251,7 +253,7 @@ fn a_request_that_cannot_be_appended_is_not_lost() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
 
-/// The counts of a prepared transaction are missing only after its commit.
+/// If a prepared transaction could not append its counts, they are missing from its commit on.
 #[test]
 fn a_prepared_transaction_is_recounted_when_it_commits() {
     for (n, tables) in
@@ -272,7 +274,8 @@ fn a_prepared_transaction_is_recounted_when_it_commits() {
     }
 }
 
-/// A load of many addresses appends counts during its statement. Counts that it cannot append stay until its commit.
+/// A statement that stores sessions of many addresses appends counts while it runs. Counts that it cannot append stay
+/// in memory until the commit.
 #[test]
 fn a_large_load_keeps_its_counts_until_the_lock_is_gone() {
     let mut db = prepared();

@@ -67,7 +67,8 @@ fn two_sessions_meet_a_new_address_and_the_first_commits_first() {
     }
 }
 
-/// A foreign key writes the address before commit, so here the first session holds it uncommitted.
+/// With a foreign key, the address is written before the commit. So the first session has an uncommitted row of the
+/// address.
 #[test]
 fn the_second_waits_for_the_first_to_write_the_new_address() {
     for end in ["COMMIT", "ROLLBACK"] {
@@ -227,7 +228,8 @@ fn an_enrichment_and_a_session_meet_at_one_new_address() {
     }
 }
 
-/// The address appears after the transaction took its snapshot, so the row exists and is invisible.
+/// Another transaction creates the address after this transaction took its snapshot. So the row exists, but is
+/// invisible.
 #[test]
 fn a_repeatable_read_transaction_meets_an_address_newer_than_its_snapshot() {
     for level in ["REPEATABLE READ", "SERIALIZABLE"] {
@@ -253,7 +255,7 @@ fn serializable_transactions_do_not_conflict_through_the_inventories() {
     for host in [&COWRIE, &SUMMARIES] {
         let mut db = database();
         host.create_attached(&mut db);
-        // Large enough for the planner, and for page locks to matter.
+        // With this size, the planner uses the index, and page locks cover only a part of it.
         db.run(&format!(
             "SELECT count(*) FROM enrich.enrich_ips('{{{}}}')",
             (0..2_000).map(crowd_member).collect::<Vec<_>>().join(",")
@@ -318,7 +320,7 @@ fn a_table_is_attached_while_sessions_arrive() {
 // --- Brute force ----------------------------------------------------------------------------
 
 /// Returns ten inserts, as one client of the honeypots sends them. Some are below savepoints that are released or
-/// rolled back. The whole is committed or not.
+/// rolled back. The transaction is committed or rolled back.
 fn ten_inserts(host: &Host, random: &mut Random, client: u64, serial: &mut u64) -> Vec<String> {
     let mut statements = vec!["BEGIN".to_owned()];
     let mut open = false;
@@ -342,8 +344,8 @@ fn ten_inserts(host: &Host, random: &mut Random, client: u64, serial: &mut u64) 
     statements
 }
 
-/// Errors of the extension in a session's transaction are caught, so a deadlock fails no client. It is visible in the
-/// server's statistics and in the extension's errors.
+/// The extension catches its errors in a session's transaction. So a deadlock does not make a client fail, but is
+/// counted in the server's statistics and in the extension's errors.
 #[track_caller]
 fn assert_no_deadlock(db: &mut Session) {
     wait_until(
@@ -388,7 +390,8 @@ impl Race<'_> {
         let mut serial = 0;
         while Instant::now() < self.until {
             let statements = ten_inserts(self.host, &mut random, client, &mut serial);
-            // Half of the clients pause between statements like a program, the others do not, like a script.
+            // Half of the clients send one statement after the other, like a program. The others send all statements
+            // at once, like a script.
             if client.is_multiple_of(2) {
                 for statement in &statements {
                     session.run(statement);
@@ -460,7 +463,8 @@ fn clients_that_meet_the_same_new_addresses_at_once_do_not_deadlock() {
                         format!("SELECT count(*) FROM enrich.enrich_ips('{{{}}}', true)", addresses.join(","))
                     };
                     start.wait();
-                    // A refusal ends the test later, because the others wait for this client in every round.
+                    // An error is kept and ends the test later, because the other clients wait for this client in
+                    // every round.
                     if let Err(refusal) = session.try_run(&script) {
                         refusals.lock().expect("nobody panics with it").push(refusal);
                     }
@@ -488,7 +492,8 @@ fn inserts_enrichment_folding_and_corrections_run_together() {
     let cowrie = Race { host: &COWRIE, until, transactions: AtomicU64::new(0) };
     let summaries = Race { host: &SUMMARIES, until, transactions: AtomicU64::new(0) };
     std::thread::scope(|scope| {
-        // Commits reach the bound of their waits, also on a fast machine. Once one has, these networks exist.
+        // Makes commits wait up to the limit, even on a fast machine: this transaction creates networks, and ends
+        // after one commit has waited that long.
         let mut creator = db.another();
         let addresses: Vec<String> = (0..50).map(|n| crowd_member(n * 5_000)).collect();
         creator.run(&format!("BEGIN; SELECT count(*) FROM enrich.enrich_ips('{{{}}}')", addresses.join(",")));
@@ -561,8 +566,9 @@ fn inserts_enrichment_folding_and_corrections_run_together() {
     assert_nothing_went_wrong_quietly(&cluster, &mut db);
 }
 
-/// While a session's foreign key locks an address, transactions may wait for its old version although a newer one
-/// exists. If two callers enrich it at once, the first must not return to the old version.
+/// While the foreign key of a session locks an address, transactions may wait for the old version of its row although
+/// a newer version exists. If two callers enrich the address at the same time, the first caller must not go back to
+/// the old version.
 #[test]
 fn two_callers_meet_at_an_address_that_changes_while_a_foreign_key_holds_it() {
     let mut db = database();

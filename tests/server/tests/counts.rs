@@ -78,7 +78,7 @@ fn random_transaction(host: &Host, random: &mut Random) -> String {
                 open.push(step);
             }
             1 if !open.is_empty() => {
-                // It may be an outer one, which ends the inner ones, too.
+                // If this is an outer savepoint, the inner savepoints end with it.
                 let depth = random.below(open.len() as u64) as usize;
                 script.push_str(&format!("RELEASE SAVEPOINT s{};\n", open[depth]));
                 open.truncate(depth);
@@ -140,7 +140,8 @@ fn folding_twice_changes_nothing() {
     }
 }
 
-/// More counts than the fold adds to networks in one step. For any number of batches, none may be left pending.
+/// There are more counts than a fold adds to networks in one step. Whatever the number of batches is, no count may
+/// stay pending.
 #[test]
 fn many_batches_leave_nothing_pending_of_addresses_and_networks() {
     for pending in [40_000, 130_000] {

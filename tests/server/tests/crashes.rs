@@ -1,8 +1,8 @@
 //! All work at the same time, and processes killed at random times. After each recovery, and at the end, all invariants
 //! hold.
 //!
-//! `COWRIE_ENRICH_SEED` repeats a failure, as far as processes can be repeated. `COWRIE_ENRICH_ROUNDS` sets the number
-//! of kills instead of twelve, and turns fsync on.
+//! `COWRIE_ENRICH_SEED` sets the seed, to repeat a failure as far as the timing of processes allows.
+//! `COWRIE_ENRICH_ROUNDS` sets the number of kills (default: twelve), and turns fsync on.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -22,7 +22,7 @@ use server_tests::{Session, wait_until};
 
 const CLIENTS: usize = 4;
 
-/// The processes that are killed, by `backend_type` of pg_stat_activity. The postmaster has no line there.
+/// The processes that are killed, by `backend_type` of pg_stat_activity, which does not list the postmaster.
 const VICTIMS: [&str; 10] = [
     "client backend",
     "cowrie_enrich worker",
@@ -163,7 +163,8 @@ fn whatever_is_killed_whenever_all_invariants_hold() {
     assert_sessions_are(&mut db, &held.acknowledged());
     eprintln!("{} sessions, {}", held.acknowledged().len(), state(&mut db));
     assert_eq!(db.number("SELECT count(*) FROM enrich.job_address"), 0);
-    // If an UPDATE brings an address that is known already, no later answer completes the session. The backfill does.
+    // If an UPDATE sets the address of a session, and the answer about this address is already stored, no later
+    // answer completes the session. The backfill completes it.
     for (table, address) in TABLES {
         db.run(&format!("CALL enrich.backfill_sessions('{table}', progress => false)"));
         let incomplete = format!(

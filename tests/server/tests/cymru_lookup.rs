@@ -216,7 +216,7 @@ fn a_lookup_is_cancelled_within_a_second_and_its_permit_is_free() {
     let (code, took) = ended_by(&lab, db.another(), |other, pid| {
         other.run(&format!("SELECT pg_terminate_backend({pid})"));
     });
-    // The client may see the end of the connection before the reason.
+    // The connection may be closed before the client has read the error message.
     assert!(["57P01", "08006"].contains(&code.as_str()), "{code}");
     assert!(took < MOMENT, "the termination took {took:?}");
     wait_until("the permit is back", || provider(&mut db, "in_flight"), |n| *n == 0);
@@ -229,7 +229,7 @@ fn a_lookup_is_cancelled_within_a_second_and_its_permit_is_free() {
     assert!(took < MOMENT, "the timeout took {took:?}");
     wait_until("the permit is back", || provider(&mut db, "in_flight"), |n| *n == 0);
 
-    // Also while the call waits for a permit.
+    // A call can also be ended while it waits for a permit.
     let mut holding = db.another();
     let holding_pid = holding.backend_pid();
     let mut waiting = db.another();
@@ -364,7 +364,7 @@ fn by_dns_names_are_reversed_and_each_network_is_asked_once() {
     );
 }
 
-/// Implemented a second time, on purpose.
+/// Computes the expected value without the code under test.
 fn origin_name(address: IpAddr) -> String {
     match address {
         IpAddr::V4(v4) => {

@@ -36,7 +36,7 @@ fn backtraces_of_rust_reach_neither_clients_nor_the_log() {
     let refusal = db.refused("SELECT enrich.enrich_ip('8.8.8.8')");
     assert_eq!((refusal.code.as_str(), refusal.message.as_str()), ("P0001", "boom"));
     assert_eq!(refusal.detail, None);
-    // A library that was not preloaded has the postmaster's environment too.
+    // Without preloading, the library also sees the postmaster's environment.
     db.run("CREATE TABLE sessions (id text, ip text); SELECT enrich.attach_session_table('sessions', 'ip')");
     db.run("INSERT INTO sessions VALUES ('s', '8.8.8.8')");
     assert_eq!(db.number("SELECT errors FROM enrich.enrich_stats()"), 1, "creating the address failed");
@@ -87,7 +87,8 @@ fn a_second_call_of_a_procedure_is_refused_without_a_warning_before() {
         let mut first = db.another();
         let pid = first.backend_pid();
         std::thread::scope(|scope| {
-            // Inside the scope, so that a failure ends the first call too.
+            // `blocker` is created inside the scope. If the test fails, it is dropped, and the first call
+            // ends too.
             let mut blocker = db.another();
             // The first call holds its advisory lock before it writes this table.
             blocker.run("BEGIN; LOCK TABLE enrich.procedure_call IN ACCESS EXCLUSIVE MODE");

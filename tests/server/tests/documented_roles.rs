@@ -8,7 +8,7 @@ use server_tests::documentation::{blocks_of, code_spans, grants, page, section};
 use server_tests::hosts::COWRIE;
 use server_tests::{Database, shared};
 
-/// Page and role. The page's block that creates the role has its grants.
+/// Pages and roles. On each page, the block of SQL that creates the role also grants its privileges.
 const ROLES: [(&str, &str); 6] = [
     ("docs/security.md", "honeypot_analyst"),
     ("docs/analysis.md", "campaign_analyst"),

@@ -15,7 +15,7 @@ use server_tests::releases::differences;
 use server_tests::traffic::{TABLES, Traffic, prepare};
 use server_tests::{Database, Options, wait_until};
 
-/// Removes leases as pg_restore does, for both sides of a comparison.
+/// Removes leases, as a restore does, so that the databases before and after the restore can be compared.
 const WITHOUT_LEASES: &str = "UPDATE enrich.enrichment_job SET leased_by = NULL, due_at = 'epoch'";
 
 /// Returns a database with rows in every table: leased and waiting jobs, pending counts, dead letters, a rule, and rows
@@ -50,7 +50,7 @@ fn busy_database(lab: &Lab) -> Database<'_> {
     wait_until("the worker has gone", || db.number(workers), |number| *number == 0);
     db.run(&COWRIE.insert(&[("waits", Some("60.0.77.7")), ("known", Some("8.8.8.8"))]));
     db.run(&SUMMARIES.insert(&[("waits", Some("60.0.77.8")), ("known", Some("8.8.8.8"))]));
-    // Counts of networks are pending while the fold is between its steps.
+    // Adds pending counts of networks, as they exist between two steps of a fold.
     db.run("INSERT INTO enrich.network_delta (asn_number, addresses, sessions) VALUES (15169, 1, 0), (15169, -1, 0)");
     assert_eq!(empty_tables(&mut db), [""; 0], "a dump of nothing proves nothing");
     db
@@ -219,7 +219,7 @@ fn a_quota_that_is_restored_is_added_to_what_was_spent_meanwhile() {
     assert_eq!(restored.rows(now), ["9|33"]);
 }
 
-/// First the schema, then the data: from two dumps, and from one dump in two steps.
+/// Restores first the schema and then the data. The first run uses two dumps, the second run one dump in two steps.
 #[test]
 fn schema_and_data_are_restored_one_after_the_other() {
     let lab = lab("dump-parts");
@@ -243,7 +243,7 @@ fn schema_and_data_are_restored_one_after_the_other() {
     let mut restored = bare_database(&lab.cluster);
     restore(&restored, &["--schema-only"], &schema);
     restore_data(&restored, &data, "1");
-    // As documented, not before both steps are done.
+    // The documentation says to enable the worker only after both steps.
     lab.reconfigure(&["worker_enabled = on"]);
     assert_it_goes_on(&lab, &mut restored, "in two parts");
 }

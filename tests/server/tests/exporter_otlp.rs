@@ -138,7 +138,7 @@ fn metrics_arrive_with_their_names_types_units_and_values() {
         .expect("a number");
     assert!((durations.sum - seconds * 1000.0).abs() < 1e-6, "{} ms, {seconds} s", durations.sum);
 
-    // Every family with samples, and the value of each sample, except those that the export changes.
+    // Compares all families that have samples, and the values of all samples except those that the export changes.
     let declared: Vec<&str> =
         cowrie_enrich_engine::metrics::declarations::ALL.iter().map(|family| family.name).collect();
     assert!(points.iter().all(|point| declared.contains(&point.name.as_str())));
@@ -417,7 +417,7 @@ fn a_collector_that_does_not_behave_costs_a_counter_and_nothing_else() {
         );
         assert_served(&mut db);
         collector.answer(CollectorAnswer::Take);
-        // Deferred spans arrive. Refused ones do not, and are counted.
+        // Spans that the collector deferred arrive now. Spans that it refused do not arrive, and are counted.
         db.run(&ensure(number + 100_000, 1));
         let seen = wait_until(
             &format!("it recovers from {answer:?}"),
@@ -592,7 +592,7 @@ fn nobody_makes_spans_for_an_exporter_that_was_killed_before_it_was_turned_off()
     let exporter = exporter_pid(&mut db);
     assert_eq!(db.one(&format!("SELECT pg_terminate_backend({exporter}, 10000)")), "t");
     db.run("SELECT pg_reload_conf()");
-    // Spans from before the launcher read the setting are dropped. Later none are made.
+    // Spans that were made before the launcher read the setting are dropped. After that, no spans are made.
     let mut first = 100_000;
     wait_until(
         "no more spans are made",
@@ -625,7 +625,7 @@ fn another_collector_is_served_at_once_whatever_the_last_one_asked_for() {
     let seen = wait_until("and spans", || spans(&second), |seen| !seen.is_empty());
     assert_eq!(seen[0].attributes["asn.number"], "64500");
 
-    // A collector that never answers does not delay the next one either.
+    // A collector that never answers does not delay the requests to the next collector.
     second.answer(CollectorAnswer::Silent);
     second.forget();
     db.run(&ensure(64_501, 1));

@@ -139,7 +139,8 @@ fn other_paths_and_methods_are_told_so() {
     assert_nothing_crashed(&cluster);
 }
 
-/// A web page may make a browser on this machine send a request under the page's name.
+/// A web page can make a browser on this machine send a request to the exporter, with the host name of the web
+/// page.
 #[test]
 fn a_request_for_another_host_is_refused() {
     let (_cluster, address) = served("scrape-host");
@@ -264,11 +265,12 @@ fn who_misbehaves_is_cut_off_and_holds_up_nobody() {
         stream.write_all(request).expect("it is taken");
         stream
     };
-    // Clients that send half a request, or nothing, or do not read the answer, or send without end.
+    // Opens connections of four kinds: clients that send half a request, that send nothing, that do not read the
+    // response, and that never stop sending.
     let mut half: Vec<TcpStream> = (0..20).map(|_| opened(b"GET /metrics HTTP/1.1\r\nHost: ")).collect();
     let silent: Vec<TcpStream> = (0..10).map(|_| opened(b"")).collect();
     let deaf: Vec<TcpStream> = (0..10).map(|_| opened(b"GET /metrics HTTP/1.0\r\n\r\n")).collect();
-    // Closed with the answer unread, which is a reset.
+    // These clients close the connection without reading the response, which resets the connection.
     for _ in 0..50 {
         drop(opened(b"GET /metrics HTTP/1.0\r\n\r\n"));
     }
@@ -339,7 +341,7 @@ fn a_reload_turns_it_on_moves_it_and_turns_it_off() {
     scrape(v6);
     listen("");
     wait_until("it is gone", || exporters(&mut db), Vec::is_empty);
-    // pg_stat_activity loses the process a little before its socket closes.
+    // The process disappears from pg_stat_activity a little before its socket is closed.
     wait_until("nobody listens", || connect(v6).is_err(), |is_closed| *is_closed);
     // It listens again on the same address at once.
     listen(&v6.to_string());

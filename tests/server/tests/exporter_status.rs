@@ -103,8 +103,8 @@ fn is_time(value: &Value) -> bool {
     })
 }
 
-/// Returns the output of the Python system's monitor for a directory: all .json files in the order of their names. It
-/// is made from the table of the keys that the monitor reads. Missing keys are left out.
+/// Returns what the Python system's monitor prints for a directory with status files, which it reads in the order of
+/// their names. Uses a table of the keys that the monitor reads, and leaves out missing keys.
 fn monitor(directory: &Path) -> Vec<String> {
     names(directory)
         .iter()
@@ -194,7 +194,7 @@ fn status_has_every_key_that_the_layout_has_and_the_values_that_sql_has() {
     assert_eq!(phase["ingest_id"], "cowrie_enrich");
     assert_eq!(phase["last_updated"], status["last_updated"]);
 
-    // The keys of EnrichmentTelemetry, and the five that were to be added to it.
+    // The keys of the Python system's class EnrichmentTelemetry, and the five keys for networks.
     let metrics = &phase["metrics"];
     for key in [
         "asn_records_created",
@@ -423,7 +423,7 @@ fn what_keeps_it_from_being_written_costs_a_counter_and_a_line() {
     fails(&mut db, "it is the server's own", "");
     assert!(!cluster.data_dir().join("base/status.json").exists());
 
-    // A link on the path that the owner of its directory made. Only root can make one that belongs to another user.
+    // Puts a symbolic link of another user into the path. Only root can create such a link.
     let (honeypot, target) = (cluster.files().join("honeypot"), directory(&cluster, "target"));
     symlink(&target, &honeypot).expect("a link can be made");
     if std::os::unix::fs::lchown(&honeypot, Some(12_345), None).is_ok() {

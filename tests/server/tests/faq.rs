@@ -23,15 +23,15 @@ fn blocks(file: &str, words: &str) -> Vec<String> {
     found
 }
 
-/// Runs a block statement by statement, as psql does, because procedures commit.
+/// Runs the statements of a block one by one, as psql does. Otherwise procedures could not commit.
 fn run(db: &mut Database<'_>, block: &str) {
     for statement in block.split_inclusive(';').filter(|s| !s.trim().is_empty()) {
         db.run(statement);
     }
 }
 
-/// Stores sessions of the address that is erased, in several spellings, and of others. Adds a row about it to every
-/// table.
+/// Stores sessions of other addresses, and sessions of the address to erase, which is written in several spellings.
+/// Adds a row about this address to every table.
 fn traces(db: &mut Database<'_>) {
     COWRIE.create_attached(db);
     db.run(&COWRIE.insert(&[

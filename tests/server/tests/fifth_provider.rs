@@ -110,8 +110,8 @@ fn tree(root: &Path) -> Tree {
     tree
 }
 
-/// Makes the files below a directory equal to those of the tree. Correct files are not written, because cargo would
-/// build files with a new modification time again.
+/// Makes the files below a directory equal to those of the tree. Writes only files that differ, because cargo builds
+/// a file again if its modification time is new.
 fn write(wanted: &Tree, root: &Path) {
     let there = tree(root);
     for name in there.keys().filter(|name| !wanted.contains_key(*name)) {
@@ -126,8 +126,8 @@ fn write(wanted: &Tree, root: &Path) {
     }
 }
 
-/// The copy that the extension was built from, and the original sources at that time. This process uses the PostgreSQL
-/// into which the copy was installed.
+/// The copy of the sources from which the extension was built, and the original sources at that time. The extension
+/// is installed in a separate PostgreSQL, which this process uses.
 struct Workshop {
     copy: PathBuf,
     sources: Tree,
@@ -156,7 +156,7 @@ fn run(copy: &Path, script: &str, major: &str) {
     if std::env::var_os("PG_CONFIG").is_none_or(|path| path.is_empty()) {
         command.env("PG_MAJOR", major);
     }
-    // The directory for a copy of PostgreSQL if the server's user cannot reach this one.
+    // If the server's user cannot enter this directory, the copy of PostgreSQL is made below `TMP_BASE`.
     let postgres = workspace().join("target/postgres");
     command.env("TMP_BASE", postgres.canonicalize().unwrap_or(postgres));
     // A release build that takes seconds, with the same settings for all crates.
@@ -276,7 +276,7 @@ fn it_is_asked_and_what_it_says_is_kept() {
     let foreign = HttpFault::Custom(Arc::new(|_: &HttpRequest| toys_at(IpAddr::from([48, 0, 0, 8]))));
     lab.shop.behave_for(IpAddr::from([48, 0, 0, 9]), foreign);
 
-    // A session alone causes a request.
+    // Storing a session is enough to cause a request.
     COWRIE.create_attached(&mut db);
     db.run(&COWRIE.insert(&[
         ("known", Some("48.0.0.2")),
@@ -346,7 +346,7 @@ fn its_daily_quota_is_kept_and_written_down() {
 
     reconfigure(&lab.cluster, &["toy_daily_quota = 5"]);
     request(&mut db, 20..32);
-    // Requests from before the quota was set are of the same day, and count.
+    // The requests that were sent before the quota was set count too, because they were sent on the same day.
     let spent = "SELECT requests, cluster_spent, day BETWEEN (now() AT TIME ZONE 'UTC')::date - 1 AND (now() AT TIME ZONE 'UTC')::date
         FROM provider_quota WHERE provider = 'toy'";
     wait_until("the quota is spent", || db.rows(spent), |rows| *rows == ["3|5|t"]);

@@ -10,7 +10,7 @@ use server_tests::{Cluster, Database, Session, database, fresh_database, wait_un
 
 const TABLES: &[(&str, &str)] = &[("sessions", "ip"), ("session_summaries", "source_ip")];
 
-/// Waiting longer than this is waiting without end.
+/// A statement that waits longer than this counts as waiting for ever.
 const NO_END: &str = "SET statement_timeout = '40s'";
 
 /// A server whose worker folds often and uses no provider, so that folding is all its work.
@@ -184,7 +184,7 @@ fn a_recount_beside_an_open_transaction_ends_and_is_exact() {
     assert_counts_are_exact(&mut db, TABLES);
 }
 
-/// More counts than a batch takes are blocked, and those that can be folded come behind them.
+/// There are more blocked counts than fit into a batch. The counts that can be folded come after them.
 #[test]
 fn counts_behind_more_blocked_ones_than_a_batch_takes_are_folded() {
     let mut db = database();
@@ -271,13 +271,13 @@ fn the_worker_folds_again_what_a_locked_table_kept_it_from_folding() {
         let before = db.number(errors);
         let mut other = db.another();
         other.run(&format!("BEGIN; LOCK TABLE enrich.{table} IN ACCESS EXCLUSIVE MODE"));
-        // A session would wait for the lock.
+        // Inserts the count directly, because the commit of a session would wait for the lock.
         db.run("INSERT INTO enrich.session_delta (ip_address, sessions) VALUES ('8.8.8.8', 1)");
         wait_until("a step has failed", || db.number(errors), |errors| *errors > before);
         other.run("ROLLBACK");
         wait_for_count(&mut db, "8.8.8.8", 2);
         db.run("INSERT INTO enrich.session_delta (ip_address, sessions) VALUES ('8.8.8.8', -1)");
-        // Counts without a session are found.
+        // The worker also finds counts that no session announced.
         wait_for_count(&mut db, "8.8.8.8", 1);
         assert_counts_are_exact(&mut db, TABLES);
     }

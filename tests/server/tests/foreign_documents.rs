@@ -43,7 +43,7 @@ const CASES: &[Case] = &[
            fault: "maxmind.asn_org is an object or an array, not a name; maxmind.country is true, not a country" },
     Case { document: r#"{"maxmind": {"asn_org": ["Example"], "country": "Germany"}}"#, network: "NULL|NULL|NULL",
            fault: "maxmind.asn_org is an object or an array, not a name; maxmind.country is \"Germany\", not a country" },
-    // J9: a value that no network may have is left out before it is written, so nothing fails.
+    // J9: a value that the table of networks does not accept is left out, so the call does not fail.
     Case { document: r#"{"cymru": {"asn_org": "EXAMPLE", "country": "D1", "registry": "other"}}"#, network: "EXAMPLE|NULL|NULL", fault: "cymru.country is \"D1\", not a country" },
     Case { document: r#"{"maxmind": {"asn": 4294967296, "asn_org": "Example"}}"#, network: "Example|NULL|NULL", fault: "maxmind.asn is \"4294967296\", not an ASN" },
     Case { document: r#"{"maxmind": {"asn": 0, "asn_org": "Example"}}"#, network: "Example|NULL|NULL", fault: "maxmind.asn is \"0\", not an ASN" },
@@ -116,7 +116,7 @@ fn a_document_alone_places_an_address_where_it_names_a_network() {
         db.rows("SELECT host(ip_address), asn_number, verification_source FROM ip_asn_history ORDER BY 1"),
         ["60.0.0.0|64500|maxmind", "60.0.0.1|64501|maxmind", "60.0.0.2|64502|cymru", "60.0.0.3|64503|cymru"]
     );
-    // Skipped are answers without a network and useless documents, but not the empty one.
+    // `skipped` counts answers without a network and unusable documents, but not the empty document.
     assert_eq!(
         db.one("SELECT result FROM procedure_call").parse::<serde_json::Value>().expect("JSON"),
         serde_json::json!({"scanned": 8, "unique": 4, "created": 4, "updated": 0, "skipped": 3, "corrected": 0})

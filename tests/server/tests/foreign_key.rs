@@ -58,7 +58,7 @@ fn orphans_are_reported_and_listed_and_the_key_stays_not_valid() {
     // The key is checked for new sessions already, and their addresses are spelled as in the inventory.
     db.run(&SUMMARIES.insert(&[("d", Some("::ffff:1.1.1.1"))]));
     assert_eq!(db.one("SELECT source_ip FROM session_summaries WHERE session_id = 'd'"), "1.1.1.1");
-    // The backfill leaves rows whose column is not the key of an address.
+    // The backfill does not rewrite addresses that are spelled in another way than in the inventory.
     db.run("CALL enrich.backfill_sessions('session_summaries')");
     assert_eq!(
         db.number(
@@ -145,7 +145,7 @@ fn no_writer_waits_for_it_even_behind_a_long_transaction() {
     let ended = Ended(AtomicBool::new(false));
     std::thread::scope(|scope| {
         let until = Until(&ended);
-        // The closure owns the session, so its locks are released at the end.
+        // The closure owns the connection `long`, so its locks are released when the closure ends.
         let mut long = long;
         let mut writer = db.another();
         let is_over = &ended.0;
@@ -198,7 +198,7 @@ fn a_lock_on_known_networks_does_not_keep_sessions_with_a_foreign_key() {
     db.run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)");
     let errors = db.number("SELECT errors FROM enrich.enrich_stats()");
     std::thread::scope(|scope| {
-        // Inside the scope, so that a failure releases the lock.
+        // `operator` is created inside the scope, so that a failure of the test releases the lock.
         let mut operator = db.another();
         operator.run("BEGIN; LOCK TABLE enrich.known_networks IN ACCESS EXCLUSIVE MODE");
         let mut honeypot = db.another();
@@ -227,7 +227,7 @@ fn a_lock_on_known_networks_does_not_keep_sessions_with_a_foreign_key() {
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
 }
 
-/// Then the key is checked before the session is counted.
+/// With `SET CONSTRAINTS ALL IMMEDIATE`, the key is checked before the session is counted.
 #[test]
 fn immediate_constraints_keep_no_session_of_a_new_address() {
     let mut db = database();

@@ -1,4 +1,4 @@
-//! The harness: it must start, run statements, survive a kill and leave nothing behind.
+//! Tests the test helpers: a server must start, run statements, survive a kill and leave no files behind.
 
 use server_tests::{Cluster, Options};
 

@@ -1,4 +1,5 @@
-//! Lines of history are in the order of their changes. The start times of the transactions do not matter.
+//! Rows of `ip_asn_history` are in the order in which the changes were made, not in the order in which the
+//! transactions began.
 
 use server_tests::database::cluster_with_world;
 use server_tests::world::{self, Files, asn_record};

@@ -389,7 +389,8 @@ fn triggers_that_raise_swallow_rewrite_and_recurse_leave_exact_counts() {
     assert_counts_are_exact(&mut db, &[("s", "ip")]);
 }
 
-/// Code that runs when the extension writes the table as its owner, and that tries to get more rights.
+/// Code of a table owner that runs when the extension writes the table with the owner's rights. The code tries to get
+/// more rights.
 const ESCAPES: &str = r#"
     CREATE TABLE ran (place text, as_who name, session name, tried text, answer text);
     CREATE FUNCTION try_all(place text) RETURNS void LANGUAGE plpgsql AS $$
@@ -452,7 +453,8 @@ fn what_an_owner_put_on_their_table_runs_as_them_where_a_backfill_writes_it() {
             "{place}"
         );
     }
-    // In a superuser's own writes this code runs as the superuser. PostgreSQL does so, and this test does not cover it.
+    // If a superuser writes the table, PostgreSQL runs this code as the superuser. This test does not cover that
+    // case.
     assert_counts_are_exact(&mut db, &[("theirs.s", "ip")]);
 }
 

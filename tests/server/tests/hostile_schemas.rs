@@ -1,5 +1,6 @@
-//! An attacker who may create objects that could be found instead of the extension's functions, operators or types.
-//! They are in the schema of the extension, before and after its creation, in the caller's search_path, or in pg_temp.
+//! An attacker creates objects that PostgreSQL could find instead of the extension's functions, operators or types.
+//! The objects are in the schema of the extension, before and after its creation, in the caller's search_path, or in
+//! pg_temp.
 
 use server_tests::cymru::{Lab, member};
 use server_tests::database::bare_database;
@@ -38,7 +39,8 @@ fn an_installation_among_somebodys_lookalikes_is_refused() {
         let refusal = db.refused("CREATE EXTENSION cowrie_enrich SCHEMA enrich");
         assert!(["42723", "42P07", "42710"].contains(&refusal.code.as_str()), "{lookalike}: {refusal:?}");
         assert_eq!(db.one("SELECT count(*) FROM pg_extension WHERE extname = 'cowrie_enrich'"), "0");
-        // The owner's objects are dropped, and nothing is left.
+        // After the attacker's objects are dropped, `CREATE EXTENSION` succeeds: the failed call left nothing
+        // behind.
         db.run(&format!("DROP OWNED BY {role} CASCADE; CREATE EXTENSION cowrie_enrich SCHEMA enrich"));
     }
 }
@@ -131,7 +133,8 @@ fn functions_that_would_fit_better_are_not_called_by_ours_nor_by_the_worker() {
     assert!(hostile::is_armed(&mut session));
     COWRIE.create(&mut db);
     use_everything(&mut db, "public.sessions");
-    // An address that is not in the mmdb files: the worker sends a request, stores the answer, completes and ranks.
+    // The address is not in the mmdb files. So the worker sends a request, stores the answer, completes the session
+    // and evaluates priorities.
     db.run(&format!(
         "INSERT INTO sessions (id, starttime, ip) VALUES ('w', '2024-05-01', '{}')",
         member(7, 7)

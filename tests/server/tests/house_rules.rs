@@ -55,7 +55,8 @@ fn what_the_server_calls_lets_no_panic_out() {
         let lines: Vec<&str> = text.lines().collect();
         for (at, line) in lines.iter().enumerate() {
             let Some((_, signature)) = line.split_once("extern \"C-unwind\" fn ") else { continue };
-            // Types have no name, and declarations of the server's functions have no body.
+            // Skips types of functions, which have no name, and declarations of the server's functions, which have no
+            // body.
             let Some((name, _)) = signature.split_once(['(', '<']).filter(|(name, _)| !name.is_empty())
             else {
                 continue;
@@ -71,7 +72,7 @@ fn what_the_server_calls_lets_no_panic_out() {
             let body = lines[at..].iter().skip_while(|line| !line.ends_with('{')).skip(1);
             let body: Vec<&str> = body.take_while(|line| **line != "}").copied().collect();
             let catches = body.iter().any(|line| line.contains("catch_unwind("));
-            // A call through a variable can reach any function.
+            // A call through a variable counts as a violation, because it can reach any function.
             let calls =
                 |line: &&&str| line.contains(")(") || line.contains("unwrap()") || line.contains("expect(");
             strays
@@ -82,7 +83,8 @@ fn what_the_server_calls_lets_no_panic_out() {
     assert_eq!(unguarded, UNGUARDED.map(str::to_owned).into());
 }
 
-/// An argument is evaluated even if it is not used. A value with an effect when it is dropped would have that effect.
+/// An argument is evaluated even if the called function does not use it. If dropping the value has an effect, this
+/// effect then happens too.
 #[test]
 fn values_that_are_dropped_with_an_effect_are_made_only_where_they_are_used() {
     let files: Vec<String> = ["src", "engine/src"]
@@ -133,7 +135,7 @@ fn statements_of_rust_are_files_and_every_file_is_a_statement() {
     }
 }
 
-/// A name may contain the end of a line. The text after it would not be a comment any more.
+/// A name can contain a line break. The text after the line break would be outside of the comment.
 #[test]
 fn comments_of_statements_name_nothing_that_is_put_in() {
     for file in files_below(&workspace().join("sql/queries"), "sql") {
@@ -160,7 +162,7 @@ fn every_metric_is_documented_and_nothing_else_is() {
             format!("| `{prometheus}` | `{name}` | {kind} | {} | `{unit}` |", labels.join(", "))
         })
         .collect();
-    // The cells before the meaning. Every row has some.
+    // Compares all cells of a row except the last, which describes the metric.
     let documented: BTreeSet<String> = page
         .lines()
         .filter(|line| line.starts_with("| `"))

@@ -1,5 +1,5 @@
-//! Import of an installation of the Python system: all valid rows, once, with any interruption, and with no rights but
-//! those of the caller.
+//! Import of an installation of the Python system. All valid rows are imported exactly once, even if the import is
+//! interrupted. The import uses only the rights of its caller.
 
 use server_tests::database::{cluster_with_world, copy_from};
 use server_tests::documentation::sql_with;
@@ -224,7 +224,7 @@ fn what_is_odd_becomes_what_sense_can_be_made_of_it() {
         ),
         "256|300|NULL|ISP"
     );
-    // A network that an address has and that was missing from the inventory.
+    // An address had this network, but the Python system's table of networks did not.
     assert_eq!(db.one("SELECT count(*) FROM enrich.asn_inventory WHERE asn_number = 4199999"), "1");
 
     let address =
@@ -237,7 +237,7 @@ fn what_is_odd_becomes_what_sense_can_be_made_of_it() {
             r#"NULL|2024-01-01 00:00:00+00|2024-01-02 00:00:00+00|{"validation": {"reason": "link-local (RFC 4291)", "is_bogon": true}}|fe80::1%eth0"#,
         ),
         (
-            // MaxMind's answer is the later one. The network comes from the row that is newer as a whole.
+            // The later answer of MaxMind is kept. The network comes from the row that was updated last.
             "81.2.69.2",
             r#"64502|2024-01-01 00:00:00+00|2024-01-03 00:00:00+00|{"dshield": {"ip": {}}, "maxmind": {"country": "GB", "cached_at": "2024-01-03T00:00:00+00:00"}, "greynoise": {"noise": true}}|81.2.69.2"#,
         ),
@@ -330,7 +330,8 @@ fn imported_again_it_changes_nothing() {
     }
 }
 
-/// A view prevents the change of the table. All sessions are still read, and their last documents are repaired.
+/// A view prevents the import from changing the table. Before the import fails, it has read all sessions and
+/// repaired all documents.
 #[test]
 fn what_failed_behind_the_last_row_is_counted_as_if_it_had_not() {
     for schema_kind in PythonSchema::ALL {
@@ -408,7 +409,7 @@ fn killed_at_any_moment_and_called_again_it_ends_as_if_it_had_not_been() {
         });
     eprintln!("COWRIE_ENRICH_SEED={seed}");
     let mut random = Random::seeded(seed);
-    // Made once and copied, so it must have no connections.
+    // The original is created once and then copied. No connection to it may be open.
     let original = prepared(&cluster, size);
     let expected = {
         let mut db = copy_from(&cluster, &original);
@@ -422,7 +423,8 @@ fn killed_at_any_moment_and_called_again_it_ends_as_if_it_had_not_been() {
         let mut session = cluster.session(&name);
         let pid = session.backend_pid();
         let call = std::thread::spawn(move || session.try_run(IMPORT));
-        // Kills first at a certain share of the work, which grows with the rounds, and then at any time.
+        // Waits until a share of the work is done, then kills the call. The share grows with each round, and is
+        // partly random.
         let share = total * (round as i64 * 100 / ROUNDS as i64 + random.below(12) as i64) / 100;
         let mut watcher = cluster.session(&name);
         wait_until(
@@ -580,7 +582,7 @@ fn a_backfill_after_the_import_makes_the_counts_right() {
 #[test]
 fn tables_and_columns_may_be_missing_or_of_the_neighbouring_type() {
     let mut db = database();
-    // The types of ADR-007, without keys, and with rows that keys would refuse.
+    // The tables have the types of the Python system's document ADR-007, no keys, and rows that keys would refuse.
     db.run(
         "CREATE SCHEMA old;
          CREATE TABLE old.ip_inventory (ip_address inet, current_asn bigint, enrichment text, last_seen timestamp);
@@ -604,8 +606,8 @@ fn tables_and_columns_may_be_missing_or_of_the_neighbouring_type() {
         db.rows("SELECT snapshot_asn, enrichment FROM old.session_summaries ORDER BY session_id"),
         [r#"NULL|{"b": 2}"#, r#"NULL|"no json""#]
     );
-    // Merged are 4500 rows: all but one of the equal ones, and one with another spelling. Rejected are 4500 rows
-    // without an address, and one with a network.
+    // 4500 rows are merged: all but one of the equal rows, and one row with another spelling. 4501 rows are
+    // rejected: 4500 rows without an address, and one with a network in place of an address.
     assert_eq!(report(&mut db, "addresses"), 3);
     assert_eq!(report(&mut db, "merged"), 4500);
     assert_eq!(report(&mut db, "rejected"), 4501);
@@ -776,7 +778,7 @@ fn a_hostile_schema_gets_no_rights_by_being_imported() {
              END $$;
            CREATE FUNCTION old.immutable_harm(what text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
              BEGIN PERFORM old.harm(what); RETURN true; END $$;
-           -- Operators and functions with the names that a careless statement would find here.
+           -- Operators and functions that a careless statement of the import would find here by their names.
            CREATE FUNCTION old.more(text, text) RETURNS boolean LANGUAGE sql AS $$ SELECT old.harm('operator') $$;
            CREATE OPERATOR old.> (LEFTARG = text, RIGHTARG = text, FUNCTION = old.more);
            CREATE OPERATOR old.= (LEFTARG = text, RIGHTARG = text, FUNCTION = old.more);
@@ -836,7 +838,8 @@ fn a_hostile_schema_gets_no_rights_by_being_imported() {
     db.run("DROP OWNED BY import_mallory CASCADE; DROP ROLE import_mallory");
 }
 
-/// The Python system's loader stores null if an address is missing from its inventory, which does not grow any more.
+/// The Python system's loader stores null if an address is missing from the Python system's inventory. After the
+/// import, this inventory gets no new rows.
 #[test]
 fn sessions_that_the_python_systems_loader_stores_after_an_import_are_attributed_by_the_documented_trigger() {
     let mut db = database();

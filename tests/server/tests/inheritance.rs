@@ -30,7 +30,7 @@ fn shown(db: &mut Database<'_>, table: &str) -> i64 {
     db.number(&format!("SELECT coalesce(sum(sessions), 0) FROM enrich.campaign_networks('{table}')"))
 }
 
-/// Each session once: FROM the parent includes all.
+/// A query of the parent table returns each session of the children once.
 const EACH: &[(&str, &str)] = &[("hyper", "ip")];
 
 #[test]
@@ -230,7 +230,7 @@ fn sessions_of_children_get_no_snapshots_of_their_parents_addresses() {
     wait_for_the_queue(&mut db);
     assert_eq!(db.rows("SELECT snapshot_asn, snapshot_country FROM chd"), ["NULL|NULL"]);
 
-    // Attached with its parent, a child gets the networks of its addresses.
+    // When the parent is attached, the child is attached too. Its sessions then get the networks of their addresses.
     db.run("SELECT enrich.attach_session_table('par', 'ip', 't')");
     let other = member(1, 1);
     db.run(&format!("INSERT INTO chd VALUES ('{other}', now())"));
@@ -270,7 +270,8 @@ fn the_owner_of_a_child_runs_no_code_as_the_owner_of_the_parent() {
     assert_eq!(db.rows("SELECT who FROM al.loot"), [""; 0]);
 }
 
-/// R2: a partition on any level of an attached table, and a partitioned table above an attached one.
+/// R2: cannot attach a partition, on any level, of an attached table, nor a partitioned table with an attached
+/// partition.
 #[test]
 fn a_table_is_not_attached_twice_through_its_partitions() {
     let mut db = database();

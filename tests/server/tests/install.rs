@@ -58,7 +58,7 @@ fn every_object_has_a_comment() {
          FROM pg_depend d JOIN pg_extension e ON d.refobjid = e.oid
          WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
            AND e.extname = 'cowrie_enrich'
-           -- Row types, which newer versions list too, are their tables'.
+           -- Leaves out row types, which only newer versions of PostgreSQL list.
            AND d.classid <> 'pg_type'::regclass
            AND NOT EXISTS (
                SELECT FROM pg_description c
@@ -319,7 +319,7 @@ fn a_standby_answers_every_read_only_call() {
         db.name.clone()
     };
     cluster.stop_fast();
-    // It has no primary, so it replays its log and stays read-only.
+    // The standby has no primary, so it replays its own log and stays read-only.
     std::fs::write(cluster.data_dir().join("standby.signal"), "").expect("it can be written");
     cluster.start_again();
     let mut session = cluster.session(&name);
@@ -357,7 +357,7 @@ fn a_call_that_writes_says_so_in_a_read_only_transaction() {
         let refusal = db.refused(call);
         assert_eq!(refusal.code, "25006", "{call}");
         assert_eq!(refusal.message, format!("could not run {function} in a read-only transaction"));
-        // Only lookups of an address can be replaced by another function.
+        // The hint names another function only if the call looks up an address.
         let names_lookups = refusal.hint.as_deref().expect("a hint").contains("ip_asn()");
         assert_eq!(names_lookups, function.starts_with("enrich_ip"), "{call}");
     }
@@ -393,7 +393,8 @@ fn a_standby_without_a_private_copy_still_answers() {
     std::fs::write(cluster.data_dir().join("standby.signal"), "").expect("it can be written");
     cluster.start_again();
     let mut session = cluster.session(&name);
-    // The import of a file does not write to the database. Null is an accepted result, an error is not.
+    // Loading an mmdb file does not write to the database. So the call must not fail, but null is an accepted
+    // result.
     let answer = session.one("SELECT ip_country('8.8.8.8')");
     assert!(["US", "NULL"].contains(&answer.as_str()), "{answer}");
     let _ = Files::below(cluster.files());

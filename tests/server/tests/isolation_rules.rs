@@ -35,7 +35,8 @@ const SWITCHES: [&str; 9] = [
     "set_config('role'",
 ];
 
-/// How an owner process becomes its owner permanently if the owner may not log in. Only this line may do so.
+/// The line by which an owner process permanently becomes the table owner if the owner may not log in. No other line
+/// may do this.
 const BECOMES_THE_OWNER: &str =
     "unsafe { pg_sys::SetSessionAuthorization(role, pg_sys::superuser_arg(role)) };";
 
@@ -76,7 +77,7 @@ fn nothing_switches_to_another_user_than_the_owners() {
     let background = files.iter().find(|(name, _)| name == "src/pg/background.rs").expect("it is there");
     assert_eq!(background.1.matches("SetSessionAuthorization(").count(), 1);
     let role = files.iter().find(|(name, _)| name == "src/pg/role.rs").expect("it is there");
-    // Switches and switches back in one function.
+    // Each function that switches the user also switches back.
     assert_eq!(
         role.1.matches("SetUserIdAndSecContext(").count(),
         2 + role.1.matches("GetUserIdAndSecContext(").count() - 1
@@ -108,8 +109,8 @@ const OWNERS_CODE: [&str; 9] = [
     "contained_within(",
 ];
 
-/// Places that may not run code of a table owner: the worker, the launcher and the exporter, for which all owners wait,
-/// and sessions of clients outside the client's statement.
+/// Code that may not run code of a table owner: that of the worker, the launcher and the exporter, for which all
+/// owners wait, and that of the triggers and commits in clients' sessions.
 const MAY_NOT_RUN_IT: [&str; 5] =
     ["src/worker/", "src/exporter/", "src/session/", "src/xact.rs", "src/store/fold.rs"];
 
@@ -204,8 +205,8 @@ fn every_function_that_runs_as_its_owner_has_a_search_path_of_its_own() {
     assert_eq!(db.rows(DEFINERS_WITHOUT_SEARCH_PATH), ["addresses_deleted()"]);
 }
 
-/// Views that call functions of the extension which can run statements, or that read relations of other roles. Functions
-/// that run statements made at run time without a table that the caller names.
+/// Lists two kinds of objects. Views that call functions of the extension which can run statements, or that read
+/// relations of other roles. Functions that build and run statements, and have no argument that names a table.
 const READS_UNNAMED: &str = "
     WITH ours AS (
         SELECT d.classid, d.objid

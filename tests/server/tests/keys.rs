@@ -1,5 +1,6 @@
-//! Foreign keys to tables of the extension: PostgreSQL checks a key as the owner of the referenced table, with any
-//! implicit cast. So no role may create one by hand, and keys that are there are listed.
+//! Foreign keys to tables of the extension. PostgreSQL checks a key with the rights of the referenced table's owner,
+//! and may call an implicit cast of another role. So no role may create such a key by hand, and existing keys are
+//! listed.
 
 use server_tests::cluster::Options;
 use server_tests::cymru::{Lab, worker_pid};
@@ -59,7 +60,7 @@ impl Tenant {
 const LISTED: &str = "SELECT rel, constraint_name, referenced, types, drop_command
                       FROM enrich.unsafe_foreign_keys ORDER BY rel::text, constraint_name";
 
-/// How many roles other than the owner have the privilege that a key needs.
+/// Counts the roles other than the owner that have the privilege REFERENCES.
 const REFERENCES: &str = "
     SELECT count(*) FROM (
         SELECT (aclexplode(c.relacl)).*, c.relowner FROM pg_class c WHERE c.oid = 'enrich.ip_inventory'::regclass
@@ -112,7 +113,7 @@ fn owners_of_tables_create_the_key_without_the_privilege_references() {
             "INSERT INTO {table} VALUES ('8.8.8.8', '2025-05-01'), ('::ffff:1.1.1.1', '2024-05-01')"
         ));
     }
-    // The key came with the partition.
+    // The new partition inherits the foreign key.
     alice.run("CREATE TABLE part_3 PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')");
     alice.run("INSERT INTO parts VALUES ('9.9.9.9', '2026-05-01')");
     for address in ["8.8.8.8", "1.1.1.1", "9.9.9.9"] {
@@ -147,7 +148,8 @@ fn a_key_stays_harmless_whatever_its_owner_alters() {
          SELECT enrich.attach_session_table('parts', 'ip', 't', add_foreign_key => true)",
     );
     let refused = |alice: &mut Session, statement: &str| alice.refused(statement).code;
-    // The triggers of the extension name the column; without them its type could be changed, but for the key.
+    // The extension's triggers also prevent a change of the column's type, so they are dropped. Only the foreign key
+    // then prevents it.
     for trigger in
         alice.rows("SELECT tgname FROM pg_trigger WHERE tgrelid = 's'::regclass AND NOT tgisinternal")
     {
@@ -274,8 +276,8 @@ fn no_code_of_the_table_owner_runs_while_the_privilege_is_there() {
     assert_eq!(db.number(REFERENCES), 0);
 }
 
-/// An event trigger of the administrator changes the name between the check of the table and the statement, as a rename
-/// at that time would.
+/// An event trigger simulates a concurrent rename: it renames the table between the check of the table and the
+/// statement.
 #[test]
 fn a_table_that_takes_the_name_at_the_last_moment_gets_no_key() {
     let mut db = database();
@@ -371,7 +373,7 @@ fn every_kind_of_unsafe_key_is_listed_and_no_other() {
     // The name of a partition's own constraint differs between versions.
     let found: Vec<String> = found.iter().map(|row| row.replace("d_parts_a_fkey", "any name")).collect();
     assert_eq!(found, listed);
-    // Meanwhile no key of the extension is added.
+    // While unsafe keys exist, the extension adds no key of its own.
     db.run("SET search_path = public, enrich; CREATE TABLE public.own (ip inet); SELECT attach_session_table('own', 'ip')");
     let refusal = db.refused("SELECT enrich.create_address_key('own', 'ip')");
     assert_eq!(refusal.code, "55000", "{refusal:?}");
@@ -461,7 +463,8 @@ fn in_the_documented_set_up_an_unsafe_key_gives_no_more_than_the_rights_of_the_o
     assert_eq!(alice.session.refused("INSERT INTO t VALUES ('a')").message, format!("runs as {owner}"));
 }
 
-/// The server plans the check of a key as the owner of the table with the key, in the session that deletes.
+/// When a row of `ip_inventory` is deleted, the server checks the foreign keys of session tables. The session that
+/// deletes plans this check with the rights of the session table's owner.
 #[test]
 fn deleting_an_address_leaves_nothing_of_a_table_owner_to_run_as_whoever_deletes() {
     let mut db = database();
@@ -501,7 +504,8 @@ fn deleting_an_address_leaves_nothing_of_a_table_owner_to_run_as_whoever_deletes
     assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), 0);
     let thieves = db.rows("SELECT DISTINCT who FROM of_alice.loot WHERE who NOT LIKE 'keys_alice%'");
     assert_eq!(thieves, [""; 0]);
-    // Sessions keep their addresses, and an owner may delete what only the owner references.
+    // An address that sessions reference cannot be deleted. An owner of session tables can delete addresses that
+    // only the owner's sessions reference.
     alice.session.run("INSERT INTO s VALUES ('8.8.8.8', now())");
     assert_eq!(admin.refused("SELECT enrich.delete_addresses('{8.8.8.8}')").code, "23503");
     assert_eq!(admin.refused("SELECT enrich.delete_addresses(NULL)").code, "22004");
@@ -534,7 +538,7 @@ fn a_dump_of_a_table_owner_is_restored_and_the_key_is_created_again() {
         .expect("pg_dump runs");
     assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
     alice.session.run("DROP TABLE s");
-    // The statement of the key is refused, and nothing else.
+    // pg_restore fails only for the statement that creates the foreign key.
     let list = program("pg_restore").arg("--list").arg(&dump).output().expect("pg_restore runs");
     let list: Vec<String> = String::from_utf8_lossy(&list.stdout)
         .lines()

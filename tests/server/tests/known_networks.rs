@@ -141,7 +141,7 @@ fn without_a_worker_build_asn_inventory_applies_every_kind_of_edit() {
         let updated =
             "SELECT result -> 'updated' FROM enrich.procedure_call WHERE procedure = 'build_asn_inventory'";
         assert_eq!(db.number(updated), changed, "{edit}");
-        // A transaction of another database may be older than the edit.
+        // Waits, because a transaction in another database may be older than the edit.
         wait_until(
             "no network is pending",
             || {
@@ -167,7 +167,8 @@ fn a_call_inside_a_transaction_block_applies_edits_of_the_same_transaction() {
     assert_eq!(network(&mut db, 64777), "HOSTING|t|f");
 }
 
-/// The type from the list and flags from before an edit are never visible together, not even until the worker runs.
+/// The type of an edited row and the flags from before the edit are never visible together, even before the worker
+/// has applied the edit.
 #[test]
 fn a_name_that_is_set_after_an_edit_brings_type_and_flags_together() {
     let mut db = database();
@@ -203,7 +204,8 @@ fn the_commit_of_an_edit_wakes_the_worker() {
     wait_until("the edit is applied", || network(&mut db, 64777), |now| now == "EDUCATION|f|f");
 }
 
-/// A note that did not wake the worker, such as a restored one, is found within a naptime.
+/// A row of `network_reclassification` that did not wake the worker, for example a restored row, is found within a
+/// naptime.
 #[test]
 fn pending_networks_are_found_without_being_announced() {
     let mut db = database_with_worker();
@@ -236,7 +238,7 @@ fn a_failing_step_and_a_killed_worker_lose_no_edit() {
     wait_until_none_is_pending(&mut db);
 }
 
-/// Waits until the worker has made a pass over all edits that are committed now.
+/// Waits until the worker has processed all edits that are committed now.
 #[track_caller]
 fn wait_for_a_pass(db: &mut Database<'_>) {
     db.run(
@@ -258,7 +260,7 @@ fn a_network_that_another_transaction_holds_waits_alone() {
     assert_eq!(network(&mut db, 64777), "HOSTING|t|f");
     let metric = "SELECT value FROM enrich.enrich_metrics
                   WHERE name = 'enrich_reclassifications_pending' AND labels ->> 'database' = current_database()";
-    // The mark is pending, too, because the other transaction is older than both edits.
+    // The marker network is pending too, because the other transaction is older than both edits.
     wait_until("both networks are pending", || db.one(metric), |pending| pending == "2");
     // In another database the view shows the value that the worker has counted.
     let of_db = metric.replace("current_database()", &format!("'{}'", db.name));
@@ -270,7 +272,8 @@ fn a_network_that_another_transaction_holds_waits_alone() {
     wait_until("the worker has counted again", || elsewhere.rows(&of_db), |pending| *pending == ["0"]);
 }
 
-/// A transaction has read the list before an edit. It writes networks, and commits after the worker has looked.
+/// A transaction reads `known_networks` before an edit and writes networks. It commits after the worker has
+/// processed the edit.
 #[test]
 fn networks_written_by_an_older_list_follow_the_edit() {
     for begin in ["BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM enrich.known_networks LIMIT 1"]
@@ -278,7 +281,7 @@ fn networks_written_by_an_older_list_follow_the_edit() {
         for is_written_before in [true, false] {
             let mut db = database_with_worker();
             let mut other = db.another();
-            // A new network, and a new name of one that exists.
+            // Creates a network, and gives an existing network a new name.
             let write = "SELECT enrich.ensure_asn_inventory(64790, 'New University'), enrich.ensure_asn_inventory(64778, 'Old Ministry')";
             other.run(begin);
             if is_written_before {
@@ -360,7 +363,7 @@ fn a_role_that_may_only_edit_the_list_reaches_networks() {
     wait_until("the edit is applied", || network(&mut db, 64777), |now| now == "HOSTING|t|t");
 }
 
-/// The list of another database, restored into one that has the networks.
+/// `known_networks` of one database is restored into another database that already has the networks.
 #[test]
 fn a_restored_list_reaches_networks() {
     let mut from = database();

@@ -32,7 +32,7 @@ fn import(cluster: &Cluster, db: &mut Session, city: Option<&Path>, asn: Option<
         },
         |settings| *settings == wanted,
     );
-    // A refused file may be an error or a line in mmdb_status(). Each test has its expectation.
+    // The extension reports a refused file by an error or in mmdb_status(). Each test checks what it expects.
     let _ = db.try_run("SELECT enrich.reload_mmdb()");
 }
 
@@ -253,7 +253,8 @@ fn flat_layouts_are_read() {
         mmdb.insert("2a10::/16", record);
         let file = path(&format!("flat{number}"));
         mmdb.write(&file);
-        // A file without places is not set as city database, and a file without networks is not set as ASN database.
+        // Uses a file as the city database only if it has locations, and as the ASN database only if it has
+        // networks.
         let columns: Vec<&str> = expected.split('|').collect();
         let city = (columns[0] != "NULL").then_some(file.as_path());
         let asn = (columns[2] != "NULL").then_some(file.as_path());
@@ -330,7 +331,7 @@ fn a_number_that_is_no_network_is_unknown() {
 
 // --- MaxMind's own test databases -------------------------------------------------------------
 
-/// Not part of the project, so possibly not there.
+/// Returns the directory with MaxMind's test databases. They are not part of the project, so they may be missing.
 fn maxmind_test_data() -> Option<PathBuf> {
     let directory = std::env::var_os("COWRIE_ENRICH_MAXMIND_TEST_DATA")
         .map_or_else(|| installation::workspace().join("../shared/data/maxmind-test"), PathBuf::from);
@@ -421,7 +422,7 @@ fn compare<const N: usize>(
 }
 
 fn expected_text(reader: &Reader, address: IpAddr, path: &[maxminddb::PathElement<'_>]) -> Option<String> {
-    // A file with IPv4 only contains no IPv6 address. The reader returns an error for one.
+    // If the file has only IPv4 networks, the reader returns an error for an IPv6 address.
     let found = reader.lookup(address).ok()?;
     match found.decode_path::<Value>(path).expect("the record can be decoded")? {
         Value::String(text) => (!text.is_empty()).then_some(text),
@@ -465,7 +466,7 @@ fn answers_equal_maxminds_own_reader_on_its_test_databases() {
         import(&cluster, &mut db, None, Some(&file));
         let known = compare(&mut db, &reader, "ip_asn", &[path!["autonomous_system_number"]], name);
         assert!(known > 50, "{name} knows {known} networks");
-        // GeoIP2 ISP often names only the organisation that an address is registered to.
+        // In GeoIP2 ISP, many records have only the organisation to which the address is registered.
         let organization = [path!["autonomous_system_organization"], path!["organization"]];
         compare(&mut db, &reader, "ip_asn_org", &organization, name);
     }
@@ -507,7 +508,7 @@ fn no_file_takes_the_server_down() {
 
 // --- replaced, truncated, overwritten ---------------------------------------------------------
 
-/// Returns databases in which 8.8.8.8 is in another place.
+/// Returns databases in which 8.8.8.8 has this country and this network.
 fn moved_world(country: &str, asn: u64, epoch: u64) -> (Writer, Writer) {
     let mut cities = world::city_database().build_epoch(epoch);
     cities.insert("8.8.8.8/32", json!({"country": {"iso_code": country, "names": {"en": country}}}));
@@ -652,7 +653,7 @@ fn files_damaged_under_eight_backends_give_no_wrong_answer() {
                 })
             })
             .collect();
-        // Waits until every backend has run two more lookups, so that each of them meets each damage.
+        // Waits until every backend has run two more lookups, so that each backend has used each damaged file.
         let come_round = |what: &str| {
             let seen: Vec<u64> = rounds.iter().map(|r| r.load(Ordering::SeqCst)).collect();
             wait_until(

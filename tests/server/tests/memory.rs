@@ -1,8 +1,8 @@
 //! The memory of a backend stays flat during large transactions.
 //!
 //! Each case runs once with `n` rows and once with `2n`, each in a separate connection. The difference between the two
-//! peaks is the cost of the rows. For inserts, the cost of a row in a table with a plain trigger is PostgreSQL's: it
-//! keeps some bytes of each row whose AFTER trigger has not fired yet.
+//! peaks is the cost of the rows. Inserts into a table with a plain trigger show what PostgreSQL itself needs: it
+//! keeps some bytes for each row whose AFTER trigger has not fired yet.
 //!
 //! Other events, such as new plans after a table was analyzed, can increase a measurement and never decrease it. So the
 //! smallest of several measurements counts.
@@ -53,7 +53,7 @@ fn peak(session: &mut Session, work: impl FnOnce(&mut Session)) -> u64 {
 /// Returns the bytes that one more row costs. Measures again, at most three times, while the cost is not below `limit`.
 /// `{n}` in the statement is the number of rows.
 fn cost(what: &str, limit: f64, setup: impl Fn(&mut Session), statement: &str) -> f64 {
-    // One measurement at a time: a busy machine does not change memory, but concurrent cases would each take longer.
+    // Runs one measurement at a time, because concurrent measurements would each take longer.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let n = rows();
@@ -122,7 +122,7 @@ fn an_array_costs_itself_a_few_times() {
     let in_parts = "SELECT count(*) FROM (SELECT generate_series(1, {n} / 100)) s(part),
         LATERAL enrich.enrich_ips(ARRAY(SELECT '23.0.0.0'::inet + part * 100 + n FROM generate_series(1, 100) n))";
     for (what, statement, limit) in [
-        // 16 bytes in the array, and the copy of the array.
+        // An element takes 16 bytes, and the array is copied.
         ("an array of one address", same, 200.0),
         ("an array of different addresses", distinct, 1_000.0),
         ("arrays of a hundred", in_parts, 64.0),
@@ -152,7 +152,7 @@ fn rows_of_one_statement_cost_what_their_addresses_cost() {
         };
         let text =
             if host.table == "sessions" { "host('23.0.0.0'::inet + n)" } else { "'23.0.0.0'::inet + n" };
-        // No cost is below this limit, so the smallest of three measurements is used.
+        // The limit 0.0 is below every cost, so `cost()` measures three times and returns the smallest value.
         let baseline = cost(&format!("{}, a plain trigger", host.table), 0.0, plain, &insert(host, text));
         let attached = |db: &mut Session| host.create_attached(db);
         let flat = baseline + NOISE;
@@ -162,7 +162,7 @@ fn rows_of_one_statement_cost_what_their_addresses_cost() {
             "{}: {same:.1} bytes a row of one address, {baseline:.1} with a plain trigger",
             host.table
         );
-        // A limited number of addresses is remembered, with a limited amount of data. Below that number each address
+        // The backend caches a limited number of addresses, each with limited data. Below that number, each address
         // costs memory.
         let limit = if rows() < 200_000 { baseline + 1_500.0 } else { flat };
         let distinct =

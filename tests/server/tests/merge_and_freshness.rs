@@ -85,9 +85,9 @@ fn new_document(random: &mut Random) -> Value {
     Value::Object(document)
 }
 
-/// Returns the expected result of a merge. A source's new answer replaces its old one. MaxMind's answer comes from two
-/// files, one on place and one on network. Each part is replaced if the new answer contains it. States are replaced one
-/// by one.
+/// Returns the expected result of a merge. A source's new answer replaces its old one. MaxMind's answer has two
+/// parts: the location and the network, each from one file. A part is replaced if the new answer contains it. In
+/// `_meta`, the state of each source is replaced separately.
 fn merged(old: &Value, new: &Value) -> Value {
     let object = |value: Option<&Value>| value.and_then(Value::as_object).cloned().unwrap_or_default();
     let mut merged = object(Some(old));
@@ -192,7 +192,7 @@ fn answered(random: &mut Random) -> Answered {
     let said = cached.filter(|_| has_own).or(asked.filter(|_| has_meta));
     let lifetime = if has_meta && state == "absent" { ABSENT_LIFETIME } else { VALUE_LIFETIME };
     let failed = has_meta && state == "failed";
-    // A clock may be up to five minutes ahead. More is considered wrong.
+    // A time up to five minutes in the future is accepted, because clocks differ. A later time counts as wrong.
     let fresh = !failed && said.and_then(|(_, age)| age).is_some_and(|age| age < lifetime && age > -300);
     Answered { document: format!("jsonb_build_object({})", parts.join(", ")), fresh }
 }
@@ -220,8 +220,9 @@ fn any_answer_is_fresh_as_long_as_the_model_has_it() {
     assert!(answers.iter().all(|fresh| fresh == "f"));
 }
 
-/// All cases: manual takes precedence over Cymru, Cymru over MaxMind, and MaxMind over imported values. A source of the
-/// same rank replaces nothing, but a source that speaks for the network itself may correct its earlier value.
+/// Tests all pairs of sources. Manual values take precedence over Team Cymru, Team Cymru over MaxMind, and MaxMind
+/// over imported values. Another source of the same rank replaces nothing. A source that describes the network itself
+/// may replace its own earlier value.
 #[test]
 fn metadata_of_a_network_is_replaced_by_better_sources_alone() {
     let mut db = database();

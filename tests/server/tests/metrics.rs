@@ -159,7 +159,7 @@ fn sessions_that_are_inserted_without_a_valid_address_are_counted() {
     assert_eq!(without(), 3.0);
 }
 
-/// Otherwise there would be more hits than lookups.
+/// The session of a folded address has counted the lookup. Otherwise there would be more hits than lookups.
 #[test]
 fn an_address_that_is_folded_was_asked_about_by_its_session() {
     let cluster = server("metrics-hits");
@@ -273,11 +273,11 @@ fn labels_say_who_created_and_what_kind_of_update_it_was() {
 
     let updated = "SELECT labels ->> 'source', labels ->> 'update_type', value
                    FROM enrich_metrics WHERE name = 'asn_inventory_records_updated_total' ORDER BY 1, 2";
-    // Seen again, and counted once in one transaction.
+    // The network is seen again. Two calls in one transaction count once.
     db.run("SELECT ensure_asn_inventory(1)");
     db.run("BEGIN; SELECT ensure_asn_inventory(1); SELECT ensure_asn_inventory(1); COMMIT");
     assert_eq!(db.rows(updated), ["manual|timestamp_refresh|2"]);
-    // Corrected. This counts once, although the network is also seen.
+    // The call changes the name. It counts only as a change of metadata, although it also updates `last_seen`.
     db.run("SELECT ensure_asn_inventory(2, 'Two', 'FR')");
     assert_eq!(db.rows(updated), ["manual|metadata_enrichment|1", "manual|timestamp_refresh|2"]);
     // The mmdb files contain the name of a network that was created without one.
@@ -485,7 +485,7 @@ fn values_survive_the_worker_and_other_databases_see_what_it_counted() {
     let after: BTreeSet<String> = db.rows(&counters).into_iter().collect();
     assert_eq!(after.symmetric_difference(&before).collect::<Vec<_>>(), [] as [&String; 0]);
     assert!(before.len() > 100, "{} samples", before.len());
-    // The template had a worker, too, before it became a template.
+    // The template database had a worker before it became a template.
     let attended = "SELECT count(*) FROM enrich_metrics WHERE labels ->> 'database' = 'with_extension'";
     assert_eq!(db.number(attended), 0);
     let age = value(&mut db, "enrich_worker_heartbeat_age_seconds", &of_db);
@@ -543,7 +543,7 @@ fn promtool_finds_nothing_wrong() {
         let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         (output.status.code(), said.concat())
     };
-    // It reports an error in wrong input.
+    // First checks that promtool reports an error for invalid input.
     assert_ne!(check("# TYPE some_total gauge\nsome_total 1\n").0, Some(0));
     // Before any work, and after each metric has changed.
     for statements in

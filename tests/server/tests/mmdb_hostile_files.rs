@@ -206,7 +206,8 @@ fn sessions_are_stored_while_a_hostile_file_waits() {
             &format!("{what} is refused"),
             || {
                 inserted += 1;
-                // A new session each time, because a backend starts a worker at most once in ten seconds.
+                // Uses a new connection each time, because a backend starts a background worker at most once in ten
+                // seconds.
                 db.another().run(&format!("INSERT INTO visits VALUES ({number}, '8.8.8.8')"));
                 db.one(COMPLAINT)
             },
@@ -270,7 +271,7 @@ fn what_is_no_file_is_refused_and_nobody_waits() {
         (below("city.mmdb/below"), "Not a directory", "58030"),
         (below(&"long".repeat(100)), "too long", "58030"),
         (below("closed.mmdb"), "ermission denied", "42501"),
-        // A file that claims to be empty and has bytes.
+        // This file has the size zero, although reading it returns bytes.
         ("/proc/self/status".into(), "no mmdb metadata", "XX001"),
     ];
     for (path, complaint, code) in places {
@@ -327,7 +328,7 @@ fn what_takes_the_place_of_a_file_in_service_is_refused() {
     assert_eq!(cluster.session(&db.name).one(EIGHT), OLD, "after a restart");
 }
 
-/// A separate disk for the copies, too small for the file. Unmounted when dropped.
+/// A separate file system for the private copies, too small for the file. It is unmounted when the value is dropped.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {

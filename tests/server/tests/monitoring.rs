@@ -267,8 +267,8 @@ fn strangers(expression: &str, known: &Known, recorded: &BTreeSet<String>) -> Ve
     wrong
 }
 
-/// Makes the server do work of all kinds: networks by hand, by sessions and by a worker; hits, updates, answers that
-/// serve several addresses, and a lookup that is refused.
+/// Makes the server do all kinds of work. Networks are created by calls, by sessions and by a worker. There are hits,
+/// updates, answers that serve several addresses, and a refused lookup.
 fn work(lab: &Lab, db: &mut Database<'_>) {
     lab.whois.behave(Behaviour::normal());
     COWRIE.create_attached(db);
@@ -379,8 +379,8 @@ fn prometheus_scrapes_a_real_run_and_the_seed_queries_are_right() {
     let operations = format!("{DURATION}_count{{operation=\"create\"}}");
     scraped("it sees that nothing was created", &operations, 0.0);
 
-    // A network of each country, so that each set of labels exists. rate() does not see increases before the first
-    // sample.
+    // Creates a network for each country first, so that each set of labels has a sample. rate() ignores increases
+    // before the first sample.
     let countries = ["CN", "RU", "US", "VN", "BR", "IN", "NL", "DE", "FR", "GB", "KR", "JP", "IT"];
     let ensure = |db: &mut Session, first: usize, networks: usize, country: &str| {
         db.run(&format!(
@@ -394,7 +394,7 @@ fn prometheus_scrapes_a_real_run_and_the_seed_queries_are_right() {
     scraped("it sees one of each country", &created, countries.len() as f64);
     let before = by_country(&mut db);
 
-    // Adds different numbers of networks by country, and then those of sessions and of a worker.
+    // Creates a different number of networks for each country, and then networks by sessions and by a worker.
     for (n, country) in countries.iter().enumerate() {
         ensure(&mut db, 1000 * (n + 1) + 1, 10 + 3 * n, country);
     }
@@ -409,8 +409,8 @@ fn prometheus_scrapes_a_real_run_and_the_seed_queries_are_right() {
     let samples = wait_until("there are many samples", || prometheus.number(&samples), |n| *n >= Some(40.0))
         .expect("it is waited for");
 
-    // Creations in a minute. Prometheus extrapolates from the first and the last sample to the ends of the window, each
-    // by at most 1.1 scrape intervals.
+    // Compares the networks created per minute. Prometheus extrapolates from the first and the last sample to the
+    // ends of the window, at each end by at most 1.1 scrape intervals.
     let slack = 2.2 / (samples - 20.0);
     let rates = prometheus.query(&format!("rate({CREATED}{{source=\"manual\", rir=\"unknown\"}}[5m]) * 60"));
     assert_eq!(rates.len(), countries.len(), "{rates:?}");
@@ -715,7 +715,8 @@ fn sql_exporter_gets_every_metric_under_its_name() {
         let name = text(&metric["metric_name"]);
         assert_eq!(metric["query_ref"], queries[0]["query_name"], "{name}");
         let (kind, help) = declared(&name);
-        // sql_exporter has counters and gauges only. The samples of a histogram only increase.
+        // sql_exporter has only counters and gauges. The samples of a histogram are counters, because they only
+        // increase.
         let expected = if kind == "histogram" { "counter" } else { kind };
         assert_eq!(text(&metric["type"]), expected, "{name}");
         assert!(text(&metric["help"]).starts_with(help), "{name}");

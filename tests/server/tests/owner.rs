@@ -51,7 +51,8 @@ fn every_object_belongs_to_a_role_without_attributes() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
 
-/// Statements of the owner that make the C code of the extension meet objects that it was not written for.
+/// Statements by which the extension's owner changes objects so that the extension's C code finds unexpected kinds
+/// or types.
 const ALTERATIONS: [(&str, &str); 10] = [
     (
         "another type of a column that is appended",
@@ -128,7 +129,8 @@ fn what_the_owner_makes_of_its_tables_is_refused_and_not_read_as_something_else(
     }
 }
 
-/// The process of the worker belongs to the bootstrap superuser. A cursor WITH HOLD is filled at commit.
+/// The worker process runs as the bootstrap superuser. PostgreSQL executes the query of a cursor WITH HOLD at
+/// commit, and this must not happen as the superuser.
 #[test]
 fn what_the_owner_puts_on_its_tables_runs_as_the_owner_in_the_worker_to_the_end_of_the_transaction() {
     let lab = Lab::start(
@@ -236,7 +238,7 @@ fn a_dump_is_restored_into_the_same_set_up() {
     }
 }
 
-/// `pg_upgrade`, and an update by a superuser, leave objects of other owners.
+/// After `pg_upgrade`, or after an update by a superuser, some objects have another owner than the extension.
 #[test]
 fn whoever_owns_the_extension_the_worker_acts_as_the_owner_of_the_inventory() {
     let lab = Lab::start(

@@ -1,4 +1,5 @@
-//! Code of table owners runs in processes that may be lost. They delay neither lookups nor folds nor other owners.
+//! Code of table owners runs in separate processes, which may never end. These processes delay neither lookups nor
+//! folds nor other owners.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -26,9 +27,10 @@ fn tenant(db: &mut Database<'_>, role: &str) -> Session {
     db.session_as(role)
 }
 
-/// Returns a PL/pgSQL statement that takes some seconds and checks for no interrupt: one expression of many products.
+/// Returns a PL/pgSQL statement that takes this number of seconds without checking for interrupts. It is one
+/// expression with many products.
 fn uninterruptible(db: &mut Session, seconds: f64) -> String {
-    // Uses the fastest of some trials, because a busy machine may be faster later.
+    // Uses the fastest of five measurements, because a busy machine may be faster later.
     let one = (0..5)
         .map(|_| -> f64 {
             db.one(
@@ -41,7 +43,7 @@ fn uninterruptible(db: &mut Session, seconds: f64) -> String {
         })
         .fold(f64::INFINITY, f64::min);
     let products = (seconds / one).ceil() as usize;
-    // Added pair by pair, because a sum from left to right is nested as deeply as it is long.
+    // Adds the products in pairs, because a sum from left to right would be nested too deeply.
     let mut terms = vec!["n * n".to_owned(); products];
     while terms.len() > 1 {
         terms = terms.chunks(2).map(|pair| format!("({})", pair.join(" + "))).collect();
@@ -130,7 +132,8 @@ fn code_that_cannot_be_interrupted_is_abandoned_and_holds_up_nobody() {
             || (abandoned(&mut db), suspended(&mut db), state(&mut db)),
             |(processes, owners, _)| *processes == 1 && *owners == [bad.clone()],
         );
-        // The process holds locks only on the tables of its owner. It has read if the owner allows triggers of others.
+        // The process holds locks only on the tables of its owner. It can also have an ACCESS SHARE lock on the
+        // table of options, where it read whether the owner allows triggers of third roles.
         let locks = "SELECT DISTINCT l.relation::regclass::text FROM pg_locks l
                      JOIN enrich.worker_status w ON w.pid = l.pid AND w.role = 'owner process'
                      JOIN pg_class c ON c.oid = l.relation AND c.relkind = 'r' AND c.relnamespace <> 'pg_catalog'::regnamespace
@@ -181,7 +184,7 @@ fn the_reason_of_a_failed_completion_is_shown_and_a_call_retries_at_once() {
             |(reasons, _)| reasons.iter().any(|reason| reason.contains("check constraint \"nothing\"")),
         );
         db.run(&format!("ALTER TABLE {table} DROP CONSTRAINT nothing"));
-        // Only the call ends such a pause.
+        // Only a call of `backfill_sessions()` or `resume_owner()` ends this pause.
         wait_until(
             "no process has leased the row",
             || {
@@ -349,7 +352,8 @@ fn an_owner_whose_code_ends_its_processes_is_suspended_until_resumed() {
     lab.assert_nothing_crashed();
 }
 
-/// L-2. A role that may not connect is the session user as well, and cannot become another one.
+/// L-2: if the table owner may not connect, the owner is still the session user of the process, and its code cannot
+/// change the session user.
 #[test]
 fn session_user_is_the_owner_whether_or_not_the_owner_may_connect() {
     let lab = lab("owner-session-user");

@@ -93,7 +93,7 @@ fn what_pgxn_is_told_is_what_is_there() {
     assert!(changes.contains(&format!("## {version}")), "CHANGELOG.md does not know version {version}");
 }
 
-/// `make install` puts the extension into the PostgreSQL that private copies are made of.
+/// `make install` installs the extension into the system's PostgreSQL, from which private copies are made.
 #[test]
 fn a_private_copy_takes_over_no_files_of_an_installed_extension() {
     let major = named_major().to_string();

@@ -52,8 +52,9 @@ fn has_the_extension(there: &Installation) -> bool {
         && there.bindir.join("pg_upgrade").exists()
 }
 
-/// PostgreSQL 15.20 writes an option to the columns of every relation. Other majors support it in their releases since
-/// the same day. Older releases of a newer major refuse it, even without any extension. A newer minor release helps.
+/// PostgreSQL 15.20 writes the option `pg_attver` to the columns of every relation. The minor releases of the same
+/// day, and later ones, know this option. An older minor release of a newer major version refuses it, even without
+/// any extension.
 fn knows_versions_of_columns(there: &Installation) -> bool {
     let program = fs::read(there.bindir.join("postgres")).expect("the server is there");
     program.windows(b"pg_attver".len()).any(|bytes| bytes == b"pg_attver")
@@ -180,7 +181,7 @@ fn sessions_counts_and_queue_survive_pg_upgrade_and_the_worker_goes_on() {
     let before = contents(&mut db);
     let objects = catalog(&mut db);
     if targets.iter().any(|new| !knows_versions_of_columns(new)) {
-        // As in tables from an earlier minor release.
+        // Removes the option, so that the tables are like tables from an earlier minor release.
         for database in db.rows("SELECT datname FROM pg_database WHERE datallowconn") {
             old.session(&database).run(
                 "UPDATE pg_attribute SET attoptions = NULL WHERE attrelid >= 16384 AND attoptions::text LIKE '{pg\\_attver=%}'",
@@ -204,7 +205,7 @@ fn sessions_counts_and_queue_survive_pg_upgrade_and_the_worker_goes_on() {
         for line in Files::below(old.files()).settings() {
             settings = settings.conf(&line);
         }
-        // Off until the rows were compared.
+        // The worker stays off until the rows were compared.
         let server = Cluster::made(&settings.conf("cowrie_enrich.worker_enabled = off"), |data| {
             fs::rename(upgraded.data(), data).expect("both are below target/");
         });

@@ -11,7 +11,7 @@ use server_tests::{Cluster, Database, Options, Session, wait_until};
 
 const CREATE: &str = "CREATE SCHEMA enrich; CREATE EXTENSION cowrie_enrich SCHEMA enrich";
 
-/// A naptime longer than any test, so that every reaction within it has a wake-up.
+/// A naptime that is longer than any test. So every reaction of the worker must come from a wake-up.
 fn long_naptime(name: &str) -> Options {
     Options::named(name).with_worker().conf("cowrie_enrich.worker_naptime = 1h")
 }
@@ -39,8 +39,8 @@ fn workers(cluster: &Cluster) -> PathBuf {
     cluster.data_dir().join("cowrie_enrich/workers.json")
 }
 
-/// Waits until the launcher has found that a database lacks the extension. After that it does not check again unless it
-/// is woken.
+/// Waits until the launcher knows that a database lacks the extension. After that, the launcher checks the database
+/// again only when it is woken.
 fn wait_until_known_without(cluster: &Cluster, db: &mut Session) {
     let oid = db.number("SELECT oid::bigint FROM pg_database WHERE datname = current_database()");
     let list = workers(cluster);
@@ -290,7 +290,7 @@ fn attaching_and_options_take_effect_when_a_prepared_transaction_commits() {
         let key = format!("a{}", session.backend_pid());
         assert_eq!(snapshot(session, &key), "15169|US|NULL");
     }
-    // Both sessions have cached that snapshots of clients are replaced.
+    // Both sessions have cached that `trust_input` is off, so that values of clients are replaced.
     let forged = |key: &str| {
         format!(
             "INSERT INTO sessions (id, starttime, sensor, ip, snapshot_asn) VALUES ('{key}', now(), 1, '8.8.8.8', 7)"

@@ -17,7 +17,7 @@ const ROLES: [&str; 8] =
 
 /// A row of the table.
 struct Expected {
-    /// For each of the roles a letter for each permitted action.
+    /// One cell for each role. A cell has a letter for each permitted action.
     cells: Vec<String>,
     /// The call, if the object can be called.
     call: String,
@@ -123,7 +123,7 @@ fn actions(object: &str, relation: &str, column: &str) -> Vec<(char, String)> {
 
 const REFUSED: &str = "42501";
 
-/// Kinds of objects that the table's call uses. The others are relations.
+/// Kinds of objects that are tested by the call in the table. All other objects are relations.
 const CALLED: [&str; 4] = ["function", "procedure", "type", "cast"];
 
 #[test]
@@ -131,7 +131,7 @@ fn every_object_is_for_those_whom_the_table_says() {
     compare_with_the_table(Owner::Role);
 }
 
-/// In this case the role of the column `extension` has no privilege.
+/// If a superuser owns the extension, the role in the column `extension` has no privilege.
 #[test]
 fn every_object_is_for_those_whom_the_table_says_where_a_superuser_owns_the_extension() {
     compare_with_the_table(Owner::Superuser);
@@ -188,7 +188,7 @@ fn compare_with_the_table(owner: Owner) {
         if owner == Owner::Superuser
             && let [.., extension, _] = expected_cells.as_mut_slice()
         {
-            // Without USAGE on the schema it lacks even the privileges of PUBLIC.
+            // The role has no USAGE on the schema, so it cannot use the privileges of PUBLIC either.
             "-".clone_into(extension);
         }
         if cells != expected_cells || (is_called && end != row.end) {
@@ -208,7 +208,7 @@ fn compare_with_the_table(owner: Owner) {
     }
     assert!(differences.is_empty(), "{}\n\nas it was found:\n{found}", differences.join("\n"));
     eprintln!("{} objects, {} roles, {calls} calls as the table says", objects.len(), ROLES.len());
-    // None of the calls left anything, and the honeypot's sessions are enriched without any grant.
+    // The calls changed nothing. The honeypot's sessions are enriched without any grant.
     let honeypot = &mut scene.sessions[1];
     honeypot.run(&COWRIE.insert(&[("b", Some("1.1.1.1"))]));
     assert_eq!(COWRIE.snapshot(&mut scene.db.another(), "b"), "13335|AU|NULL");

@@ -1,12 +1,12 @@
-//! Least privilege: the actions that a role without grants may do, and attacks by objects in such a role's schema.
+//! Least privilege: what a role without grants can do, and attacks by objects in the schema of such a role.
 
 use server_tests::database::bare_database;
 use server_tests::hosts::COWRIE;
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Database, database, shared};
 
-/// The functions that every role may call. They read the server's files and constants, but no table with the caller's
-/// privileges, and write nothing.
+/// The functions that every role may call. These functions read the server's files and constants. They read no table
+/// with the caller's privileges, and write nothing.
 const OFFLINE: &[&str] = &[
     "bogon_reason",
     "canonical_address",
@@ -70,7 +70,7 @@ fn a_role_that_may_only_insert_has_its_sessions_enriched() {
     }
 }
 
-/// Revokes as hardening guides recommend, and more: PUBLIC has no privilege on objects of the extension.
+/// Revokes more privileges than hardening guides recommend: PUBLIC has no privilege on objects of the extension.
 const HARDEN: &str = "
     DO $$
     DECLARE
@@ -232,7 +232,7 @@ const GRANTED: &str = "
 
 #[test]
 fn every_object_is_the_owners_alone_whatever_default_privileges_say() {
-    // In a subtransaction the extension's objects have another transaction id than the transaction.
+    // If the extension is created in a subtransaction, its objects have another transaction id than the transaction.
     for (schema, begin, end) in
         [("public", "", ""), ("attribution", "", ""), ("attribution", "BEGIN; SAVEPOINT s", "COMMIT")]
     {
@@ -409,7 +409,7 @@ fn nothing_in_the_callers_schema_is_used() {
         ),
         "15169|US"
     );
-    // The same for the owner's calls, made from the attacker's path.
+    // The owner calls the functions with the attacker's search_path. The attacker's objects are not found either.
     let mut owner = db.cluster.session_with(&db.name, "postgres", "evil,pg_catalog,public,enrich");
     owner.run(
         "SELECT enrich.enrich_ip('139.59.0.1'); SELECT enrich.enrich_ips('{139.59.0.2,46.0.0.1}');

@@ -119,7 +119,8 @@ fn point_with_a_count_pending(session: &mut Session) -> String {
         tried += 1;
         let name = format!("middle-{tried}");
         session.run(&COWRIE.insert(&[("the last", Some("23.9.0.1"))]));
-        // Checked before and after the point: a fold in between removes the count, or there was more than one.
+        // Checks before and after creating the restore point that exactly one count is pending, because a fold may
+        // have run in between.
         let pending = |session: &mut Session| {
             session.number("SELECT count(*) FROM enrich.session_delta WHERE ip_address = '23.9.0.1'")
         };
@@ -156,7 +157,7 @@ fn a_base_backup_recovered_to_a_point_in_the_middle_of_a_run_holds_what_was_ackn
         traffic.wait_for_transactions(60);
         let backup = primary.base_backup("backup");
         traffic.wait_for_transactions(60);
-        // The clients are stopped at that point. The worker and its leases are not.
+        // The clients are stopped at the restore point. The worker is running and holds leases.
         let held = traffic.hold();
         let then = held.acknowledged();
         let mut session = primary.session(&name);
@@ -182,14 +183,14 @@ fn a_base_backup_recovered_to_a_point_in_the_middle_of_a_run_holds_what_was_ackn
         || session.one("SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver"),
         |last| last.as_str() >= &current[..23] && fs::read_dir(archive.path()).is_ok(),
     );
-    // Starts a second server from the primary's archive. The first one continues, and both send requests.
+    // Starts a second server from the primary's archive. The primary continues to run, so both servers send requests.
     let restored = Cluster::restored(
         &options(&whois, "pitr-restored")
             .conf(&format!("restore_command = 'cp {}/%f %p'", archive.path().display()))
             .conf(&format!("recovery_target_name = '{middle}'"))
             .conf("recovery_target_action = 'promote'")
             .conf("archive_mode = off")
-            // Off until the rows were compared.
+            // The worker stays off until the rows were compared.
             .conf("cowrie_enrich.worker_enabled = off"),
         &backup,
     );

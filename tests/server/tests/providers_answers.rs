@@ -46,7 +46,7 @@ fn answers_are_stored_as_they_were_sent_whoever_asked() {
     let mut db = lab.database();
     COWRIE.create_attached(&mut db);
     SUMMARIES.create_attached(&mut db);
-    // By sessions of each host, and by direct requests.
+    // Lookups are requested by sessions of each host, and by direct calls.
     let addresses = members(0..180);
     let texts: Vec<(String, String)> =
         addresses.iter().enumerate().map(|(n, a)| (format!("k{n}"), a.to_string())).collect();
@@ -273,7 +273,8 @@ fn nobody_is_asked_twice_about_what_is_fresh_and_each_again_after_its_own_time()
     rounds(&mut db, known[0], 2);
     assert_eq!(requests(&lab), [30; 3], "a restart changes nothing");
 
-    // One day before the end of a value's lifetime. The lifetime of negative answers is over.
+    // The answers are six days old: an answer with data is valid for one more day, and negative answers have
+    // expired.
     let absent = known.iter().filter(|address| synthetic_noise(**address).is_none()).count();
     assert!((5..25).contains(&absent), "{absent} of 30");
     age(&mut db, "greynoise", 6);

@@ -1,5 +1,5 @@
-//! Attacks on the worker by owners of session tables, providers and clocks. Rules are more than an expression, code
-//! runs as another role or does not end, and answers are invalid.
+//! Attacks on the worker. Owners of session tables set rules that are more than an expression, or whose code tries to
+//! run as another role or does not end. Providers send invalid answers, and clocks are wrong.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -229,7 +229,8 @@ fn rules_are_news(db: &mut Session) {
     );
 }
 
-/// Names in the rule are resolved as its owner wants. Names in the worker's own query of the table are not.
+/// Names in the rule are resolved by the search_path of the table's owner. Names in the worker's own query of the
+/// table are not.
 #[test]
 fn functions_and_operators_of_the_owner_are_the_rules_and_not_the_workers() {
     let lab = plan("hostile-names").start();
@@ -326,7 +327,7 @@ fn a_rule_does_not_come_into_a_new_owners_rights() {
     rule(&mut theirs, "session_summaries", "analyst.grab(s.session_id)");
     insert_with_commands(&mut theirs, "session_summaries", &[(member(0, 7), 1)]);
     wait_for_the_queue(&mut db);
-    // It works while the table belongs to that owner.
+    // The rule is evaluated while the table belongs to the owner who set it.
     assert_eq!(db.rows("SELECT DISTINCT who FROM analyst.seen"), ["analyst"]);
     db.run("DELETE FROM analyst.seen; ALTER TABLE analyst.session_summaries OWNER TO postgres");
     let who = "SELECT DISTINCT who FROM analyst.seen";
@@ -351,7 +352,7 @@ fn a_rule_does_not_come_into_a_new_owners_rights() {
     assert_eq!(db.rows(who), [] as [&str; 0]);
     wait_for_log(&lab, "the owner of the table has changed since the priority was set");
 
-    // The same with a table that gets another ordinary role as owner, and the first one again.
+    // Does the same with a table that is given to another ordinary role, and then back to its first owner.
     let _ = nobody(&mut db, "heir");
     db.run("ALTER TABLE analyst.session_summaries OWNER TO heir");
     rules_are_news(&mut db);
@@ -370,7 +371,8 @@ fn a_rule_does_not_come_into_a_new_owners_rights() {
     lab.assert_nothing_crashed();
 }
 
-/// Creates a table of an ordinary role with a partition of that role, for 0, and one of the superuser, for 1.
+/// Creates a partitioned table of an ordinary role. The partition for the value 0 belongs to this role, the partition
+/// for 1 to the superuser.
 fn partitioned(db: &mut Database<'_>, role: &str, check: &str) -> Session {
     let mut theirs = nobody(db, role);
     theirs.run(&grabber(role));
@@ -747,7 +749,7 @@ fn a_slow_rule_holds_up_neither_requests_nor_the_rules_of_others() {
     let mut db = lab.database();
     // Its rule is evaluated first.
     SUMMARIES.create_attached(&mut db);
-    // The rows of a page can be read in one step.
+    // With few rows on a page, the rule can be evaluated for a page in one step.
     db.run("ALTER TABLE session_summaries SET (fillfactor = 20)");
     COWRIE.create_attached(&mut db);
     // Rules of one owner are evaluated one after the other.
@@ -867,7 +869,7 @@ fn countries_that_are_none_and_answers_of_years_ahead_are_not_believed() {
         }
     }
 
-    // The answer's clock was wrong, so the answer is not used.
+    // The answer has an impossible time, so it is not used.
     let address = member(0, 7);
     lab.dshield.forget();
     request(&mut db, "dshield", &[address]);
@@ -900,7 +902,7 @@ fn a_database_that_is_down_at_the_provider_kills_no_lookup() {
     lab.dshield.forget();
     let addresses = members(0..40);
     request(&mut db, "dshield", &addresses);
-    // Enough failures for each of them to use up its attempts three times.
+    // Waits until there are three times as many failures as all lookups have attempts.
     wait_until(
         "it was asked often enough",
         || {
@@ -935,7 +937,7 @@ fn a_database_that_is_down_at_the_provider_kills_no_lookup() {
     lab.assert_nothing_crashed();
 }
 
-/// As a gateway sends it, or a web server behind a mistyped URL.
+/// The provider's URL is answered by a gateway, or by another web server because the URL is mistyped.
 #[test]
 fn a_page_that_is_not_there_is_no_word_about_an_address() {
     let lab = Plan::of("hostile-gateway", "maxmind,spur").start();

@@ -1,5 +1,5 @@
-//! Failures that do not count as attempts of a lookup. Limits per second and per day when the worker is delayed. The
-//! time that the worker spends on lookups that need no request.
+//! Tests three things: failures that do not count as attempts of a lookup; limits per second and per day when the
+//! worker is delayed; the time that the worker spends on lookups that need no request.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ fn wait_without_rests(db: &mut Session, provider: &str, number: usize) {
     assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 0);
 }
 
-// --- What is not held against a lookup ------------------------------------------------------------
+// --- Failures that do not count as attempts -------------------------------------------------------
 
 /// The provider's limit is lower than the configured one. Throttled lookups are requested again until each has an
 /// answer.
@@ -108,7 +108,7 @@ fn a_provider_that_refuses_everybody_is_left_alone_and_kills_no_lookup() {
         || (status(&mut db, "greynoise", "state, last_error"), state(&mut db)),
         |(seen, _)| ["open|refused: ", "half-open|refused: "].iter().any(|start| seen.starts_with(start)),
     );
-    // Enough failures for each of them to use up its attempts three times.
+    // Waits until there are three times as many failures as all lookups have attempts.
     wait_until(
         "it was asked often enough",
         || {
@@ -125,7 +125,7 @@ fn a_provider_that_refuses_everybody_is_left_alone_and_kills_no_lookup() {
     lab.assert_nothing_crashed();
 }
 
-/// They have the highest priority, and block all other addresses for a while.
+/// The refused addresses have the highest priority, so they delay all other addresses for a while.
 #[test]
 fn a_handful_of_urgent_addresses_that_are_refused_hold_up_nobody_for_good() {
     let lab = plan("limits-urgent").with("greynoise_max_parallel = 1").start();
@@ -146,7 +146,7 @@ fn a_handful_of_urgent_addresses_that_are_refused_hold_up_nobody_for_good() {
         || (documents(&mut db, "greynoise").len(), state(&mut db)),
         |(stored, _)| *stored == good.len(),
     );
-    // When other addresses are answered, they become dead letters.
+    // After other addresses were answered, the refused lookups become dead letters.
     let mut block = 200;
     wait_until(
         "the refused ones are dead",
@@ -232,7 +232,7 @@ fn a_new_key_ends_the_stop_and_not_a_rest() {
 
 // --- Seconds and days ---------------------------------------------------------------------------
 
-/// Locks a table that every claim writes to for this long, repeatedly, while `work` runs.
+/// While `work` runs, repeatedly locks a table that every claim writes. Each lock lasts `lasts` seconds.
 fn while_somebody_locks(db: &Database<'_>, table: &str, lasts: f64, pause: f64, work: impl FnOnce()) {
     let (handle, is_over) = (db.handle(), AtomicBool::new(false));
     let lock = format!("BEGIN; LOCK TABLE {table} IN EXCLUSIVE MODE; SELECT pg_sleep({lasts}); COMMIT");
@@ -257,7 +257,8 @@ fn a_claim_that_has_to_wait_does_not_push_two_requests_into_one_moment() {
         .with("greynoise_daily_quota = 1000")
         .start();
     let mut db = lab.database();
-    // The claim's table, and that of its daily quota. In between there is more than a second without a lock.
+    // Locks the two tables that a claim writes: jobs and daily quotas. Between two locks there is more than a
+    // second without a lock.
     for (n, table) in ["enrich.provider_quota", "enrich.enrichment_job"].into_iter().enumerate() {
         lab.greynoise.forget();
         let mut session = db.another();
@@ -342,7 +343,7 @@ fn what_one_day_paid_for_does_not_leave_on_the_next() {
     lab.assert_nothing_crashed();
 }
 
-/// It may have spent quota that the others do not know of.
+/// The other databases wait for this database, because it may have spent quota that they do not know.
 #[test]
 fn a_database_that_gets_its_worker_late_is_heard_before_the_quota_is_spent_on() {
     let clock = Clock::at_noon("limits-late-ledger");
@@ -412,7 +413,8 @@ fn batches(db: &mut Session) -> i64 {
     )
 }
 
-/// More addresses than one transaction writes, and more addresses of a prefix than one transaction handles.
+/// There are more addresses than one transaction writes, and one prefix has more addresses than one transaction
+/// handles.
 #[test]
 fn twelve_thousand_fresh_answers_that_are_requested_again_are_served_and_nobody_is_asked() {
     const MANY: usize = 12_000;
@@ -435,7 +437,8 @@ fn twelve_thousand_fresh_answers_that_are_requested_again_are_served_and_nobody_
     lab.assert_nothing_crashed();
 }
 
-/// They are due, but were not created from requests: a restored queue, or sessions that were locked.
+/// The jobs are due, but no request created them. This happens if the queue was restored, or if sessions were
+/// locked.
 #[test]
 fn due_jobs_that_are_answered_already_are_served_many_at_a_time_and_the_others_asked_by_priority() {
     const MANY: usize = 3_000;

@@ -1,5 +1,6 @@
-//! For every answer of a service, or none: the documented outcome, the right counter, no crash, and no leaked key. When
-//! the service works again, the same worker process empties the queue.
+//! For every kind of answer of a service, and for no answer: the outcome is the documented one, the right counter
+//! increases, nothing crashes and no key leaks. When the service works again, the same worker process empties the
+//! queue.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -54,8 +55,8 @@ impl<'a> Patient<'a> {
         rounds(&mut self.db, self.known, 3);
     }
 
-    /// No answer is usable. Asserts that nothing is stored, that no lookup becomes a dead letter, and that no attempt
-    /// counts, for any number of requests.
+    /// Makes every answer unusable. Asserts that nothing is stored, that no lookup becomes a dead letter, and that no
+    /// attempt is counted, whatever the number of requests is.
     #[track_caller]
     fn fails(
         &mut self,
@@ -121,8 +122,8 @@ impl<'a> Patient<'a> {
         self.lab.server(provider).forget();
     }
 
-    /// The provider requests a backoff. Asserts that one request is sent, and no further one in any number of rounds,
-    /// and that it does not count as an attempt.
+    /// Makes the provider demand a pause. Asserts that one request is sent, that further rounds send none, and that
+    /// the request does not count as an attempt.
     #[track_caller]
     fn rests(&mut self, provider: &str, what: &str, fault: HttpFault, moves: &str) -> Vec<IpAddr> {
         eprintln!("{provider}: {what}");
@@ -276,7 +277,7 @@ fn other_types_in_what_is_kept_as_sent_do_no_harm() {
 fn large_answers_take_no_memory() {
     let lab = plan("outcomes-large").with("greynoise_timeout = 5s").with("spur_timeout = 5s").start();
     let mut patient = Patient::of(&lab);
-    // After this, ten connections and their buffers are allocated.
+    // First uses all ten connections, so that their buffers are already allocated when the memory is measured.
     patient.fails("greynoise", "500", HttpFault::status(500), "bad_status", "");
     let before = peak_memory(patient.pid);
     let huge = HttpFault::Huge { bytes: 100_000_000 };
@@ -388,7 +389,7 @@ fn a_new_key_is_tried_without_a_reload() {
     }
 }
 
-/// A named interleaving: the old key is refused after the file has the new one.
+/// Forces this order of events: the key file gets a new key, and then the provider refuses the old key.
 #[test]
 fn a_key_that_is_replaced_while_the_old_one_is_being_refused_is_tried() {
     let lab = plan("outcomes-replaced").with("greynoise_max_parallel = 1").start();
@@ -752,7 +753,7 @@ fn a_lookup_that_fails_while_others_are_answered_is_dead_in_the_end() {
             "refused: bad IP address",
         ),
         ("spur", "400", HttpFault::status(400), "refused: not a public IP address"),
-        // More than is kept of one answer, and less than is read.
+        // The answer is longer than an answer that is stored, and shorter than the limit for reading.
         ("spur", "200 kB", wordy, ""),
     ] {
         eprintln!("{provider}: {what}");
@@ -794,7 +795,8 @@ fn a_lookup_that_fails_while_others_are_answered_is_dead_in_the_end() {
             "{what}"
         );
         let tried = asked(server).iter().filter(|ip| **ip == bad).count();
-        // Failures from before the first answer to another lookup do not count.
+        // There may be more than three attempts, because failures before the first answer to another lookup do not
+        // count.
         assert!(tried >= 3, "{what}: {tried} times");
         // It stays a dead letter until retry_dead_letters() is called.
         patient.db.run(&format!("SELECT enrich.enrich_ip('{bad}')"));

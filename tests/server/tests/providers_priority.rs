@@ -33,7 +33,7 @@ fn insert_with_commands(session: &mut Session, sessions: &[(IpAddr, i64)]) {
     ));
 }
 
-/// Returns addresses whose priorities are in another order than their numbers.
+/// Returns addresses with priorities. The order of the priorities differs from the order of the addresses.
 fn shuffled(number: usize) -> Vec<(IpAddr, i64)> {
     members(0..number)
         .into_iter()
@@ -480,7 +480,7 @@ fn a_rule_survives_dump_and_restore() {
     lab.assert_nothing_crashed();
 }
 
-/// A rule whose table is locked exclusively is cut off, as a slow rule is.
+/// If the table of a rule is locked exclusively, the evaluation is cancelled, like that of a slow rule.
 #[test]
 fn a_table_that_is_locked_does_not_hold_the_worker_up_for_good() {
     let lab = plan("priority-locked").start();

@@ -1,5 +1,5 @@
-//! Daily quotas are exact: with any process and any kill, and from midnight to midnight. The limits of concurrent
-//! requests and of requests in a second hold, too.
+//! Daily quotas are exact from midnight to midnight, whichever process sends the requests, and after any kill. The
+//! limits of simultaneous requests and of requests in a second hold too.
 //!
 //! The servers' clocks show noon, so that the day does not end during a test, unless the test sets the clock.
 
@@ -59,14 +59,16 @@ fn hundred_a_day_are_exactly_those_of_highest_priority_whatever_is_killed() {
     let known = known(&mut db);
     lab.greynoise.behave(held());
     std::fs::remove_file(lab.key_file("greynoise")).expect("it is there");
-    // The order of addresses is independent of that of priorities: 7 and 500 have no common divisor.
+    // Gives each address another priority, in another order than that of the addresses: 7 and 500 have no common
+    // divisor.
     let addresses = members(0..ADDRESSES);
     let priority: BTreeMap<IpAddr, usize> =
         addresses.iter().enumerate().map(|(n, address)| (*address, n * 7 % ADDRESSES)).collect();
     let rows: Vec<String> = priority
         .iter()
         .flat_map(|(address, rank)| {
-            // The most active session counts. Either value may make it active.
+            // The session with the highest rule value counts. Either the commands or the files can make the value
+            // high.
             [(rank % 10, rank / 10), (0, 0)].map(|(commands, files)| {
                 format!("('{address}-{commands}-{files}', '{address}', '2024-05-01', {commands}, {files})")
             })
@@ -133,7 +135,7 @@ fn hundred_a_day_are_exactly_those_of_highest_priority_whatever_is_killed() {
     let midnight = "quota_resets_at = date_trunc('day', now()) + interval '1 day'";
     assert_eq!(status(&mut db, "greynoise", midnight), "t");
     assert_eq!(db.rows("SELECT requests, cluster_spent FROM enrich.provider_quota"), ["100|100"]);
-    // Requests that were held when the worker was killed were sent again: 30 of the 100.
+    // 30 of the 100 requests were sent twice, because their first answers were held when the worker was killed.
     let distinct: BTreeSet<IpAddr> = asked(&lab.greynoise).into_iter().collect();
     assert_eq!(distinct, by_priority[..QUOTA - 30].iter().copied().collect());
     wait_until(

@@ -68,7 +68,8 @@ fn sessions_that_wait_get_their_type_once_and_keep_what_they_have() {
         insert_own(&mut db, host, "own-country", typed, "snapshot_country", "ZZ");
         insert_own(&mut db, host, "own-document", typed, "enrichment", "{\"mine\": 1}");
         wait_until_held(&lab.spur, 10);
-        // The network is there by now, or arrives meanwhile. Both write the same rows.
+        // The network is stored now or a little later. The answers with the network and with the type write
+        // the same rows.
         wait_until(
             "the networks are known",
             || {
@@ -133,7 +134,8 @@ fn sessions_that_wait_get_their_type_once_and_keep_what_they_have() {
     lab.assert_nothing_crashed();
 }
 
-/// Tunnels, infrastructure, devices, and the type that takes precedence.
+/// Parts of SPUR's answer: the types of tunnels, the infrastructure and the types of devices. The last field
+/// is the type that takes precedence.
 type Case = (&'static [&'static str], Option<&'static str>, &'static [&'static str], &'static str);
 
 #[test]
@@ -276,7 +278,8 @@ fn a_table_that_was_attached_before_there_was_a_source_of_types_is_attached_agai
     wait_for_the_queue(&mut db);
     let kind = synthetic_ip_type(third).expect("it has one");
     assert_eq!(SUMMARIES.snapshot(&mut db, "waits"), format!("29518|SE|{kind}"));
-    // Earlier sessions wait for a backfill, because no commit has named them as incomplete.
+    // Sessions from before SPUR was enabled need a backfill, because their commits did not append them to
+    // `incomplete_session`.
     assert_eq!(SUMMARIES.snapshot(&mut db, "before"), "29518|SE|NULL");
     db.run("CALL enrich.backfill_sessions('session_summaries')");
     let kind = synthetic_ip_type(first).expect("it has one");

@@ -48,13 +48,14 @@ impl Hand {
         Self { session, number }
     }
 
-    /// Returns the number of requests, and the lookups that earlier answers serve.
+    /// Creates jobs from requests. Returns the number of requests, and the lookups for which an answer is already
+    /// stored.
     fn takes_in(&mut self) -> Vec<String> {
         let rows = self.session.rows(&format!(
             "EXECUTE jobs_create(10000, 60, {}, '{{cymru,greynoise}}', '{{t,f}}', '{{1000,1000}}', '{{1000,1000}}')",
             self.number
         ));
-        // The result also names providers that got jobs.
+        // The result also has rows for providers that got jobs.
         let fields: Vec<Vec<&str>> = rows.iter().map(|row| row.split('|').collect()).collect();
         let served: Vec<String> = fields
             .iter()
@@ -76,7 +77,7 @@ impl Hand {
         ))
     }
 
-    /// `counts`: `None` if the failure never counts.
+    /// `counts` says whether the failure counts as an attempt; `None` if it never counts.
     fn fails(
         &mut self,
         lookup_key: &str,
@@ -207,7 +208,7 @@ fn a_lookup_key_is_written_as_the_server_writes_the_address() {
     assert_eq!(db.rows(refused), [""; 0]);
 }
 
-/// Otherwise the worker would fail with each claim of such a job.
+/// The table refuses such a job. Otherwise each claim of the job would fail.
 #[test]
 fn a_lookup_that_cannot_be_made_is_refused() {
     let mut db = database();
@@ -382,7 +383,7 @@ fn what_never_counts_costs_no_attempt_and_hides_no_failure() {
         assert_eq!(db.one(row), "1|NULL|it broke");
     }
     assert_eq!(db.one(&format!("SELECT failed_at = {failed} FROM enrichment_job")), "t");
-    // Others were answered after the last failure that could count.
+    // The provider has answered other lookups after the last failure that could count.
     let since = format!("{failed}::timestamptz + interval '1 us'");
     assert_eq!(fails(&mut hand, Some(false), &since), [""; 0]);
     assert_eq!(db.one(row), "2|NULL|it broke");
@@ -393,7 +394,8 @@ fn what_never_counts_costs_no_attempt_and_hides_no_failure() {
     assert_eq!(fails(&mut hand, Some(true), "NULL"), ["60.0.0.7|it broke"]);
 }
 
-/// The provider may be unable to answer the lookup with the highest priority.
+/// The worker does not test a provider with the lookup of the highest priority, because the provider may be unable to
+/// answer it.
 #[test]
 fn a_probe_asks_about_what_has_waited_longest() {
     let mut db = database();
@@ -464,7 +466,7 @@ fn a_claim_costs_the_same_however_long_the_queue_is() {
 
 // --- With a worker ---------------------------------------------------------------------------
 
-/// With a long naptime, so that the worker finds only work with a wake-up.
+/// With such a long naptime, the worker finds only work whose commit has woken it.
 fn lab(name: &str) -> Lab {
     Lab::start(Options::named(name).with_worker().conf("cowrie_enrich.worker_naptime = 1h"))
 }
@@ -699,8 +701,8 @@ fn twelve_thousand_addresses_of_sixty_blocks_need_sixty_lookups() {
     assert_counts_are_exact(&mut db, &[]);
 }
 
-/// The column `is_bogon` has the state at the time when the row was written. The sweep continues after such rows, and
-/// ends.
+/// `is_bogon` is computed when a row is written, so the sweep can find bogons whose `is_bogon` is false. The sweep
+/// continues after such rows, and ends.
 #[test]
 fn the_sweep_sees_what_lies_behind_ten_thousand_bogons_that_are_not_marked() {
     let lab = asleep("queue-sweep-bogons");

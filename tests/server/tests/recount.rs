@@ -100,7 +100,7 @@ fn all_attached_tables_count_and_no_others() {
     ]));
     db.run(&SUMMARIES.insert(&[("a", Some("8.8.8.8"))]));
     db.run("INSERT INTO p VALUES ('8.8.8.8'); INSERT INTO gone VALUES ('8.8.8.8'), ('1.1.1.1')");
-    // Its sessions stay counted until the next recount.
+    // The sessions of the dropped table stay counted until the next recount.
     db.run("DROP TABLE gone");
     // Rows that a policy hides are still sessions.
     db.run("ALTER TABLE session_summaries ENABLE ROW LEVEL SECURITY; ALTER TABLE session_summaries FORCE ROW LEVEL SECURITY");
@@ -171,7 +171,8 @@ fn beside_writers_counts_stay_exact() {
         host.create(&mut db);
         db.run(&host.insert(&[("old1", Some("8.8.8.8")), ("old2", Some("8.8.8.8"))]));
         host.attach(&mut db);
-        // To count these takes a while, and they are counted last. Sessions that commit meanwhile must not be included.
+        // Counting this table takes a while, and it is counted last. Sessions that are committed meanwhile must not
+        // be included.
         db.run(
             "CREATE TABLE quiet (source_ip inet);
              INSERT INTO quiet SELECT '23.0.0.0'::inet + n % 100 FROM generate_series(1, 60000) n;
@@ -200,7 +201,7 @@ fn beside_writers_counts_stay_exact() {
     }
 }
 
-/// Both would find the same errors.
+/// Two recounts at the same time would both find the same wrong counts.
 #[test]
 fn two_recounts_do_not_correct_the_same_twice() {
     let mut db = database();

@@ -62,7 +62,7 @@ fn every_setting_is_documented_as_the_server_has_it() {
     assert_same(SETTINGS, &defined, &documented);
 }
 
-/// The server's names of types, and those of the reference.
+/// The names of types that the server prints, and the names that the reference uses.
 const SHORT_TYPES: &[(&str, &str)] = &[
     ("timestamp with time zone", "timestamptz"),
     ("double precision", "float8"),
@@ -151,8 +151,8 @@ fn every_table_and_view_is_documented_with_its_columns_and_nothing_else_is() {
     assert_same(TABLES, &defined, &documented);
 }
 
-/// Returns the rows of columns, with type and meaning, below each heading that is one name in backticks. Columns of one
-/// type that belong together may share a row.
+/// Returns the columns that the page describes below each heading that is one name in backticks. A row of the page
+/// has the name, type and meaning of a column, or of several columns of the same type.
 fn columns_by_heading(text: &str) -> BTreeMap<String, Vec<(String, String)>> {
     let mut found: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
     let mut relation = None;

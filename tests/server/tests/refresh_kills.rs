@@ -103,7 +103,7 @@ fn a_recount_that_is_killed_and_called_again_ends_as_one_clean_run() {
     drop(db);
     // Locked rows do not stop the call: their corrections stay pending.
     for hold in [
-        // There is something to correct, but not all tables can be counted.
+        // With these locks, the call cannot count all tables, although there are counts to correct.
         "LOCK TABLE session_summaries",
         "LOCK TABLE sessions",
         "LOCK TABLE enrich.session_delta IN SHARE MODE",
@@ -156,7 +156,7 @@ fn a_refresh_that_is_killed_and_called_again_ends_as_one_clean_run() {
     drop((clean, db));
 
     let address = |place: &str| {
-        // With the OFFSET outside of the subquery, the rows before it would be locked, too.
+        // The OFFSET is in a subquery. Otherwise the skipped rows would be locked too.
         format!(
             "SELECT FROM enrich.ip_inventory WHERE ip_address =
                  (SELECT ip_address FROM enrich.ip_inventory ORDER BY ip_address OFFSET {place} LIMIT 1) FOR UPDATE"

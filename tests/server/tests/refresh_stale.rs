@@ -115,8 +115,8 @@ fn what_waits_as_a_job_or_is_dead_is_left_out() {
     assert_eq!(queued(&mut db, "greynoise"), ["60.0.0.1", "60.0.0.3"]);
 }
 
-/// Requests again addresses whose network came from Team Cymru, and those without a network, but not those with a
-/// network from the files alone.
+/// Repeats the lookup of an address if its network came from Team Cymru or is unknown. Sends no lookup if the
+/// network comes only from the mmdb files.
 #[test]
 fn team_cymru_is_asked_where_it_had_a_say_or_nobody_has() {
     let mut db = database();
@@ -193,7 +193,7 @@ fn sources_that_cannot_be_refreshed_are_refused() {
     assert_eq!(result(&mut db), serde_json::json!({"maxmind": 0, "cymru": 0, "greynoise": 0}));
 }
 
-/// Every write changes these, even one that does not change a value.
+/// The versions of the rows. Every write creates a new version, even if it changes no value.
 const VERSIONS: &str = "
     SELECT 'network', asn_number::text, concat(ctid, xmin, xmax) FROM asn_inventory
     UNION ALL SELECT 'address', host(ip_address), concat(ctid, xmin, xmax) FROM ip_inventory
@@ -305,7 +305,7 @@ fn the_worker_asks_again_and_an_old_answer_of_a_block_is_no_answer() {
     let asked = || lab.whois.record().questions_total();
     assert_eq!(asked(), 30);
 
-    // The answer of an address is old, that of its prefix is not. So no request is needed.
+    // The answer of the address has expired, but the answer of its prefix has not. So no request is needed.
     age(&mut db, "ip_inventory", 100);
     assert_eq!(db.number(answered_since), 0);
     db.run("CALL enrich.refresh_stale('cymru')");

@@ -61,8 +61,8 @@ fn output_equals_what_is_expected() {
     assert!(different.is_empty(), "{}", different.join("\n"));
 }
 
-/// Returns pg_regress of this version, or of another one, because it only runs psql and compares. The one in the Python
-/// package crashes.
+/// Returns the program pg_regress. Any version of PostgreSQL will do, because pg_regress only runs psql and compares.
+/// The pg_regress in the Python package crashes.
 fn pg_regress() -> PathBuf {
     const BELOW: &str = "pgxs/src/test/regress/pg_regress";
     let installed = (15..=18).map(|major| Path::new("/usr/lib/postgresql").join(format!("{major}/lib")));

@@ -13,7 +13,7 @@ use server_tests::installation::workspace;
 use server_tests::session::Refusal;
 use server_tests::{Database, Session, database, hostile, wait_until};
 
-/// Something that names a user's table.
+/// A place in the sources that names a user's table.
 struct Place {
     name: &'static str,
     /// The lines of `scripts/user-relations` for the statements of this place.
@@ -149,7 +149,7 @@ impl Place {
     }
 }
 
-/// Everything that a statement could do to a table.
+/// Returns all properties of a table that a statement could change: rows, constraints, triggers and others.
 fn contents(session: &mut Session, table: &str) -> Vec<String> {
     session.rows(&format!(
         "SELECT md5(string_agg(t::text, ',' ORDER BY t.ctid)) FROM {table} t
@@ -217,7 +217,7 @@ fn a_call_that_waits_never_reaches_the_table_that_took_the_name() {
             let (result, before) = ended;
             assert_eq!(contents(&mut db, &decoy), before, "{}: {what}: {result:?}", place.name);
             if let Err(Refusal { code, message, .. }) = &result {
-                // A name that the call resolves later does not exist any more, or belongs to a table that is not
+                // If the call resolves the name later, the name no longer exists, or belongs to a table that is not
                 // attached.
                 let known = ["55006", "55000", "42P01", "3F000", "42809", "42704"];
                 assert!(known.contains(&code.as_str()), "{}: {what}: {code} {message}", place.name);
@@ -355,7 +355,7 @@ fn code_on_the_table_runs_as_its_owner_and_children_are_not_reached() {
              SELECT setval('trap.others', 1, false), setval('trap.own', 1, false);
              ALTER TABLE mine.child OWNER TO {other}"
         ));
-        // If the call attaches the table or changes it, such code would make the call fail.
+        // Other calls attach or change the table, so this code would make them fail.
         if place.fills || place.name == "campaign_networks" {
             db.run(&format!(
                 "ALTER TABLE mine.{table} ADD CHECK (trap.visited()) NOT VALID;

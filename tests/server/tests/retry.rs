@@ -13,7 +13,8 @@ const MOST_ATTEMPTS: u64 = 4;
 const BASE: f64 = 90.0;
 const LONGEST: f64 = 3600.0;
 
-/// One lookup: the failures that counted, and if the provider has answered since the last failure of any kind.
+/// The model of a lookup: the number of failures that counted, and whether the provider has answered another
+/// lookup since the last failure of any kind.
 #[derive(Clone, Copy, Default, Debug)]
 struct Lookup {
     attempts: u64,

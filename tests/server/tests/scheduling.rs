@@ -83,9 +83,9 @@ fn fire_default_jobs(name: &str, setting: impl Fn(&Cluster) -> String) {
     let (cluster, home) = cluster_with_cron(name, setting);
     let mut db = cluster.session(&home);
     COWRIE.create_attached(&mut db);
-    // Of addresses that are known by then, counts are left to be folded: more than one batch, so the procedure must be
-    // able to commit.
-    // In halves: a transaction with more addresses than it remembers would leave the first ones to be folded as well.
+    // Leaves pending counts of known addresses. There are more counts than one batch, so the procedure must be able
+    // to commit. Each round has two transactions. A transaction with more addresses than a backend remembers would
+    // not create the first addresses itself.
     for (round, numbers) in
         [("a", "1, 25050"), ("a", "25051, 50100"), ("b", "1, 25050"), ("b", "25051, 50100")]
     {

@@ -33,7 +33,7 @@ fn a_generated_address_column_is_refused_with_a_hint() {
     }
 }
 
-/// The advice of the hint works.
+/// Does what the hint of the error advises.
 #[test]
 fn a_trigger_can_fill_the_address_column_instead() {
     let mut db = database();
@@ -226,7 +226,7 @@ fn temporary_tables_are_refused_with_a_hint() {
     assert_eq!(refusal.code, "42809", "{refusal:?}");
 }
 
-/// A table of Citus's catalog stands in for Citus.
+/// Simulates Citus by a table with the name and columns of Citus's catalog.
 #[test]
 fn a_distributed_table_is_refused_with_a_hint() {
     let mut db = database();
@@ -369,7 +369,7 @@ fn attaching_reports_what_keeps_snapshots_from_being_filled() {
          Call attach_session_table() again with the time column as the third argument, and repeat all other arguments.\n\
          Rename trigger \"zzz last\" on public.s to a name that sorts before zz_cowrie_enrich_snapshot.\n"
     );
-    // The advice of the hints works.
+    // Does what the hints of the errors advise.
     db.run(
         "ALTER TABLE s ALTER enrichment DROP DEFAULT, ALTER snapshot_asn DROP DEFAULT, ALTER snapshot_asn DROP NOT NULL,
              ALTER snapshot_country TYPE text, ALTER snapshot_ip_type TYPE text, ADD seen timestamptz;

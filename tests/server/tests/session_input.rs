@@ -1,5 +1,5 @@
-//! How a session's snapshot gets its values. Values of clients count on trusted tables only. The extension's UPDATE fills
-//! null columns. The owner's triggers fire for it, and no code of a third role runs.
+//! How the snapshot columns of a session get their values. Values of clients are kept in trusted tables only. The
+//! extension fills null columns by an UPDATE, which fires the owner's triggers and runs no code of a third role.
 
 use cowrie_enrich_upstreams::{synthetic_asn, synthetic_country};
 use server_tests::cymru::{Lab, member, wait_for_the_queue};
@@ -11,7 +11,7 @@ use server_tests::{Database, Options, Session, database, wait_until};
 const FORGED: &str = r#"666, 'KP', 'forged', '{"maxmind": {"asn": 666, "country": "KP"}}', '2999-01-01'"#;
 const COLUMNS: &str = "snapshot_asn, snapshot_country, snapshot_ip_type, enrichment, enrichment_at";
 
-/// All of a session's snapshot, and whether its time is sane.
+/// Returns all snapshot columns of a session. For the time of the enrichment, returns whether it is plausible.
 fn whole(session: &mut Session, host: &Host, key: &str) -> String {
     session.one(&format!(
         "SELECT snapshot_asn, snapshot_country, snapshot_ip_type, enrichment -> 'maxmind' ->> 'asn', enrichment_at <= now()
@@ -536,7 +536,8 @@ fn no_trigger_of_the_owner_fires_as_another_role_at_commit() {
     assert!(who.is_empty() || who == [alice], "{who:?}");
 }
 
-/// Ways of a role with the TRIGGER privilege to have a table's owner run code, each a trigger on `sessions`.
+/// Triggers on `sessions` by which a role with the privilege TRIGGER could run code with the rights of the table's
+/// owner.
 #[rustfmt::skip]
 const THIRD_ROLES: &[(&str, &str)] = &[
     ("a function of theirs", "CREATE TRIGGER theirs BEFORE UPDATE ON public.sessions FOR EACH ROW EXECUTE FUNCTION public.theirs()"),
@@ -648,7 +649,8 @@ fn a_partition_with_code_of_a_third_role_is_left_alone_and_the_others_are_filled
     let reason = db.one("SELECT blocked_reason FROM enrich.attached_tables");
     assert!(reason.contains("part_2"), "{reason}");
     db.run("DROP TRIGGER theirs ON part_2");
-    // A condition on the root is copied to its partitions, and does not depend on the function there.
+    // PostgreSQL copies a trigger with its condition from the partitioned table to the partitions, but does not
+    // record there that the condition depends on the function.
     theirs.run(
         "CREATE TRIGGER theirs BEFORE UPDATE ON public.parts FOR EACH ROW WHEN (public.noted(NEW.id))
              EXECUTE FUNCTION suppress_redundant_updates_trigger()",

@@ -1,4 +1,4 @@
-//! Session times that cannot be true: they stay in the session as written, and are unknown everywhere else.
+//! Impossible session times: the row of the session keeps them, and the extension treats them as unknown.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,8 @@ use server_tests::python_system::{self, PythonSchema};
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Cluster, Database, Options, Session, database};
 
-/// Type of the time column, literal, and whether it is believed. Each is tested with a session of 2024.
+/// The type of a time column, a time as a literal, and whether the extension accepts the time. Each time is tested
+/// together with a session of 2024.
 const TIMES: &[(&str, &str, bool)] = &[
     ("timestamptz", "1970-01-01 00:00:00+00", true),
     ("timestamptz", "1969-12-31 23:59:59+00", false),
@@ -32,7 +33,7 @@ const TIMES: &[(&str, &str, bool)] = &[
     ("date", "-infinity", false),
 ];
 
-/// Zones at both ends of the day.
+/// Time zones in which the same moment has the earliest and the latest date.
 const ZONES: [&str; 3] = ["UTC", "Etc/GMT+12", "Pacific/Kiritimati"];
 
 fn seen(db: &mut Session, address: &str) -> String {
@@ -49,7 +50,8 @@ fn networks(db: &mut Session) -> Vec<String> {
     )
 }
 
-/// Returns the expected first_seen and last_seen: of 8.8.8.8, which has that time alone, and of 1.1.1.1, which has a time of 2024, too.
+/// Returns the expected first_seen and last_seen of two addresses. 8.8.8.8 has one session, with this time. 1.1.1.1
+/// also has a session of 2024.
 fn expected(db: &mut Session, time: &str, type_name: &str, believed: bool) -> [String; 2] {
     let shown = |db: &mut Session, time: &str| db.one(&format!("SELECT '{time}'::{type_name}::timestamptz"));
     if !believed {
@@ -127,12 +129,12 @@ fn import((type_name, time, believed): &(&str, &str, bool)) {
     assert_eq!(db.one(network), expected, "import: {time}");
 }
 
-/// A row that was enriched long ago cannot be of today.
+/// A session cannot be later than its enrichment by more than a day.
 #[test]
 fn a_time_more_than_a_day_after_the_enrichment_is_unknown() {
     let mut db = database();
     db.run("CREATE TABLE s (id int, ip inet, at timestamptz)");
-    // Else the trigger says when the rows were enriched.
+    // With `trust_input`, the trigger keeps the `enrichment_at` of the test.
     db.run("SELECT enrich.attach_session_table('s', 'ip', 'at'); SET timezone = 'UTC'");
     db.run("INSERT INTO enrich.session_table_option (rel, trust_input, table_owner) VALUES ('s', true, current_user)");
     db.run(
@@ -269,7 +271,8 @@ fn a_dump_with_such_times_is_restored_into_newer_versions() {
     }
 }
 
-/// The difference of two times may be out of range. Only `seen_over()` subtracts times of sessions: it looks at them before.
+/// The difference of two times can be out of range. Only `seen_over()` subtracts session times, because it checks
+/// them first.
 #[test]
 fn nothing_else_subtracts_the_times_of_sessions() {
     let mut places = Vec::new();

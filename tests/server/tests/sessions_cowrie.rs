@@ -286,7 +286,8 @@ fn failing_statements_of_ours_are_counted() {
     db.run("ALTER TABLE enrich.ip_inventory ADD CHECK (false) NOT VALID");
     db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
     assert!(db.number("SELECT errors FROM enrich.enrich_stats()") > 0);
-    // A rollback may undo the count of its errors, but the counter never decreases.
+    // A rollback may remove the errors of its own transaction from the count, but the counter must not become lower
+    // than before.
     let before = db.number("SELECT errors FROM enrich.enrich_stats()");
     db.run(&format!("BEGIN; {}; ROLLBACK", COWRIE.insert(&[("b", Some("1.1.1.1"))])));
     assert!(db.number("SELECT errors FROM enrich.enrich_stats()") >= before);

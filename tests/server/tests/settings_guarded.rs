@@ -8,8 +8,8 @@ use server_tests::hosts::COWRIE;
 use server_tests::scrape::{free_address, scrape, wait_for_metrics};
 use server_tests::{Database, Options, database};
 
-/// Every setting, and if roles without privileges see it. All belong to the server. No role can set one in a session,
-/// for a role, for a database or when connecting.
+/// Every setting, and whether roles without privileges can see it. All settings belong to the server: no role can set
+/// them in a session, for a role, for a database or by a connection option.
 const SETTINGS: &[(&str, bool)] = &[
     ("asn_database", false),
     ("city_database", false),
@@ -236,7 +236,8 @@ fn names_put_nothing_into_metrics_status_files_or_the_log() {
             .with_worker()
             .conf(&format!("cowrie_enrich.metrics_listen = '{scraped}'"))
             .conf("cowrie_enrich.worker_naptime = 100ms")
-            // The prefix contains no name, because the server would write the name unchanged.
+            // The log prefix contains no name of a database or role, because the server would write control
+            // characters in it unchanged.
             .conf("log_line_prefix = '%m [%p] '")
             .conf("max_worker_processes = 20"),
     );
@@ -248,7 +249,7 @@ fn names_put_nothing_into_metrics_status_files_or_the_log() {
     session.run("SELECT enrich.ensure_asn_inventory(64500, E'Evil\\n\"} 1\\nfake_metric 3', 'DE', 'RIPE')");
     COWRIE.create_attached(&mut session);
     session.run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("\n\u{1b}[31mFATAL: fake"))]));
-    // A table with such a name, whose processing fails.
+    // Creates a table with a line break in its name, for which the extension logs an error.
     session.run(
         "CREATE TABLE \"x\nLOG:  fake line\n\" (ip text); SELECT enrich.attach_session_table(a.oid::regclass, 'ip') FROM pg_class a
          WHERE relname LIKE '%fake line%' AND relkind = 'r';

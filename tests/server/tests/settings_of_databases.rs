@@ -1,8 +1,9 @@
-//! Settings that the owner of a database or a user can set change no result. The test covers each value of each enum
-//! setting, and settings of other types that change how PostgreSQL reads or writes values.
+//! The owner of a database and a user can set PostgreSQL's settings. No such setting may change a result of the
+//! extension. The test covers each value of each enum setting, and settings of other types that change how PostgreSQL
+//! reads or writes values.
 //!
-//! A scenario runs in a database with such settings, in sessions that have them. Its results are compared with those of
-//! a database without any. Settings are tried together, and one by one only to find the one that changes a result.
+//! A scenario runs in a database with such settings. Its results are compared with those in a database without
+//! settings. Groups of settings are tested together. If a group changes a result, its settings are tested one by one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -27,7 +28,7 @@ fn setting(name: &str, value: &str) -> Setting {
 }
 
 /// Settings by which a session tells PostgreSQL to refuse writes, to fire no triggers, or to end its statements.
-/// Sessions of the scenario reset them. Processes of the extension have to do that by themselves.
+/// The scenario resets these settings in its own sessions. Processes of the extension must reset them by themselves.
 const FOR_SESSIONS: [(&str, &str); 7] = [
     ("default_transaction_read_only", "off"),
     ("session_replication_role", "origin"),
@@ -38,11 +39,11 @@ const FOR_SESSIONS: [(&str, &str); 7] = [
     (VIEWS, ""),
 ];
 
-/// With this setting PostgreSQL refuses views, so calls that read views are refused. An insert is not.
+/// With this setting PostgreSQL refuses to read views, so calls that read views fail. An insert must not fail.
 const VIEWS: &str = "restrict_nonsystem_relation_kind";
 
-/// The time after which a missing result of the scenario is an error. On a busy machine the worker delays an owner's
-/// process and retries later.
+/// How long the test waits for a result of the scenario. The limit is long, because on a busy machine the worker may
+/// start an owner process late.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// The results of one scenario, step by step.
@@ -79,12 +80,12 @@ impl Scenario {
 
 fn lab(name: &str) -> Lab {
     let lab = Lab::start(Options::named(name).with_worker());
-    // Sessions of an owner reset it.
+    // Lets table owners reset this setting in their sessions.
     lab.cluster.session("postgres").run("GRANT SET ON PARAMETER session_replication_role TO PUBLIC");
     lab
 }
 
-/// Opens a session with the settings of its database, except those that a session with work to do resets.
+/// Opens a session with the settings of its database. Resets those of [`FOR_SESSIONS`] that are not in `kept`.
 fn session_of(db: &Database<'_>, role: &str, kept: &[&str]) -> Session {
     let mut postgres = db.cluster.session("postgres");
     let mut exists =
@@ -286,7 +287,8 @@ fn differences(expected: &[String], found: &[String]) -> String {
     new.chain(gone).collect()
 }
 
-/// Returns each other value of each enum setting: the n-th group has the n-th value of each.
+/// Returns groups of settings. The n-th group has, for each enum setting, the n-th of its values other than the
+/// current value.
 fn choices(session: &mut Session) -> Vec<Vec<Setting>> {
     let database = session.one("SELECT current_database()");
     let all = session.rows(

@@ -1,4 +1,4 @@
-//! An attached table that is not as it was attached is named with its reason, and its sessions stay counted.
+//! If an attached table was changed, `attached_tables` has the reason, and the sessions of the table stay counted.
 
 use server_tests::cymru::worker_pid;
 use server_tests::database::cluster_with_world;
@@ -65,7 +65,7 @@ fn a_renamed_address_column_is_warned_of_and_zeroes_no_count() {
         assert_eq!(corrected(&mut db), 0);
         assert_eq!(db.number("SELECT sum(total_session_count) FROM enrich.asn_inventory"), 3);
         assert_eq!(metric(&mut db), "1");
-        // Attached again, it is counted, up and down.
+        // After the table is attached again, a recount raises and lowers its counts.
         db.run(&format!(
             "ALTER TABLE {0} DISABLE TRIGGER ALL;
              DELETE FROM {0} WHERE {1} = 'a';
@@ -81,7 +81,8 @@ fn a_renamed_address_column_is_warned_of_and_zeroes_no_count() {
     }
 }
 
-/// Which sessions are in a table that cannot be read is unknown, so no address may lose any. It may gain some.
+/// A table that cannot be read may have sessions of any address. So a recount may raise the count of an address, but
+/// not lower it.
 #[test]
 fn counts_of_other_tables_are_corrected_upwards_alone() {
     let mut db = database();
@@ -104,7 +105,7 @@ fn counts_of_other_tables_are_corrected_upwards_alone() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip"), ("session_summaries", "source_ip")]);
 }
 
-/// How a column is made useless, the reason that is given for it, and whether addresses can be read all the same.
+/// A change that makes a column unusable, the reason that is shown, and whether addresses can still be read.
 const CHANGES: [(&str, &str, bool); 10] = [
     ("ALTER TABLE s RENAME ip TO \"The ip\"", "column ip does not exist", false),
     ("ALTER TABLE s DROP ip", "column ip does not exist", false),
@@ -235,7 +236,7 @@ const TRIGGERS: [(&str, &str, &str); 11] = [
 ];
 const ATTACH: &str = "SELECT enrich.attach_session_table('s', 'ip', 't')";
 
-/// Addresses can be read still, so a recount counts what the triggers missed.
+/// The addresses of the table can still be read, so a recount also counts the sessions that the triggers missed.
 #[test]
 fn a_trigger_that_does_not_fire_is_named_and_its_sessions_are_recounted() {
     for (change, reason, repair) in TRIGGERS {
@@ -249,7 +250,7 @@ fn a_trigger_that_does_not_fire_is_named_and_its_sessions_are_recounted() {
             "CALL enrich.fold_statistics(); {change}; INSERT INTO s VALUES (2, '8.8.8.8', '2024-05-02')"
         ));
         let shown = "SELECT is_intact, is_readable, not_intact_reason FROM enrich.attached_tables";
-        // Names are shown as the reader's search_path needs them.
+        // A name is shown without its schema if the reader's search_path has the schema.
         assert_eq!(db.one(shown), format!("f|t|{}", reason.replace("public.", "")), "{change}");
         assert_eq!(metric(&mut db), "1", "{change}");
         let said = db.notices(RECOUNT);
@@ -348,7 +349,7 @@ fn an_address_column_in_the_place_of_another_is_left_out() {
     }
 }
 
-/// A table can get one after it was attached. Its sessions are counted when they are stored, but no recount can read them.
+/// A foreign table can become a partition after the partitioned table was attached. No recount can read its sessions.
 #[test]
 fn a_partition_that_is_a_foreign_table_is_refused_and_left_out() {
     let mut db = database();
@@ -427,7 +428,8 @@ fn an_inheritance_child_that_is_not_attached_is_named() {
     assert_eq!(counts(&mut db), ["8.8.8.8|1"]);
 }
 
-/// TRUNCATE cannot tell whose sessions go. They stay counted until the table is attached again and counted.
+/// The trigger for TRUNCATE cannot read the addresses of the removed sessions. So these sessions stay counted until
+/// the table is attached again and recounted.
 #[test]
 fn truncate_of_a_table_that_cannot_be_read_is_a_counted_error() {
     let mut db = database();
@@ -446,7 +448,7 @@ fn truncate_of_a_table_that_cannot_be_read_is_a_counted_error() {
     assert_eq!(counts(&mut db), ["8.8.8.8|0"]);
 }
 
-/// No work of a session wakes the worker when a column is renamed. It counts all the same.
+/// Renaming a column does not wake the worker, but the worker still counts the tables that are not intact.
 #[test]
 fn the_worker_publishes_the_number_of_tables() {
     let cluster = cluster_with_worker("not-intact-worker");
@@ -461,14 +463,14 @@ fn the_worker_publishes_the_number_of_tables() {
     );
     wait_until("the worker has counted", || other.rows(&published), |tables| *tables == ["0"]);
     db.run("ALTER TABLE sessions RENAME ip TO src");
-    // A count follows each fold, and else one a minute.
+    // The worker counts tables after each fold, and otherwise once a minute.
     db.run("INSERT INTO enrich.session_delta VALUES ('8.8.8.8', 0)");
     wait_until("the worker has counted the table", || other.rows(&published), |tables| *tables == ["1"]);
     db.run("ALTER TABLE sessions RENAME src TO ip; INSERT INTO enrich.session_delta VALUES ('8.8.8.8', 0)");
     wait_until("the worker has counted again", || other.rows(&published), |tables| *tables == ["0"]);
 }
 
-/// Which sessions are orphans cannot be told without the address column.
+/// Without the address column, the procedure cannot find out which sessions are orphans.
 #[test]
 fn a_foreign_key_of_a_table_that_cannot_be_read_is_not_said_to_have_no_orphans() {
     let mut db = database();

@@ -70,7 +70,8 @@ fn counts_are_exact_after_kills_prepared_transactions_and_a_failover() {
     eprintln!("{}", torture::storm(seed, rounds));
 }
 
-/// A claim waits at the gate until it is called once. Until it is called twice, no lease can be released.
+/// A gate: a sequence that the test advances. A claim waits until the sequence was advanced once. No lease can be
+/// released until it was advanced twice.
 const GATE: &str = "
     CREATE SEQUENCE public.gate;
     CREATE FUNCTION public.pass_gate() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -98,7 +99,7 @@ fn naptimes(session: &mut Session) -> f64 {
 
 #[test]
 fn jobs_are_given_back_once_the_obstacle_has_ended() {
-    // Two requests at once and two connections, then one request a minute.
+    // The rate limit allows two requests at once, and then one request a minute. The worker has two connections.
     let lab = Lab::start(
         Options::named("torture-give-back")
             .with_worker()
@@ -123,7 +124,7 @@ fn jobs_are_given_back_once_the_obstacle_has_ended() {
         lab.whois.behave(Behaviour::normal());
         lookup.join().expect("the lookup ends");
     });
-    // The request that the claim is for.
+    // Uses up the request that the claim was made for.
     db.run("SELECT FROM enrich.cymru_lookup('{60.0.0.1}')");
     db.run("SELECT nextval('public.gate')");
     let failed = |db: &mut Session| {
@@ -181,8 +182,9 @@ fn processor_time(pid: i64) -> u64 {
     text.split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
 }
 
-/// In every naptime the worker checks its tables. By default that is every ten seconds. Usually a check takes less than
-/// a millisecond. The bound is five, because a busy machine also makes the caches of the processor slower.
+/// The worker checks its tables once in every naptime, which is ten seconds by default. Usually a check takes less
+/// than a millisecond. The limit is five milliseconds, because other work on a busy machine makes the caches of the
+/// processor less effective.
 #[test]
 fn an_idle_worker_uses_less_than_five_milliseconds_for_each_naptime() {
     let lab = Lab::start(Options::named("torture-idle").with_worker());

@@ -1,8 +1,9 @@
 //! New files, a restart of the server and ALTER EXTENSION UPDATE follow each other in any order, while sessions come
 //! in. No session is lost, and the result equals a fresh install.
 //!
-//! The earlier version is 0.0.9. This file makes it from the install script by leaving parts out. It runs in a separate
-//! PostgreSQL, whose files are replaced by rename, as `make install` and packages do.
+//! The earlier version is called 0.0.9. The test makes its install script by leaving out parts of the current script.
+//! The servers run in a separate PostgreSQL installation. Its files are replaced by rename, as `make install` and
+//! packages do.
 
 use std::fs;
 use std::path::PathBuf;
@@ -24,8 +25,8 @@ use server_tests::{Cluster, Database, Options, Session, wait_until};
 
 const OLD: &str = "0.0.9";
 
-/// The parts that the old version lacks, with their replacements: an index, a column at a table's end, its comment, and
-/// a function's text. Whole files of functions, views and procedures are left out, too.
+/// The parts that the old version lacks, with their replacements: an index, the last column of a table, the comment
+/// of this column, and a function's text. Whole files with functions, views and procedures are left out too.
 const LACKED: [(&str, &str); 4] = [
     ("CREATE INDEX asn_inventory_last_seen_idx ON asn_inventory (last_seen);\n", ""),
     ("    resume_at        jsonb,\n", ""),
@@ -135,7 +136,7 @@ fn wait_until_it_waits(session: &mut Session) {
 fn replace_library() -> PathBuf {
     let library = installation().pkglibdir.join("cowrie_enrich.so");
     let draft = installation().pkglibdir.join("cowrie_enrich.so.new");
-    // Stripped, so that all bytes are at other positions.
+    // Strips the library, so that its bytes are at other positions.
     let stripped = Command::new("strip").arg("--strip-debug").arg("-o").arg(&draft).arg(&library).status();
     assert!(stripped.is_ok_and(|status| status.success()), "strip is there, as Rust needs a linker");
     fs::rename(&draft, &library).expect("own directory");
@@ -255,7 +256,8 @@ fn an_update_whose_library_the_server_does_not_run_yet_is_refused_and_changes_no
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
 
-/// The files of an older version return, by a downgraded package or a standby that was not upgraded.
+/// An older library is installed again, for example by a downgrade of the package, or on a standby that was not
+/// upgraded.
 #[test]
 fn objects_newer_than_the_library_are_left_alone_by_the_worker_and_sessions_are_counted() {
     let server = server("upgrade-older", |options| options);
@@ -386,7 +388,7 @@ fn the_script_of_a_released_version_never_changes() {
         "{} is released, and sql/install/ is not what it was: see sql/released/README.md for how to change it",
         current()
     );
-    // The check can be tested before the first release.
+    // Tests the check with an invented release, because there may be no release yet.
     let frozen = vec![(current().to_owned(), now.clone())];
     assert!(!problem(&frozen, &now));
     assert!(problem(&frozen, &format!("{now}\n")));
@@ -400,7 +402,7 @@ fn the_install_script_is_its_files_in_the_order_of_their_names() {
         installation().sharedir.join(format!("extension/cowrie_enrich--{}.sql", current())),
     )
     .expect("the version under test is installed");
-    // pgrx puts only comments between them.
+    // Between the files of the install script, pgrx inserts only comments.
     let mut rest = installed.as_str();
     for (name, text) in install_files() {
         let at = rest.find(text.trim_end()).unwrap_or_else(|| panic!("{name} is not where it should be"));

@@ -98,12 +98,12 @@ fn sessions_that_wait_for_their_network_are_completed_from_null_to_a_value_only(
     for host in [&COWRIE, &SUMMARIES] {
         let mut db = lab.database();
         host.create_attached(&mut db);
-        // Otherwise the values that clients write are replaced.
+        // Without `trust_input`, the extension would replace the values that clients write.
         db.run(&format!(
             "SELECT enrich.set_session_table_options('{}', run_triggers => NULL, trust_input => true)",
             host.table
         ));
-        // The answer is held until all of them are stored.
+        // The answer is held until all sessions are stored.
         lab.whois.behave(cowrie_enrich_upstreams::Fault::Held);
         let addresses = members(0..40);
         let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
@@ -253,7 +253,8 @@ fn limits_are_obeyed_from_the_reload_on() {
     let record = lab.whois.record();
     assert_eq!(record.connections.len(), 6);
     assert_eq!(record.most_at_once(), 1);
-    // Five intervals of 0.2 s. The first connection may have been noticed late.
+    // Expects five intervals of 0.2 s, less a margin, because the first connection may have been noticed
+    // late.
     let took = record.connections[5].opened - record.connections[0].opened;
     assert!(took > Duration::from_millis(900), "six batches began within {took:?}");
 

@@ -102,8 +102,8 @@ fn three_databases_have_three_workers_and_share_one_limit() {
     let record = lab.whois.record();
     assert_eq!(record.connections.len(), 15, "{record:?}");
     assert!(record.most_at_once() <= CONNECTIONS, "{} at once", record.most_at_once());
-    // Any period contains at most a burst and the number that the rate allows. A connection may be noticed a moment
-    // late.
+    // In any period, there may be at most a burst of requests plus the number that the rate allows. A connection may
+    // be noticed a moment late.
     let late = Duration::from_millis(100);
     let opened: Vec<Instant> = record.connections.iter().map(|c| c.opened).collect();
     for (first, from) in opened.iter().enumerate() {
@@ -167,7 +167,7 @@ fn a_database_is_renamed_and_copied_while_its_worker_is_in_the_middle_of_a_batch
     in_a_moment("ALTER DATABASE RENAME", || {
         admin.run(&format!("ALTER DATABASE \"{name}\" RENAME TO renamed"));
     });
-    // The worker starts again, and has to leave once more.
+    // The worker starts again, and must disconnect again for the next command.
     let asked = || lab.whois.record().connections.iter().filter(|c| c.end).count();
     wait_until("the worker asks again", || (asked(), at_work(&mut admin)), |(asked, _)| *asked == 2);
     in_a_moment("CREATE DATABASE TEMPLATE", || admin.run("CREATE DATABASE copied TEMPLATE renamed"));
@@ -175,7 +175,8 @@ fn a_database_is_renamed_and_copied_while_its_worker_is_in_the_middle_of_a_batch
     for name in ["renamed", "copied"] {
         let mut db = lab.cluster.session(name);
         if name == "copied" {
-            // Work in the copy would be found after the naptime. This request wakes the worker.
+            // Without a wake-up, the worker would find the work in the copy only after its naptime. This request
+            // wakes the worker.
             queue(&mut db, &members(0..1));
         }
         wait_for_the_queue(&mut db);
@@ -196,7 +197,7 @@ fn the_extension_is_dropped_while_its_worker_is_in_the_middle_of_a_batch() {
     let name = db.name.clone();
     wait_until("the worker has ended", || at_work(&mut db), |at_work| !at_work.contains(&name));
     wait_until("and left the connection", || held(&lab), |held| *held == 0);
-    // It starts again with the extension, which has a new state.
+    // The worker starts again when the extension is created again, with empty tables.
     lab.whois.behave(Behaviour::normal());
     db.run("CREATE EXTENSION cowrie_enrich SCHEMA enrich");
     queue(&mut db, &members(0..5));
@@ -500,8 +501,8 @@ fn a_database_that_becomes_a_template_loses_its_worker_and_gets_it_back_with_its
     lab.assert_nothing_crashed();
 }
 
-/// The launcher reacts to the creation of any extension. The worker that it starts finds no cowrie_enrich and reports
-/// that, perhaps at the same time at which cowrie_enrich is created.
+/// The launcher starts a worker when any extension is created. This worker finds that cowrie_enrich is missing, and
+/// reports this, perhaps at the same time at which cowrie_enrich is created.
 #[test]
 fn an_extension_that_comes_right_after_another_one_gets_its_worker_every_time() {
     let lab = lab("databases-second");
@@ -516,7 +517,7 @@ fn an_extension_that_comes_right_after_another_one_gets_its_worker_every_time() 
     for round in 0..20u64 {
         let before = db.one("SELECT pg_backend_pid()");
         others.run("CREATE EXTENSION hstore");
-        // Not a wait: in each round the second extension follows after another time.
+        // This sleep is not a wait for a condition: it varies the time between the creation of the two extensions.
         std::thread::sleep(Duration::from_millis(round * 5));
         db.run("CREATE EXTENSION cowrie_enrich SCHEMA enrich");
         let block = round as usize;
@@ -561,7 +562,8 @@ fn a_single_lookup_is_among_the_next_requests_whatever_another_database_has_to_a
         wait_for_the_queue(&mut short);
         let record = lab.whois.record();
         let at = record.connections.iter().position(|c| c.questions == lookup).expect("it was asked alone");
-        // Its worker creates the job while the others send requests. Then it is next.
+        // While the worker of this database creates the job, the other databases send requests. After that, this
+        // database is the next to send.
         let waited = at - before;
         assert!(waited <= 3 * CONNECTIONS, "{waited} requests came before it");
     }
@@ -619,7 +621,7 @@ fn hundreds_of_cancellations_at_whatever_moment_do_not_end_a_worker() {
     wait_for_the_queue(&mut db);
     let pid = worker_pid(&mut db);
     let burst = format!("SELECT count(pg_cancel_backend({pid})) FROM generate_series(1, 200)");
-    // While it sleeps, creates jobs, stores answers, and in the middle of all that.
+    // Cancels the worker many times: while it sleeps, creates jobs and stores answers.
     db.run(&burst);
     lab.whois.behave(Behaviour::normal().delayed(Duration::from_millis(5)));
     let mut other = db.another();
@@ -695,7 +697,7 @@ fn a_database_without_a_slot_is_shown_and_gets_one_when_another_database_is_drop
 fn a_database_that_had_a_worker_keeps_its_place_from_copies_and_across_restarts() {
     let cluster = with_room_for("databases-places", 2);
     let mut owner = admin(&cluster);
-    // Created first, so that no order of OIDs or names favours the others.
+    // Creates the copy first, so that the order of OIDs or names does not favour the other databases.
     owner.run("CREATE DATABASE copy");
     for name in ["shop", "zoo"] {
         owner.run(&format!("CREATE DATABASE {name}"));
@@ -755,7 +757,8 @@ fn a_copy_that_came_into_the_place_of_an_older_database_gives_way() {
     }
     create_extension(&cluster, "shop");
     wait_until("it has a worker", || at_work(&mut owner), |at_work| at_work == &["shop"]);
-    // If a worker ends before the launcher has stored it, the database has no right to the slot.
+    // Waits until the launcher has stored that the database had a worker. Otherwise the database would have no right
+    // to the slot.
     let list = cluster.data_dir().join("cowrie_enrich/workers.json");
     let shop = owner.one("SELECT oid FROM pg_database WHERE datname = 'shop'");
     wait_until(
@@ -796,7 +799,7 @@ fn requests_do_not_pile_up_where_no_worker_takes_them() {
     db.run("CREATE TABLE sessions (id text, ip text); SELECT enrich.attach_session_table('sessions', 'ip')");
     sessions_of_an_unknown_network(&mut db, 200);
     assert_eq!(requests(&mut db), ["cymru|1"]);
-    // Neither from other connections nor by calls.
+    // Equal requests from other connections or by function calls are not appended either.
     for _ in 0..20 {
         let mut other = db.another();
         sessions_of_an_unknown_network(&mut other, 2);
@@ -818,7 +821,8 @@ fn requests_do_not_pile_up_where_no_worker_takes_them() {
     lab.assert_nothing_crashed();
 }
 
-/// Without a worker, the notes of commits for it have a maximum size. Sessions without a note are found by a search.
+/// While no worker runs, `incomplete_session` has a maximum size. The worker finds the sessions that are missing
+/// there by searching the session tables.
 #[test]
 fn sessions_beyond_the_bound_of_the_inbox_are_found_when_the_worker_comes() {
     let lab = lab("databases-full");
@@ -846,7 +850,7 @@ fn sessions_beyond_the_bound_of_the_inbox_are_found_when_the_worker_comes() {
     lab.assert_nothing_crashed();
 }
 
-/// Includes sizes that its worker has not counted before.
+/// This includes sizes that the database's worker has not counted yet.
 #[test]
 fn a_lock_hides_no_other_size_than_the_one_behind_it() {
     let lab = lab("databases-sizes");

@@ -48,7 +48,7 @@ struct Patient<'a> {
 enum Course {
     /// The valid rows resolve every address.
     NoHarm,
-    /// Every address is resolved in the end, while the fault lasts.
+    /// Every address is resolved in the end, although the fault lasts.
     Gradually,
     /// Some addresses are resolved, the others end as dead letters.
     Partly,
@@ -173,7 +173,8 @@ fn a_provider_that_is_down_for_everybody_kills_no_lookup() {
     patient.suffers("dropped", Fault::DropAfter { questions: 2 }, &["unanswered"], Course::Waits);
 }
 
-/// With any number of failures: attempts of a lookup are used up by answers that lack it, not by an outage.
+/// However long an outage is, it uses up no attempt of a lookup. Only a response without the answer to the lookup
+/// uses up an attempt.
 #[test]
 fn an_outage_that_lasts_longer_than_all_attempts_kills_no_lookup() {
     let lab = lab("faults-outage");

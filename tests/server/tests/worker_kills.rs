@@ -25,7 +25,8 @@ struct Size {
     pause: u64,
 }
 
-/// With `COWRIE_ENRICH_FULL_SIZE` the test takes about three minutes and shows the same.
+/// Returns the size of the test. With `COWRIE_ENRICH_FULL_SIZE` the test takes about three minutes, and checks the
+/// same things.
 fn size() -> Size {
     if std::env::var_os("COWRIE_ENRICH_FULL_SIZE").is_some() {
         return Size { addresses: 10_000, batch: 500, delay: Duration::from_secs(5), pause: 8_000 };
@@ -170,7 +171,7 @@ fn a_worker_that_is_killed_in_the_middle_of_a_batch_has_it_asked_again() {
     assert_eq!(provider(&mut db, "in_flight"), 0);
 }
 
-/// A snapshot shows the time of the attack. A stored network stays when another one is found later.
+/// Snapshot columns describe the time of the attack. So a stored network stays when another network is found later.
 #[test]
 fn a_kill_between_two_batches_writes_no_session_twice() {
     let lab =

@@ -69,7 +69,8 @@ fn a_session_that_commits_after_the_answer_was_written_is_completed() {
             );
             let mut late = db.another();
             late.run(&format!("BEGIN ISOLATION LEVEL {isolation}; {}", insert(host, "late", address)));
-            // Another address of the prefix, too. Its answer exists before its lookup.
+            // Also stores a session of another address of the prefix. The answer about the prefix exists before
+            // this address needs a lookup.
             late.run(&insert(host, "neighbour", member(0, 2)));
             lab.whois.behave(Behaviour::normal());
             wait_until_placed(&mut db, address);
@@ -160,7 +161,8 @@ const KINDS: [(&str, &str, &str); 3] = [
     ("CONSTRAINT", "AFTER UPDATE", "DEFERRABLE INITIALLY DEFERRED"),
 ];
 
-/// Puts a trigger on Cowrie's table: one that fires always, or one that fires for ordinary sessions.
+/// Creates a trigger on Cowrie's table. If `always` is true, the trigger also fires with
+/// `session_replication_role = replica`.
 fn put_trigger(session: &mut Session, (timing, event, deferred): (&str, &str, &str), always: bool) {
     session.run(&format!(
         "CREATE {timing} TRIGGER theirs {event} ON sessions {deferred}
@@ -491,7 +493,7 @@ fn whoever_may_only_put_triggers_on_a_superusers_table_does_not_become_one() {
         COWRIE.create_attached(&mut db);
         let role = format!("intruder_{n}");
         db.run(&format!("CREATE ROLE {role} LOGIN; GRANT INSERT, TRIGGER ON sessions TO {role}"));
-        // Its temporary function exists as long as the session is connected.
+        // The role's temporary function exists as long as the connection `theirs` is open.
         let mut theirs = db.session_as(&role);
         theirs.run(&format!(
             "CREATE FUNCTION pg_temp.rise() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -540,7 +542,8 @@ fn six_thousand_sessions_that_are_locked_keep_the_worker_neither_busy_nor_from_o
     holder.run("BEGIN; LOCK TABLE sessions IN SHARE MODE");
     lab.reconfigure(&["worker_enabled = on"]);
 
-    // Seven seconds of growing pauses. A worker without pauses would have made hundreds of batches by then.
+    // Waits for some attempts, which take seven seconds because the pauses grow. Without pauses, the worker would
+    // have made hundreds of attempts by then.
     let completions =
         |db: &mut Session| db.number("SELECT COALESCE(min(attempts), 0) FROM enrich.session_completion");
     let written = |db: &mut Session| db.number("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint");
@@ -572,7 +575,7 @@ fn six_thousand_sessions_that_are_locked_keep_the_worker_neither_busy_nor_from_o
         "the inventory does not wait for sessions"
     );
 
-    // Only the holder of the lock prevents the rename. The worker has left.
+    // The worker has disconnected, so only the connection that holds the lock prevents the rename.
     let name = db.name.clone();
     drop(db);
     let mut admin = lab.cluster.session_with("postgres", "postgres", "public");
@@ -607,7 +610,7 @@ fn six_thousand_sessions_that_are_locked_keep_the_worker_neither_busy_nor_from_o
     lab.assert_nothing_crashed();
 }
 
-/// More sessions than one transaction completes, and each attempt changes nothing in the end.
+/// There are more sessions than one transaction completes, and the trigger undoes every change.
 #[test]
 fn an_owners_trigger_that_undoes_what_is_completed_does_not_keep_the_worker_busy() {
     let lab = lab("sessions-undone");
@@ -615,7 +618,7 @@ fn an_owners_trigger_that_undoes_what_is_completed_does_not_keep_the_worker_busy
         ("BEFORE", "BEGIN RETURN OLD; END"),
         ("BEFORE", "BEGIN RETURN NULL; END"),
         ("BEFORE", "BEGIN NEW.snapshot_asn := NULL; RETURN NEW; END"),
-        // One of the known values is always missing.
+        // This trigger always sets one of the known values to null.
         (
             "BEFORE",
             "BEGIN
@@ -750,7 +753,8 @@ fn deferred_triggers_on_the_inventory_never_run_as_whom_the_worker_began_as() {
         let counted = format!("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '{address}'");
         wait_until("the session is counted", || db.rows(&counted), |row| row == &["1"]);
     }
-    // A failure is recorded only in an existing row. So this lookup runs again, after the fold has created the row.
+    // A failure is recorded only in an existing row of `ip_inventory`. So the lookup is repeated after the fold has
+    // created the row.
     queue(&mut db, &[dead]);
     wait_for_the_queue(&mut db);
     assert_eq!(

@@ -577,8 +577,8 @@ pub fn a_failing_constraint_on_the_network_inventory_loses_no_session(host: &Hos
 }
 
 pub fn a_failing_trigger_on_the_inventory_loses_no_session(host: &Host) {
-    // Deferred, so that it fails at commit, where the extension cannot catch the error. It has to force the trigger
-    // earlier.
+    // The trigger is deferred. If it fired at commit, the extension could not catch its error. So the extension must
+    // fire it earlier.
     assert_no_session_is_lost(
         host,
         "CREATE FUNCTION boom() RETURNS trigger LANGUAGE plpgsql AS
@@ -640,7 +640,7 @@ pub fn a_cancelled_insert_is_still_cancelled(host: &Host) {
             || (watcher.rows(&waits), insert.is_finished()),
             |(waiting, finished)| *finished || waiting == &["t"],
         );
-        // An insert that does not wait for the inventory cannot be cancelled there.
+        // Some inserts do not wait for the inventory, so they have already finished and cannot be cancelled.
         if !state.1 {
             cancel.cancel_query(postgres::NoTls).expect("a cancel request can be sent");
             let outcome = insert.join().expect("the insert does not panic");
