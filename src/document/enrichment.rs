@@ -210,7 +210,7 @@ fn answered_at(document: Container<'_>, source: &str) -> Option<Timestamp> {
 pub enum LastAnswer {
     /// The source was never asked, or all attempts failed.
     None,
-    /// The source returned a value or an absence, at this time if it is known.
+    /// The source returned a value or an absence. Holds the time of the answer, or `None` if the time is unknown.
     Since(Option<Timestamp>),
 }
 

@@ -199,8 +199,9 @@ impl Line {
         Line { signal, due: Instant::now(), failures: 0, under_way: None, again: None }
     }
 
-    /// Switches to another collector. The pause and the request in flight belonged to the previous one. Spans
-    /// in flight are sent to the new one as well, because the previous one may not accept them.
+    /// Switches to another collector. Ends the pause, which was for the previous collector, and drops the request
+    /// in flight. If this request has spans, they are sent again to the new collector, because the previous
+    /// collector may not accept them.
     fn turn(&mut self, now: Instant) {
         (self.due, self.failures) = (now, 0);
         let under_way = self.under_way.take().map(|(_, request)| request);

@@ -238,7 +238,8 @@ struct Order {
 }
 
 impl Order {
-    /// Returns whether another worker may start while `running` workers run and `older` databases wait.
+    /// Returns true if another worker may start. `running` is the number of running workers, and `older` is the
+    /// number of databases that come first and have no worker yet.
     fn is_room(&self, running: usize, older: usize) -> bool {
         older == 0 || self.room.is_none_or(|room| running + older < room)
     }

@@ -29,7 +29,7 @@ const OUTPUT_BUFFER: usize = 8 * 1024;
 /// like a truncated one.
 const LONGEST_HEAD: usize = 16 * 1024;
 
-/// Maximum number of idle connections: as many as the settings allow concurrent exchanges with one host.
+/// Maximum number of idle connections. The settings allow the same number of concurrent exchanges with one host.
 const MOST_IDLE: usize = 32;
 
 /// Maximum number of agents: enough for the providers with their current and previous settings.
