@@ -17,6 +17,8 @@ pub enum MmdbError {
     Unsupported { what: &'static str, value: u64 },
     /// The file contains neither locations nor networks of addresses.
     NoAnswers { database_type: String },
+    /// The file says of no address what type it has.
+    NoTypes { database_type: String },
     /// The search tree is damaged on the way to `network`.
     Tree { network: String, reason: &'static str },
     /// The record of `network` is damaged; `offset` counts from the start of the data section.
@@ -45,6 +47,10 @@ impl fmt::Display for MmdbError {
             Self::NoAnswers { database_type } => write!(
                 f,
                 "mmdb file of type \"{database_type}\" contains neither countries or cities nor AS numbers"
+            ),
+            Self::NoTypes { database_type } => write!(
+                f,
+                "mmdb file of type \"{database_type}\" contains no types of addresses, such as VPN or TOR"
             ),
             Self::Tree { network, reason } => write!(f, "mmdb search tree at {network}: {reason}"),
             Self::Record { network, offset: Some(offset), reason } => {

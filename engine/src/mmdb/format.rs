@@ -25,7 +25,7 @@ const METADATA_WITHIN: usize = 128 * 1024;
 
 /// End of the year 9999, in seconds since 1970. PostgreSQL's timestamps go further, but the texts in JSON documents do
 /// not.
-const LAST_BUILD: u64 = 253_402_300_799;
+pub(super) const LAST_BUILD: u64 = 253_402_300_799;
 
 /// Zero bytes between tree and data section.
 pub(super) const SEPARATOR: usize = 16;
@@ -162,7 +162,7 @@ pub(super) enum Token<'a> {
     Signed(i32),
     Double(f64),
     Float(f32),
-    Bool,
+    Bool(bool),
     /// A map; this many pairs follow.
     Map(usize),
     /// An array; this many values follow.
@@ -238,7 +238,7 @@ impl<'a> Section<'a> {
             9 => unsigned(8).map(Token::Unsigned),
             10 => unsigned(16).map(Token::Unsigned),
             11 => Ok(Token::Array(size)),
-            14 if size < 2 => Ok(Token::Bool),
+            14 if size < 2 => Ok(Token::Bool(size == 1)),
             14 => Err(fault("bool is neither 0 nor 1")),
             15 => take(size)?
                 .try_into()
@@ -354,7 +354,8 @@ mod tests {
             (&[0x01, 3, 9], Token::Unsigned(9)),
             (&[0x04, 8, 0x3F, 0x80, 0, 0], Token::Float(1.0)),
             (&[0x68, 0x3F, 0xF0, 0, 0, 0, 0, 0, 0], Token::Double(1.0)),
-            (&[0x01, 7], Token::Bool),
+            (&[0x01, 7], Token::Bool(true)),
+            (&[0x00, 7], Token::Bool(false)),
         ] {
             assert_eq!(first(bytes), Ok(token), "{bytes:?}");
         }

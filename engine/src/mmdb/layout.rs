@@ -179,7 +179,7 @@ fn families_of(database_type: &str) -> Vec<Family> {
 }
 
 /// Returns the offsets of the records of evenly spread nodes, without duplicates.
-fn sample(bytes: &[u8], plan: &Plan) -> Vec<usize> {
+pub(super) fn sample(bytes: &[u8], plan: &Plan) -> Vec<usize> {
     let count = plan.node_count.min(SAMPLE);
     let mut records: Vec<usize> = (0..count)
         .map(|index| (u64::from(index) * u64::from(plan.node_count) / u64::from(count)) as u32)

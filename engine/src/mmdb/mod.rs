@@ -12,12 +12,16 @@
 //! | `format` | the parts of a file, and values at a byte offset |
 //! | `layout` | the paths of the fields in a vendor's file |
 //! | `scalar` | conversion of values to countries, coordinates and ASNs |
+//! | `search` | the walk through the tree, for files that say types |
+//! | `types` | files that say types of addresses, such as VPN or TOR |
 //! | `verify` | the check that every lookup in a file succeeds |
 
 mod error;
 mod format;
 mod layout;
 mod scalar;
+mod search;
+pub mod types;
 mod verify;
 
 pub use error::MmdbError;

@@ -86,7 +86,7 @@ pub(super) fn of_token(token: Token<'_>) -> Scalar<'_> {
         Token::Signed(number) => of_signed(number),
         Token::Double(number) => Scalar::Real(number),
         Token::Float(number) => of_float(number),
-        Token::Pointer(_) | Token::Bytes | Token::Bool | Token::Map(_) | Token::Array(_) => Scalar::Other,
+        Token::Pointer(_) | Token::Bytes | Token::Bool(_) | Token::Map(_) | Token::Array(_) => Scalar::Other,
     }
 }
 

@@ -28,6 +28,15 @@ const DEEPEST: usize = 64;
 const WORK_A_BYTE: usize = 8;
 
 pub(super) fn verify(bytes: &[u8], plan: &Plan) -> Result<(), MmdbError> {
+    verify_records(bytes, plan, |_| Ok(()))
+}
+
+/// Like `verify`, and calls `rule` once with the offset of each record, after the record was found valid.
+pub(super) fn verify_records(
+    bytes: &[u8],
+    plan: &Plan,
+    mut rule: impl FnMut(usize) -> Result<(), Fault>,
+) -> Result<(), MmdbError> {
     let mut records = Bits::new(plan.data(bytes).0.len());
     walk(bytes, plan, |offset, _| {
         records.set(offset);
@@ -49,7 +58,7 @@ pub(super) fn verify(bytes: &[u8], plan: &Plan) -> Result<(), MmdbError> {
         work: data.0.len().saturating_mul(WORK_A_BYTE).saturating_add(VALUES_A_RECORD),
     };
     for record in records.iter() {
-        if let Err(fault) = check.value(record, 0) {
+        if let Err(fault) = check.value(record, 0).and_then(|()| rule(record)) {
             return Err(MmdbError::Record {
                 network: network_of(bytes, plan, record),
                 offset: Some(fault.offset),

@@ -144,7 +144,7 @@ pub fn holds(bytes: Vec<u8>) {
 }
 
 /// Checks that the error can be shown in a status file, a view and a log.
-fn can_be_shown(error: &MmdbError) {
+pub fn can_be_shown(error: &MmdbError) {
     let text = error.to_string();
     assert!(!text.is_empty() && text.chars().count() < 700, "{} characters", text.chars().count());
     assert!(!text.contains(char::is_control), "{text:?}");

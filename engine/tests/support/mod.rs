@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod invariants;
+pub mod type_invariants;
 
 /// Runs `work` in a separate thread, so that a hang fails the test instead of blocking it.
 pub fn in_bounded_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {

@@ -9,6 +9,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod types;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;

@@ -1,0 +1,54 @@
+//! Finds the record of an address in the tree.
+//!
+//! Lookups of single fields use the crate `maxminddb`. Files that say types use this search instead, because their
+//! records are read in place by `format` and not by the crate's decoder.
+
+use super::format::{Plan, Step};
+use crate::address::Address;
+use std::net::IpAddr;
+
+/// Number of leading zero bits of an IPv4 address in a tree of IPv6 addresses.
+const IPV4_DEPTH: usize = 96;
+
+/// Where searches start. It saves the 96 steps that all IPv4 addresses share.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Search {
+    ipv4: Step,
+    is_ipv4_only: bool,
+}
+
+impl Search {
+    pub fn new(bytes: &[u8], plan: &Plan) -> Self {
+        let is_ipv4_only = plan.ip_version == 4;
+        let depth = if is_ipv4_only { 0 } else { IPV4_DEPTH };
+        Self { ipv4: descend(bytes, plan, Step::Node(0), 0, depth), is_ipv4_only }
+    }
+
+    /// Returns the record's offset in the data section. Returns `None` also for an IPv6 address in a file that has only
+    /// IPv4. A damaged tree gives `Err` with the reason.
+    #[inline]
+    pub fn record(&self, bytes: &[u8], plan: &Plan, address: Address) -> Result<Option<usize>, &'static str> {
+        let found = match address.ip() {
+            IpAddr::V4(ip) => descend(bytes, plan, self.ipv4, u128::from(ip.to_bits()) << 96, 32),
+            IpAddr::V6(_) if self.is_ipv4_only => return Ok(None),
+            IpAddr::V6(ip) => descend(bytes, plan, Step::Node(0), ip.to_bits(), 128),
+        };
+        match found {
+            Step::Data(offset) => Ok(Some(offset)),
+            Step::Nothing => Ok(None),
+            Step::Node(_) => Err("is deeper than an address has bits"),
+            Step::Astray => Err("leads outside the data"),
+        }
+    }
+}
+
+/// Follows the first `count` bits, from the most significant one, until the path leaves the tree.
+#[inline]
+fn descend(bytes: &[u8], plan: &Plan, start: Step, bits: u128, count: usize) -> Step {
+    let mut step = start;
+    for depth in 0..count {
+        let Step::Node(node) = step else { break };
+        step = plan.follow(plan.node(bytes, node)[(bits >> (127 - depth) & 1) as usize]);
+    }
+    step
+}

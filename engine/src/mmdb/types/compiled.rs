@@ -1,0 +1,173 @@
+//! Files that `mmdb-build --types` compiled from lists.
+//!
+//! ```text
+//! database_type              "cowrie_enrich-IP-Types"
+//! description: {"lists": JSON}   {"format": 1, "lists": [{"name": "aws", "type": "DATACENTER",
+//!                                "published": 1700000000, "entries": 7905, "notice": "..."}]}
+//! record                     {"lists": uint64,            ; bit N: list N contains the network
+//!                             "matches": [{"list": uint, "provider": "AWS", "region": "eu-central-1",
+//!                                          "service": "EC2"}]}   ; texts that are unknown are absent
+//! ```
+//!
+//! The bits make a lookup of types cheap: it reads one number. The table of lists is in the description, because
+//! each mmdb reader can show it. `lists` is the first key of a record, because keys are sorted.
+
+use super::{Entry, ListSet, TypeList, is_list_name, is_type};
+use crate::mmdb::format::{Fault, LAST_BUILD, Section, Token};
+use crate::mmdb::{MmdbError, clean_name};
+use serde_json::Value;
+
+pub const DATABASE_TYPE: &str = "cowrie_enrich-IP-Types";
+
+/// Key of the table of lists in the description.
+pub const DESCRIPTION_KEY: &str = "lists";
+
+/// Version of the table and of the records.
+pub const FORMAT: u64 = 1;
+
+/// Units of work that a lookup may spend on one record: a value, or a byte of text. `verify` allows no larger record.
+pub(super) const WORK: usize = (1 << 14) + (256 << 10);
+
+/// Units of work of `verify` for each byte of data. Records share texts by pointers of three bytes.
+pub(super) const WORK_A_BYTE: usize = 64;
+
+/// Parses the table of lists.
+pub(super) fn lists(table: Option<&str>) -> Result<Vec<TypeList>, MmdbError> {
+    let invalid = |reason: String| MmdbError::Metadata { field: "description, lists", reason };
+    let table = table.ok_or_else(|| invalid("is missing".into()))?;
+    let table: Value = serde_json::from_str(table).map_err(|_| invalid("is no JSON".into()))?;
+    match table.get("format").and_then(Value::as_u64) {
+        Some(FORMAT) => {}
+        Some(value) => return Err(MmdbError::Unsupported { what: "format of lists", value }),
+        None => return Err(invalid("format is missing".into())),
+    }
+    let lists = table
+        .get("lists")
+        .and_then(Value::as_array)
+        .filter(|lists| (1..=ListSet::CAPACITY).contains(&lists.len()))
+        .ok_or_else(|| invalid(format!("must have 1 to {} lists", ListSet::CAPACITY)))?;
+    let mut read: Vec<TypeList> = Vec::with_capacity(lists.len());
+    for (index, list) in lists.iter().enumerate() {
+        let of_list = |reason: &str| invalid(format!("list {index} {reason}"));
+        let text = |key: &str| list.get(key).and_then(Value::as_str);
+        let name =
+            text("name").filter(|name| is_list_name(name)).ok_or_else(|| of_list("has no valid name"))?;
+        let kind = text("type").filter(|kind| is_type(kind)).ok_or_else(|| of_list("has no valid type"))?;
+        let published = list
+            .get("published")
+            .and_then(Value::as_u64)
+            .filter(|seconds| *seconds <= LAST_BUILD)
+            .ok_or_else(|| of_list("has no valid time"))?;
+        if read.iter().any(|other| other.name == name) {
+            return Err(of_list("has the name of another list"));
+        }
+        read.push(TypeList {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            published,
+            entries: list.get("entries").and_then(Value::as_u64),
+            notice: text("notice").map(|notice| clean_name(notice).into_owned()),
+        });
+    }
+    Ok(read)
+}
+
+#[inline]
+pub(super) fn matches(data: Section<'_>, record: usize, work: &mut usize) -> Result<ListSet, Fault> {
+    match member(data, record, b"lists", work)? {
+        Some((Token::Unsigned(bits), _)) => Ok(ListSet::from_bits(bits as u64)),
+        _ => Ok(ListSet::EMPTY),
+    }
+}
+
+pub(super) fn entries<'a>(
+    data: Section<'a>,
+    record: usize,
+    work: &mut usize,
+    visit: &mut dyn FnMut(Entry<'a>),
+) -> Result<(), Fault> {
+    let Some((Token::Array(count), mut at)) = member(data, record, b"matches", work)? else {
+        return Ok(());
+    };
+    for _ in 0..count {
+        let mut element_at = at;
+        let (token, mut inside) = data.next_resolved(&mut element_at)?;
+        data.skip(&mut at, work)?;
+        let Token::Map(pairs) = token else { continue };
+        let mut entry = Entry { list: usize::MAX, provider: None, region: None, service: None };
+        for _ in 0..pairs {
+            let (key, _) = data.next_resolved(&mut inside)?;
+            let mut value_at = inside;
+            let (value, _) = data.next_resolved(&mut value_at)?;
+            data.skip(&mut inside, work)?;
+            if let Token::Text(text) = value {
+                spend(work, text.len(), inside)?;
+            }
+            match (key, value) {
+                (Token::Text(b"list"), Token::Unsigned(list)) => {
+                    entry.list = usize::try_from(list).unwrap_or(usize::MAX);
+                }
+                (Token::Text(b"provider"), Token::Text(text)) => entry.provider = known(text),
+                (Token::Text(b"region"), Token::Text(text)) => entry.region = known(text),
+                (Token::Text(b"service"), Token::Text(text)) => entry.service = known(text),
+                _ => {}
+            }
+        }
+        visit(entry);
+    }
+    Ok(())
+}
+
+/// Checks that the bits and the matches of a record name the same lists, and no others than the file has. `work` is
+/// shared by the records of a file, because they may overlap.
+pub(super) fn check(data: Section<'_>, record: usize, all: ListSet, work: &mut usize) -> Result<(), Fault> {
+    let fault = |reason| Fault { offset: record, reason };
+    let lists = matches(data, record, work)?;
+    if lists.is_empty() {
+        return Err(fault("names no list"));
+    }
+    if lists & all != lists {
+        return Err(fault("names a list that the file does not have"));
+    }
+    let mut stated = ListSet::EMPTY;
+    let mut is_outside = false;
+    entries(data, record, work, &mut |entry| {
+        is_outside |= !all.contains(entry.list);
+        stated.insert(entry.list);
+    })?;
+    if is_outside || stated != lists {
+        return Err(fault("names other lists in its matches"));
+    }
+    Ok(())
+}
+
+fn spend(work: &mut usize, units: usize, offset: usize) -> Result<(), Fault> {
+    *work = work.checked_sub(units).ok_or(Fault { offset, reason: "record has too many values" })?;
+    Ok(())
+}
+
+/// Returns text that is not empty.
+pub(super) fn known(text: &[u8]) -> Option<&str> {
+    std::str::from_utf8(text).ok().filter(|text| !text.is_empty())
+}
+
+/// Returns the value under a key of the record, and where its members start.
+#[inline]
+fn member<'a>(
+    data: Section<'a>,
+    record: usize,
+    wanted: &[u8],
+    work: &mut usize,
+) -> Result<Option<(Token<'a>, usize)>, Fault> {
+    let (Token::Map(pairs), mut at) = data.next_resolved(&mut { record })? else {
+        return Ok(None);
+    };
+    for _ in 0..pairs {
+        let (key, _) = data.next_resolved(&mut at)?;
+        if key == Token::Text(wanted) {
+            return data.next_resolved(&mut at).map(Some);
+        }
+        data.skip(&mut at, work)?;
+    }
+    Ok(None)
+}

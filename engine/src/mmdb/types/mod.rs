@@ -1,0 +1,252 @@
+//! Files that say types of addresses, such as VPN, TOR or DATACENTER.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `compiled` | files that `mmdb-build --types` compiled from lists |
+//! | `flags` | files of vendors, whose records have one key for each type |
+//! | `list_set` | a set of lists of one file |
+//!
+//! A file contains lists. Each list states one type about its addresses, and has a time of publication. A compiled file
+//! says itself which lists it contains. A vendor's file has one list for each type that its layout can state; all these
+//! lists have the same name and were published when the file was built. So a caller can ignore one outdated list, or
+//! one type, of any file.
+//!
+//! Types are words in capitals, as the answers of SPUR contain them. These types have a fixed meaning:
+//!
+//! | type | meaning |
+//! |---|---|
+//! | `VPN`, `PROXY`, `TOR`, `RELAY` | an exit of a VPN, an open proxy, a Tor exit, a relay such as iCloud Private Relay |
+//! | `RESIDENTIAL_PROXY` | a proxy in a private home |
+//! | `ANONYMOUS` | the vendor knows that the address hides its user, but not how |
+//! | `DATACENTER` | a hosting company or a cloud |
+//! | `RESIDENTIAL`, `MOBILE` | the access network of a private user |
+//! | `SCANNER_BENIGN` | a known research scanner; it is not asked of GreyNoise |
+//!
+//! An operator may use other types for own lists.
+
+mod compiled;
+mod flags;
+mod list_set;
+
+pub use compiled::{DATABASE_TYPE, DESCRIPTION_KEY, FORMAT};
+pub use list_set::ListSet;
+
+use super::format::{Fault, Plan};
+use super::search::Search;
+use super::{Facts, MmdbError, clean_name, verify};
+use crate::address::Address;
+use flags::Family;
+use maxminddb::Reader;
+
+/// Type of a list of known research scanners. Addresses of this type are not asked of GreyNoise.
+pub const BENIGN_SCANNER: &str = "SCANNER_BENIGN";
+
+/// Maximum length of a type, in bytes.
+pub const LONGEST_TYPE: usize = 31;
+
+/// Maximum length of the name of a list in a compiled file, in bytes.
+pub const LONGEST_LIST_NAME: usize = 63;
+
+/// Returns whether the text is a type: `[A-Z][A-Z0-9_]{0,30}`.
+pub fn is_type(text: &str) -> bool {
+    text.len() <= LONGEST_TYPE
+        && text.starts_with(|first: char| first.is_ascii_uppercase())
+        && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+/// Returns whether the text can name a list: `[A-Za-z0-9][A-Za-z0-9._-]{0,62}`.
+pub fn is_list_name(text: &str) -> bool {
+    text.len() <= LONGEST_LIST_NAME
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// A list of addresses that have one type.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TypeList {
+    /// In a vendor's file: the type of the file, for all of its lists. Has no control characters.
+    pub name: String,
+    /// See [`is_type`].
+    pub kind: String,
+    /// Time of the list's content, in seconds since 1970. In a vendor's file: the build time of the file.
+    pub published: u64,
+    /// Number of entries of the list, before they were merged. `None` in a vendor's file.
+    pub entries: Option<u64>,
+    /// Copyright notice that the list requires. Has no control characters.
+    pub notice: Option<String>,
+}
+
+/// Statement of one list about an address. The texts are as in the file; [`clean_name`] makes them fit to be stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry<'a> {
+    /// Index in [`TypeDatabase::lists`].
+    pub list: usize,
+    /// Operator of the service, such as `AWS` or the name of a VPN.
+    pub provider: Option<&'a str>,
+    /// Region of a cloud, or the country and city of a geofeed.
+    pub region: Option<&'a str>,
+    /// Service of a cloud, such as `EC2`.
+    pub service: Option<&'a str>,
+}
+
+/// Layout of the records of a file.
+enum Records {
+    Compiled,
+    Flags(&'static Family),
+}
+
+pub struct TypeDatabase<S: AsRef<[u8]>> {
+    bytes: S,
+    plan: Plan,
+    search: Search,
+    facts: Facts,
+    lists: Vec<TypeList>,
+    records: Records,
+}
+
+impl<S: AsRef<[u8]>> TypeDatabase<S> {
+    /// Reads the metadata, checks it against the size, and recognises the layout. Refuses a file that says no types.
+    pub fn open(bytes: S) -> Result<Self, MmdbError> {
+        let plan = Plan::read(bytes.as_ref())?;
+        let reader = Reader::from_source(bytes.as_ref())
+            .map_err(|error| MmdbError::Metadata { field: "as a whole", reason: error.to_string() })?;
+        let metadata = reader.metadata();
+        let facts = Facts {
+            database_type: metadata.database_type.clone(),
+            build_epoch: metadata.build_epoch,
+            ip_version: plan.ip_version,
+            node_count: plan.node_count,
+            record_size: plan.record_size,
+        };
+        let (records, lists) = if facts.database_type == DATABASE_TYPE {
+            let table = metadata.description.get(DESCRIPTION_KEY).map(String::as_str);
+            (Records::Compiled, compiled::lists(table)?)
+        } else {
+            let family = Family::detect(bytes.as_ref(), &plan, &facts.database_type).ok_or_else(|| {
+                MmdbError::NoTypes { database_type: clean_name(&facts.database_type).into_owned() }
+            })?;
+            (Records::Flags(family), family.lists(&facts))
+        };
+        let search = Search::new(bytes.as_ref(), &plan);
+        drop(reader);
+        Ok(Self { search, plan, facts, lists, records, bytes })
+    }
+
+    /// Reads all data that a lookup can reach. The time is linear in the file's size, for any bytes.
+    pub fn verify(&self) -> Result<(), MmdbError> {
+        let data = self.plan.data(self.bytes.as_ref());
+        let mut work = data.0.len().saturating_mul(compiled::WORK_A_BYTE).saturating_add(compiled::WORK);
+        verify::verify_records(self.bytes.as_ref(), &self.plan, |record| match self.records {
+            Records::Compiled => compiled::check(data, record, self.all(), &mut work),
+            Records::Flags(_) => Ok(()),
+        })
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Returns the lists of the file, at most [`ListSet::CAPACITY`].
+    pub fn lists(&self) -> &[TypeList] {
+        &self.lists
+    }
+
+    /// Returns the set of all lists of the file.
+    pub fn all(&self) -> ListSet {
+        ListSet::first(self.lists.len())
+    }
+
+    /// Returns those of the `usable` lists that contain the address. Allocates nothing.
+    #[inline]
+    pub fn matches(&self, address: Address, usable: ListSet) -> Result<ListSet, MmdbError> {
+        let Some(record) = self.find(address)? else {
+            return Ok(ListSet::EMPTY);
+        };
+        let data = self.plan.data(self.bytes.as_ref());
+        let found = match self.records {
+            Records::Compiled => compiled::matches(data, record, &mut { compiled::WORK }),
+            Records::Flags(family) => family.matches(data, record),
+        };
+        found.map(|found| found & usable & self.all()).map_err(|fault| damaged(address, fault))
+    }
+
+    /// Calls `visit` for each statement about the address, ordered by list. A list states something several times if
+    /// several of its prefixes contain the address and differ in their details.
+    pub fn entries<'a>(
+        &'a self,
+        address: Address,
+        mut visit: impl FnMut(Entry<'a>),
+    ) -> Result<(), MmdbError> {
+        let Some(record) = self.find(address)? else {
+            return Ok(());
+        };
+        let data = self.plan.data(self.bytes.as_ref());
+        let mut visit_known = |entry: Entry<'a>| {
+            if entry.list < self.lists.len() {
+                visit(entry);
+            }
+        };
+        match self.records {
+            Records::Compiled => compiled::entries(data, record, &mut { compiled::WORK }, &mut visit_known),
+            Records::Flags(family) => family.entries(data, record, &mut visit_known),
+        }
+        .map_err(|fault| damaged(address, fault))
+    }
+
+    #[inline]
+    fn find(&self, address: Address) -> Result<Option<usize>, MmdbError> {
+        self.search
+            .record(self.bytes.as_ref(), &self.plan, address)
+            .map_err(|reason| MmdbError::Tree { network: address.to_string(), reason })
+    }
+}
+
+#[cold]
+fn damaged(address: Address, fault: Fault) -> MmdbError {
+    MmdbError::Record {
+        network: address.to_string(),
+        offset: Some(fault.offset),
+        reason: fault.reason.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_is_a_word_in_capitals() {
+        for (text, valid) in [
+            ("TOR", true),
+            ("A", true),
+            ("MY_LIST_2", true),
+            ("", false),
+            ("tor", false),
+            ("_TOR", false),
+            ("2TOR", false),
+            ("TOR EXIT", false),
+            ("TÖR", false),
+            ("ABCDEFGHIJKLMNOPQRSTUVWXYZ12345", true),
+            ("ABCDEFGHIJKLMNOPQRSTUVWXYZ123456", false),
+        ] {
+            assert_eq!(is_type(text), valid, "{text:?}");
+        }
+        assert!(is_type(BENIGN_SCANNER));
+    }
+
+    #[test]
+    fn a_list_name_fits_a_metric_label_and_a_shell() {
+        for (text, valid) in [
+            ("tor-exits", true),
+            ("x4bnet_vpn.v4", true),
+            ("", false),
+            ("-tor", false),
+            ("a b", false),
+            ("a:b", false),
+            ("a\nb", false),
+        ] {
+            assert_eq!(is_list_name(text), valid, "{text:?}");
+        }
+        assert!(is_list_name(&"a".repeat(63)) && !is_list_name(&"a".repeat(64)));
+    }
+}
