@@ -40,11 +40,11 @@ pub fn null_argument(name: &str) -> ! {
     )
 }
 
-pub fn asn_out_of_range(asn: i64) -> ! {
+pub fn asn_out_of_range(asn: i64, least: i64) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
         "invalid ASN".to_owned(),
-        Some(format!("The value is {asn}, but an ASN must be between 1 and 4294967295.")),
+        Some(format!("The value is {asn}, but an ASN must be between {least} and 4294967295.")),
         None,
     )
 }

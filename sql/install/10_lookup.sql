@@ -67,6 +67,16 @@ CREATE FUNCTION bogon_reason(ip inet) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bogon_reason_wrapper';
 COMMENT ON FUNCTION bogon_reason(inet) IS 'reason why an address is a bogon; null if the address is not a bogon';
 
+CREATE FUNCTION asn_registry(asn bigint) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'asn_registry_wrapper';
+COMMENT ON FUNCTION asn_registry(bigint) IS
+    'regional internet registry (ARIN, RIPE, APNIC, LACNIC or AFRINIC) that received an ASN from IANA; null if IANA has reserved or not yet allocated the ASN; needs neither a file nor the network; does not know ASNs that moved to another registry later';
+
+CREATE FUNCTION is_bogon_asn(asn bigint) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_bogon_asn_wrapper';
+COMMENT ON FUNCTION is_bogon_asn(bigint) IS
+    'true if an ASN is a bogon: according to the IANA registry of special-purpose AS numbers, no network on the public internet has it, for example because it is for private use; false for AS112, because servers around the world announce it';
+
 CREATE FUNCTION mmdb_file(
     kind text, OUT kind_ text, OUT source_path text, OUT database_type text, OUT build_time timestamptz,
     OUT ip_version integer, OUT node_count bigint, OUT loaded_at timestamptz, OUT last_error text)

@@ -83,7 +83,7 @@ COMMENT ON COLUMN asn_inventory.organization_name IS
     'organisation that runs the network; the key provenance in the column enrichment names the source of the name';
 COMMENT ON COLUMN asn_inventory.organization_country IS
     'two-letter code of a country: from Team Cymru, the country where the network is registered; from MaxMind, the country of the address by which the extension first learned of the network';
-COMMENT ON COLUMN asn_inventory.rir_registry IS 'regional internet registry: ARIN, RIPE, APNIC, LACNIC, AFRINIC';
+COMMENT ON COLUMN asn_inventory.rir_registry IS 'regional internet registry (ARIN, RIPE, APNIC, LACNIC or AFRINIC); the registry that received the ASN from IANA, until a source of higher rank has a value';
 COMMENT ON COLUMN asn_inventory.asn_type IS
     'type of the network: HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN; see classify_asn()';
 COMMENT ON COLUMN asn_inventory.is_known_hosting IS 'true if known_networks lists the network as a hosting provider';

@@ -193,9 +193,9 @@ COMMENT ON FUNCTION classify_network(bigint, text, boolean, boolean) IS
 -- The rank of a source. A source may replace values of a lower rank.
 CREATE FUNCTION source_rank(source text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT CASE source WHEN 'manual' THEN 3 WHEN 'cymru' THEN 2 WHEN 'maxmind' THEN 1 WHEN 'document' THEN -1 ELSE 0 END $$;
+    AS $$ SELECT CASE source WHEN 'manual' THEN 4 WHEN 'cymru' THEN 3 WHEN 'maxmind' THEN 2 WHEN 'iana' THEN 1 WHEN 'document' THEN -1 ELSE 0 END $$;
 COMMENT ON FUNCTION source_rank(text) IS
-    'rank of a source of network metadata; from the highest to the lowest rank: ''manual'', ''cymru'', ''maxmind'', sources of imported rows, ''document'' (JSON that a client wrote into the column enrichment of a table with trust_input)';
+    'rank of a source of network metadata; from the highest to the lowest rank: ''manual'', ''cymru'', ''maxmind'', ''iana'' (registries of AS numbers), sources of imported rows, ''document'' (JSON that a client wrote into the column enrichment of a table with trust_input)';
 
 CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, source text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp

@@ -102,7 +102,7 @@ sql_function!(ensure_asn_inventory_wrapper, pg_finfo_ensure_asn_inventory_wrappe
 fn ensure_asn_inventory(call: &Call) -> Option<Value> {
     let Some(asn) = call.bigint(0) else { error::null_argument("asn") };
     if !(1..=i64::from(u32::MAX)).contains(&asn) {
-        error::asn_out_of_range(asn);
+        error::asn_out_of_range(asn, 1);
     }
     let source_data = NetworkFacts {
         name: given(call, 1).map(|name| clean_name(&name).into_owned()),

@@ -2,7 +2,7 @@
 
 use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::mmdb::clean_name;
-use cowrie_enrich_engine::{bogon, classify};
+use cowrie_enrich_engine::{as_registry, bogon, classify};
 
 use crate::document::enrichment::Answer;
 use crate::error;
@@ -91,6 +91,22 @@ fn is_bogon(call: &Call) -> Option<Typed<Boolean>> {
 sql_function!(bogon_reason_wrapper, pg_finfo_bogon_reason_wrapper, bogon_reason);
 fn bogon_reason(call: &Call) -> Option<Typed<Text>> {
     bogon::reason(host(call)?).map(ToSql::to_sql)
+}
+
+/// Returns the argument of a function about an ASN. 0 is in range, because it is a reserved ASN.
+fn asn(call: &Call) -> Option<u32> {
+    let asn = call.bigint(0)?;
+    Some(u32::try_from(asn).unwrap_or_else(|_| error::asn_out_of_range(asn, 0)))
+}
+
+sql_function!(asn_registry_wrapper, pg_finfo_asn_registry_wrapper, asn_registry);
+fn asn_registry(call: &Call) -> Option<Typed<Text>> {
+    as_registry::registry(asn(call)?).map(|registry| registry.name().to_sql())
+}
+
+sql_function!(is_bogon_asn_wrapper, pg_finfo_is_bogon_asn_wrapper, is_bogon_asn);
+fn is_bogon_asn(call: &Call) -> Option<Typed<Boolean>> {
+    Some(as_registry::is_bogon(asn(call)?).to_sql())
 }
 
 sql_function!(classify_name_wrapper, pg_finfo_classify_name_wrapper, classify_name);

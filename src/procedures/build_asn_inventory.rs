@@ -1,9 +1,9 @@
 //! Builds the inventory of networks from the known addresses.
 //!
-//! One pass reads the inventory in key order. Then edits of `known_networks` are applied, and at the end counts are
-//! corrected. Inside a transaction block the pass is one batch. It writes all networks before the addresses, because
-//! the order of locks applies to a whole transaction. The changes of counts then wait for the next fold, which locks
-//! networks.
+//! One pass reads the inventory in key order. Then edits of `known_networks` are applied, missing registries are
+//! filled, and at the end counts are corrected. Inside a transaction block the pass is one batch. It writes all
+//! networks before the addresses, because the order of locks applies to a whole transaction. The changes of counts
+//! then wait for the next fold, which locks networks.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ use crate::pg::value::{Jsonb, Typed};
 use crate::pg::varlena::OwnedVarlena;
 use crate::pg::{self, Oid, check_for_interrupts};
 use crate::store::build_asn_inventory::{self, DocumentBatch, PageRejections, WrittenRanks};
-use crate::store::{fold, procedure_call, reclassification, refresh_session_counts};
+use crate::store::{fold, network_registries, procedure_call, reclassification, refresh_session_counts};
 
 const PROCEDURE: Procedure = Procedure::BuildAsnInventory;
 const BATCH_SIZES: (i64, i64) = (1, 1_000_000);
@@ -67,6 +67,7 @@ pub fn build(call: &Call) {
     run(call, &options, |run| {
         let mut state = read_addresses(run, &build_options);
         reclassify(run, &mut state);
+        fill_registries(run, &mut state);
         let (unique, corrected) = count(run, &build_options);
         if state.faulty > 0 {
             let message = format!(
@@ -133,6 +134,20 @@ fn reclassify(run: &mut Run, state: &mut BuildProgress) {
             "{}: did not classify {blocked} networks again, because other transactions have locked the rows of these networks",
             PROCEDURE.name()
         ));
+    }
+}
+
+/// Fills missing registries from IANA's registries. This waits for no lock, so it may run after the addresses.
+fn fill_registries(run: &mut Run, state: &mut BuildProgress) {
+    run.begin("registries", 0);
+    let mut after = Some(0);
+    while let Some(last) = after {
+        run.batch(|connection| {
+            let batch = network_registries::step(connection, last);
+            state.updated += batch.changed.iter().filter(|asn| state.touched.insert(**asn)).count() as i64;
+            after = batch.last;
+            batch.read as i64
+        });
     }
 }
 

@@ -17,6 +17,7 @@ pub mod enrich;
 pub mod fold;
 pub mod import_inventory;
 pub mod inbox_duplicates;
+pub mod network_registries;
 pub mod networks;
 pub mod procedure_call;
 pub mod provider_quota;

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cowrie_enrich_engine::as_registry;
+use cowrie_enrich_engine::providers::Registry;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::pg::spi::{Connection, Rows, Run, Statement};
@@ -62,7 +64,26 @@ thread_local! {
         "network_read", include_str!("../../sql/queries/inventory/network_read.sql")) };
 }
 
-/// Creates the networks that do not exist yet, all from one source. Returns their number.
+/// Source of a registry that comes from IANA's registries of AS numbers.
+pub const IANA: &str = "iana";
+
+/// Returns the registry that received an ASN from IANA.
+pub fn iana_registry(asn: i64) -> Option<&'static str> {
+    as_registry::registry(u32::try_from(asn).ok()?).map(Registry::name)
+}
+
+/// Returns the registry of a new network, and its source. A value of a source that ranks below IANA's registries is
+/// replaced. The ranks are those of `source_rank` in SQL.
+fn registry_and_source<'a>(asn: i64, known: Option<&'a str>, source: &'a str) -> (Option<&'a str>, &'a str) {
+    let is_better = known.is_some() && matches!(source, "manual" | "cymru" | "maxmind");
+    match iana_registry(asn) {
+        Some(registry) if !is_better => (Some(registry), IANA),
+        _ => (known, source),
+    }
+}
+
+/// Creates the networks that do not exist yet, all from one source. A network whose registry the source does not know
+/// gets the registry from IANA's registries. Returns the number of created networks.
 pub fn create(connection: &Connection, networks: &Networks, source: &str) -> i64 {
     create_from_sources(connection, networks, |_| source).len() as i64
 }
@@ -103,16 +124,21 @@ pub fn create_with_origins<'a>(
     }
     let (work, spans) = (Work::begin(), NetworkSpans::begin(networks.len()));
     let origins = || networks.keys().map(|asn| origin(*asn));
+    let registries = || {
+        networks.iter().map(|(asn, source_data)| {
+            registry_and_source(*asn, source_data.registry.as_deref(), origin(*asn).registry)
+        })
+    };
     let arguments = (
         array(networks.keys()),
         array(networks.values().map(|source_data| source_data.name.as_deref())),
         array(networks.values().map(|source_data| source_data.country.as_deref())),
-        array(networks.values().map(|source_data| source_data.registry.as_deref())),
+        array(registries().map(|(registry, _)| registry)),
         array(networks.values().map(|source_data| source_data.first_seen)),
         array(networks.values().map(|source_data| source_data.last_seen)),
         array(origins().map(|origin| origin.name)),
         array(origins().map(|origin| origin.country)),
-        array(origins().map(|origin| origin.registry)),
+        array(registries().map(|(_, source)| source)),
     );
     let created = CREATE.run(connection, arguments, |rows| {
         for (asn, country, registry, _) in rows.iter() {

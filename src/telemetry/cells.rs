@@ -32,6 +32,8 @@ pub enum Source {
     Import,
     /// The times and documents of sessions.
     Sessions,
+    /// IANA's registries of AS numbers.
+    Iana,
     Provider(Provider),
 }
 
@@ -43,6 +45,7 @@ impl Source {
             "maxmind" => Source::Maxmind,
             "manual" => Source::Manual,
             "document" => Source::Sessions,
+            "iana" => Source::Iana,
             _ => Provider::named(name).map_or(Source::Import, Source::Provider),
         }
     }
@@ -53,12 +56,13 @@ impl Source {
             Source::Manual => "manual",
             Source::Import => "import",
             Source::Sessions => "sessions",
+            Source::Iana => "iana",
             Source::Provider(provider) => provider.name(),
         }
     }
 
     fn all() -> impl Iterator<Item = Source> {
-        [Source::Maxmind, Source::Manual, Source::Import, Source::Sessions]
+        [Source::Maxmind, Source::Manual, Source::Import, Source::Sessions, Source::Iana]
             .into_iter()
             .chain(Provider::all().map(Source::Provider))
     }
@@ -69,15 +73,16 @@ impl Source {
             Source::Manual => 1,
             Source::Import => 2,
             Source::Provider(provider) => 3 + provider.index(),
-            // Last, because sessions create no networks here.
+            // Last, because these two sources create no networks.
             Source::Sessions => CREATORS,
+            Source::Iana => CREATORS + 1,
         }
     }
 }
 
 /// The number of sources that create networks.
 const CREATORS: usize = 3 + PROVIDERS;
-const SOURCES: usize = CREATORS + 1;
+const SOURCES: usize = CREATORS + 2;
 
 /// The kind of an update of a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

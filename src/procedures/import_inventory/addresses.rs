@@ -119,8 +119,9 @@ fn read<'a>(
         for (source, named) in reading.about(asn) {
             let (name, country) = (named.name.clone(), named.country.clone());
             let registry = named.registry.map(str::to_owned);
+            let has_values = name.is_some() || country.is_some() || registry.is_some();
             // Uses the values of one source only, so that the source of the network is known.
-            if *sources.entry(asn).or_insert(source) == source {
+            if has_values && *sources.entry(asn).or_insert(source) == source {
                 network.merge(NetworkFacts { name, country, registry, first_seen: None, last_seen: None });
             }
         }

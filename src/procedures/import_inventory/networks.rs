@@ -15,6 +15,7 @@ use crate::pg::jsonb;
 use crate::pg::value::{Jsonb, Typed};
 use crate::store::import_inventory::source::{Row, WantedColumn, text, time, wanted};
 use crate::store::import_inventory::{ImportedNetwork, write_networks};
+use crate::store::networks;
 
 pub const COLUMNS: &[WantedColumn] = wanted(&[
     text(&["organization_name"]),
@@ -85,10 +86,11 @@ fn read(row: &Row, asn: i64) -> (ImportedNetwork, Faults) {
     let (document, mut faults) = document::object_of(row.bytes(DOCUMENT));
     let cymru = documents::read(document.container()).cymru;
     let mut words = UnmappedValues::default();
-    let mut field = |field: &Field, cymru: Option<String>| {
+    // `better` is a value of a source that ranks above the imported value.
+    let mut field = |field: &Field, better: Option<(String, &'static str)>| {
         let source_data = row.text(field.column).filter(|source_data| !documents::is_unknown(source_data));
         let sense = source_data.as_deref().and_then(field.sense);
-        let chosen = cymru.map(|cymru| (cymru, "cymru")).or(sense.clone().map(|own| (own, SOURCE)));
+        let chosen = better.or(sense.clone().map(|own| (own, SOURCE)));
         if let Some(source_data) = source_data {
             let is_stored = sense.is_some() && sense.as_ref() == chosen.as_ref().map(|(value, _)| value);
             if !is_stored || (!field.is_code && sense.as_ref() != Some(&source_data)) {
@@ -102,9 +104,11 @@ fn read(row: &Row, asn: i64) -> (ImportedNetwork, Faults) {
         }
         chosen
     };
-    let name = field(&NAME_FIELD, cymru.name);
-    let country = field(&COUNTRY_FIELD, cymru.country);
-    let registry = field(&REGISTRY_FIELD, cymru.registry.map(str::to_owned));
+    let from_cymru = |value: Option<String>| value.map(|value| (value, "cymru"));
+    let name = field(&NAME_FIELD, from_cymru(cymru.name));
+    let country = field(&COUNTRY_FIELD, from_cymru(cymru.country));
+    let iana = || networks::iana_registry(asn).map(|registry| (registry.to_owned(), networks::IANA));
+    let registry = field(&REGISTRY_FIELD, from_cymru(cymru.registry.map(str::to_owned)).or_else(iana));
     let asn_type = row.text(TYPE).and_then(|word| {
         let known = type_of(&word);
         if known.is_none_or(|known| known != word) && word != UNKNOWN {
@@ -156,7 +160,8 @@ impl UnmappedValues {
     }
 }
 
-/// A column with a value about the network. Team Cymru's value takes precedence over it.
+/// A column with a value about the network. A value from Team Cymru takes precedence over it, and so does a registry
+/// from IANA.
 struct Field {
     column: usize,
     name: &'static str,

@@ -91,7 +91,7 @@ fn missing_networks_are_made_with_what_each_source_says_and_addresses_are_placed
              FROM asn_inventory ORDER BY 1"
         ),
         [
-            "15169|NULL|NULL|NULL|HOSTING|1|0|NULL|NULL",
+            "15169|NULL|NULL|ARIN|HOSTING|1|0|NULL|NULL",
             "64500|Example Hosting|DE|NULL|HOSTING|2|8|2024-04-01|2024-06-02",
             "64501|EXAMPLE-UNI University, NL|NL|RIPE|EDUCATION|1|0|2024-05-01|2024-05-02",
             "64502|NULL|SE|ARIN|UNKNOWN|1|0|NULL|NULL",
@@ -101,7 +101,7 @@ fn missing_networks_are_made_with_what_each_source_says_and_addresses_are_placed
     assert_eq!(
         db.rows("SELECT asn_number, enrichment -> 'provenance' FROM asn_inventory ORDER BY 1"),
         [
-            r#"15169|{}"#,
+            r#"15169|{"rir_registry": "iana"}"#,
             r#"64500|{"organization_name": "maxmind", "organization_country": "maxmind"}"#,
             r#"64501|{"rir_registry": "cymru", "organization_name": "cymru", "organization_country": "cymru"}"#,
             r#"64502|{"rir_registry": "cymru", "organization_country": "maxmind"}"#,

@@ -197,7 +197,7 @@ fn a_networks_span_says_what_was_created_or_updated() {
             ["64500", "Another", "FR", "RIPE", "update", "manual"],
             ["64501", "unknown", "unknown", "unknown", "create", "manual"],
             ["64501", "unknown", "unknown", "unknown", "update", "manual"],
-            ["4808", "中国联通", "CN", "unknown", "create", "maxmind"],
+            ["4808", "中国联通", "CN", "APNIC", "create", "maxmind"],
         ]
     );
     let (before, after): (u64, u64) = (before.parse().expect("a time"), after.parse().expect("a time"));

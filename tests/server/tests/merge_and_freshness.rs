@@ -220,17 +220,18 @@ fn any_answer_is_fresh_as_long_as_the_model_has_it() {
     assert!(answers.iter().all(|fresh| fresh == "f"));
 }
 
-/// Tests all pairs of sources. Manual values take precedence over Team Cymru, Team Cymru over MaxMind, and MaxMind
-/// over imported values. Another source of the same rank replaces nothing. A source that describes the network itself
-/// may replace its own earlier value.
+/// Tests all pairs of sources. Manual values take precedence over Team Cymru, Team Cymru over MaxMind, MaxMind over
+/// IANA, and IANA over imported values. Another source of the same rank replaces nothing. A source that describes the
+/// network itself may replace its own earlier value.
 #[test]
 fn metadata_of_a_network_is_replaced_by_better_sources_alone() {
     let mut db = database();
-    let sources = ["manual", "cymru", "maxmind", "import"];
+    let sources = ["manual", "cymru", "maxmind", "iana", "import"];
     let rank = |source: Option<&str>| match source {
-        Some("manual") => 3,
-        Some("cymru") => 2,
-        Some("maxmind") => 1,
+        Some("manual") => 4,
+        Some("cymru") => 3,
+        Some("maxmind") => 2,
+        Some("iana") => 1,
         _ => 0,
     };
     let said_by = sources.into_iter().map(Some).chain([None]);

@@ -809,8 +809,8 @@ fn documents_of_a_trusted_table_name_networks_below_every_other_source() {
     backfill(&mut db, "sessions");
     assert_eq!(db.one(network), "GOOGLE|US|maxmind");
     assert_eq!(
-        db.one("SELECT array_agg(s ORDER BY enrich.source_rank(s)) FROM unnest('{manual,cymru,maxmind,import,document}'::text[]) s"),
-        "{document,import,maxmind,cymru,manual}"
+        db.one("SELECT array_agg(s ORDER BY enrich.source_rank(s)) FROM unnest('{manual,cymru,maxmind,iana,import,document}'::text[]) s"),
+        "{document,import,iana,maxmind,cymru,manual}"
     );
 }
 

@@ -1,0 +1,8 @@
+-- Networks without a registry, in order, after $1.
+-- $1 bigint: asn
+-- $2 bigint: most
+SELECT a.asn_number
+FROM @extschema@.asn_inventory a
+WHERE a.rir_registry IS NULL AND a.asn_number > $1
+ORDER BY a.asn_number
+LIMIT $2

@@ -1,0 +1,64 @@
+//! Fills the registries of existing networks from IANA's registries of AS numbers.
+//!
+//! A network that the extension creates has a registry at once. Other rows may lack one, for example rows that
+//! a client inserted. A step waits for no other transaction.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::networks::{IANA, iana_registry};
+use super::{BOUNDED, skip_locked};
+use crate::pg::role::with_settings;
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::value::{Array, Bigint, Text, array};
+use crate::telemetry::spans::NetworkSpans;
+use crate::telemetry::{self, Operation, Source, Update, Work};
+
+/// Networks per transaction.
+const BATCH: i64 = 1_000;
+
+thread_local! {
+    static WITHOUT: Statement<(Bigint, Bigint), (Bigint,)> = const { Statement::new(
+        "networks_without_registry", include_str!("../../sql/queries/inventory/networks_without_registry.sql")) };
+    static FILL: Statement<(Array<Bigint>, Array<Text>, Text), (Bigint, Text, Text, Text)> = const { Statement::new(
+        "networks_fill_registry", include_str!("../../sql/queries/inventory/networks_fill_registry.sql")) };
+}
+
+/// The result of one step.
+pub struct Batch {
+    /// Networks without a registry, including those that have none in IANA's registries.
+    pub read: usize,
+    pub changed: Vec<i64>,
+    /// The network after which the next step continues; `None` at the end.
+    pub last: Option<i64>,
+}
+
+/// Fills the registries of the next networks after ASN `after`, in the current transaction.
+pub fn step(connection: &Connection, after: i64) -> Batch {
+    with_settings(BOUNDED, || {
+        let read: BTreeSet<i64> = WITHOUT
+            .run(connection, (after, BATCH), |rows| rows.iter().filter_map(|(network,)| network).collect());
+        let last = read.last().copied().filter(|_| read.len() as i64 >= BATCH);
+        let registries: BTreeMap<i64, &str> =
+            read.iter().filter_map(|asn| Some((*asn, iana_registry(*asn)?))).collect();
+        let changed = fill(connection, &registries);
+        Batch { read: read.len(), changed, last }
+    })
+}
+
+/// Writes the registries of networks that no other transaction has locked. Returns the networks that changed.
+fn fill(connection: &Connection, registries: &BTreeMap<i64, &str>) -> Vec<i64> {
+    if registries.is_empty() {
+        return Vec::new();
+    }
+    let locked = skip_locked::lock_networks(connection, registries.keys());
+    let (work, spans) = (Work::begin(), NetworkSpans::begin(locked.len()));
+    let values = locked.iter().filter_map(|asn| registries.get(asn).copied());
+    let arguments = (array(&locked), array(values), IANA);
+    let changed: Vec<i64> = FILL.run(connection, arguments, |rows| {
+        spans.record(Operation::Update, rows.iter(), |_| IANA);
+        rows.iter().filter_map(|(network, ..)| network).collect()
+    });
+    telemetry::networks_updated(Source::Iana, Update::Metadata, changed.len());
+    work.end(Operation::Update, locked.len(), changed.len());
+    changed
+}
