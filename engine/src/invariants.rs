@@ -9,7 +9,7 @@
 
 pub use crate::export::invariants::{collector_settings, scrape_request};
 pub use crate::otlp::invariants::collector_answer;
-pub use crate::providers::cymru::invariants::{dns_message, dns_server, whois_answer};
+pub use crate::providers::cymru::invariants::{dns_message, dns_server, network_answer, whois_answer};
 pub use crate::providers::http::invariants::{
     dshield_answer, greynoise_answer, http_answer, http_settings, spur_answer,
 };

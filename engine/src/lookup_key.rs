@@ -1,36 +1,79 @@
 //! Kinds and texts of lookup keys, as the queue stores them.
 //!
-//! A lookup key is a prefix, and each prefix has one kind and one text. A single host has the text that PostgreSQL's
-//! `host(inet)` returns, without a mask. Any other prefix has the text of its `cidr`. So the text identifies the prefix
-//! without the kind.
+//! A lookup key is a prefix or a network, and each key has one kind and one text. A single host has the text that
+//! PostgreSQL's `host(inet)` returns, without a mask. Any other prefix has the text of its `cidr`. A network has its AS
+//! number in decimal digits, without `AS`. So the text identifies the key without the kind.
 
 use crate::address::Address;
 use crate::prefix::Prefix;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Returns the stored kind of a lookup key: `host` or `prefix`.
-pub fn kind(key: Prefix) -> &'static str {
-    if is_host(key) { "host" } else { "prefix" }
+/// What one lookup asks a provider about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum LookupKey {
+    /// A single address, or a block whose addresses share one answer.
+    Prefix(Prefix),
+    /// A network, by its AS number: 1 to 4294967295.
+    Network(u32),
 }
 
-/// Returns the stored text of a lookup key.
-pub fn text(key: Prefix) -> String {
-    let network = network_text(key.network());
-    if is_host(key) { network } else { format!("{network}/{}", key.length()) }
+impl LookupKey {
+    /// Returns the stored kind: `host`, `prefix` or `asn`.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Prefix(prefix) if is_host(prefix) => "host",
+            Self::Prefix(_) => "prefix",
+            Self::Network(_) => "asn",
+        }
+    }
+
+    /// Returns the stored text.
+    pub fn text(self) -> String {
+        match self {
+            Self::Prefix(prefix) => {
+                let network = network_text(prefix.network());
+                if is_host(prefix) { network } else { format!("{network}/{}", prefix.length()) }
+            }
+            Self::Network(asn) => asn.to_string(),
+        }
+    }
+
+    /// Parses a stored text. Returns `None` if [`LookupKey::text`] would write it differently.
+    pub fn parse(stored: &str) -> Option<Self> {
+        let key = if stored.contains('/') {
+            Self::Prefix(Prefix::parse(stored)?)
+        } else if stored.bytes().all(|byte| byte.is_ascii_digit()) {
+            Self::Network(stored.parse().ok().filter(|asn| *asn > 0)?)
+        } else {
+            Self::Prefix(Prefix::host(Address::new(stored.parse().ok()?)))
+        };
+        (key.text() == stored).then_some(key)
+    }
+
+    pub fn prefix(self) -> Option<Prefix> {
+        match self {
+            Self::Prefix(prefix) => Some(prefix),
+            Self::Network(_) => None,
+        }
+    }
+
+    /// Returns the AS number of a network.
+    pub fn network(self) -> Option<u32> {
+        match self {
+            Self::Prefix(_) => None,
+            Self::Network(asn) => Some(asn),
+        }
+    }
 }
 
-/// Parses the text of a lookup key. Returns `None` if [`text`] would write it differently.
-pub fn parse(stored: &str) -> Option<Prefix> {
-    let key = if stored.contains('/') {
-        Prefix::parse(stored)?
-    } else {
-        Prefix::host(Address::new(stored.parse().ok()?))
-    };
-    (text(key) == stored).then_some(key)
+impl From<Prefix> for LookupKey {
+    fn from(prefix: Prefix) -> Self {
+        Self::Prefix(prefix)
+    }
 }
 
-fn is_host(key: Prefix) -> bool {
-    key == Prefix::host(key.network())
+fn is_host(prefix: Prefix) -> bool {
+    prefix == Prefix::host(prefix.network())
 }
 
 /// Writes an address as PostgreSQL does. Unlike Rust, PostgreSQL writes the last four bytes of an IPv4-compatible IPv6
@@ -50,8 +93,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn prefix(text: &str) -> Prefix {
-        Prefix::parse(text).unwrap()
+    fn prefix(text: &str) -> LookupKey {
+        LookupKey::Prefix(Prefix::parse(text).unwrap())
     }
 
     #[test]
@@ -68,7 +111,17 @@ mod tests {
             ("::192.0.2.1/112", "prefix", "::192.0.0.0/112"),
         ] {
             let key = prefix(key);
-            assert_eq!((kind(key), text(key).as_str()), (expected_kind, expected_text));
+            assert_eq!((key.kind(), key.text().as_str()), (expected_kind, expected_text));
+            assert_eq!(key.network(), None);
+        }
+    }
+
+    #[test]
+    fn a_network_is_its_number() {
+        for asn in [1, 15169, u32::MAX] {
+            let key = LookupKey::Network(asn);
+            assert_eq!((key.kind(), key.text()), ("asn", asn.to_string()));
+            assert_eq!((LookupKey::parse(&key.text()), key.network()), (Some(key), Some(asn)));
         }
     }
 
@@ -85,10 +138,15 @@ mod tests {
             "2001:db8::7/128",
             "::ffff:203.0.113.7",
             "::c000:201",
-            "15169",
             "AS15169",
+            "0",
+            "015169",
+            "+15169",
+            "15169 ",
+            "4294967296",
+            "1.10",
         ] {
-            assert_eq!(parse(text), None, "{text:?}");
+            assert_eq!(LookupKey::parse(text), None, "{text:?}");
         }
     }
 
@@ -102,9 +160,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_text_names_the_key_it_was_written_for(address in any_address(), length in 0..=128_u8) {
-            let key = Prefix::new(address, length).unwrap_or(Prefix::host(address));
-            prop_assert_eq!(parse(&text(key)), Some(key));
+        fn a_text_names_the_key_it_was_written_for(address in any_address(), length in 0..=128_u8, asn in 1..=u32::MAX) {
+            let prefix = Prefix::new(address, length).unwrap_or(Prefix::host(address));
+            for key in [LookupKey::Prefix(prefix), LookupKey::Network(asn)] {
+                prop_assert_eq!(LookupKey::parse(&key.text()), Some(key));
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Functions about the queue: which providers can be asked about an address, and which lookups are answered
 //! already.
 
+use cowrie_enrich_engine::bogon;
+use cowrie_enrich_engine::lookup_key::LookupKey;
 use cowrie_enrich_engine::providers::{Lifetimes, Purpose};
-use cowrie_enrich_engine::{bogon, lookup_key};
 
 use crate::document::enrichment;
 use crate::error::{self, require_writable};
@@ -36,14 +37,14 @@ sql_function!(lookup_key_of_wrapper, pg_finfo_lookup_key_of_wrapper, lookup_key_
 fn lookup_key_of(call: &Call) -> Option<Value> {
     let (name, address) = (call.text(0)?, call.address(1)?);
     let Some(provider) = Provider::named(&name) else { error::unknown_provider(&name) };
-    let key = provider.declared().lookup_key(address);
-    Some(call.record(row![Text: lookup_key::kind(key), Text: lookup_key::text(key)]))
+    let key = LookupKey::from(provider.declared().lookup_key(address));
+    Some(call.record(row![Text: key.kind(), Text: key.text()]))
 }
 
 sql_function!(is_lookup_key_wrapper, pg_finfo_is_lookup_key_wrapper, is_lookup_key);
 fn is_lookup_key(call: &Call) -> Option<Typed<Boolean>> {
-    let (kind, key) = (call.text(0)?, lookup_key::parse(&call.text(1)?));
-    Some(key.is_some_and(|key| lookup_key::kind(key) == kind).to_sql())
+    let (kind, key) = (call.text(0)?, LookupKey::parse(&call.text(1)?));
+    Some(key.is_some_and(|key| key.kind() == kind).to_sql())
 }
 
 sql_function!(is_source_fresh_wrapper, pg_finfo_is_source_fresh_wrapper, is_source_fresh);

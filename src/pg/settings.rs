@@ -22,6 +22,7 @@ enum Cell {
     Text(&'static GucSetting<Option<std::ffi::CString>>),
     Number(&'static GucSetting<i32>),
     Choice(*mut c_int),
+    Switch(&'static GucSetting<bool>),
 }
 
 // SAFETY: only the server's own thread reads and writes the value behind a choice's pointer, like every
@@ -62,6 +63,12 @@ pub fn define(declared: &'static Setting) -> DefinedSetting {
             Cell::Number(cell)
         }
         Kind::Choice { default, words } => Cell::Choice(define_choice(declared, default, words, guard)),
+        Kind::Switch { default } => {
+            let cell = &*Box::leak(Box::new(GucSetting::<bool>::new(default)));
+            let Setting { name, short, long, .. } = declared;
+            GucRegistry::define_bool_guc(name, short, long, cell, GucContext::Sighup, guard);
+            Cell::Switch(cell)
+        }
     };
     DefinedSetting { declared, cell }
 }
@@ -104,6 +111,7 @@ impl DefinedSetting {
             Cell::Number(cell) => Value::Number(cell.get()),
             // SAFETY: written by the server's own thread, which is the current thread.
             Cell::Choice(value) => Value::Number(unsafe { *value }),
+            Cell::Switch(cell) => Value::Number(i32::from(cell.get())),
         }
     }
 }

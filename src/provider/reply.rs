@@ -28,16 +28,17 @@ pub fn apply_reply(permit: Permit, reply: &Reply, took: Duration, asked: usize, 
     if let Some(notice) = &reply.notice {
         limiter::store_notice(provider, notice);
     }
+    let has_answers = reply.all_answers().next().is_some();
     match &reply.failure {
-        _ if reply.answers.values().any(|answer| !matches!(answer, Answer::Refused(_))) => {
+        _ if reply.all_answers().any(|answer| !matches!(answer, Answer::Refused(_))) => {
             permit.give_back(&Verdict::Answered, limits);
         }
         // Refusals of these particular lookups say nothing about the provider.
-        _ if !reply.answers.is_empty() && reply.blames_lookup => {
+        _ if has_answers && reply.blames_lookup => {
             permit.give_back(&Verdict::Unknown, limits);
         }
-        _ if !reply.answers.is_empty() => {
-            let words = reply.answers.values().find_map(|answer| match answer {
+        _ if has_answers => {
+            let words = reply.all_answers().find_map(|answer| match answer {
                 Answer::Refused(words) => Some(format!("refused: {words}")),
                 _ => None,
             });
@@ -64,8 +65,8 @@ fn count(provider: Provider, reply: &Reply, asked: usize) {
     counters::count(provider, Count::Foreign, reply.anomalies.foreign);
     counters::count(provider, Count::Malformed, reply.anomalies.malformed);
     counters::count(provider, Count::Oversized, reply.anomalies.oversized);
-    counters::count(provider, Count::Unanswered, asked.saturating_sub(reply.answers.len()) as u64);
-    let refused = reply.answers.values().filter(|answer| matches!(answer, Answer::Refused(_))).count();
+    counters::count(provider, Count::Unanswered, asked.saturating_sub(reply.all_answers().count()) as u64);
+    let refused = reply.all_answers().filter(|answer| matches!(answer, Answer::Refused(_))).count();
     counters::count(provider, Count::Refused, refused as u64);
     counters::count(provider, Count::of_outcome(reply.failure.as_ref()), 1);
 }

@@ -1,7 +1,7 @@
 //! Providers' answers about whole blocks.
 
 use cowrie_enrich_engine::address::Address;
-use cowrie_enrich_engine::lookup_key;
+use cowrie_enrich_engine::lookup_key::LookupKey;
 use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::Lifetimes;
 use cowrie_enrich_engine::timestamp::Timestamp;
@@ -99,7 +99,7 @@ pub fn waited_for<T>(
             .filter_map(|(address, key, asn, name, country, registry, document, is_absent)| {
                 Some(Waiting {
                     address: address?,
-                    lookup_key: lookup_key::parse(&key?)?,
+                    lookup_key: LookupKey::parse(&key?)?.prefix()?,
                     asn,
                     network: NetworkFacts { name, country, registry, ..NetworkFacts::default() },
                     document: Some(document?.to_sql()),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
-use cowrie_enrich_engine::lookup_key;
+use cowrie_enrich_engine::lookup_key::LookupKey;
 use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
@@ -140,7 +140,7 @@ pub fn create_jobs(connection: &Connection, lease: Lease) -> CreatedJobs {
         for (requests, name, key) in rows.iter() {
             created.requests = requests.unwrap_or_default();
             let Some(provider) = name.and_then(|name| Provider::named(&name)) else { continue };
-            created.jobs.entry(provider).or_default().extend(key.as_deref().and_then(lookup_key::parse));
+            created.jobs.entry(provider).or_default().extend(key.as_deref().and_then(parsed));
         }
         created
     })
@@ -176,9 +176,7 @@ pub fn claim(
         probe,
     );
     CLAIM.run(connection, arguments, |rows| {
-        rows.iter()
-            .filter_map(|(key, ask)| Some(ClaimedJob { lookup_key: lookup_key::parse(&key?)?, ask }))
-            .collect()
+        rows.iter().filter_map(|(key, ask)| Some(ClaimedJob { lookup_key: parsed(&key?)?, ask })).collect()
     })
 }
 
@@ -205,7 +203,7 @@ pub fn hold(
     lease: Lease,
 ) -> Vec<Prefix> {
     HOLD.run(connection, (provider.name(), keys(lookup_keys), lease.holder), |rows| {
-        rows.iter().filter_map(|(key,)| lookup_key::parse(&key?)).collect()
+        rows.iter().filter_map(|(key,)| parsed(&key?)).collect()
     })
 }
 
@@ -269,5 +267,9 @@ pub fn fail(
 
 /// Returns lookup keys in the format of the queue's tables.
 pub(super) fn keys(lookup_keys: &[Prefix]) -> impl ToSql<Array<Text>> {
-    array(lookup_keys.iter().map(|key| lookup_key::text(*key)))
+    array(lookup_keys.iter().map(|key| LookupKey::from(*key).text()))
+}
+
+fn parsed(key: &str) -> Option<Prefix> {
+    LookupKey::parse(key)?.prefix()
 }

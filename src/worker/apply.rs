@@ -95,7 +95,7 @@ fn network(answer: &Answer) -> (Option<i64>, NetworkFacts) {
         registry: network.registry.map(|registry| registry.name().to_owned()),
         ..NetworkFacts::default()
     };
-    (Some(i64::from(network.asn)), source_data)
+    (network.asn.map(i64::from), source_data)
 }
 
 /// Keeps blocks' answers, which serve further addresses of these blocks.

@@ -25,7 +25,7 @@ use std::time::Duration;
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::prefix::Prefix;
-use cowrie_enrich_engine::providers::{Answer, Exchange, Failure, Reply};
+use cowrie_enrich_engine::providers::{Answer, Exchange, Failure, Lookups, Reply};
 use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::apply;
@@ -121,7 +121,7 @@ impl Claimed {
         let exchange = Exchange {
             provider: self.provider.declared(),
             settings: self.provider.settings(),
-            addresses: self.lookups.iter().map(|(_, address)| *address).collect(),
+            lookups: Lookups::Addresses(self.lookups.iter().map(|(_, address)| *address).collect()),
         };
         match exchanges.start(exchange) {
             Ok(ticket) => Sending::Sent(InFlight { ticket, claimed: self, sent_at }),

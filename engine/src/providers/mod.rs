@@ -92,6 +92,21 @@ pub trait Provider: Sync {
     /// Runs one exchange about at most `limits().batch` distinct addresses, on its own thread. The parser accepts all
     /// bytes: each response is an answer, a failure or an anomaly, never a panic.
     fn fetch(&self, addresses: &[Address], settings: &Settings, cancel: &Cancel) -> Reply;
+
+    /// Returns whether the provider answers lookups of networks by their AS number.
+    fn knows_networks(&self) -> bool {
+        false
+    }
+
+    /// Returns whether the settings allow lookups of networks. Only called if `knows_networks` returns true.
+    fn looks_up_networks(&self, _settings: &Settings) -> bool {
+        false
+    }
+
+    /// Like `fetch`, for distinct networks. Only called if `knows_networks` returns true.
+    fn fetch_networks(&self, _asns: &[u32], _settings: &Settings, _cancel: &Cancel) -> Reply {
+        Reply::unsent(Failure::Io("the provider has no facts about networks".to_owned()))
+    }
 }
 
 /// The use of a provider's answers.
@@ -108,7 +123,7 @@ pub enum Purpose {
 /// Limits on requests to a provider, for all processes together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Maximum number of addresses in one exchange.
+    /// Maximum number of addresses, or of networks, in one exchange.
     pub batch: usize,
     /// Maximum number of concurrent exchanges.
     pub parallel: u32,
@@ -131,7 +146,15 @@ pub struct Lifetimes {
 pub struct Exchange {
     pub provider: &'static dyn Provider,
     pub settings: Settings,
-    pub addresses: Vec<Address>,
+    pub lookups: Lookups,
+}
+
+/// The lookups of one exchange. They are all of one kind, because the forms of their answers differ.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Lookups {
+    Addresses(Vec<Address>),
+    /// AS numbers.
+    Networks(Vec<u32>),
 }
 
 impl Task for Exchange {
@@ -141,7 +164,10 @@ impl Task for Exchange {
         if cancel.is_set() {
             return Reply::unsent(Failure::Cancelled);
         }
-        self.provider.fetch(&self.addresses, &self.settings, cancel)
+        match &self.lookups {
+            Lookups::Addresses(addresses) => self.provider.fetch(addresses, &self.settings, cancel),
+            Lookups::Networks(asns) => self.provider.fetch_networks(asns, &self.settings, cancel),
+        }
     }
 
     fn lost(panic: String) -> Reply {

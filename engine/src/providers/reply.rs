@@ -22,30 +22,36 @@ pub enum Answer {
     Refused(String),
 }
 
-/// Facts about an address, or about a block.
+/// Facts about an address, a block or a network.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Finding {
-    /// Stored in the address's document under the provider's name. The caller adds the time of receipt.
+    /// Stored in the document of the address or network under the provider's name. The caller adds the time of receipt.
     pub source_data: JsonObject,
     pub network: Option<NetworkInfo>,
     /// The prefix for which the answer is valid, if it is smaller than the lookup's block.
     pub prefix: Option<Prefix>,
 }
 
-/// Facts about the network that announces the address.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// Facts about a network: the one that announces the address, or the one that was asked about.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NetworkInfo {
-    pub asn: u32,
+    /// The AS number; `None` in an answer about a network, where it is the key of the answer.
+    pub asn: Option<u32>,
+    /// Name of the organisation.
     pub name: Option<String>,
     /// Country of registration, two capitals.
     pub country: Option<String>,
     pub registry: Option<super::Registry>,
+    /// Name of the network as received.
+    pub as_name: Option<String>,
+    /// Date when the registry allocated the number, `YYYY-MM-DD`.
+    pub allocated: Option<String>,
 }
 
 /// Counts of received data that was dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Anomalies {
-    /// Rows about addresses that were not requested.
+    /// Rows about addresses or networks that were not requested.
     pub foreign: u64,
     /// Invalid rows and messages.
     pub malformed: u64,
@@ -67,6 +73,8 @@ pub enum Demand {
 pub struct Reply {
     /// Answers for requested addresses only. An address without an entry got no answer and is looked up again later.
     pub answers: BTreeMap<Address, Answer>,
+    /// Answers of an exchange about networks, by AS number. Only networks that were requested have an entry.
+    pub networks: BTreeMap<u32, Answer>,
     /// Why addresses have no answer, if the exchange failed.
     pub failure: Option<Failure>,
     /// True if a failure or a refusal always counts as an attempt of this exchange's lookups. False if the provider
@@ -87,6 +95,11 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// Returns all answers, about addresses and about networks.
+    pub fn all_answers(&self) -> impl Iterator<Item = &Answer> {
+        self.answers.values().chain(self.networks.values())
+    }
+
     /// Creates a reply without any response.
     pub fn failed(failure: Failure) -> Self {
         Self { failure: Some(failure), ..Self::default() }

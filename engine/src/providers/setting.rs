@@ -36,6 +36,10 @@ pub enum Kind {
         default: i32,
         words: &'static [&'static CStr],
     },
+    /// On or off, stored as 1 or 0.
+    Switch {
+        default: bool,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,7 +66,7 @@ impl fmt::Debug for Settings {
 pub enum Value {
     /// Without surrounding blanks. `None` if empty.
     Text(Option<String>),
-    /// Also the index of a chosen word.
+    /// Also the index of a chosen word, and 1 for a switch that is on.
     Number(i32),
 }
 
@@ -110,6 +114,7 @@ impl Setting {
         match self.kind {
             Kind::Text { default } => Value::Text(default.map(|text| text.to_string_lossy().into_owned())),
             Kind::Number { default, .. } | Kind::Choice { default, .. } => Value::Number(default),
+            Kind::Switch { default } => Value::Number(i32::from(default)),
         }
     }
 }
@@ -155,7 +160,7 @@ mod tests {
                     assert!((least..=most).contains(&default), "{name}");
                 }
                 Kind::Choice { default, words } => assert!((default as usize) < words.len(), "{name}"),
-                Kind::Text { .. } => {}
+                Kind::Text { .. } | Kind::Switch { .. } => {}
             }
         }
         assert!(

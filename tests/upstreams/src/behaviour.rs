@@ -9,12 +9,14 @@
 //! Error: no ASN or IP match on line 5.
 //! ```
 //!
-//! Without `verbose` a row has three columns: number, address, name.
+//! Without `verbose` a row has three columns: number, address, name. Rows about networks (`AS15169`) have other columns,
+//! see `network_rows`. A request with addresses and networks gets rows of both forms.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::network_rows::{self, NetworkFault};
 use crate::prefix::masked;
 use crate::record::Connection;
 use crate::routes::{Route, Routes};
@@ -79,6 +81,8 @@ pub enum Fault {
     /// Three rows instead of each row: a wider prefix with the number below the true one; the prefix with "true+1
     /// true"; the prefix with true+2. The most specific prefix and its lowest number are the true ones.
     MultiOrigin,
+    /// A fault in each row about a network. Rows about addresses have none.
+    Networks(NetworkFault),
     /// These bytes instead of an answer, and then nothing until the client leaves.
     HangAfter(Vec<u8>),
     /// The whole answer, as a function of the questions.
@@ -134,8 +138,11 @@ impl Behaviour {
         if self.bulk_line {
             before.push(BULK_LINE.into());
         }
-        if self.headings {
+        if self.headings && (!questions.is_empty() || request.networks.is_empty()) {
             before.push(HEADINGS.into());
+        }
+        if self.headings && !request.networks.is_empty() {
+            before.push(network_rows::headings(self.fault.as_ref()).into());
         }
         match self.fault {
             Some(Fault::LongLine(bytes)) => before.push(vec![b'x'; bytes]),
@@ -147,9 +154,7 @@ impl Behaviour {
             match self.fault {
                 Some(Fault::Missing { every }) if nth % every == 0 => continue,
                 Some(Fault::ErrorLines { every }) if nth % every == 0 => {
-                    let line = request.lines.iter().position(|line| line.trim().parse() == Ok(question));
-                    let line = line.map_or(0, |before| before + 1);
-                    before.push(format!("Error: no ASN or IP match on line {line}.").into());
+                    before.push(no_match(request.line_of_address(question)));
                     continue;
                 }
                 Some(Fault::Foreign { only }) => {
@@ -165,6 +170,31 @@ impl Behaviour {
                     .into_iter()
                     .map(|row| self.spoilt(nth, row.bytes(request.verbose))),
             );
+        }
+        for (nth, &asn) in (1..).zip(&request.networks) {
+            match self.fault {
+                Some(Fault::Missing { every }) if nth % every == 0 => continue,
+                Some(Fault::ErrorLines { every }) if nth % every == 0 => {
+                    before.push(no_match(request.line_of_network(asn)));
+                    continue;
+                }
+                Some(Fault::Foreign { only }) => {
+                    rows.push(network_rows::foreign(nth, &request.networks));
+                    if only {
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+            let network = routes.by_asn(asn).filter(|_| !matches!(self.fault, Some(Fault::AllNa)));
+            match network {
+                Some(network) => rows.extend(
+                    network_rows::rows(nth, &network, self.fault.as_ref())
+                        .into_iter()
+                        .map(|row| self.spoilt(nth, row)),
+                ),
+                None => before.push(no_match(request.line_of_network(asn))),
+            }
         }
         if let Some(Fault::Reordered) = self.fault {
             rows.reverse();
@@ -276,6 +306,10 @@ impl Row {
         }
         .into_bytes()
     }
+}
+
+fn no_match(line: usize) -> Vec<u8> {
+    format!("Error: no ASN or IP match on line {line}.").into_bytes()
 }
 
 /// Returns a row for the n-th address of 4.4.0.0/16, or for the next one that was not requested.

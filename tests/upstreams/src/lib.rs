@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `routes` | which address belongs to which network: a table, or networks computed from the address |
 //! | `behaviour` | the ways in which Team Cymru's whois can answer, and the bytes of each answer |
+//! | `network_rows` | rows about networks, and their faults |
 //! | `whois` | the bulk whois server: one thread a connection, can be stopped and started again |
 //! | `record` | the requests of clients of the whois server, with their times |
 //! | `dns` | the same routes as TXT records, by UDP and TCP |
@@ -31,6 +32,7 @@ mod hosts;
 mod http;
 mod json;
 mod listener;
+mod network_rows;
 mod prefix;
 pub mod program;
 mod record;
@@ -45,6 +47,7 @@ pub use hosts::{
     synthetic_dshield_country, synthetic_ip_type, synthetic_noise,
 };
 pub use http::{CannedAnswer, CustomHttpAnswer, Http, HttpBehaviour, HttpFault, HttpRequest, Service};
+pub use network_rows::{FOREIGN_COUNTRY, FOREIGN_NAME, NetworkFault};
 pub use record::{Connection, Record};
 pub use routes::{Route, Routes, synthetic_asn, synthetic_country, synthetic_name};
 pub use whois::Whois;

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ pub struct Connection {
     pub lines: Vec<String>,
     /// The lines that are addresses, in their order.
     pub questions: Vec<IpAddr>,
+    /// The AS numbers of the lines such as `AS15169`, in their order.
+    pub networks: Vec<u64>,
     pub begin: bool,
     pub verbose: bool,
     pub end: bool,
@@ -47,6 +50,7 @@ impl Connection {
             closed: None,
             lines: Vec::new(),
             questions: Vec::new(),
+            networks: Vec::new(),
             begin: false,
             verbose: false,
             end: false,
@@ -64,10 +68,27 @@ impl Connection {
                 self.end = true;
                 self.ended.get_or_insert_with(Instant::now);
             }
-            other if !self.end => self.questions.extend(other.parse::<IpAddr>().ok()),
+            other if !self.end => {
+                self.questions.extend(other.parse::<IpAddr>().ok());
+                self.networks.extend(parse_network(other));
+            }
             _ => {}
         }
         self.lines.push(line.to_owned());
+    }
+
+    /// Returns the number of the first line, from 1, that asks about this address.
+    pub(crate) fn line_of_address(&self, address: IpAddr) -> usize {
+        self.line_of(|line| line.parse() == Ok(address))
+    }
+
+    /// Returns the number of the first line, from 1, that asks about this network.
+    pub(crate) fn line_of_network(&self, asn: u64) -> usize {
+        self.line_of(|line| parse_network(line) == Some(asn))
+    }
+
+    fn line_of(&self, asks: impl Fn(&str) -> bool) -> usize {
+        self.lines.iter().position(|line| asks(line.trim())).map_or(0, |before| before + 1)
     }
 
     pub fn is_open(&self) -> bool {
@@ -91,6 +112,7 @@ impl fmt::Debug for Connection {
         f.debug_struct("Connection")
             .field("lines", &self.lines.len())
             .field("questions", &self.questions.len())
+            .field("networks", &self.networks.len())
             .field("first", &self.lines.iter().take(4).collect::<Vec<_>>())
             .field("ended", &after(self.ended))
             .field("answered", &after(self.answered))
@@ -111,6 +133,17 @@ pub struct Record {
 impl Record {
     pub fn questions(&self) -> impl Iterator<Item = IpAddr> {
         self.connections.iter().flat_map(|connection| connection.questions.iter().copied())
+    }
+
+    /// Returns the AS numbers that were requested, on any connection.
+    pub fn networks(&self) -> impl Iterator<Item = u64> {
+        self.connections.iter().flat_map(|connection| connection.networks.iter().copied())
+    }
+
+    /// Returns the AS numbers that were requested again after the server had written the whole answer for them.
+    pub fn networks_answered_twice(&self) -> Vec<u64> {
+        let complete = self.connections.iter().filter(|connection| connection.completed.is_some());
+        twice(complete.flat_map(|connection| connection.networks.iter().copied()))
     }
 
     pub fn questions_total(&self) -> usize {
@@ -167,13 +200,19 @@ pub(crate) fn most_open(spans: impl Iterator<Item = (Instant, Option<Instant>)>)
     }) as usize
 }
 
-fn twice(questions: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
-    let mut times: HashMap<IpAddr, usize> = HashMap::new();
+/// Parses a line that asks about a network: `AS15169`, in any case.
+fn parse_network(line: &str) -> Option<u64> {
+    let (prefix, digits) = line.split_at_checked(2)?;
+    digits.parse().ok().filter(|_| prefix.eq_ignore_ascii_case("as"))
+}
+
+fn twice<Q: Copy + Ord + Hash>(questions: impl Iterator<Item = Q>) -> Vec<Q> {
+    let mut times: HashMap<Q, usize> = HashMap::new();
     for question in questions {
         *times.entry(question).or_default() += 1;
     }
-    let mut repeated: Vec<IpAddr> =
-        times.into_iter().filter(|(_, times)| *times > 1).map(|(address, _)| address).collect();
+    let mut repeated: Vec<Q> =
+        times.into_iter().filter(|(_, times)| *times > 1).map(|(question, _)| question).collect();
     repeated.sort_unstable();
     repeated
 }

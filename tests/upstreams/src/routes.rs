@@ -25,6 +25,8 @@ pub struct Route {
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
     table: Vec<(Prefix, Route)>,
+    /// Facts about networks, where they differ from those about their prefixes. Their prefix is empty.
+    networks: Vec<Route>,
     synthetic: bool,
 }
 
@@ -37,7 +39,7 @@ impl Routes {
     /// Every public /24 (IPv4) and /48 (IPv6) belongs to a network computed from it; see [`synthetic_asn`]. Routes that
     /// are added come first, regardless of their length.
     pub fn synthetic() -> Routes {
-        Routes { table: Vec::new(), synthetic: true }
+        Routes { synthetic: true, ..Routes::default() }
     }
 
     /// Reads lines of tab-separated columns; `#` begins a comment line, and a first line of column names is optional:
@@ -47,7 +49,8 @@ impl Routes {
     /// 8.8.8.0/24    15169  US       arin      2023-12-28  GOOGLE, US
     /// ```
     ///
-    /// Several lines of one prefix are several origins.
+    /// Several lines of one prefix are several origins. A line with the prefix `-` describes the network itself: the
+    /// facts that the service returns about its number.
     pub fn from_tsv(text: &str) -> Result<Routes, String> {
         let mut routes = Routes::empty();
         for (number, line) in (1..).zip(text.lines()) {
@@ -59,11 +62,27 @@ impl Routes {
                 return Err(format!("line {number}: {} columns instead of 6", columns.len()));
             };
             let asn = asn.parse().map_err(|_| format!("line {number}, asn: not a number: \"{asn}\""))?;
+            if prefix == "-" {
+                routes.add_network(asn, country, registry, allocated, name);
+                continue;
+            }
             routes
                 .try_add(prefix, asn, country, registry, allocated, name)
                 .map_err(|problem| format!("line {number}, prefix: {problem}"))?;
         }
         Ok(routes)
+    }
+
+    /// Adds facts about a network, which need not announce a prefix.
+    pub fn add_network(&mut self, asn: u64, country: &str, registry: &str, allocated: &str, name: &str) {
+        self.networks.push(Route {
+            prefix: String::new(),
+            asn,
+            country: country.to_owned(),
+            registry: registry.to_owned(),
+            allocated: allocated.to_owned(),
+            name: name.to_owned(),
+        });
     }
 
     /// # Panics
@@ -116,9 +135,10 @@ impl Routes {
         if self.synthetic && is_public(address) { vec![synthetic_route(address)] } else { Vec::new() }
     }
 
-    /// Returns a route of this network, for its country, registry and name.
+    /// Returns a route of this network, for its country, registry, date and name.
     pub fn by_asn(&self, asn: u64) -> Option<Route> {
-        let listed = self.table.iter().find(|(_, route)| route.asn == asn).map(|(_, route)| route.clone());
+        let routes = self.networks.iter().chain(self.table.iter().map(|(_, route)| route));
+        let listed = routes.into_iter().find(|route| route.asn == asn).cloned();
         listed.or_else(|| {
             let invented = (V4_BASE..V4_BASE + 0x1_0000).contains(&asn)
                 || (V6_BASE..V6_BASE + V6_NETWORKS).contains(&asn);
@@ -200,6 +220,7 @@ mod tests {
              8.8.8.0/24\t15169\tUS\tarin\t2023-12-28\tGOOGLE, US\n\
              8.8.8.0/24\t64500\t\t\t\tOTHER\n\
              2001:4860::/32\t15169\tUS\tarin\t2005-03-14\tGOOGLE, US\n\
+             -\t3356\tUS\tarin\t2000-03-10\tLEVEL3, US\n\
              0.0.0.0/0\t1\t\t\t\tDEFAULT\n",
         )
         .unwrap();
@@ -210,6 +231,7 @@ mod tests {
         assert_eq!(asns("2001:4860:4860::8888"), [15169]);
         assert!(asns("2001:4861::1").is_empty());
         assert_eq!(routes.by_asn(15169).unwrap().name, "GOOGLE, US");
+        assert_eq!(routes.by_asn(3356).unwrap().allocated, "2000-03-10");
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cowrie_enrich_upstreams::{Behaviour, FOREIGN_ASN, Fault, Record, Routes, Whois, synthetic_asn};
+use cowrie_enrich_upstreams::{
+    Behaviour, FOREIGN_ASN, FOREIGN_NAME, Fault, NetworkFault, Record, Routes, Whois, synthetic_asn,
+};
 
 fn routes() -> Routes {
     let mut routes = Routes::empty();
@@ -72,6 +74,53 @@ fn rows_look_as_those_of_the_real_service() {
     let answer = String::from_utf8(ask(&whois, &THREE[..1])).unwrap();
     assert!(answer.starts_with("AS      | IP               | BGP Prefix"), "{answer}");
     assert_eq!(answer.matches("\r\n").count(), 2);
+}
+
+#[test]
+fn networks_have_rows_of_another_shape() {
+    let mut routes = routes();
+    routes.add_network(15169, "US", "arin", "2000-03-30", "GOOGLE, US");
+    let whois = Whois::start(routes);
+    assert_eq!(
+        rows(&whois, &["AS15169", "as1", "8.8.8.8"]),
+        [
+            "Error: no ASN or IP match on line 4.",
+            "15169   | 8.8.8.8          | 8.8.8.0/24          | US | arin     | 2023-12-28 | GOOGLE, US",
+            "15169   | US | arin     | 2000-03-30 | GOOGLE, US",
+        ]
+    );
+    let record = whois.record();
+    assert_eq!(record.networks().collect::<Vec<_>>(), [15169, 1]);
+    assert_eq!(record.questions_total(), 1);
+    whois.behave(Behaviour::normal().with_headings());
+    assert_eq!(rows(&whois, &["AS15169"])[0], "AS      | CC | Registry | Allocated  | AS Name");
+    assert_eq!(whois.record().networks_answered_twice(), [15169]);
+}
+
+#[test]
+fn faults_in_rows_about_networks_are_as_described() {
+    let whois = Whois::start(routes());
+    let behave = |fault: NetworkFault| {
+        whois.behave(Fault::Networks(fault));
+        rows(&whois, &["AS15169", "AS15169"])
+    };
+    let bars = |row: &String| row.matches('|').count();
+    for (fault, expected) in [
+        (NetworkFault::MixedShapes, vec![4, 6]),
+        (NetworkFault::SevenColumns, vec![6, 6]),
+        (NetworkFault::SwappedColumns, vec![4, 4]),
+        (NetworkFault::SwappedNames, vec![4, 4]),
+        (NetworkFault::UnknownRegistry, vec![4, 4]),
+        (NetworkFault::Duplicated, vec![4; 4]),
+        (NetworkFault::Contradicted, vec![4; 4]),
+        (NetworkFault::BarInName, vec![5, 5]),
+        (NetworkFault::CutRows, vec![2, 2]),
+    ] {
+        assert_eq!(behave(fault).iter().map(bars).collect::<Vec<_>>(), expected, "{fault:?}");
+    }
+    assert!(behave(NetworkFault::Contradicted)[1].ends_with(FOREIGN_NAME));
+    whois.behave(Fault::Foreign { only: true });
+    assert!(rows(&whois, &["AS64500"])[0].starts_with("64501 "));
 }
 
 #[test]

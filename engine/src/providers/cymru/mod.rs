@@ -1,4 +1,4 @@
-//! Team Cymru: the networks that announce addresses.
+//! Team Cymru: the networks that announce addresses, and facts about networks.
 //!
 //! Source of all protocol facts: Team Cymru's page "IP to ASN mapping", <https://www.team-cymru.com/ip-asn-mapping>,
 //! and captured responses.
@@ -8,7 +8,8 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `route` | one network, its fields, and the choice between several rows |
+//! | `route` | the network of an address, its fields, and the choice between several rows |
+//! | `network` | the facts about a network that was asked about by its number |
 //! | `whois` | the bulk protocol on TCP 43: request, parser, exchange |
 //! | `dns` | the same lookups over DNS, for hosts where port 43 is blocked |
 //! | `provider` | Team Cymru as a provider: settings, limits, conversion of answers |
@@ -16,6 +17,7 @@
 pub mod dns;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod invariants;
+mod network;
 mod provider;
 mod route;
 #[cfg(test)]
@@ -26,6 +28,7 @@ pub mod whois;
 
 pub use crate::net::Failure;
 pub use crate::providers::{Anomalies, Registry};
+pub use network::{Network, NetworkAnswer};
 pub use provider::{TeamCymru, settings};
 pub use route::Route;
 
@@ -34,7 +37,7 @@ use crate::net::{Cancel, Task};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Maximum number of addresses in a batch. Team Cymru publishes no limit. Its own clients send 500 at a time.
+/// Maximum number of addresses or networks in a batch. Team Cymru publishes no limit. Its own clients send 500 at a time.
 pub const MOST_ADDRESSES: usize = 500;
 
 /// Maximum time of an exchange. A longer one would delay other lookups for too long.
@@ -82,7 +85,7 @@ impl CymruSettings {
     }
 }
 
-/// One exchange, as a task of the pool.
+/// One exchange about addresses, as a task of the pool.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RouteRequest {
     pub settings: CymruSettings,
@@ -90,12 +93,25 @@ pub struct RouteRequest {
     pub addresses: Vec<Address>,
 }
 
+/// One exchange about networks. Its answers have another form than those about addresses, so a request never contains
+/// both.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RouteReply {
-    /// Answers for requested addresses only. An address without an entry got no answer and is looked up again later.
-    pub answers: BTreeMap<Address, RouteAnswer>,
-    /// The reason why addresses have no answer, if the exchange failed. `None` if all addresses have an answer, or
-    /// if the provider ended a complete response without a row for some.
+pub struct NetworkRequest {
+    pub settings: CymruSettings,
+    /// Distinct AS numbers, at most `MOST_ADDRESSES`. Further ones are ignored.
+    pub asns: Vec<u32>,
+}
+
+pub type RouteReply = CymruReply<Address, RouteAnswer>;
+pub type NetworkReply = CymruReply<u32, NetworkAnswer>;
+
+/// The result of an exchange. `K` is what was asked about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CymruReply<K, A> {
+    /// Answers for requested keys only. A key without an entry got no answer and is looked up again later.
+    pub answers: BTreeMap<K, A>,
+    /// The reason why keys have no answer, if the exchange failed. `None` if all keys have an answer, or if the provider
+    /// ended a complete response without a row for some.
     pub failure: Option<Failure>,
     pub anomalies: Anomalies,
     /// Either `Whois` or `Dns`.
@@ -108,7 +124,7 @@ pub struct RouteReply {
     pub spoke: bool,
 }
 
-impl RouteReply {
+impl<K, A> CymruReply<K, A> {
     /// Creates a reply without any response.
     fn new(used: Transport, failure: Option<Failure>) -> Self {
         Self {
@@ -127,27 +143,10 @@ impl Task for RouteRequest {
     type Done = RouteReply;
 
     fn run(self, cancel: &Cancel) -> RouteReply {
-        let asked = &self.addresses[..self.addresses.len().min(MOST_ADDRESSES)];
-        if asked.is_empty() {
-            return RouteReply::new(Transport::Whois, None);
-        }
-        match self.settings.transport {
-            Transport::Whois => whois::exchange(&self.settings, asked, cancel),
-            Transport::Dns => dns::exchange(&self.settings, asked, cancel),
-            Transport::Auto => {
-                let begun = Instant::now();
-                let whois = whois::exchange(&self.settings, asked, cancel);
-                match &whois.failure {
-                    Some(failure) if failure.is_unreachable() => {
-                        let tried = begun.elapsed();
-                        let mut dns = dns::exchange(&self.settings, asked, cancel);
-                        dns.connected = dns.connected.map(|took| tried + took);
-                        instead(failure, dns)
-                    }
-                    _ => whois,
-                }
-            }
-        }
+        let Self { settings, addresses } = self;
+        let whois = |asked: &[Address]| whois::exchange(&settings, asked, cancel);
+        let dns = |asked: &[Address]| dns::exchange(&settings, asked, cancel);
+        exchange(settings.transport, &addresses, whois, dns)
     }
 
     fn lost(panic: String) -> RouteReply {
@@ -155,8 +154,47 @@ impl Task for RouteRequest {
     }
 }
 
+impl NetworkRequest {
+    pub fn run(self, cancel: &Cancel) -> NetworkReply {
+        let Self { settings, asns } = self;
+        let whois = |asked: &[u32]| whois::exchange_networks(&settings, asked, cancel);
+        let dns = |asked: &[u32]| dns::exchange_networks(&settings, asked, cancel);
+        exchange(settings.transport, &asns, whois, dns)
+    }
+}
+
+/// Runs an exchange by the transport of the settings.
+fn exchange<K, A>(
+    transport: Transport,
+    keys: &[K],
+    whois: impl FnOnce(&[K]) -> CymruReply<K, A>,
+    dns: impl FnOnce(&[K]) -> CymruReply<K, A>,
+) -> CymruReply<K, A> {
+    let asked = &keys[..keys.len().min(MOST_ADDRESSES)];
+    if asked.is_empty() {
+        return CymruReply::new(Transport::Whois, None);
+    }
+    match transport {
+        Transport::Whois => whois(asked),
+        Transport::Dns => dns(asked),
+        Transport::Auto => {
+            let begun = Instant::now();
+            let whois = whois(asked);
+            match &whois.failure {
+                Some(failure) if failure.is_unreachable() => {
+                    let tried = begun.elapsed();
+                    let mut dns = dns(asked);
+                    dns.connected = dns.connected.map(|took| tried + took);
+                    instead(failure, dns)
+                }
+                _ => whois,
+            }
+        }
+    }
+}
+
 /// Returns the DNS reply. If DNS failed too, the failure contains both reasons and still counts as unreachable.
-fn instead(whois: &Failure, mut dns: RouteReply) -> RouteReply {
+fn instead<K, A>(whois: &Failure, mut dns: CymruReply<K, A>) -> CymruReply<K, A> {
     if let Some(failure) = &dns.failure
         && (failure.is_unreachable() || *failure == Failure::Silent)
     {

@@ -2,7 +2,11 @@
 //!
 //! The other files of this folder implement the protocol. This file adapts it to the interface of all providers.
 
-use super::{CymruSettings, MOST_ADDRESSES, Route, RouteAnswer, RouteReply, RouteRequest, Transport};
+use super::network::without_country;
+use super::{
+    CymruReply, CymruSettings, MOST_ADDRESSES, Network, NetworkAnswer, NetworkReply, NetworkRequest, Route,
+    RouteAnswer, RouteReply, RouteRequest, Transport,
+};
 use crate::address::Address;
 use crate::net::{Cancel, Failure, Task};
 use crate::prefix::Prefix;
@@ -51,7 +55,7 @@ static TRANSPORT: Setting = Setting {
 
 static BATCH_SIZE: Setting = Setting {
     name: c"cowrie_enrich.cymru_batch_size",
-    short: c"Maximum number of addresses in one request to Team Cymru.",
+    short: c"Maximum number of addresses, or of networks, in one request to Team Cymru.",
     long: c"",
     kind: Kind::Number { default: 500, least: 1, most: MOST_ADDRESSES as i32, unit: Unit::None },
     guarded: false,
@@ -83,9 +87,19 @@ static RATE: Setting = Setting {
     guarded: false,
 };
 
+static NETWORKS: Setting = Setting {
+    name: c"cowrie_enrich.cymru_networks",
+    short: c"Looks up the registry, the country of registration and the name of each network at Team Cymru.",
+    long:
+        c"The worker sends the AS number of each network in asn_inventory once, and again when the answer has expired. \
+        If the setting is off, the worker keeps waiting lookups of networks, but does not send them.",
+    kind: Kind::Switch { default: true },
+    guarded: false,
+};
+
 static TTL: Setting = Setting {
     name: c"cowrie_enrich.cymru_ttl",
-    short: c"How long a Team Cymru answer that names a network stays valid.",
+    short: c"How long a Team Cymru answer about an address or a network stays valid.",
     long: c"",
     kind: Kind::Number { default: 90 * 86_400, least: 60, most: i32::MAX, unit: Unit::Seconds },
     guarded: false,
@@ -93,8 +107,8 @@ static TTL: Setting = Setting {
 
 static ABSENT_TTL: Setting = Setting {
     name: c"cowrie_enrich.cymru_absent_ttl",
-    short: c"How long a Team Cymru answer of \"no network announces this address\" stays valid.",
-    long: c"",
+    short: c"How long a negative Team Cymru answer stays valid.",
+    long: c"A negative answer says that no network announces the address, or that no registry has allocated the AS number.",
     kind: Kind::Number { default: 7 * 86_400, least: 60, most: i32::MAX, unit: Unit::Seconds },
     guarded: false,
 };
@@ -167,25 +181,55 @@ impl Provider for TeamCymru {
     fn fetch(&self, addresses: &[Address], settings: &Settings, cancel: &Cancel) -> providers::Reply {
         RouteRequest { settings: self::settings(settings), addresses: addresses.to_vec() }.run(cancel).into()
     }
+
+    fn knows_networks(&self) -> bool {
+        true
+    }
+
+    fn looks_up_networks(&self, settings: &Settings) -> bool {
+        settings.number(&NETWORKS) != 0
+    }
+
+    fn fetch_networks(&self, asns: &[u32], settings: &Settings, cancel: &Cancel) -> providers::Reply {
+        NetworkRequest { settings: self::settings(settings), asns: asns.to_vec() }.run(cancel).into()
+    }
+}
+
+impl From<NetworkReply> for providers::Reply {
+    fn from(mut reply: NetworkReply) -> Self {
+        let of = |answer| match answer {
+            NetworkAnswer::Network(network) => providers::Answer::Found(network_finding(&network)),
+            NetworkAnswer::Absent => providers::Answer::Absent(None),
+            NetworkAnswer::Refused(words) => providers::Answer::Refused(words),
+        };
+        let answers = std::mem::take(&mut reply.answers);
+        let networks = answers.into_iter().map(|(asn, answer)| (asn, of(answer))).collect();
+        Self { networks, ..course(reply) }
+    }
+}
+
+/// Converts all parts of a reply except its answers.
+fn course<K, A>(reply: CymruReply<K, A>) -> providers::Reply {
+    providers::Reply {
+        // If the provider sent no response at all, the failure is not attributed to any lookup.
+        blames_lookup: reply.spoke && reply.failure != Some(Failure::Cancelled),
+        failure: reply.failure,
+        anomalies: reply.anomalies,
+        connected: reply.connected,
+        ..providers::Reply::default()
+    }
 }
 
 impl From<RouteReply> for providers::Reply {
-    fn from(reply: RouteReply) -> Self {
-        // If the provider sent no response at all, the failure is not attributed to any lookup.
-        let blames_lookup = reply.spoke && reply.failure != Some(Failure::Cancelled);
+    fn from(mut reply: RouteReply) -> Self {
         let of = |answer| match answer {
             RouteAnswer::Route(route) => providers::Answer::Found(finding(&route)),
             RouteAnswer::Absent => providers::Answer::Absent(None),
             RouteAnswer::Refused(words) => providers::Answer::Refused(words),
         };
-        Self {
-            answers: reply.answers.into_iter().map(|(address, answer)| (address, of(answer))).collect(),
-            failure: reply.failure,
-            blames_lookup,
-            anomalies: reply.anomalies,
-            connected: reply.connected,
-            ..Self::default()
-        }
+        let answers = std::mem::take(&mut reply.answers);
+        let answers = answers.into_iter().map(|(address, answer)| (address, of(answer))).collect();
+        Self { answers, ..course(reply) }
     }
 }
 
@@ -193,27 +237,59 @@ impl From<RouteReply> for providers::Reply {
 fn finding(route: &Route) -> Finding {
     let mut source_data = Map::new();
     source_data.insert("asn".into(), route.asn.into());
-    let mut put = |key: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            source_data.insert(key.into(), value);
-        }
-    };
-    put("asn_org", route.name.clone().map(Value::from));
-    put("country", route.country.map(|country| letters(country).into()));
-    put("registry", route.registry.map(|registry| spelling(registry).into()));
-    put("prefix", route.prefix.map(|prefix| prefix.to_string().into()));
-    put("allocation_date", route.allocated.clone().map(Value::from));
-    put("origins", (!route.origins.is_empty()).then(|| route.origins.clone().into()));
+    let known = [
+        ("asn_org", route.name.clone().map(Value::from)),
+        ("country", route.country.map(|country| letters(country).into())),
+        ("registry", route.registry.map(|registry| spelling(registry).into())),
+        ("prefix", route.prefix.map(|prefix| prefix.to_string().into())),
+        ("allocation_date", route.allocated.clone().map(Value::from)),
+        ("origins", (!route.origins.is_empty()).then(|| route.origins.clone().into())),
+    ];
+    put(&mut source_data, known);
     Finding {
         source_data,
         network: Some(NetworkInfo {
-            asn: route.asn,
-            name: route.name.clone(),
+            asn: Some(route.asn),
+            name: organization(route.name.as_deref()),
             country: route.network_country().map(letters),
             registry: route.registry,
+            ..NetworkInfo::default()
         }),
         prefix: route.prefix,
     }
+}
+
+/// Uses the keys of answers about addresses.
+fn network_finding(network: &Network) -> Finding {
+    let mut source_data = Map::new();
+    let known = [
+        ("asn_org", network.name.clone().map(Value::from)),
+        ("country", network.country.map(|country| letters(country).into())),
+        ("registry", network.registry.map(|registry| spelling(registry).into())),
+        ("allocation_date", network.allocated.clone().map(Value::from)),
+    ];
+    put(&mut source_data, known);
+    Finding {
+        source_data,
+        network: Some(NetworkInfo {
+            asn: None,
+            name: organization(network.name.as_deref()),
+            country: network.country.map(letters),
+            registry: network.registry,
+            as_name: network.name.clone(),
+            allocated: network.allocated.clone(),
+        }),
+        prefix: None,
+    }
+}
+
+fn put<const N: usize>(source_data: &mut Map<String, Value>, values: [(&str, Option<Value>); N]) {
+    source_data.extend(values.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
+}
+
+/// Returns a network's name without the country at its end.
+fn organization(name: Option<&str>) -> Option<String> {
+    name.and_then(without_country).map(str::to_owned)
 }
 
 fn letters(country: [u8; 2]) -> String {
@@ -281,13 +357,43 @@ mod tests {
         });
         assert_eq!(Value::Object(whole.source_data), expected);
         let network = whole.network.unwrap();
-        assert_eq!((network.asn, network.country.as_deref()), (24940, Some("FI")));
+        assert_eq!((network.asn, network.country.as_deref()), (Some(24940), Some("FI")));
+        assert_eq!((network.name.as_deref(), network.as_name), (Some("HETZNER-AS"), None));
         assert_eq!(whole.prefix, Prefix::parse("78.46.0.0/15"));
 
         let Some(providers::Answer::Found(bare)) = take("78.46.1.2") else { panic!("a route") };
         assert_eq!(Value::Object(bare.source_data), json!({ "asn": 24940 }));
         assert_eq!(take("192.0.2.1"), Some(providers::Answer::Absent(None)));
         assert_eq!(take("192.0.2.2"), Some(providers::Answer::Refused("no".into())));
+    }
+
+    #[test]
+    fn answer_about_a_network_keeps_its_name_as_received() {
+        let network = Network {
+            country: Some(*b"DE"),
+            registry: Some(Registry::Ripe),
+            allocated: Some("2002-06-03".into()),
+            name: Some("HETZNER-AS, DE".into()),
+        };
+        let mut reply = NetworkReply::new(Transport::Whois, None);
+        reply.answers.insert(24940, NetworkAnswer::Network(network));
+        reply.answers.insert(1, NetworkAnswer::Absent);
+        let mut found = providers::Reply::from(reply).networks;
+        let Some(providers::Answer::Found(finding)) = found.remove(&24940) else { panic!("a network") };
+        assert_eq!(
+            Value::Object(finding.source_data),
+            json!({ "asn_org": "HETZNER-AS, DE", "country": "DE", "registry": "ripencc", "allocation_date": "2002-06-03" })
+        );
+        let expected = NetworkInfo {
+            asn: None,
+            name: Some("HETZNER-AS".into()),
+            country: Some("DE".into()),
+            registry: Some(Registry::Ripe),
+            as_name: Some("HETZNER-AS, DE".into()),
+            allocated: Some("2002-06-03".into()),
+        };
+        assert_eq!(finding.network, Some(expected));
+        assert_eq!(found.remove(&1), Some(providers::Answer::Absent(None)));
     }
 
     #[test]

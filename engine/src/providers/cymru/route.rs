@@ -162,7 +162,7 @@ impl Fields<'_> {
     }
 }
 
-fn is_absent(text: &[u8]) -> bool {
+pub(super) fn is_absent(text: &[u8]) -> bool {
     text.trim_ascii().eq_ignore_ascii_case(b"NA")
 }
 

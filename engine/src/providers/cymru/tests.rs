@@ -3,7 +3,7 @@
 use super::servers::{ClosedPort, Dns, Whois};
 use super::*;
 use crate::net::Pool;
-use cowrie_enrich_upstreams::Fault;
+use cowrie_enrich_upstreams::{Behaviour, Fault, NetworkFault};
 use std::thread;
 use std::time::Instant;
 
@@ -43,6 +43,106 @@ fn both_ways_give_the_same_answer() {
     assert_eq!((&whois.failure, &dns.failure), (&None, &None));
     assert_eq!(whois.answers, dns.answers);
     assert_eq!(whois.answers.len(), 1);
+}
+
+fn networks(transport: Transport, whois_port: u16, dns_server: &str, asns: &[u32]) -> NetworkReply {
+    let settings = batch(transport, whois_port, dns_server).settings;
+    NetworkRequest { settings, asns: asns.to_vec() }.run(&Cancel::new())
+}
+
+fn google() -> NetworkAnswer {
+    NetworkAnswer::Network(Network {
+        country: Some(*b"US"),
+        registry: Some(Registry::Arin),
+        allocated: Some("2000-03-30".into()),
+        name: Some("GOOGLE, US".into()),
+    })
+}
+
+#[test]
+fn both_ways_give_the_same_answer_about_networks() {
+    let whois = Whois::answering(
+        "15169 | US | arin | 2000-03-30 | GOOGLE, US\nError: no ASN or IP match on line 4.\n",
+    );
+    let whois_reply = networks(Transport::Whois, whois.port(), "", &[15169, 1]);
+    let dns = dns();
+    let dns_reply = networks(Transport::Dns, 0, &dns.server(), &[15169, 1]);
+    assert_eq!(whois.asked(), ["begin", "verbose", "AS15169", "AS1", "end"]);
+    let mut asked: Vec<String> = dns.asked().into_iter().map(|(_, name)| name).collect();
+    asked.sort();
+    assert_eq!(asked, ["as1.asn.cymru.com.", "as15169.asn.cymru.com."]);
+    assert_eq!(whois_reply.answers, BTreeMap::from([(1, NetworkAnswer::Absent), (15169, google())]));
+    assert_eq!(whois_reply.answers, dns_reply.answers);
+    assert_eq!((whois_reply.failure, dns_reply.failure), (None, None));
+    assert_eq!((whois_reply.used, dns_reply.used), (Transport::Whois, Transport::Dns));
+}
+
+#[test]
+fn networks_are_looked_up_by_dns_when_whois_is_out_of_reach() {
+    let (closed, dns) = (ClosedPort::new(), dns());
+    let reply = networks(Transport::Auto, closed.port(), &dns.server(), &[15169]);
+    assert_eq!((reply.used, reply.failure, reply.answers.len()), (Transport::Dns, None, 1));
+    let reply = networks(Transport::Auto, closed.port(), &format!("127.0.0.1:{}", closed.port()), &[15169]);
+    assert!(reply.failure.is_some_and(|failure| failure.is_unreachable()) && !reply.spoke);
+}
+
+#[test]
+fn dns_records_that_contradict_each_other_are_no_answer() {
+    let dns = Dns::answering(|_| {
+        let record =
+            |country: &str| format!("15169 | {country} | arin | 2000-03-30 | GOOGLE, US").into_bytes();
+        Some(vec![record("US"), record("DE")])
+    });
+    let reply = networks(Transport::Dns, 0, &dns.server(), &[15169]);
+    assert_eq!((reply.answers.len(), reply.anomalies.malformed), (0, 1));
+    assert!(reply.failure.is_some() && reply.spoke);
+}
+
+#[test]
+fn faulty_rows_about_networks_are_no_facts() {
+    const ASKED: [u32; 4] = [1_000_001, 1_000_002, 1_000_003, 1_000_004];
+    let faults = [
+        // The fault, and the number of networks whose rows are valid.
+        (NetworkFault::MixedShapes, 2),
+        (NetworkFault::SevenColumns, 0),
+        (NetworkFault::SwappedColumns, 0),
+        (NetworkFault::SwappedNames, 0),
+        (NetworkFault::UnknownRegistry, 4),
+        (NetworkFault::Duplicated, 4),
+        (NetworkFault::Contradicted, 0),
+        (NetworkFault::BarInName, 0),
+        (NetworkFault::CutRows, 0),
+    ];
+    let behaviours = faults.iter().flat_map(|(fault, valid)| {
+        let plain = Behaviour::from(Fault::Networks(*fault));
+        [(plain.clone(), *valid), (plain.with_headings(), *valid)]
+    });
+    let others = [
+        (Fault::Foreign { only: true }, 0),
+        (Fault::Foreign { only: false }, 4),
+        (Fault::CloseAfter { rows: 2, mid_row: true }, 2),
+        (Fault::CloseAfter { rows: 0, mid_row: false }, 0),
+        (Fault::Missing { every: 2 }, 2),
+        (Fault::Garbage(2_000), 0),
+        (Fault::Custom(std::sync::Arc::new(|_| Vec::new())), 0),
+    ];
+    let behaviours = behaviours.chain(others.map(|(fault, valid)| (fault.into(), valid)));
+    for (nth, (behaviour, valid)) in behaviours.enumerate() {
+        let whois = Whois::new(behaviour);
+        let reply = networks(Transport::Whois, whois.port(), "", &ASKED);
+        assert_eq!(reply.answers.len(), valid, "behaviour {nth}");
+        for (asn, answer) in &reply.answers {
+            let NetworkAnswer::Network(network) = answer else { panic!("{answer:?}") };
+            let name = cowrie_enrich_upstreams::synthetic_name(u64::from(*asn));
+            assert_eq!(
+                (network.name.as_ref(), network.allocated.as_deref()),
+                (Some(&name), Some("2020-02-20"))
+            );
+        }
+        let Anomalies { foreign, malformed, oversized } = reply.anomalies;
+        let is_noticed = reply.failure.is_some() || foreign + malformed + oversized > 0;
+        assert!(valid == 4 || is_noticed || reply.answers.len() < ASKED.len(), "behaviour {nth}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::providers::greynoise::{
 };
 use crate::providers::setting;
 use crate::providers::spur::{SPUR_TOKEN_FILE, SPUR_URL, Spur};
-use crate::providers::{Exchange, Provider};
+use crate::providers::{Exchange, Lookups, Provider};
 use proptest::prelude::*;
 use std::net::TcpListener;
 use std::process::{Command, Output};
@@ -669,7 +669,8 @@ fn cancelled_exchange_sends_nothing() {
     let settings = greynoise(&server.url(""));
     let reply = GreyNoise.fetch(&[address()], &settings, &cancel);
     assert_eq!((&reply.failure, reply.unsent), (&Some(Failure::Cancelled), true));
-    let reply = Exchange { provider: &GreyNoise, settings, addresses: vec![address()] }.run(&cancel);
+    let reply = Exchange { provider: &GreyNoise, settings, lookups: Lookups::Addresses(vec![address()]) }
+        .run(&cancel);
     assert_eq!((&reply.failure, reply.unsent), (&Some(Failure::Cancelled), true));
     assert_eq!(server.connections(), 0);
 }
@@ -784,7 +785,11 @@ fn proxy_that_refuses_is_told_from_the_provider() {
 fn child() {
     let Ok(url) = std::env::var("ASKED_URL") else { return };
     let mut pool = Pool::new().unwrap();
-    let exchange = Exchange { provider: &GreyNoise, settings: greynoise(&url), addresses: vec![address()] };
+    let exchange = Exchange {
+        provider: &GreyNoise,
+        settings: greynoise(&url),
+        lookups: Lookups::Addresses(vec![address()]),
+    };
     pool.start(1, exchange).unwrap();
     let reply = loop {
         if let Some(finished) = pool.finished().pop() {

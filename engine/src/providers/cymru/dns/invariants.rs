@@ -1,8 +1,8 @@
 //! Invariants of DNS messages, for any bytes.
 
-use super::super::invariants::{asked, sane_answer};
+use super::super::invariants::{asked, sane_answer, sane_network_answer};
 use super::message::{self, Outcome};
-use super::{best_of, server, text};
+use super::{best_of, network_of, server, text};
 use crate::invariants::stored_name;
 use crate::providers::Anomalies;
 
@@ -51,6 +51,13 @@ fn texts_are_read(texts: &[Vec<u8>]) {
             if let Some(Some(name)) = text::name(text, asn) {
                 stored_name(&name);
             }
+        }
+    }
+    for asn in [1, 23028, u32::MAX] {
+        let mut anomalies = Anomalies::default();
+        if let Some(answer) = network_of(texts, asn, &mut anomalies) {
+            assert!(anomalies.malformed < texts.len() as u64);
+            sane_network_answer(&answer);
         }
     }
 }

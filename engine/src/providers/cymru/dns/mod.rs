@@ -2,7 +2,7 @@
 //!
 //! Each address is one TXT query under `origin.asn.cymru.com` or `origin6.asn.cymru.com`. Then each network found is
 //! one query (`AS<number>.asn.cymru.com`), because only that record contains the name. A network without a name is
-//! still an answer.
+//! still an answer. A lookup of a network is the second query alone.
 //!
 //! The queries go to the recursive server of the settings or of the system, not to Team Cymru. Its cache serves names
 //! and blocks that were queried before.
@@ -28,13 +28,16 @@ mod text;
 pub use names::{network_name, origin_name};
 pub use resolver::LONGEST_MESSAGE;
 
+use super::network::NetworkCandidates;
 use super::route::Candidates;
-use super::{Anomalies, CymruSettings, Failure, RouteAnswer, RouteReply, Transport};
+use super::{
+    Anomalies, CymruReply, CymruSettings, Failure, NetworkAnswer, NetworkReply, RouteAnswer, RouteReply,
+    Transport,
+};
 use crate::address::Address;
 use crate::net::Cancel;
 use resolver::{Outcome, Resolver, Timing};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 pub(super) fn longest(timeout: Duration) -> Duration {
@@ -45,83 +48,139 @@ pub(super) fn exchange(settings: &CymruSettings, addresses: &[Address], cancel: 
     run(settings.dns_server.as_deref(), addresses, &Timing::new(settings.timeout), cancel)
 }
 
+pub(super) fn exchange_networks(settings: &CymruSettings, asns: &[u32], cancel: &Cancel) -> NetworkReply {
+    let timing = Timing::new(settings.timeout);
+    ask_server(settings.dns_server.as_deref(), asns, &timing, cancel, |resolver| {
+        ask_networks(resolver, asns, cancel)
+    })
+}
+
 fn run(server: Option<&str>, addresses: &[Address], timing: &Timing, cancel: &Cancel) -> RouteReply {
+    ask_server(server, addresses, timing, cancel, |resolver| ask_addresses(resolver, addresses, cancel))
+}
+
+/// Queries the first reachable address of the server.
+fn ask_server<K: Ord, A>(
+    server: Option<&str>,
+    keys: &[K],
+    timing: &Timing,
+    cancel: &Cancel,
+    ask: impl Fn(Resolver<'_>) -> CymruReply<K, A>,
+) -> CymruReply<K, A> {
     let begun = Instant::now();
     let end = begun + timing.whole;
     let mut reply = match server::resolve_server(server, cancel) {
         Ok(peers) => {
             let connected = Some(begun.elapsed());
-            RouteReply { connected, ..ask_first(&peers, addresses, timing, end, cancel) }
+            let mut reply = CymruReply::new(Transport::Dns, Some(Failure::Silent));
+            for peer in peers {
+                reply = match Resolver::new(peer, timing, end) {
+                    Ok(resolver) => ask(resolver),
+                    Err(failure) => CymruReply::new(Transport::Dns, Some(failure)),
+                };
+                if !reply.failure.as_ref().is_some_and(Failure::is_unreachable) {
+                    break;
+                }
+            }
+            CymruReply { connected, ..reply }
         }
-        Err(failure) => RouteReply::new(Transport::Dns, Some(failure)),
+        Err(failure) => CymruReply::new(Transport::Dns, Some(failure)),
     };
-    if addresses.iter().all(|address| reply.answers.contains_key(address)) {
+    if keys.iter().all(|key| reply.answers.contains_key(key)) {
         reply.failure = None;
     }
     reply
 }
 
-/// Queries the first reachable address of the server.
-fn ask_first(
-    peers: &[SocketAddr],
-    addresses: &[Address],
-    timing: &Timing,
-    end: Instant,
-    cancel: &Cancel,
-) -> RouteReply {
-    let mut reply = RouteReply::new(Transport::Dns, Some(Failure::Silent));
-    for peer in peers {
-        reply = match Resolver::new(*peer, timing, end) {
-            Ok(resolver) => ask(resolver, addresses, cancel),
-            Err(failure) => RouteReply::new(Transport::Dns, Some(failure)),
-        };
-        if !reply.failure.as_ref().is_some_and(Failure::is_unreachable) {
-            break;
-        }
+fn ask_addresses(mut resolver: Resolver<'_>, addresses: &[Address], cancel: &Cancel) -> RouteReply {
+    let names: Vec<String> = addresses.iter().map(|address| origin_name(*address)).collect();
+    let mut anomalies = Anomalies::default();
+    let asked = ask(&mut resolver, addresses, &names, RouteAnswer::Absent, cancel, |address, texts| {
+        best_of(texts, address, &mut anomalies)
+    });
+    let Asked { mut answers, ending, refusal } = asked;
+    if ending.is_ok() {
+        add_names(&mut answers, &mut resolver, &mut anomalies, cancel);
     }
-    reply
+    Asked { answers, ending, refusal }.reply(&resolver, anomalies)
 }
 
-fn ask(mut resolver: Resolver<'_>, addresses: &[Address], cancel: &Cancel) -> RouteReply {
-    let names: Vec<String> = addresses.iter().map(|address| origin_name(*address)).collect();
-    let (outcomes, ending) = resolver.ask(&names, cancel);
+fn ask_networks(mut resolver: Resolver<'_>, asns: &[u32], cancel: &Cancel) -> NetworkReply {
+    let names: Vec<String> = asns.iter().map(|asn| network_name(*asn)).collect();
     let mut anomalies = Anomalies::default();
-    let mut answers = BTreeMap::new();
-    let mut refusal = None;
-    for (address, outcome) in addresses.iter().zip(outcomes) {
+    ask(&mut resolver, asns, &names, NetworkAnswer::Absent, cancel, |asn, texts| {
+        network_of(texts, asn, &mut anomalies)
+    })
+    .reply(&resolver, anomalies)
+}
+
+/// The outcomes of the queries of a batch.
+struct Asked<K, A> {
+    answers: BTreeMap<K, A>,
+    /// Why the batch was abandoned.
+    ending: Result<(), Failure>,
+    /// The first error that the server returned.
+    refusal: Option<String>,
+}
+
+/// Sends one query for each key. `read` parses the texts of a response.
+fn ask<K: Ord + Copy, A: Clone>(
+    resolver: &mut Resolver<'_>,
+    keys: &[K],
+    names: &[String],
+    absent: A,
+    cancel: &Cancel,
+    mut read: impl FnMut(K, &[Vec<u8>]) -> Option<A>,
+) -> Asked<K, A> {
+    let (outcomes, ending) = resolver.ask(names, cancel);
+    let (mut answers, mut refusal) = (BTreeMap::new(), None);
+    for (key, outcome) in keys.iter().zip(outcomes) {
         let answer = match outcome {
-            Outcome::Texts(texts) => best_of(&texts, *address, &mut anomalies),
-            Outcome::Nothing => Some(RouteAnswer::Absent),
+            Outcome::Texts(texts) => read(*key, &texts),
+            Outcome::Nothing => Some(absent.clone()),
             Outcome::Failed(reason) => {
                 refusal.get_or_insert(reason);
                 None
             }
             Outcome::Unanswered => None,
         };
-        answers.extend(answer.map(|answer| (*address, answer)));
+        answers.extend(answer.map(|answer| (*key, answer)));
     }
-    if ending.is_ok() {
-        add_names(&mut answers, &mut resolver, &mut anomalies, cancel);
-    }
+    Asked { answers, ending, refusal }
+}
 
-    let failure = match (ending, refusal) {
-        (Err(failure), _) => Some(failure),
-        (Ok(()), _) if !answers.is_empty() => None,
-        (Ok(()), Some(reason)) => Some(Failure::Io(format!("the DNS server answered: {reason}"))),
-        (Ok(()), None) if resolver.spoke => Some(Failure::Io("the DNS server sent no valid answer".into())),
-        (Ok(()), None) => Some(Failure::Silent),
-    };
-    anomalies.malformed += resolver.malformed;
-    anomalies.oversized += resolver.oversized;
-    RouteReply {
-        answers,
-        failure,
-        anomalies,
-        used: Transport::Dns,
-        bytes: resolver.bytes,
-        connected: None,
-        spoke: resolver.spoke,
+impl<K, A> Asked<K, A> {
+    fn reply(self, resolver: &Resolver<'_>, mut anomalies: Anomalies) -> CymruReply<K, A> {
+        let failure = match (self.ending, self.refusal) {
+            (Err(failure), _) => Some(failure),
+            (Ok(()), _) if !self.answers.is_empty() => None,
+            (Ok(()), Some(reason)) => Some(Failure::Io(format!("the DNS server answered: {reason}"))),
+            (Ok(()), None) if resolver.spoke => {
+                Some(Failure::Io("the DNS server sent no valid answer".into()))
+            }
+            (Ok(()), None) => Some(Failure::Silent),
+        };
+        anomalies.malformed += resolver.malformed;
+        anomalies.oversized += resolver.oversized;
+        CymruReply {
+            answers: self.answers,
+            failure,
+            anomalies,
+            used: Transport::Dns,
+            bytes: resolver.bytes,
+            connected: None,
+            spoke: resolver.spoke,
+        }
     }
+}
+
+fn network_of(texts: &[Vec<u8>], asn: u32, anomalies: &mut Anomalies) -> Option<NetworkAnswer> {
+    let mut candidates = NetworkCandidates::default();
+    for text in texts {
+        let is_valid = text::network(text, asn).is_some_and(|answer| candidates.add(answer));
+        anomalies.malformed += u64::from(!is_valid);
+    }
+    candidates.answer()
 }
 
 fn best_of(texts: &[Vec<u8>], address: Address, anomalies: &mut Anomalies) -> Option<RouteAnswer> {

@@ -14,6 +14,7 @@
 //!
 //! A text about another address or network is malformed. Some resolvers return their own text for every name.
 
+use super::super::network::{COLUMNS, NetworkAnswer, parse_row};
 use super::super::route::{Fields, Row, parse_asn, parse_name};
 use crate::address::Address;
 
@@ -39,6 +40,13 @@ pub(super) fn name(text: &[u8], asn: u32) -> Option<Option<String>> {
         return None;
     };
     (parse_asn(number) == Some(asn)).then(|| parse_name(name))
+}
+
+/// Returns the facts about a network. Returns `None` if the text is malformed or about another network.
+pub(super) fn network(text: &[u8], asn: u32) -> Option<NetworkAnswer> {
+    let columns: Vec<&[u8]> = text.split(|byte| *byte == b'|').collect();
+    let (number, answer) = parse_row(<[&[u8]; COLUMNS]>::try_from(columns).ok()?)?;
+    (number == asn).then_some(answer)
 }
 
 #[cfg(test)]
@@ -70,6 +78,18 @@ mod tests {
         assert_eq!(name(b"1 | US | arin | |", 1), Some(None));
         assert_eq!(name(b"1 | US | arin | | A", 2), None);
         assert_eq!(name(b"A", 1), None);
+    }
+
+    #[test]
+    fn facts_are_those_of_the_network_that_was_asked() {
+        let text = b"23028 | US | arin | 2002-01-04 | TEAM-CYMRU, US";
+        let Some(NetworkAnswer::Network(found)) = network(text, 23028) else { panic!() };
+        assert_eq!((found.country, found.allocated.as_deref()), (Some(*b"US"), Some("2002-01-04")));
+        assert_eq!(found.name.as_deref(), Some("TEAM-CYMRU, US"));
+        assert_eq!(network(b"23028 | | | | ", 23028), Some(NetworkAnswer::Absent));
+        assert_eq!(network(text, 23029), None);
+        assert_eq!(network(b"23028 | 216.90.108.0/24 | US | arin | 1998-09-25", 23028), None);
+        assert_eq!(network(b"23028 | | | US | arin | 2002-01-04 | TEAM-CYMRU", 23028), None);
     }
 
     #[test]

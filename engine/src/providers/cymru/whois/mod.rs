@@ -2,17 +2,27 @@
 //!
 //! One connection carries one request and one response. The server closes it after the last row. Rows of an address
 //! with several origins may be separated by other rows. So the response is read to its end, with deadlines.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `lines` | the lines of a response |
+//! | `parser` | responses about addresses |
+//! | `networks` | responses about networks |
 
+mod lines;
+mod networks;
 mod parser;
 #[cfg(test)]
 mod tests;
 
-pub use parser::{LONGEST_LINE, Parsed, Parser};
+pub use lines::LONGEST_LINE;
+pub use networks::{NetworkParser, ParsedNetworks};
+pub use parser::{Parsed, Parser};
 
-use super::{CymruSettings, Failure, LONGEST_TIMEOUT, RouteReply, Transport};
+use super::{CymruReply, CymruSettings, Failure, LONGEST_TIMEOUT, NetworkReply, RouteReply, Transport};
 use crate::address::Address;
 use crate::net::{Cancel, Read, Stream, resolve};
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::time::{Duration, Instant};
 
 /// Maximum time to connect. A SYN is repeated after 1, 3 and 7 s, so a later response is unlikely.
@@ -23,7 +33,7 @@ const GAP: Duration = Duration::from_secs(1);
 
 /// Maximum length of a response in bytes. A row has about 100, and an address with many origins has several rows.
 const MOST_BYTES: u64 = 64 * 1024;
-const MOST_BYTES_PER_ADDRESS: u64 = 4 * 1024;
+const MOST_BYTES_PER_QUESTION: u64 = 4 * 1024;
 
 /// Times and sizes of one exchange.
 struct Limits {
@@ -35,13 +45,13 @@ struct Limits {
 }
 
 impl Limits {
-    fn new(timeout: Duration, addresses: usize) -> Self {
+    fn new(timeout: Duration, questions: usize) -> Self {
         let timeout = timeout.min(LONGEST_TIMEOUT);
         Self {
             connect: timeout.min(CONNECT),
             gap: (timeout / 3).max(GAP),
             whole: timeout,
-            bytes: MOST_BYTES + MOST_BYTES_PER_ADDRESS * addresses as u64,
+            bytes: MOST_BYTES + MOST_BYTES_PER_QUESTION * questions as u64,
         }
     }
 }
@@ -54,11 +64,11 @@ pub(super) fn longest_to_connect(timeout: Duration) -> Duration {
     Limits::new(timeout, 0).connect
 }
 
-/// Returns the request. The first address is on line 3. The server's error lines use these line numbers.
-pub fn request(addresses: &[Address]) -> String {
+/// Returns the request. The first question is on line 3. The server's error lines use these line numbers.
+pub fn request<Q: Display>(questions: impl IntoIterator<Item = Q>) -> String {
     let mut text = String::from("begin\nverbose\n");
-    for address in addresses {
-        let _ = writeln!(text, "{address}");
+    for question in questions {
+        let _ = writeln!(text, "{question}");
     }
     text.push_str("end\n");
     text
@@ -69,41 +79,93 @@ pub(super) fn exchange(settings: &CymruSettings, addresses: &[Address], cancel: 
     run(&settings.whois_host, settings.whois_port, addresses, &limits, cancel)
 }
 
+/// Looks up networks. The request contains no address, because its rows would have another form.
+pub(super) fn exchange_networks(settings: &CymruSettings, asns: &[u32], cancel: &Cancel) -> NetworkReply {
+    let limits = Limits::new(settings.timeout, asns.len());
+    let request = request(asns.iter().map(|asn| format!("AS{asn}")));
+    let mut parser = NetworkParser::new(asns);
+    let feed = |bytes: &[u8]| parser.feed(bytes);
+    let talked = talk(&settings.whois_host, settings.whois_port, &request, &limits, feed, cancel);
+    let ParsedNetworks { answers, anomalies, incomplete } = parser.finish();
+    let complete = asns.iter().all(|asn| answers.contains_key(asn));
+    talked.reply(answers.is_empty() || incomplete, complete, |failure| CymruReply {
+        answers,
+        anomalies,
+        ..CymruReply::new(Transport::Whois, failure)
+    })
+}
+
 fn run(host: &str, port: u16, addresses: &[Address], limits: &Limits, cancel: &Cancel) -> RouteReply {
-    let start = Instant::now();
     let mut parser = Parser::new(addresses);
-    let mut bytes = 0;
-    let mut connected = None;
+    let talked = talk(host, port, &request(addresses), limits, |bytes| parser.feed(bytes), cancel);
+    let Parsed { answers, anomalies, incomplete } = parser.finish();
+    let complete = addresses.iter().all(|address| answers.contains_key(address));
+    talked.reply(answers.is_empty() || incomplete, complete, |failure| CymruReply {
+        answers,
+        anomalies,
+        ..CymruReply::new(Transport::Whois, failure)
+    })
+}
+
+/// The course of an exchange.
+struct Talked {
+    /// `Ok` if the server ended the connection.
+    ending: Result<(), Failure>,
+    bytes: u64,
+    connected: Option<Duration>,
+}
+
+impl Talked {
+    /// Builds the reply. `cut`: the response ended too early. `complete`: all questions have an answer.
+    fn reply<K, A>(
+        self,
+        cut: bool,
+        complete: bool,
+        reply: impl FnOnce(Option<Failure>) -> CymruReply<K, A>,
+    ) -> CymruReply<K, A> {
+        let failure = match self.ending {
+            _ if complete => None,
+            Err(failure) => Some(failure),
+            Ok(()) if cut => Some(Failure::Cut),
+            Ok(()) => None,
+        };
+        let Self { bytes, connected, .. } = self;
+        CymruReply { bytes, connected, spoke: bytes > 0, ..reply(failure) }
+    }
+}
+
+/// Sends a request and passes the response to `feed`.
+fn talk(
+    host: &str,
+    port: u16,
+    request: &str,
+    limits: &Limits,
+    mut feed: impl FnMut(&[u8]),
+    cancel: &Cancel,
+) -> Talked {
+    let start = Instant::now();
+    let (mut bytes, mut connected) = (0, None);
     let ending = resolve(host, port, cancel)
         .and_then(|peers| Stream::connect(&peers, start + limits.connect, cancel))
         .and_then(|mut stream| {
             connected = Some(start.elapsed());
-            talk(&mut stream, addresses, start, limits, &mut parser, &mut bytes, cancel)
+            receive(&mut stream, request, start, limits, &mut feed, &mut bytes, cancel)
         });
-
-    let Parsed { answers, anomalies, incomplete } = parser.finish();
-    let complete = addresses.iter().all(|address| answers.contains_key(address));
-    let failure = match ending {
-        _ if complete => None,
-        Err(failure) => Some(failure),
-        Ok(()) if incomplete || answers.is_empty() => Some(Failure::Cut),
-        Ok(()) => None,
-    };
-    RouteReply { answers, failure, anomalies, used: Transport::Whois, bytes, connected, spoke: bytes > 0 }
+    Talked { ending, bytes, connected }
 }
 
 /// Returns `Ok` if the server ended the connection.
-fn talk(
+fn receive(
     stream: &mut Stream,
-    addresses: &[Address],
+    request: &str,
     start: Instant,
     limits: &Limits,
-    parser: &mut Parser,
+    feed: &mut impl FnMut(&[u8]),
     bytes: &mut u64,
     cancel: &Cancel,
 ) -> Result<(), Failure> {
     let end = start + limits.whole;
-    if !stream.send(request(addresses).as_bytes(), end, cancel)? {
+    if !stream.send(request.as_bytes(), end, cancel)? {
         return Err(Failure::Silent);
     }
     let mut buffer = vec![0; 16 * 1024];
@@ -116,7 +178,7 @@ fn talk(
             Read::Late => return Err(Failure::TooSlow),
             Read::Bytes(count) => {
                 *bytes += count as u64;
-                parser.feed(&buffer[..count]);
+                feed(&buffer[..count]);
                 if *bytes > limits.bytes {
                     return Err(Failure::TooLarge);
                 }

@@ -24,25 +24,21 @@
 
 use super::super::route::{Candidates, Fields};
 use super::super::{Anomalies, RouteAnswer};
+use super::lines::{self, Lines};
 use crate::address::{self, Address};
 use std::collections::BTreeMap;
 
-/// Maximum length of a line in bytes. Rows have about 100. A longer line is dropped up to its end.
-pub const LONGEST_LINE: usize = 4096;
-
-/// Line of the first address in the request, after `begin` and `verbose`.
-const FIRST_LINE: usize = 3;
-
 /// Parses a response in pieces of any size.
 pub struct Parser {
+    lines: Lines,
+    rows: Rows,
+}
+
+struct Rows {
     /// Requested addresses, in the order of the request.
     asked: Vec<Address>,
     found: BTreeMap<Address, Candidates>,
     anomalies: Anomalies,
-    /// The incomplete last line.
-    line: Vec<u8>,
-    /// The line is too long and is being dropped up to its end.
-    skipping: bool,
 }
 
 /// The contents of a response.
@@ -59,60 +55,35 @@ impl Parser {
     /// `asked` contains distinct addresses in the order of the request.
     pub fn new(asked: &[Address]) -> Self {
         Self {
-            asked: asked.to_vec(),
-            found: asked.iter().map(|address| (*address, Candidates::default())).collect(),
-            anomalies: Anomalies::default(),
-            line: Vec::new(),
-            skipping: false,
+            lines: Lines::default(),
+            rows: Rows {
+                asked: asked.to_vec(),
+                found: asked.iter().map(|address| (*address, Candidates::default())).collect(),
+                anomalies: Anomalies::default(),
+            },
         }
     }
 
-    pub fn feed(&mut self, mut bytes: &[u8]) {
-        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-            self.append(&bytes[..end]);
-            bytes = &bytes[end + 1..];
-            self.end_line();
-        }
-        self.append(bytes);
+    pub fn feed(&mut self, bytes: &[u8]) {
+        let Self { lines, rows } = self;
+        lines.feed(bytes, |line| rows.read_line(line));
     }
 
     pub fn finish(self) -> Parsed {
+        let Rows { found, mut anomalies, .. } = self.rows;
+        anomalies.oversized = self.lines.oversized;
         let answers =
-            self.found.into_iter().filter_map(|(address, found)| Some((address, found.answer()?))).collect();
-        let incomplete = self.skipping || !self.line.is_empty();
-        Parsed { answers, anomalies: self.anomalies, incomplete }
+            found.into_iter().filter_map(|(address, found)| Some((address, found.answer()?))).collect();
+        Parsed { answers, anomalies, incomplete: self.lines.is_incomplete() }
     }
+}
 
-    fn append(&mut self, bytes: &[u8]) {
-        if self.skipping {
-            return;
-        }
-        if self.line.len() + bytes.len() > LONGEST_LINE {
-            self.anomalies.oversized += 1;
-            self.skipping = true;
-            self.line.clear();
-        } else {
-            self.line.extend_from_slice(bytes);
-        }
-    }
-
-    fn end_line(&mut self) {
-        if !self.skipping {
-            let line = std::mem::take(&mut self.line);
-            self.read_line(line.trim_ascii());
-            // Returns the buffer to reuse its capacity.
-            self.line = line;
-        }
-        self.line.clear();
-        self.skipping = false;
-    }
-
+impl Rows {
     fn read_line(&mut self, line: &[u8]) {
-        match line {
-            [] | [b'#' | b'%' | b';', ..] => {}
-            _ if starts_with(line, b"Bulk mode") => {}
-            _ if starts_with(line, b"Error:") => self.read_error(line),
-            _ => self.read_row(line),
+        if lines::is_error(line) {
+            self.read_error(line);
+        } else {
+            self.read_row(line);
         }
     }
 
@@ -139,27 +110,18 @@ impl Parser {
     }
 
     fn read_error(&mut self, line: &[u8]) {
-        let words = String::from_utf8_lossy(line);
-        let number = words.rsplit_once("on line ").and_then(|(_, number)| {
-            let number = number.strip_suffix('.').unwrap_or(number);
-            let digits = number.bytes().all(|byte| byte.is_ascii_digit());
-            number.parse::<usize>().ok().filter(|_| digits)
-        });
-        let address = number.and_then(|number| self.asked.get(number.checked_sub(FIRST_LINE)?));
+        let address = lines::question_of_error(line).and_then(|question| self.asked.get(question));
         match address.and_then(|address| self.found.get_mut(address)) {
-            Some(found) => found.refuse(crate::mmdb::clean_name(&words).into_owned()),
+            Some(found) => found.refuse(lines::message(line)),
             None => self.anomalies.malformed += 1,
         }
     }
 }
 
-fn starts_with(line: &[u8], start: &[u8]) -> bool {
-    line.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::super::{Registry, Route};
+    use super::super::lines::LONGEST_LINE;
     use super::*;
     use crate::prefix::Prefix;
     use proptest::prelude::*;
@@ -399,7 +361,7 @@ mod tests {
                 .collect();
             parser.feed(rows.as_bytes());
             parser.feed(&[b'x'; 10_000]);
-            assert!(parser.line.capacity() <= 2 * LONGEST_LINE);
+            assert!(parser.lines.capacity() <= 2 * LONGEST_LINE);
             parser.feed(b"\n");
         }
         let parsed = parser.finish();

@@ -51,7 +51,7 @@ fn answered(reply: &RouteReply) -> Vec<String> {
 
 #[test]
 fn request_is_what_the_bulk_protocol_wants() {
-    assert_eq!(request(&asked()), "begin\nverbose\n8.8.8.8\n1.1.1.1\n2001:4860:4860::8888\nend\n");
+    assert_eq!(request(asked()), "begin\nverbose\n8.8.8.8\n1.1.1.1\n2001:4860:4860::8888\nend\n");
 }
 
 #[test]
