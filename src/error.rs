@@ -344,6 +344,51 @@ pub fn no_address_column(table: &str, column: &str) -> ! {
     )
 }
 
+/// The table has no column of the name that the caller passed as `by`.
+pub fn no_column_to_group_by(table: &str, column: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+        format!("column \"{column}\" of {table} does not exist"),
+        None,
+        Some(
+            "Pass the name of a column of the table in argument \"by\", or one of network, country, type. Write the name without quotation marks.",
+        ),
+    )
+}
+
+/// A value of a type that a user owns is converted to text by code of that user.
+pub fn cannot_group_by(table: &str, column: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+        format!("column \"{column}\" of {table} does not have a built-in type"),
+        Some("The owner of the type could run code with the rights of the caller.".to_owned()),
+        Some("Pass a column of a built-in type, such as text or integer, in argument \"by\"."),
+    )
+}
+
+pub fn no_time_column(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("{table} was attached without a time column"),
+        None,
+        Some(
+            "Call attach_session_table() again with the time column as the third argument, and repeat all other arguments.",
+        ),
+    )
+}
+
+pub fn invalid_bucket() -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "invalid bucket".to_owned(),
+        Some(
+            "A bucket must be positive, and consist either of months and years, or of weeks and days, or of shorter units."
+                .to_owned(),
+        ),
+        Some("Use for example '1 month', '7 days' or '6 hours'."),
+    )
+}
+
 /// A column of a table that is to be imported.
 pub fn no_such_column(table: &str, column: &str) -> ! {
     raise(

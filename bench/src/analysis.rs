@@ -11,7 +11,8 @@ use crate::addresses::Addresses;
 use crate::history::{self, FULL, TABLE};
 use crate::report::{Aim, Report, median, short};
 
-pub fn measure(cluster: &Cluster, addresses: &Addresses, effort: &Effort, report: &mut Report) {
+/// Stores the sessions of a year with their inventories, and creates the indexes.
+pub fn prepare<'a>(cluster: &'a Cluster, addresses: &Addresses) -> Database<'a> {
     eprintln!("analysis: {} sessions", FULL.sessions);
     let started = Instant::now();
     let mut db = fresh_database(cluster);
@@ -30,7 +31,11 @@ pub fn measure(cluster: &Cluster, addresses: &Addresses, effort: &Effort, report
          FROM pg_index i WHERE i.indrelid = '{TABLE}'::regclass AND i.indexrelid::regclass::text LIKE '%enrich\\_by\\_%'"
     ));
     eprintln!("  indexed in {seconds:.0} s; indexes|table: {space}");
+    db
+}
 
+/// Measures the queries, except those by time.
+pub fn measure(db: &mut Database<'_>, effort: &Effort, report: &mut Report) {
     let country = db.one(&format!(
         "SELECT snapshot_country FROM {TABLE} WHERE snapshot_country IS NOT NULL GROUP BY 1 ORDER BY count(*) DESC LIMIT 1"
     ));
@@ -74,7 +79,27 @@ pub fn measure(cluster: &Cluster, addresses: &Addresses, effort: &Effort, report
         ),
     ];
     for (what, query, aim) in questions {
-        ask(&mut db, effort, report, what, &query, aim);
+        ask(db, effort, report, what, &query, aim);
+    }
+}
+
+/// Measures sessions by time, in a time zone with summer time.
+pub fn measure_timelines(db: &mut Database<'_>, effort: &Effort, report: &mut Report) {
+    let timeline = |bucket: &str, by: &str, period: &str| {
+        format!(
+            "SELECT * FROM enrich.session_timeline('{TABLE}', '{bucket}', {by}, 'Europe/Berlin', condition => 'true'{period})"
+        )
+    };
+    let of_30_days = ", since => '2024-10-10 00:00+02', until => '2024-11-09 00:00+01'";
+    for (what, query, most) in [
+        ("30 days by day", timeline("1 day", "NULL", of_30_days), 300.0),
+        ("30 days by hour and network", timeline("1 hour", "'network'", of_30_days), 300.0),
+        ("30 days by day and country", timeline("1 day", "'country'", of_30_days), 300.0),
+        ("the year by day", timeline("1 day", "NULL", ""), 2000.0),
+        ("the year by day and country", timeline("1 day", "'country'", ""), 2000.0),
+        ("the year by month and network", timeline("1 month", "'network'", ""), 2000.0),
+    ] {
+        ask(db, effort, report, &format!("session_timeline: {what}"), &query, Aim::AtMost(most));
     }
 }
 

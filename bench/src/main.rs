@@ -34,7 +34,7 @@ pub struct Effort {
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let of_files = ["enrich", "lookups", "inserts", "batches", "bulk"];
-    let of_history = ["networks", "backfill", "analysis"];
+    let of_history = ["networks", "backfill", "analysis", "timeline"];
     let known = [
         &of_files[..],
         &of_history[..],
@@ -101,8 +101,14 @@ fn measure_history(asked_for: &impl Fn(&str) -> bool, effort: &Effort, report: &
     if asked_for("backfill") {
         backfill::measure_sessions(&cluster, &addresses, report);
     }
-    if asked_for("analysis") {
-        analysis::measure(&cluster, &addresses, effort, report);
+    if asked_for("analysis") || asked_for("timeline") {
+        let mut db = analysis::prepare(&cluster, &addresses);
+        if asked_for("analysis") {
+            analysis::measure(&mut db, effort, report);
+        }
+        if asked_for("timeline") {
+            analysis::measure_timelines(&mut db, effort, report);
+        }
     }
 }
 

@@ -9,15 +9,37 @@ CREATE FUNCTION campaign_query(rel regclass, condition text DEFAULT 'true') RETU
 COMMENT ON FUNCTION campaign_query(regclass, text) IS
     'text of the query that campaign_networks() runs for the same arguments, so that you can EXPLAIN or adapt the query';
 
--- Without a search_path, because names in the condition are the caller's. The condition may only read.
+-- The functions that read sessions have no search_path, because names in the condition are the caller's. The condition
+-- may only read.
 CREATE FUNCTION campaign_networks(
     rel regclass, condition text DEFAULT 'true', OUT asn_number bigint, OUT organization_name text,
-    OUT asn_type text, OUT country text, OUT ip_type text, OUT sessions bigint, OUT addresses bigint,
+    OUT asn_type text, OUT countries text[], OUT ip_types text[], OUT sessions bigint, OUT addresses bigint,
     OUT first_seen timestamptz, OUT last_seen timestamptz)
     RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'campaign_networks_wrapper';
 COMMENT ON FUNCTION campaign_networks(regclass, text) IS
-    'networks of a campaign, those with the most sessions first; the campaign consists of the sessions of an attached table for which an SQL condition is true; in the condition, the alias s stands for a row; runs with the caller''s privileges';
+    'networks of a campaign, one row for each, those with the most sessions first; the campaign consists of the sessions of an attached table for which an SQL condition is true; in the condition, the alias s stands for a row; runs with the caller''s privileges';
+
+CREATE FUNCTION campaign_addresses(
+    rel regclass, condition text DEFAULT 'true', OUT ip_address inet, OUT sessions bigint,
+    OUT first_seen timestamptz, OUT last_seen timestamptz,
+    OUT asn_then bigint, OUT organization_then text, OUT country_then text,
+    OUT asn_now bigint, OUT organization_now text, OUT country_now text, OUT change text,
+    OUT ip_types text[], OUT is_scanner boolean)
+    RETURNS SETOF record
+    LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'campaign_addresses_wrapper';
+COMMENT ON FUNCTION campaign_addresses(regclass, text) IS
+    'addresses of a campaign, one row for each, those with the most sessions first, with the network and country at the last session of the campaign and now; the arguments are those of campaign_networks(); runs with the caller''s privileges';
+
+CREATE FUNCTION session_timeline(
+    rel regclass, bucket interval, by text DEFAULT NULL, time_zone text DEFAULT 'UTC',
+    since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL, condition text DEFAULT 'true',
+    stored_time_zone text DEFAULT 'UTC',
+    OUT bucket_start timestamptz, OUT value text, OUT sessions bigint, OUT addresses bigint)
+    RETURNS SETOF record
+    LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'session_timeline_wrapper';
+COMMENT ON FUNCTION session_timeline(regclass, interval, text, text, timestamptz, timestamptz, text, text) IS
+    'number of sessions and addresses of an attached table by time, and by the values of a column if by names one; buckets of days and months follow the calendar of time_zone; stored_time_zone is the time zone of a time column that has none; runs with the caller''s privileges';
 
 CREATE VIEW network_activity AS
     SELECT n.asn_number, n.organization_name, n.organization_country, n.asn_type, n.is_known_hosting, n.is_known_vpn,
@@ -71,7 +93,8 @@ COMMENT ON VIEW persistent_addresses IS
     'addresses whose first and last session are at least one day apart, those with the longest time between these sessions first; recent sessions are missing until the worker or fold_statistics() adds their counts';
 COMMENT ON COLUMN persistent_addresses.seen_over IS 'time between the first and the last session from the address';
 
--- The indexes are covering: campaign_networks() and a comparison with the inventory read only columns in them.
+-- The indexes are covering: campaign_networks(), session_timeline() and a comparison with the inventory read only columns
+-- in them. The index by time also has the sensor, because timelines are grouped by it.
 CREATE FUNCTION session_index_commands(rel regclass, writers_wait boolean DEFAULT false) RETURNS SETOF text
     LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -81,6 +104,7 @@ DECLARE
     present record;
     index_name text;
     cover text;
+    sensor text;
     seen text;
 BEGIN
     SELECT a.ip_column, a.time_column, c.atttypid = 'inet'::regtype AS is_inet
@@ -99,6 +123,10 @@ BEGIN
     INTO owner_table FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = rel;
     seen := COALESCE(', ' || quote_ident(attached.time_column), '');
     cover := format('%I%s, snapshot_asn, snapshot_country, snapshot_ip_type', attached.ip_column, seen);
+    SELECT COALESCE(min(', ' || quote_ident(c.attname)), '') INTO sensor
+    FROM pg_attribute c
+    WHERE c.attrelid = rel AND c.attname = 'sensor' AND NOT c.attisdropped
+      AND attached.ip_column <> 'sensor' AND attached.time_column <> 'sensor';
     FOR wanted IN
         SELECT w.name, w.key, w.predicate FROM (VALUES
             ('by_network', 'snapshot_asn' || seen, ''),
@@ -128,7 +156,8 @@ BEGIN
             index_name := format('cowrie_enrich_%s_%s', wanted.name, rel::oid);
         END IF;
         RETURN NEXT format('CREATE INDEX%s %I ON %s (%s) INCLUDE (%s)%s',
-            owner_table.how, index_name, rel, wanted.key, cover, wanted.predicate);
+            owner_table.how, index_name, rel, wanted.key,
+            cover || CASE WHEN wanted.name = 'by_time' THEN sensor ELSE '' END, wanted.predicate);
     END LOOP;
 END
 $$;

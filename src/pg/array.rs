@@ -1,21 +1,30 @@
-//! `inet[]` as an argument of SQL functions. Arrays are written by [`super::value::array`].
+//! Reads arrays. Arrays are written by [`super::value::array`].
 
 use pgrx::pg_sys;
 
-use super::value::{Element, Inet, SqlType};
+use super::value::{Element, Inet};
 
 /// Returns the elements of an `inet[]` of any number of dimensions; `None` for null elements.
 ///
 /// # Safety
 /// `datum` must be a non-null `inet[]`; the datums point into a detoasted copy in the current memory context.
 pub(super) unsafe fn read_inets(datum: pg_sys::Datum) -> Vec<Option<pg_sys::Datum>> {
-    let (length, by_value, align) = Inet::LAYOUT;
+    // SAFETY: as the caller promises.
+    unsafe { elements::<Inet>(datum) }
+}
+
+/// Returns the elements of an array of any number of dimensions; `None` for null elements.
+///
+/// # Safety
+/// `datum` must be a non-null array of `T`; the datums point into a detoasted copy in the current memory context.
+pub(super) unsafe fn elements<T: Element>(datum: pg_sys::Datum) -> Vec<Option<pg_sys::Datum>> {
+    let (length, by_value, align) = T::LAYOUT;
     let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
     // SAFETY: deconstruct_array fills `count` entries of both arrays.
     unsafe {
         pg_sys::deconstruct_array(
             pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast(),
-            Inet::OID,
+            T::OID,
             length,
             by_value,
             align as std::ffi::c_char,

@@ -66,6 +66,16 @@ impl Column {
         matches!(self.type_oid, pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID | pg_sys::DATEOID)
     }
 
+    /// Returns whether its values are times without a time zone.
+    pub fn holds_local_times(self) -> bool {
+        matches!(self.type_oid, pg_sys::TIMESTAMPOID | pg_sys::DATEOID)
+    }
+
+    /// Returns whether its type came with the server, so that no user owns it.
+    pub fn has_builtin_type(self) -> bool {
+        self.type_oid.to_u32() < pg_sys::FirstNormalObjectId
+    }
+
     /// Returns how a column of this table gets its values.
     pub fn generated(self, table: pg_sys::Oid) -> Generated {
         // SAFETY: a system cache lookup of an existing column.

@@ -8,10 +8,10 @@ use pgrx::pg_sys;
 use super::jsonb::Container;
 use super::row::TupleId;
 use super::value::{
-    Bigint, Boolean, Bytes, Cidr, ColumnType, Date, Float, Inet, Integer, Jsonb, Name, Oid, Regclass,
+    Array, Bigint, Boolean, Bytes, Cidr, ColumnType, Date, Float, Inet, Integer, Jsonb, Name, Oid, Regclass,
     TEXT_LIKE, Text, Tid, Timestamptz, ToSql, Typed, Xid,
 };
-use super::{inet, text};
+use super::{array, inet, text};
 
 macro_rules! to_sql {
     ($($rust:ty => $type:ident, |$value:ident| $datum:expr;)*) => {$(
@@ -75,6 +75,10 @@ column_types! {
     Float as f64, [pg_sys::FLOAT8OID], |datum| Some(f64::from_bits(datum.value() as u64));
     Timestamptz as Timestamp, [pg_sys::TIMESTAMPTZOID], |datum| Some(Timestamp::from_micros(datum.value() as i64));
     Inet as Address, [pg_sys::INETOID], |datum| inet::read(datum).map(|inet| inet.address);
+    Array<Text> as Vec<Option<String>>, [pg_sys::TEXTARRAYOID], |datum| {
+        let elements = array::elements::<Text>(datum).into_iter();
+        Some(elements.map(|element| element.map(|text| text::from_server(text::bytes(text)).into_owned())).collect())
+    };
     Tid as TupleId, [pg_sys::TIDOID], |datum| Some(TupleId::read(datum));
     Jsonb as Container<'r>, [pg_sys::JSONBOID], |datum| Some(Container::read(datum));
     Oid as pg_sys::Oid, [pg_sys::OIDOID, pg_sys::REGCLASSOID], |datum| Some(pg_sys::Oid::from(datum.value() as u32));

@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::timestamp::Timestamp;
 use pgrx::pg_sys;
 
 use super::inet::Inet;
@@ -13,6 +14,14 @@ use super::{array, inet, text};
 /// One call of an SQL function.
 pub struct Call {
     fcinfo: pg_sys::FunctionCallInfo,
+}
+
+/// The fields of an `interval`. From version 17 on, an infinite interval has the smallest or largest values.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Interval {
+    pub months: i32,
+    pub days: i32,
+    pub microseconds: i64,
 }
 
 /// The result of an SQL function's body. The install script declares the function's type.
@@ -106,6 +115,19 @@ impl Call {
         let Some(datum) = self.datum(n) else { return Vec::new() };
         // SAFETY: the argument is declared inet[], its elements are inet.
         unsafe { array::read_inets(datum).into_iter().map(|e| e.and_then(|d| inet::read(d))).collect() }
+    }
+
+    /// Returns an argument declared interval.
+    pub fn interval(&self, n: usize) -> Option<Interval> {
+        // SAFETY: the argument is declared interval, and outlives the call.
+        self.datum(n).map(|datum| unsafe {
+            let interval: *const pg_sys::Interval = datum.cast_mut_ptr();
+            Interval { months: (*interval).month, days: (*interval).day, microseconds: (*interval).time }
+        })
+    }
+
+    pub fn timestamptz(&self, n: usize) -> Option<Timestamp> {
+        self.datum(n).map(|datum| Timestamp::from_micros(datum.value() as i64))
     }
 
     pub fn text(&self, n: usize) -> Option<String> {

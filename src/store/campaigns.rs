@@ -1,4 +1,4 @@
-//! The networks from which the sessions of a table came.
+//! The networks and addresses from which the sessions of a table came.
 //!
 //! The caller names the table and writes the condition. The statement reads the table and evaluates the condition
 //! with the caller's rights. Reading a table may run code of its owner: policies and casts of column types. So the
@@ -9,32 +9,76 @@ use std::ffi::CString;
 
 use super::ExtensionOids;
 use crate::error;
-use crate::pg::column::Generated;
+use crate::pg::column::{Column, Generated};
 use crate::pg::relation;
 use crate::pg::role::{self, acting_as};
 use crate::pg::spi::{Connection, Rows, Run, Statement};
 use crate::pg::sql_function::quoted_schema;
 use crate::pg::user_table::{Lock, OtherRelations, TableStatement, UserTable};
-use crate::pg::value::{self, Bigint, Boolean, Bytes, Inet, Text, Timestamptz};
+use crate::pg::value::{
+    self, Arguments, Array, Bigint, Boolean, Bytes, Columns, Inet, Parameters, Text, Timestamptz,
+};
 use crate::pg::{Oid, catalog, parser};
 
-/// The statement that analyses a table, with the caller's condition.
-type Analysis<'a> = TableStatement<'a, (), Networks>;
-/// A network, its name and type, country and type at the time of the attack, sessions, addresses, first and
-/// last seen.
-pub type Networks = (Bigint, Text, Text, Text, Text, Bigint, Bigint, Timestamptz, Timestamptz);
-type AttachedColumns = (Bytes, Bytes, Bytes, Bytes, Boolean, Boolean);
+/// A statement that analyses a table, with the caller's condition.
+type Analysis<'a, P, C> = TableStatement<'a, P, C>;
+/// A network, its name and type, countries and types at the time of the attack, sessions, addresses, first and last
+/// seen. The caller only passes these values on.
+pub type Networks = (Bigint, Text, Text, Array<Text>, Array<Text>, Bigint, Bigint, Timestamptz, Timestamptz);
+/// An address, its sessions, first and last seen, its network, the network's name and the country then, the same now,
+/// the change, its types, and whether it is a scanner.
+pub type Addresses = (
+    Inet,
+    Bigint,
+    Timestamptz,
+    Timestamptz,
+    Bigint,
+    Text,
+    Text,
+    Bigint,
+    Text,
+    Text,
+    Text,
+    Array<Text>,
+    Boolean,
+);
+type AttachedColumns = (Bytes, Bytes, Bytes, Bytes, Boolean, Boolean, Boolean);
+
+const NETWORKS: Analysis<'static, (), Networks> =
+    TableStatement::new("campaign", include_str!("../../sql/queries/analysis/campaign.sql"));
+
+const ADDRESSES: Analysis<'static, (), Addresses> = TableStatement::new(
+    "campaign_addresses",
+    include_str!("../../sql/queries/analysis/campaign_addresses.sql"),
+);
+
+/// The parts of the statement for addresses that depend on whether the caller may read the inventories. Without
+/// `ip_inventory`, nothing is known about now.
+const NOW: &str = "i.current_asn AS asn_now, \
+    CASE WHEN i.geo_country OPERATOR(pg_catalog.<>) 'XX' THEN i.geo_country END AS country_now, \
+    i.ip_types AS ip_types_now, i.is_scanner";
+const NOT_NOW: &str = "NULL::pg_catalog.int8 AS asn_now, NULL::pg_catalog.text AS country_now, \
+    NULL::pg_catalog.text[] AS ip_types_now, NULL::pg_catalog.bool AS is_scanner";
+/// The network is compared before the country. A comparison needs both values.
+const CHANGE: &str = "CASE \
+    WHEN c.asn_then IS NULL OR c.asn_now IS NULL THEN 'UNKNOWN' \
+    WHEN c.asn_then OPERATOR(pg_catalog.<>) c.asn_now THEN 'ASN_CHANGED' \
+    WHEN c.country_then IS NULL OR c.country_now IS NULL THEN 'UNKNOWN' \
+    WHEN c.country_then OPERATOR(pg_catalog.<>) c.country_now THEN 'COUNTRY_CHANGED' \
+    ELSE 'STABLE' END";
 
 thread_local! {
     static ATTACHED: Statement<(value::Oid, value::Oid), AttachedColumns> = const { Statement::new(
         "campaign_attached", include_str!("../../sql/queries/analysis/campaign_attached.sql")) };
 }
 
-/// A table whose sessions can be read, and the names that the statement needs.
+/// A table whose sessions can be read, and the names that the statements need.
 pub struct Campaign {
     oids: ExtensionOids,
     table: UserTable,
-    parts: [(&'static str, Vec<u8>); 6],
+    attached: AttachmentColumns,
+    address_type: &'static str,
+    schema: String,
 }
 
 /// The columns with which a table is attached. Texts are in the server's encoding. `quoted_ip` and `quoted_time` are
@@ -46,6 +90,7 @@ struct AttachmentColumns {
     quoted_time: Option<Vec<u8>>,
     is_intact: bool,
     shows_names: bool,
+    shows_addresses: bool,
 }
 
 impl Campaign {
@@ -62,7 +107,130 @@ impl Campaign {
             error::children_not_attached(&name);
         }
         let schema = quoted_schema(oids.schema).unwrap_or_default();
-        let seen = match &attached.quoted_time {
+        let table = if children.is_empty() { table } else { table.with_children() };
+        Campaign { oids, table, attached, address_type, schema }
+    }
+
+    /// Passes the networks to `read`.
+    pub fn networks<T>(
+        &self,
+        connection: &Connection,
+        condition: &[u8],
+        read: impl FnOnce(&Rows<Networks>) -> T,
+    ) -> T {
+        let inventories = [relation::find(self.oids.schema, c"asn_inventory")];
+        self.run(connection, NETWORKS, &self.network_parts(condition), &inventories, (), read)
+    }
+
+    /// Returns the statement for the networks, in the server's encoding.
+    pub fn networks_text(&self, condition: &[u8]) -> Vec<u8> {
+        require_expression(condition);
+        self.table.text(&NETWORKS.with_parts(&borrowed(&self.network_parts(condition))))
+    }
+
+    /// Passes the addresses to `read`.
+    pub fn addresses<T>(
+        &self,
+        connection: &Connection,
+        condition: &[u8],
+        read: impl FnOnce(&Rows<Addresses>) -> T,
+    ) -> T {
+        let names = [c"asn_inventory", c"ip_inventory"];
+        let inventories = names.map(|name| relation::find(self.oids.schema, name));
+        self.run(connection, ADDRESSES, &self.address_parts(condition), &inventories, (), read)
+    }
+
+    /// Runs a statement whose text has these parts. The condition is one of the parts.
+    pub(super) fn run<P: Parameters, C: Columns, T>(
+        &self,
+        connection: &Connection,
+        statement: Analysis<'static, P, C>,
+        parts: &Parts,
+        others: &[Oid],
+        arguments: impl Arguments<P>,
+        read: impl FnOnce(&Rows<C>) -> T,
+    ) -> T {
+        let condition = parts.iter().find(|(name, _)| *name == CONDITION);
+        require_expression(condition.map_or(&[][..], |(_, condition)| condition));
+        let parts = borrowed(parts);
+        let statement = statement.with_parts(&parts).naming(OtherRelations::InExpression(others)).read_only();
+        connection.run_on(&self.table, &statement, arguments, read)
+    }
+
+    pub(super) fn table(&self) -> &UserTable {
+        &self.table
+    }
+
+    /// Returns the time column, and its name quoted for SQL.
+    pub(super) fn time(&self) -> Option<(Column, &[u8])> {
+        let (column, _) = self.table.column(self.attached.time_column.as_deref()?)?;
+        Some((column, self.attached.quoted_time.as_deref()?))
+    }
+
+    /// Returns the parts that all statements have.
+    pub(super) fn common_parts(&self, condition: &[u8]) -> Parts {
+        vec![
+            ("@schema@", self.schema.clone().into()),
+            ("@ip@", self.attached.quoted_ip.clone()),
+            ("@type@", self.address_type.into()),
+            (CONDITION, condition.to_vec()),
+        ]
+    }
+
+    fn network_parts(&self, condition: &[u8]) -> Parts {
+        let schema = &self.schema;
+        // A caller with a right on the sessions but none on the inventories gets no names.
+        let (names, inventory) = if self.attached.shows_names {
+            let join = format!(
+                "LEFT JOIN {schema}.asn_inventory n ON n.asn_number OPERATOR(pg_catalog.=) c.asn_number"
+            );
+            ("n.organization_name, n.asn_type", join)
+        } else {
+            let none = "NULL::pg_catalog.text AS organization_name, NULL::pg_catalog.text AS asn_type";
+            (none, String::new())
+        };
+        let mut parts = self.common_parts(condition);
+        parts.extend([("@seen@", self.seen()), ("@names@", names.into()), ("@inventory@", inventory.into())]);
+        parts
+    }
+
+    fn address_parts(&self, condition: &[u8]) -> Parts {
+        let schema = &self.schema;
+        let (now, change, address_inventory) = if self.attached.shows_addresses {
+            let join = format!(
+                "LEFT JOIN {schema}.ip_inventory i ON i.ip_address OPERATOR(pg_catalog.=) a.ip_address"
+            );
+            (NOW, CHANGE, join)
+        } else {
+            (NOT_NOW, "NULL::pg_catalog.text", String::new())
+        };
+        let (organization_then, organization_now, inventories) = if self.attached.shows_names {
+            let join = |alias: &str, asn: &str| {
+                format!(
+                    "LEFT JOIN {schema}.asn_inventory {alias} ON {alias}.asn_number OPERATOR(pg_catalog.=) c.{asn}"
+                )
+            };
+            let joins = [join("t", "asn_then"), join("n", "asn_now")].join("\n");
+            ("t.organization_name", "n.organization_name", joins)
+        } else {
+            ("NULL::pg_catalog.text", "NULL::pg_catalog.text", String::new())
+        };
+        let mut parts = self.common_parts(condition);
+        parts.extend([
+            ("@seen@", self.seen()),
+            ("@now@", now.into()),
+            ("@change@", change.into()),
+            ("@address_inventory@", address_inventory.into()),
+            ("@organization_then@", organization_then.into()),
+            ("@organization_now@", organization_now.into()),
+            ("@inventories@", inventories.into()),
+        ]);
+        parts
+    }
+
+    /// Returns the expression for the time of a session.
+    fn seen(&self) -> Vec<u8> {
+        match &self.attached.quoted_time {
             // Some implausible times cannot even be converted. A comparison never fails.
             Some(column) => [
                 b"CASE WHEN s.",
@@ -76,55 +244,23 @@ impl Campaign {
             ]
             .concat(),
             None => b"NULL::timestamp with time zone".to_vec(),
-        };
-        // A caller with a right on the sessions but none on the inventories gets no names.
-        let (names, inventory) = if attached.shows_names {
-            let join = format!(
-                "LEFT JOIN {schema}.asn_inventory n ON n.asn_number OPERATOR(pg_catalog.=) c.asn_number"
-            );
-            ("n.organization_name, n.asn_type", join)
-        } else {
-            let none = "NULL::pg_catalog.text AS organization_name, NULL::pg_catalog.text AS asn_type";
-            (none, String::new())
-        };
-        let parts = [
-            ("@names@", names.into()),
-            ("@schema@", schema.into()),
-            ("@ip@", attached.quoted_ip),
-            ("@type@", address_type.into()),
-            ("@seen@", seen),
-            ("@inventory@", inventory.into()),
-        ];
-        let table = if children.is_empty() { table } else { table.with_children() };
-        Campaign { oids, table, parts }
-    }
-
-    /// Passes the networks to `read`.
-    pub fn run<T>(
-        &self,
-        connection: &Connection,
-        condition: &[u8],
-        read: impl FnOnce(&Rows<Networks>) -> T,
-    ) -> T {
-        let names = [relation::find(self.oids.schema, c"asn_inventory")];
-        self.statement(condition, &names, |statement| connection.run_on(&self.table, statement, (), read))
-    }
-
-    /// Returns the statement, in the server's encoding.
-    pub fn text(&self, condition: &[u8]) -> Vec<u8> {
-        self.statement(condition, &[], |statement| self.table.text(statement))
-    }
-
-    fn statement<T>(&self, condition: &[u8], others: &[Oid], work: impl FnOnce(&Analysis<'_>) -> T) -> T {
-        if !parser::is_expression(condition) {
-            error::not_an_expression();
         }
-        const STATEMENT: Analysis<'static> =
-            TableStatement::new("campaign", include_str!("../../sql/queries/analysis/campaign.sql"));
-        let parts: Vec<(&'static str, &[u8])> =
-            self.parts.iter().map(|(name, part)| (*name, part.as_slice())).collect();
-        let parts = [parts.as_slice(), &[("@condition@", condition)]].concat();
-        work(&STATEMENT.with_parts(&parts).naming(OtherRelations::InExpression(others)).read_only())
+    }
+}
+
+/// The texts that replace the placeholders of a statement, in the server's encoding.
+pub(super) type Parts = Vec<(&'static str, Vec<u8>)>;
+
+/// The placeholder of the caller's condition.
+const CONDITION: &str = "@condition@";
+
+fn borrowed(parts: &Parts) -> Vec<(&'static str, &[u8])> {
+    parts.iter().map(|(name, part)| (*name, part.as_slice())).collect()
+}
+
+fn require_expression(condition: &[u8]) {
+    if !parser::is_expression(condition) {
+        error::not_an_expression();
     }
 }
 
@@ -135,7 +271,7 @@ fn attached(oids: ExtensionOids, connection: &Connection, rel: Oid) -> Option<At
         ATTACHED.first(
             connection,
             (rel, caller),
-            |(ip, time, quoted_ip, quoted_time, is_intact, shows_names)| {
+            |(ip, time, quoted_ip, quoted_time, is_intact, shows_names, shows_addresses)| {
                 Some(AttachmentColumns {
                     ip_column: column(ip)?,
                     time_column: column(time),
@@ -143,6 +279,7 @@ fn attached(oids: ExtensionOids, connection: &Connection, rel: Oid) -> Option<At
                     quoted_time,
                     is_intact: is_intact?,
                     shows_names: shows_names?,
+                    shows_addresses: shows_addresses?,
                 })
             },
         )

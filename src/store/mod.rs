@@ -34,6 +34,7 @@ pub mod session_priority;
 pub mod sizes;
 pub mod skip_locked;
 pub mod snapshot_fill;
+pub mod timelines;
 
 use std::ffi::CStr;
 use std::ops::ControlFlow;

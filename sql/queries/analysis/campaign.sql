@@ -1,21 +1,47 @@
--- Sessions of a table that meet a condition, by network, country and type at the time of the attack. Runs with the
--- rights of the caller. Grouping by address first counts addresses without sorting all sessions. The condition is on
--- separate lines, because it may end in a comment.
-SELECT c.asn_number, @names@, c.country, c.ip_type, c.sessions, c.addresses, c.first_seen, c.last_seen
-FROM (
-    SELECT a.asn_number, a.country, a.ip_type, pg_catalog.sum(a.sessions)::bigint AS sessions,
-           pg_catalog.count(a.ip_address) AS addresses,
-           pg_catalog.min(a.first_seen) AS first_seen, pg_catalog.max(a.last_seen) AS last_seen
-    FROM (
-        SELECT s.snapshot_asn AS asn_number, s.snapshot_country::pg_catalog.text AS country,
-               s.snapshot_ip_type::pg_catalog.text AS ip_type, @schema@.session_address(s.@ip@::pg_catalog.@type@) AS ip_address,
-               pg_catalog.count(*) AS sessions,
-               pg_catalog.min(@seen@) AS first_seen, pg_catalog.max(@seen@) AS last_seen
-        FROM @table@ s
-        WHERE (
+-- Networks of the sessions of a table that meet a condition. Each network has one row, with the countries and types of
+-- its addresses at the time of the attack. Runs with the rights of the caller. Grouping by address first counts
+-- addresses without sorting all sessions. 0 is no ASN, so it stands for an unknown network in joins. The condition is
+-- on separate lines, because it may end in a comment.
+WITH address AS MATERIALIZED (
+    SELECT s.snapshot_asn AS asn_number, s.snapshot_country::pg_catalog.text AS country,
+           s.snapshot_ip_type::pg_catalog.text AS ip_type, @schema@.session_address(s.@ip@::pg_catalog.@type@) AS ip_address,
+           pg_catalog.count(*) AS sessions,
+           pg_catalog.min(@seen@) AS first_seen, pg_catalog.max(@seen@) AS last_seen
+    FROM @table@ s
+    WHERE (
 @condition@
-        )
-        GROUP BY 1, 2, 3, 4) a
-    GROUP BY 1, 2, 3) c
+    )
+    GROUP BY 1, 2, 3, 4
+), network AS (
+    SELECT p.asn_number, pg_catalog.sum(p.sessions)::bigint AS sessions, pg_catalog.count(p.ip_address) AS addresses,
+           pg_catalog.min(p.first_seen) AS first_seen, pg_catalog.max(p.last_seen) AS last_seen
+    FROM (
+        SELECT a.asn_number, a.ip_address, pg_catalog.sum(a.sessions) AS sessions,
+               pg_catalog.min(a.first_seen) AS first_seen, pg_catalog.max(a.last_seen) AS last_seen
+        FROM address a
+        GROUP BY 1, 2) p
+    GROUP BY 1
+), country AS (
+    SELECT g.asn_number, pg_catalog.array_agg(g.country ORDER BY g.sessions DESC, g.country COLLATE pg_catalog."C") AS countries
+    FROM (
+        SELECT COALESCE(a.asn_number, 0) AS asn_number, a.country, pg_catalog.sum(a.sessions) AS sessions
+        FROM address a
+        WHERE a.country IS NOT NULL
+        GROUP BY 1, 2) g
+    GROUP BY 1
+), ip_type AS (
+    SELECT g.asn_number, pg_catalog.array_agg(g.ip_type ORDER BY g.sessions DESC, g.ip_type COLLATE pg_catalog."C") AS ip_types
+    FROM (
+        SELECT COALESCE(a.asn_number, 0) AS asn_number, a.ip_type, pg_catalog.sum(a.sessions) AS sessions
+        FROM address a
+        WHERE a.ip_type IS NOT NULL
+        GROUP BY 1, 2) g
+    GROUP BY 1
+)
+SELECT c.asn_number, @names@, COALESCE(k.countries, '{}'::pg_catalog.text[]), COALESCE(t.ip_types, '{}'::pg_catalog.text[]),
+       c.sessions, c.addresses, c.first_seen, c.last_seen
+FROM network c
+LEFT JOIN country k ON k.asn_number OPERATOR(pg_catalog.=) COALESCE(c.asn_number, 0)
+LEFT JOIN ip_type t ON t.asn_number OPERATOR(pg_catalog.=) COALESCE(c.asn_number, 0)
 @inventory@
-ORDER BY c.sessions DESC, c.asn_number, c.country, c.ip_type
+ORDER BY c.sessions DESC, c.asn_number

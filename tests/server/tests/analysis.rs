@@ -36,34 +36,139 @@ fn which_networks_host_a_campaign_is_one_call() {
     campaign(&mut db);
     assert_eq!(
         db.rows(&format!(
-            "SELECT asn_number, organization_name, asn_type, country, ip_type, sessions, addresses, first_seen, last_seen
+            "SELECT asn_number, organization_name, asn_type, countries, ip_types, sessions, addresses, first_seen, last_seen
              FROM campaign_networks('sessions', {THE_CAMPAIGN})"
         )),
         [
-            "15169|GOOGLE|HOSTING|US|NULL|3|2|2024-05-01 00:00:00+00|2024-05-02 00:00:00+00",
-            "14061|DIGITALOCEAN-ASN|HOSTING|IN|VPN|1|1|2024-05-09 00:00:00+00|2024-05-09 00:00:00+00",
+            "15169|GOOGLE|HOSTING|{US}|{}|3|2|2024-05-01 00:00:00+00|2024-05-02 00:00:00+00",
+            "14061|DIGITALOCEAN-ASN|HOSTING|{IN}|{VPN}|1|1|2024-05-09 00:00:00+00|2024-05-09 00:00:00+00",
         ]
     );
 }
 
 #[test]
-fn without_a_condition_all_sessions_are_grouped_and_spellings_of_an_address_are_one() {
+fn without_a_condition_each_network_has_one_row_and_spellings_of_an_address_are_one() {
     let mut db = database();
     campaign(&mut db);
     assert_eq!(
         db.rows(
-            "SELECT asn_number, country, ip_type, sessions, addresses FROM campaign_networks('sessions')"
+            "SELECT asn_number, countries, ip_types, sessions, addresses FROM campaign_networks('sessions')"
         ),
         [
-            "15169|US|NULL|4|2",
+            "15169|{US}|{}|4|2",
+            "14061|{IN}|{VPN}|2|1",
             // Two sessions. The network and the country of the first are unknown. The second has no valid
             // address.
-            "NULL|NULL|NULL|2|1",
-            "14061|IN|VPN|1|1",
-            "14061|IN|NULL|1|1",
-            "29518|SE|NULL|1|1",
+            "NULL|{}|{}|2|1",
+            "29518|{SE}|{}|1|1",
         ]
     );
+}
+
+#[test]
+fn countries_and_types_of_a_network_are_lists_those_with_the_most_sessions_first() {
+    let mut db = database();
+    COWRIE.create(&mut db);
+    db.run(
+        "SELECT attach_session_table('sessions', 'ip', 'starttime', trust_input => true);
+         INSERT INTO sessions (id, starttime, ip, snapshot_asn, snapshot_country, snapshot_ip_type)
+         SELECT n, '2024-05-01', '16.0.0.' || a, 64500, c, t
+         FROM (VALUES (1, 1, 'SE', 'VPN'), (2, 1, 'DE', 'TOR'), (3, 2, 'DE', 'TOR'), (4, 3, NULL, NULL), (5, 3, 'BR', 'VPN'),
+                      (6, 3, 'BR', 'VPN'), (7, 4, 'DE', 'PROXY')) v(n, a, c, t)",
+    );
+    assert_eq!(
+        db.rows(
+            "SELECT asn_number, countries, ip_types, sessions, addresses FROM campaign_networks('sessions')"
+        ),
+        // The address in two countries is one address.
+        ["64500|{DE,BR,SE}|{VPN,TOR,PROXY}|7|4"]
+    );
+}
+
+/// Returns the addresses of a campaign.
+fn addresses(db: &mut Database<'_>, condition: &str) -> Vec<String> {
+    db.rows(&format!(
+        "SELECT ip_address, sessions, first_seen::date, last_seen::date, asn_then, organization_then, country_then,
+             asn_now, organization_now, country_now, change, ip_types, is_scanner
+         FROM campaign_addresses('sessions', {condition})"
+    ))
+}
+
+#[test]
+fn each_address_of_a_campaign_is_listed_once_with_its_network_then_and_now() {
+    let mut db = database();
+    campaign(&mut db);
+    assert_eq!(
+        addresses(&mut db, THE_CAMPAIGN),
+        [
+            "8.8.8.8|2|2024-05-01|2024-05-02|15169|GOOGLE|US|15169|GOOGLE|US|STABLE|{}|f",
+            "8.8.8.9|1|2024-05-02|2024-05-02|15169|GOOGLE|US|15169|GOOGLE|US|STABLE|{}|f",
+            "139.59.0.1|1|2024-05-09|2024-05-09|14061|DIGITALOCEAN-ASN|IN|14061|DIGITALOCEAN-ASN|IN|STABLE|{VPN}|f",
+        ]
+    );
+    // The spelling as IPv4-mapped IPv6 is the same address. The session without an address is left out.
+    let all = addresses(&mut db, "'true'");
+    assert_eq!(all.len(), 5, "{all:?}");
+    assert!(all[0].starts_with("8.8.8.8|3|"), "{all:?}");
+    assert!(
+        all.contains(
+            &"48.0.0.1|1|2024-05-09|2024-05-09|NULL|NULL|NULL|NULL|NULL|NULL|UNKNOWN|{}|f".to_owned()
+        ),
+        "{all:?}"
+    );
+}
+
+#[test]
+fn the_change_of_an_address_compares_its_last_session_with_now() {
+    let mut db = database();
+    COWRIE.create(&mut db);
+    db.run(
+        "SELECT attach_session_table('sessions', 'ip', 'starttime', trust_input => true);
+         INSERT INTO asn_inventory (asn_number, organization_name) VALUES (64500, 'Old'), (64501, 'New');
+         INSERT INTO ip_inventory (ip_address, current_asn, enrichment)
+         SELECT '16.0.0.0'::inet + n, asn, jsonb_build_object('maxmind', jsonb_build_object('country', country),
+             'spur', jsonb_build_object('infrastructure', 'DATACENTER'), 'greynoise', jsonb_build_object('noise', true))
+         FROM (VALUES (1, 64501, 'SE'), (2, 64501, 'SE'), (3, 64501, 'SE'), (4, 64501, NULL), (5, NULL, 'SE')) v(n, asn, country);
+         INSERT INTO sessions (id, starttime, ip, snapshot_asn, snapshot_country, snapshot_ip_type)
+         SELECT n, '2024-05-01'::timestamp + n * interval '1 day', '16.0.0.' || a, asn, country, 'VPN'
+         FROM (VALUES (1, 1, 64500, 'SE'), (2, 1, 64501, 'SE'), (3, 2, 64501, 'SE'), (4, 2, 64500, 'DE'), (5, 3, 64501, 'DE'),
+                      (6, 4, 64501, 'SE'), (7, 5, 64501, 'SE'), (8, 6, 64501, 'SE')) v(n, a, asn, country)",
+    );
+    db.run("DELETE FROM ip_inventory WHERE ip_address = '16.0.0.6'");
+    let rows = addresses(&mut db, "'true'");
+    let of = |address: &str| {
+        let row = rows.iter().find(|row| row.starts_with(&format!("{address}|"))).expect("it is listed");
+        row.split('|').skip(4).map(str::to_owned).collect::<Vec<_>>().join("|")
+    };
+    assert_eq!(of("16.0.0.1"), "64501|New|SE|64501|New|SE|STABLE|{DATACENTER,VPN}|t");
+    assert_eq!(of("16.0.0.2"), "64500|Old|DE|64501|New|SE|ASN_CHANGED|{DATACENTER,VPN}|t");
+    assert_eq!(of("16.0.0.3"), "64501|New|DE|64501|New|SE|COUNTRY_CHANGED|{DATACENTER,VPN}|t");
+    assert_eq!(of("16.0.0.4"), "64501|New|SE|64501|New|NULL|UNKNOWN|{DATACENTER,VPN}|t");
+    assert_eq!(of("16.0.0.5"), "64501|New|SE|NULL|NULL|SE|UNKNOWN|{DATACENTER,VPN}|t");
+    assert_eq!(of("16.0.0.6"), "64501|New|SE|NULL|NULL|NULL|UNKNOWN|{VPN}|NULL");
+}
+
+#[test]
+fn who_may_not_read_an_inventory_gets_addresses_without_its_values() {
+    let mut db = database();
+    campaign(&mut db);
+    let analyst = db.create_role("analyst");
+    grant_analysis(&mut db, &analyst);
+    db.run(&format!("GRANT SELECT ON sessions, auth TO {analyst}"));
+    let mut session = db.session_as(&analyst);
+    let call = format!(
+        "SELECT ip_address, asn_then, organization_then, asn_now, change, is_scanner
+         FROM enrich.campaign_addresses('sessions', {THE_CAMPAIGN}) LIMIT 1"
+    );
+    assert_eq!(session.rows(&call), ["8.8.8.8|15169|NULL|NULL|NULL|NULL"]);
+    db.run(&format!("GRANT SELECT ON enrich.asn_inventory TO {analyst}"));
+    assert_eq!(session.rows(&call), ["8.8.8.8|15169|GOOGLE|NULL|NULL|NULL"]);
+    db.run(&format!("GRANT SELECT ON enrich.ip_inventory TO {analyst}"));
+    assert_eq!(session.rows(&call), ["8.8.8.8|15169|GOOGLE|15169|STABLE|f"]);
+    db.run(&format!("REVOKE SELECT ON sessions FROM {analyst}"));
+    for call in ["campaign_addresses('sessions')", "session_timeline('sessions', '1 day')"] {
+        assert_eq!(session.refused(&format!("SELECT * FROM enrich.{call}")).code, "42501", "{call}");
+    }
 }
 
 #[test]
@@ -94,11 +199,18 @@ fn a_condition_that_is_none_is_refused() {
         ("true); DROP TABLE sessions; --", "42601"),
         ("EXISTS (WITH d AS (DELETE FROM sessions RETURNING 1) SELECT FROM d)", "0A000"),
     ] {
-        let refusal = db.refused(&format!("SELECT * FROM campaign_networks('sessions', $c${condition}$c$)"));
-        assert_eq!(refusal.code, code, "{condition}: {refusal:?}");
+        for function in ["campaign_networks", "campaign_addresses"] {
+            let refusal = db.refused(&format!("SELECT * FROM {function}('sessions', $c${condition}$c$)"));
+            assert_eq!(refusal.code, code, "{condition}: {refusal:?}");
+        }
     }
     assert_eq!(db.number("SELECT count(*) FROM sessions"), 9);
-    for call in ["campaign_networks(NULL)", "campaign_networks('sessions', NULL)"] {
+    for call in [
+        "campaign_networks(NULL)",
+        "campaign_networks('sessions', NULL)",
+        "campaign_addresses(NULL)",
+        "campaign_addresses('sessions', NULL)",
+    ] {
         assert_eq!(db.refused(&format!("SELECT * FROM {call}")).code, "22004");
     }
     db.run("CREATE TABLE other (ip inet)");
@@ -169,7 +281,9 @@ fn grant_analysis(db: &mut Database<'_>, role: &str) {
         "GRANT USAGE ON SCHEMA enrich TO {role};
          GRANT SELECT ON attached_tables, network_activity, moved_addresses,
              persistent_addresses TO {role};
-         GRANT EXECUTE ON FUNCTION campaign_networks(regclass, text), campaign_query(regclass, text) TO {role}"
+         GRANT EXECUTE ON FUNCTION campaign_networks(regclass, text), campaign_query(regclass, text),
+             campaign_addresses(regclass, text),
+             session_timeline(regclass, interval, text, text, timestamptz, timestamptz, text, text) TO {role}"
     ));
 }
 
@@ -264,6 +378,17 @@ fn nothing_in_the_callers_schema_is_used_but_by_the_condition() {
     let mut session = db.cluster.session_with(&db.name, "postgres", "evil,pg_catalog,public,enrich");
     assert_eq!(session.rows(&format!("SELECT asn_number, organization_name, sessions FROM enrich.campaign_networks('public.sessions', {THE_CAMPAIGN})")),
         ["15169|GOOGLE|3", "14061|DIGITALOCEAN-ASN|1"]);
+    assert_eq!(
+        session.rows("SELECT sum(sessions) FROM enrich.campaign_addresses('public.sessions', 's.snapshot_country IS NOT NULL')"),
+        ["7"]
+    );
+    for bucket in ["6 hours", "7 days", "1 month", "2 months"] {
+        let timeline = format!(
+            "SELECT sum(sessions) FROM enrich.session_timeline('public.sessions', '{bucket}', 'network', 'Europe/Berlin',
+                 '2024-01-01', '2025-01-01', 's.snapshot_country IS NOT NULL', 'Europe/Paris')"
+        );
+        assert_eq!(session.rows(&timeline), ["7"]);
+    }
     for view in [
         "network_activity",
         "moved_addresses",

@@ -64,6 +64,8 @@ fn prepared() -> Database<'static> {
          CREATE TABLE downloads (id serial PRIMARY KEY, session char(32) NOT NULL,
              timestamp timestamp NOT NULL, url text NOT NULL, outfile text, shasum varchar(64));
          CREATE TABLE clients (id serial PRIMARY KEY, version varchar(50) NOT NULL);
+         CREATE TABLE keyfingerprints (id serial PRIMARY KEY, session char(32) NOT NULL,
+             username varchar(100) NOT NULL, fingerprint varchar(100) NOT NULL);
          CREATE TABLE sensors (id serial PRIMARY KEY, ip varchar(255) NOT NULL)",
     );
     db

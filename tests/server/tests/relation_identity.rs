@@ -60,6 +60,23 @@ const PLACES: &[Place] = &[
         fills: false,
     },
     Place {
+        name: "campaign_addresses",
+        statements: &[
+            "sql/queries/analysis/campaign_addresses.sql",
+            "src/store/campaigns.rs campaign_addresses",
+        ],
+        call: "SELECT * FROM enrich.campaign_addresses('mine.s')",
+        before: "",
+        fills: false,
+    },
+    Place {
+        name: "session_timeline",
+        statements: &["sql/queries/analysis/timeline.sql", "src/store/timelines.rs timeline"],
+        call: "SELECT * FROM enrich.session_timeline('mine.s', '1 day', 'id')",
+        before: "",
+        fills: false,
+    },
+    Place {
         name: "campaign_query",
         statements: &[],
         call: "SELECT enrich.campaign_query('mine.s')",
@@ -356,7 +373,9 @@ fn code_on_the_table_runs_as_its_owner_and_children_are_not_reached() {
              ALTER TABLE mine.child OWNER TO {other}"
         ));
         // Other calls attach or change the table, so this code would make them fail.
-        if place.fills || place.name == "campaign_networks" {
+        if place.fills
+            || ["campaign_networks", "campaign_addresses", "session_timeline"].contains(&place.name)
+        {
             db.run(&format!(
                 "ALTER TABLE mine.{table} ADD CHECK (trap.visited()) NOT VALID;
                  ALTER TABLE mine.{table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;

@@ -230,7 +230,7 @@ fn outcome(lab: &Lab, settings: &[Setting]) -> Vec<String> {
     }
     // Queries in a session with the settings.
     for query in [
-        "SELECT asn_number, sessions, addresses, country FROM enrich.campaign_networks('public.sessions') ORDER BY 1, 4",
+        "SELECT asn_number, sessions, addresses, countries FROM enrich.campaign_networks('public.sessions') ORDER BY 1, 4",
         "SELECT enrich.ip_country('8.8.8.8'), enrich.bogon_reason('10.0.0.1'), enrich.classify_asn(64501, NULL)",
         "SELECT enrich.lookup_key_of('cymru', '8.8.8.8'), enrich.session_address(' 8.8.8.8 ')",
         "SELECT asn_number, total_session_count FROM enrich.network_activity ORDER BY 2 DESC, 1 LIMIT 5",
