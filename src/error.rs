@@ -482,6 +482,30 @@ pub fn require_writable_or(function: &str, hint: &str) {
     )
 }
 
+/// The function needs a new snapshot for each of its statements.
+pub fn needs_read_committed(function: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!(
+            "could not run {function} in a transaction with the isolation level repeatable read or serializable"
+        ),
+        None,
+        Some("Call the function in a transaction with the isolation level read committed."),
+    )
+}
+
+/// The call would queue more requests than the caller allows. `by_provider` has the numbers.
+pub fn too_many_requests(requests: i64, limit: i64, by_provider: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        format!("enrich_ips() would queue {requests} requests, but max_requests is {limit}"),
+        Some(format!("Requests by provider: {by_provider}.")),
+        Some(
+            "Call enrich_ips() with a higher max_requests, or with fewer providers in sources. With sources => '{maxmind}' the call queues no requests.",
+        ),
+    )
+}
+
 /// `enabled_sources` does not include the source.
 pub fn source_disabled(source: &str) -> ! {
     raise(

@@ -245,19 +245,21 @@ CREATE FUNCTION enrich_ip(ip inet, force boolean DEFAULT false) RETURNS ip_inven
 COMMENT ON FUNCTION enrich_ip(inet, boolean) IS
     'return the ip_inventory row of an address; if the row is missing or outdated, or force is true, first fills the row from the mmdb files and queues lookups at providers';
 
-CREATE FUNCTION enrich_addresses(ips inet[], force boolean) RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_addresses_wrapper';
-COMMENT ON FUNCTION enrich_addresses(inet[], boolean) IS
+CREATE FUNCTION enrich_addresses(ips inet[], force boolean, sources text[], max_requests bigint) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_addresses_wrapper';
+COMMENT ON FUNCTION enrich_addresses(inet[], boolean, text[], bigint) IS
     'does the writing for enrich_ips(); not meant to be called directly';
 
-CREATE FUNCTION enrich_ips(ips inet[], force boolean DEFAULT false) RETURNS SETOF ip_inventory
+CREATE FUNCTION enrich_ips(
+    ips inet[], force boolean DEFAULT false, sources text[] DEFAULT NULL, max_requests bigint DEFAULT NULL)
+    RETURNS SETOF ip_inventory
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT @extschema@.enrich_addresses(COALESCE($1, '{}'), COALESCE($2, false));
+        SELECT @extschema@.enrich_addresses($1, $2, $3, $4);
         -- Addresses are sorted, then their rows are fetched one by one. Sorting whole rows would spill to disk.
         SELECT i.*
         FROM (SELECT DISTINCT @extschema@.canonical_address(u.ip) AS ip FROM unnest($1) u(ip) ORDER BY 1) wanted
         CROSS JOIN LATERAL (SELECT * FROM @extschema@.ip_inventory r WHERE r.ip_address = wanted.ip OFFSET 0) i;
     $$;
-COMMENT ON FUNCTION enrich_ips(inet[], boolean) IS
-    'return the ip_inventory rows of many addresses, as enrich_ip() does for one; locks inventory rows in key order, so that concurrent calls cannot deadlock';
+COMMENT ON FUNCTION enrich_ips(inet[], boolean, text[], bigint) IS
+    'return the ip_inventory rows of many addresses, as enrich_ip() does for one; sources names the providers to ask, and ''{maxmind}'' none of them; raises an error before it writes anything if the call would queue more than max_requests requests; locks inventory rows in key order, so that concurrent calls cannot deadlock';

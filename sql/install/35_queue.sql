@@ -46,6 +46,12 @@ CREATE FUNCTION is_source_open(enrichment jsonb, source text, again boolean) RET
 COMMENT ON FUNCTION is_source_open(jsonb, text, boolean) IS
     'true if an enrichment document contains no answer of a source and no failed lookup; with again => true, also true if the source answered that it has no data, and the time retry_after in the key _meta has passed';
 
+CREATE FUNCTION has_sessions_since_skip(
+    enrichment jsonb, source text, session_count bigint, last_seen timestamptz) RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'has_sessions_since_skip_wrapper';
+COMMENT ON FUNCTION has_sessions_since_skip(jsonb, text, bigint, timestamptz) IS
+    'true if an enrichment document says that the lookup at a source was skipped, and the address has more sessions or a later session since; a lookup is skipped by cancel_requests(), or by enrich_ips() with the argument sources';
+
 CREATE TABLE enrichment_request (
     ip_address   inet NOT NULL CHECK (ip_address = canonical_address(ip_address)),
     provider     text NOT NULL CHECK (is_provider(provider)),
@@ -192,6 +198,11 @@ CREATE FUNCTION retry_dead_letters(provider text DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'retry_dead_letters_wrapper';
 COMMENT ON FUNCTION retry_dead_letters(text) IS
     'queue the failed lookups (dead letters) of one provider again, or of all providers if the argument is null; sets the number of failed attempts to 0; returns the number of lookups';
+
+CREATE FUNCTION cancel_requests(provider text, ip inet DEFAULT NULL) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cancel_requests_wrapper';
+COMMENT ON FUNCTION cancel_requests(text, inet) IS
+    'remove the waiting lookups of one provider from the queue, or the waiting lookup of one address at the provider; returns the number of addresses; lookups that a worker has leased stay and end by themselves; sweeps queue a removed lookup again only after a new session of the address';
 
 CREATE VIEW queue_status AS
     SELECT p.provider,

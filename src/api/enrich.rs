@@ -2,19 +2,24 @@
 //!
 //! These functions write as the extension's owner. A role therefore needs only the privilege EXECUTE on them.
 
+use std::collections::BTreeSet;
+
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::mmdb::clean_name;
 
 use crate::error::{self, require_writable, require_writable_or};
+use crate::guc;
 use crate::mmdb::{self, LoadPolicy};
+use crate::pg;
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::sql_function::Call;
 use crate::pg::value::Value;
 use crate::pg::{mvcc_snapshot, transaction};
-use crate::provider::Providers;
+use crate::provider::{Provider, Providers};
 use crate::sql_function;
-use crate::store::enrich::{self, LockPolicy, SessionCount};
+use crate::store::enrich::{self, LockPolicy, Plan, SessionCount};
+use crate::store::lookup_estimate::{self, RequestCount};
 use crate::store::networks::{self, NetworkFacts};
 use crate::store::{ExtensionOids, addresses};
 use crate::telemetry::{self, Counter};
@@ -40,7 +45,8 @@ fn enrich_ip(call: &Call) -> Option<Value> {
             enrich::request(oids, enrich::able(inet.address, due));
             return Some(row);
         }
-        write(oids, databases, [inet.address], force, "enrich_ip()");
+        let plan = plan(oids, databases, [inet.address], force, online());
+        write(oids, databases, &plan, "enrich_ip()");
         let latest = mvcc_snapshot::Latest::take();
         addresses::probe(oids, inet.address, latest.view(), |row| row.composite())
     })
@@ -59,33 +65,97 @@ fn enrich_addresses(call: &Call) {
     wanted.dedup();
     telemetry::add(Counter::TotalIps, wanted.len() as i64);
     let force = call.boolean(1).unwrap_or(false);
+    let named = call.texts(2).map(|names| named_providers(&names));
+    let limit = call.bigint(3);
+    if let Some(limit) = limit.filter(|limit| *limit < 0) {
+        error::out_of_range("max_requests", limit, (0, i64::MAX));
+    }
+    let ask = named.map_or(online(), |named| online().and(named));
+    let skipped = named.map_or(Providers::NONE, |named| Providers::of(Provider::all()).without(named));
     mmdb::with(LoadPolicy::Import, |databases| {
-        write(ExtensionOids::of_caller(call), databases, wanted, force, "enrich_ips()");
+        let oids = ExtensionOids::of_caller(call);
+        let mut plan = plan(oids, databases, wanted, force, ask);
+        lookup_estimate::plan_lookups(&mut plan, databases, ask, skipped);
+        announce(oids, &plan, limit);
+        write(oids, databases, &plan, "enrich_ips()");
     });
 }
 
-fn write(
+/// Returns the providers that the argument `sources` names.
+fn named_providers(names: &[Option<String>]) -> Providers {
+    let enabled = guc::enabled_sources();
+    Providers::of(names.iter().filter_map(|name| {
+        let Some(name) = name else { error::null_argument("sources") };
+        let provider = Provider::named(name);
+        if provider.is_none() && name != "maxmind" {
+            error::unknown_source(name);
+        }
+        if !guc::names(&enabled, name) {
+            error::source_disabled(name);
+        }
+        provider
+    }))
+}
+
+/// A call that queues lookups of more addresses says how many requests they need.
+const ADDRESSES_WITHOUT_NOTICE: usize = 100;
+
+/// Says how many requests a plan queues. Raises an error if they are more than `limit`.
+fn announce(oids: ExtensionOids, plan: &Plan, limit: Option<i64>) {
+    let addresses: BTreeSet<Address> = plan.ask.iter().map(|(address, _)| *address).collect();
+    let is_large = addresses.len() > ADDRESSES_WITHOUT_NOTICE;
+    if !is_large && (limit.is_none() || addresses.is_empty()) {
+        return;
+    }
+    let counts = acting_as(oids.owner, || {
+        Connection::with(oids.schema, |connection| lookup_estimate::count_requests(connection, plan))
+    });
+    let requests: i64 = counts.iter().map(|count| count.requests).sum();
+    let by_provider = counts.iter().map(in_words).collect::<Vec<_>>().join(", ");
+    if let Some(limit) = limit.filter(|limit| requests > *limit) {
+        error::too_many_requests(requests, limit, &by_provider);
+    }
+    if is_large && requests > 0 {
+        pg::detailed_notice(
+            format!("enrich_ips() queues {requests} requests to providers"),
+            format!("Requests by provider: {by_provider}."),
+            "To ask fewer providers or to limit the requests, use the arguments sources and max_requests. To remove waiting requests, call cancel_requests().",
+        );
+    }
+}
+
+fn in_words(count: &RequestCount) -> String {
+    let (name, requests) = (count.provider.name(), count.requests);
+    match count.provider.limits().daily_quota {
+        0 => format!("{name} {requests}"),
+        quota => format!("{name} {requests} (at most {quota} a day)"),
+    }
+}
+
+fn plan(
     oids: ExtensionOids,
     databases: &mmdb::Databases,
     addresses: impl IntoIterator<Item = Address>,
     force: bool,
-    function: &str,
-) {
+    ask: Providers,
+) -> Plan {
     let latest = mvcc_snapshot::Latest::take();
     let addresses = addresses.into_iter().map(|address| (address, SessionCount::default()));
-    let plan = enrich::plan(oids, addresses, databases, latest.view(), force, online());
-    drop(latest);
+    enrich::plan(oids, addresses, databases, latest.view(), force, ask)
+}
+
+fn write(oids: ExtensionOids, databases: &mmdb::Databases, plan: &Plan, function: &str) {
     telemetry::add(Counter::CacheHits, plan.fresh);
     if !(plan.missing.is_empty() && plan.due.is_empty()) {
         require_writable_or(function, USE_LOOKUPS);
     }
     acting_as(oids.owner, || {
         if plan.missing.is_empty() && plan.due.is_empty() {
-            enrich::request(oids, plan.ask);
+            enrich::request(oids, plan.ask.iter().copied());
             return;
         }
         Connection::with(oids.schema, |connection| {
-            enrich::write(oids, connection, databases, &plan, LockPolicy::Wait);
+            enrich::write(oids, connection, databases, plan, LockPolicy::Wait);
         });
     });
 }

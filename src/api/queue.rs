@@ -5,16 +5,17 @@ use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::lookup_key::LookupKey;
 use cowrie_enrich_engine::providers::{Lifetimes, Purpose};
 
-use crate::document::enrichment;
+use crate::document::{enrichment, skipped};
 use crate::error::{self, require_writable};
 use crate::mmdb::{self, LoadPolicy};
+use crate::pg::mvcc_snapshot;
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::sql_function::Call;
 use crate::pg::value::{Bigint, Boolean, ToSql, Typed, Value};
 use crate::provider::limiter;
 use crate::provider::{Provider, Providers};
-use crate::store::{ExtensionOids, queue, session_priority};
+use crate::store::{ExtensionOids, cancel_requests as cancelling, queue, session_priority};
 use crate::{row, sql_function};
 
 sql_function!(providers_wrapper, pg_finfo_providers_wrapper, providers);
@@ -56,6 +57,16 @@ fn is_source_fresh(call: &Call) -> Option<Typed<Boolean>> {
 sql_function!(is_source_open_wrapper, pg_finfo_is_source_open_wrapper, is_source_open);
 fn is_source_open(call: &Call) -> Option<Typed<Boolean>> {
     Some(enrichment::is_open(call.jsonb(0)?, &call.text(1)?, call.boolean(2)?).to_sql())
+}
+
+sql_function!(
+    has_sessions_since_skip_wrapper,
+    pg_finfo_has_sessions_since_skip_wrapper,
+    has_sessions_since_skip
+);
+fn has_sessions_since_skip(call: &Call) -> Option<Typed<Boolean>> {
+    let sessions = call.bigint(2).unwrap_or_default();
+    Some(skipped::has_sessions_since(call.jsonb(0)?, &call.text(1)?, sessions, call.timestamp(3)).to_sql())
 }
 
 sql_function!(is_source_stale_wrapper, pg_finfo_is_source_stale_wrapper, is_source_stale);
@@ -101,6 +112,27 @@ fn request_enrichment(call: &Call) {
             queue::append(connection, inet.address, provider, call.integer(2).unwrap_or(0));
         });
     });
+}
+
+sql_function!(cancel_requests_wrapper, pg_finfo_cancel_requests_wrapper, cancel_requests);
+fn cancel_requests(call: &Call) -> Typed<Bigint> {
+    let provider = named(call, 0);
+    let inet = call.inet(1);
+    if let Some(network) = inet.filter(|inet| !inet.is_host) {
+        error::not_a_host(network.address);
+    }
+    require_writable("cancel_requests()");
+    // With one snapshot for all statements, an address could be overlooked whose job is deleted.
+    if mvcc_snapshot::is_kept_for_transaction() {
+        error::needs_read_committed("cancel_requests()");
+    }
+    let oids = ExtensionOids::of_caller(call);
+    acting_as(oids.owner, || {
+        Connection::with(oids.schema, |connection| {
+            cancelling::run(connection, provider, inet.map(|inet| inet.address))
+        })
+    })
+    .to_sql()
 }
 
 sql_function!(retry_dead_letters_wrapper, pg_finfo_retry_dead_letters_wrapper, retry_dead_letters);

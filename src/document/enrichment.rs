@@ -10,10 +10,11 @@
 //!  "dshield": {"ip": {as sent}, "cached_at": "…"},
 //!  "spur": {as sent, "cached_at": "…"},
 //!  "_meta": {"maxmind": {"state": "value", "asked_at": "…", "builds": "1530576000/1781222400"},
-//!            "cymru": {"state": "value" or "absent" or "failed", "asked_at": "…", "retry_after": "…", "error": "…"}, …}}
+//!            "cymru": {"state": "value" or "absent" or "failed", "asked_at": "…", "retry_after": "…", "error": "…"},
+//!            "greynoise": {"state": "skipped", "skipped_at": "…"}, …}}
 //! ```
 //!
-//! A source's `state` is `value`, `absent` or `failed`. `absent` means that the source confirmed that it has
+//! A source's `state` is `value`, `absent`, `failed` or [`skipped`]. `absent` means that the source confirmed that it has
 //! no data; it may be asked again after `retry_after`. `failed` means that all attempts failed and the lookup
 //! is a dead letter.
 //!
@@ -28,6 +29,7 @@ use cowrie_enrich_engine::mmdb::{Location, Network, clean_name};
 use cowrie_enrich_engine::providers::{JsonObject, Lifetimes, Purpose};
 use cowrie_enrich_engine::timestamp::Timestamp;
 
+use super::skipped::{self, is_skipped};
 use crate::mmdb::{Databases, Kind};
 use crate::pg::clock;
 use crate::pg::jsonb::{self, Container, Object, Value};
@@ -89,9 +91,9 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// Returns the document for a new address. If `with_meta` is false, returns the document for a session's
+    /// Returns the document for a new address. With `Meta::Omitted`, returns the document for a session's
     /// snapshot.
-    pub fn document(&self, databases: &Databases, with_meta: bool) -> Typed<Jsonb> {
+    pub fn document(&self, databases: &Databases, meta: Meta) -> Typed<Jsonb> {
         jsonb::object(|document| {
             if let Some(reason) = self.bogon {
                 document.object("validation", |validation| {
@@ -103,17 +105,32 @@ impl<'a> Answer<'a> {
             if self.is_hit() {
                 document.object("maxmind", |maxmind| self.write_maxmind(maxmind, databases));
             }
-            if with_meta && !databases.is_empty() {
-                document.object("_meta", |meta| {
+            let Meta::Written { skipped } = meta else { return };
+            if databases.is_empty() && skipped.is_empty() {
+                return;
+            }
+            document.object("_meta", |meta| {
+                if !databases.is_empty() {
                     meta.object("maxmind", |maxmind| {
                         maxmind.text("state", if self.is_hit() { "value" } else { "absent" });
                         maxmind.text("asked_at", &clock::iso8601(clock::transaction_start()));
                         maxmind.text("builds", databases.builds());
                     });
-                });
-            }
+                }
+                skipped::write(meta, skipped);
+            });
         })
     }
+}
+
+/// Whether a document describes the answers in it.
+#[derive(Clone, Copy)]
+pub enum Meta {
+    Omitted,
+    /// With the lookups that the caller left out.
+    Written {
+        skipped: Providers,
+    },
 }
 
 fn write_location(object: &mut Object, location: &Location<'_>) {
@@ -195,7 +212,7 @@ fn state_of(document: &mut Object, source: &str, state: &str, asked_at: &str, mo
     });
 }
 
-fn meta_of<'a>(document: Container<'a>, source: &str) -> Option<Container<'a>> {
+pub(super) fn meta_of<'a>(document: Container<'a>, source: &str) -> Option<Container<'a>> {
     document.object("_meta").and_then(|meta| meta.object(source))
 }
 
@@ -218,7 +235,7 @@ pub enum LastAnswer {
 pub fn last_answer(document: Container<'_>, source: &str) -> LastAnswer {
     let state = meta_of(document, source).and_then(|meta| meta.text("state"));
     match (document.get(source), state) {
-        (_, Some("failed")) | (None, None) => LastAnswer::None,
+        (_, Some("failed")) | (None, None | Some(skipped::STATE)) => LastAnswer::None,
         _ => LastAnswer::Since(answered_at(document, source)),
     }
 }
@@ -297,11 +314,11 @@ pub fn kept_by_others(
 /// Returns true if a provider's answer about an address is past its lifetime, or is missing and needed. A
 /// network provider is asked again about the addresses that it assigned to a network, and about addresses
 /// without a network. It is not asked about addresses whose network comes only from the mmdb files. A failure
-/// never becomes stale.
+/// and a skipped lookup never become stale.
 pub fn is_stale(document: Container<'_>, asn: Option<i64>, provider: Provider) -> bool {
     let source = provider.name();
     let state = meta_of(document, source).and_then(|meta| meta.text("state"));
-    if state == Some("failed") {
+    if matches!(state, Some("failed" | skipped::STATE)) {
         return false;
     }
     let is_over = !is_fresh(document, source, provider.lifetimes());
@@ -322,12 +339,14 @@ pub fn is_open(document: Container<'_>, source: &str, again: bool) -> bool {
 }
 
 /// Returns those of `providers` that should be asked about an address: they have no fresh answer, and have
-/// not failed.
+/// not failed. A skipped lookup is due again, because the caller asks about the address now.
 pub fn due(document: Container<'_>, asn: Option<i64>, providers: Providers) -> Providers {
     Providers::of(providers.iter().filter(|provider| {
         let source = provider.name();
         match provider.purpose() {
-            Purpose::Network => asn.is_none() && is_open(document, source, true),
+            Purpose::Network => {
+                asn.is_none() && (is_open(document, source, true) || is_skipped(document, source))
+            }
             Purpose::IpType | Purpose::Facts => {
                 let state = meta_of(document, source).and_then(|meta| meta.text("state"));
                 state != Some("failed") && !is_fresh(document, source, provider.lifetimes())
@@ -344,7 +363,9 @@ pub fn awaited(document: Option<Container<'_>>, asn: Option<i64>, ip_type: Optio
             Purpose::IpType => ip_type.is_none(),
             Purpose::Facts => false,
         };
-        lacks && document.is_none_or(|document| is_open(document, provider.name(), true))
+        let source = provider.name();
+        let may_answer = |document| is_open(document, source, true) || is_skipped(document, source);
+        lacks && document.is_none_or(may_answer)
     }))
 }
 

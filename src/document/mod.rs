@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `enrichment` | the documents of this extension: their content and its age |
 //! | `legacy` | the documents of the Python system, read by import |
+//! | `skipped` | lookups that a user left out or cancelled |
 
 pub mod enrichment;
 pub mod legacy;
+pub mod skipped;

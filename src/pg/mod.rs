@@ -112,6 +112,15 @@ pub fn notice(message: &str) {
     pgrx::notice!("{message}");
 }
 
+/// Sends a notice with details to the caller.
+pub fn detailed_notice(message: String, detail: String, hint: &str) {
+    let code = pgrx::prelude::PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+    ErrorReport::new(code, message, "detailed_notice")
+        .set_detail(detail)
+        .set_hint(hint.to_owned())
+        .report(pgrx::prelude::PgLogLevel::NOTICE);
+}
+
 /// Warns the caller. As in [`log`], interrupts wait until the message is sent.
 pub fn warning(message: &str, hint: &str) {
     let code = pgrx::prelude::PgSqlErrorCode::ERRCODE_WARNING;

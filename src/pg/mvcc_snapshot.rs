@@ -98,6 +98,12 @@ pub fn is_serializable() -> bool {
     unsafe { pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32 }
 }
 
+/// Returns whether all statements of the transaction see the same snapshot, as in REPEATABLE READ.
+pub fn is_kept_for_transaction() -> bool {
+    // SAFETY: reads a static of the transaction system.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
 /// Returns the snapshot with which a session's insert reads the inventory: the statement's snapshot, if there
 /// is one. In a serializable transaction, returns SnapshotSelf, which sees all committed rows and takes no
 /// predicate locks. With predicate locks, reads that the users did not request could make two sessions fail.

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use super::inet::Inet;
 use super::jsonb::Container;
-use super::value::{SqlType, Typed, Value};
+use super::value::{self, SqlType, Typed, Value};
 use super::{array, inet, text};
 
 /// One call of an SQL function.
@@ -117,6 +117,15 @@ impl Call {
         unsafe { array::read_inets(datum).into_iter().map(|e| e.and_then(|d| inet::read(d))).collect() }
     }
 
+    /// Returns the elements of a `text[]` argument; `None` if the argument is null.
+    pub fn texts(&self, n: usize) -> Option<Vec<Option<String>>> {
+        let datum = self.datum(n)?;
+        // SAFETY: the argument is declared text[], its elements are text.
+        let read = |element| text::from_server(unsafe { text::bytes(element) }).into_owned();
+        // SAFETY: as above.
+        Some(unsafe { array::elements::<value::Text>(datum) }.into_iter().map(|e| e.map(read)).collect())
+    }
+
     /// Returns an argument declared interval.
     pub fn interval(&self, n: usize) -> Option<Interval> {
         // SAFETY: the argument is declared interval, and outlives the call.
@@ -160,6 +169,10 @@ impl Call {
 
     pub fn bigint(&self, n: usize) -> Option<i64> {
         self.datum(n).map(|datum| datum.value() as i64)
+    }
+
+    pub fn timestamp(&self, n: usize) -> Option<Timestamp> {
+        self.bigint(n).map(Timestamp::from_micros)
     }
 
     pub fn integer(&self, n: usize) -> Option<i32> {

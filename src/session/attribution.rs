@@ -13,7 +13,7 @@ use std::rc::Rc;
 use cowrie_enrich_engine::address::Address;
 use foldhash::fast::RandomState;
 
-use crate::document::enrichment::{self, Answer};
+use crate::document::enrichment::{self, Answer, Meta};
 use crate::mmdb::{self, Databases, LoadPolicy};
 use crate::pg::column::Length;
 use crate::pg::jsonb;
@@ -210,7 +210,7 @@ fn read_inventory(oids: ExtensionOids, address: Address, databases: &Databases) 
         let kept = document.map(|document| jsonb::owned_without(document, "_meta"));
         if known.is_due {
             let answer = Answer::for_address(address, databases);
-            let newer = answer.document(databases, false);
+            let newer = answer.document(databases, Meta::Omitted);
             let asn = answer.asn().or(known.asn);
             return Attribution {
                 asn,
@@ -243,7 +243,7 @@ fn read_files(address: Address, databases: &Databases) -> Attribution {
         asn: answer.asn(),
         country: answer.country(),
         ip_type: None,
-        enrichment: known.then(|| answer.document(databases, false)).and_then(Typed::into_owned),
+        enrichment: known.then(|| answer.document(databases, Meta::Omitted)).and_then(Typed::into_owned),
         inventory: Inventory::Unknown,
         awaits: match answer.bogon {
             Some(_) => Providers::NONE,

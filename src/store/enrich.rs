@@ -13,12 +13,12 @@ use cowrie_enrich_engine::timestamp::Timestamp;
 use super::ExtensionOids;
 use super::addresses::Inventory;
 use super::networks::{self, NetworkFacts, Networks};
-use crate::document::enrichment::{self, Answer, LAYOUT_VERSION, country_text};
+use crate::document::enrichment::{self, Answer, LAYOUT_VERSION, Meta, country_text};
 use crate::mmdb::Databases;
 use crate::pg::mvcc_snapshot::View;
 use crate::pg::row::Row;
 use crate::pg::spi::{Connection, Run, Statement};
-use crate::pg::value::{Array, Bigint, Inet, Jsonb, Text, Timestamptz, ToSql, Typed, array};
+use crate::pg::value::{Array, Bigint, Inet, Jsonb, Text, Timestamptz, Typed, array};
 use crate::pg::{check_for_interrupts, memory};
 use crate::provider::{Provider, Providers};
 use crate::store::inbox_duplicates;
@@ -63,6 +63,19 @@ pub struct Plan {
     pub fresh: i64,
     /// Providers that should be asked about these addresses.
     pub ask: Vec<(Address, Provider)>,
+    /// Providers that should be asked about the due addresses, unless the mmdb files change that.
+    pub ask_if_renewed: Vec<(Address, Provider)>,
+    pub lookups: Lookups,
+}
+
+/// Which lookups [`write`] queues.
+#[derive(Clone, Copy, Default)]
+pub enum Lookups {
+    /// Those in [`Plan::ask`], and those of each address that is created or renewed.
+    #[default]
+    OfWritten,
+    /// Only those in [`Plan::ask`]. New addresses note which providers were `skipped`.
+    Planned { skipped: Providers },
 }
 
 /// How to treat rows that another transaction has locked.
@@ -101,8 +114,8 @@ thread_local! {
 }
 
 /// Locks existing addresses, which are in key order, for the next statement.
-fn lock_addresses(connection: &Connection, addresses: Typed<Inets>) {
-    LOCK.execute(connection, (addresses,));
+pub(super) fn lock_addresses(connection: &Connection, addresses: &[Address]) {
+    LOCK.execute(connection, (array(addresses),));
 }
 
 /// Returns the networks of these addresses in the mmdb files.
@@ -138,8 +151,11 @@ pub fn write(
     if policy == LockPolicy::Wait {
         networks::refine(connection, &networks, "maxmind");
     }
-    let online = Providers::enabled();
-    let created = create_addresses(oids, connection, databases, &plan.missing, online);
+    let (online, skipped) = match plan.lookups {
+        Lookups::OfWritten => (Providers::enabled(), Providers::NONE),
+        Lookups::Planned { skipped } => (Providers::NONE, skipped),
+    };
+    let created = create_with(oids, connection, databases, &plan.missing, online, skipped);
     update_addresses(oids, connection, databases, &plan.due, policy, online);
     request(oids, plan.ask.iter().copied());
     created
@@ -194,13 +210,25 @@ pub fn create_addresses(
     missing: &BTreeMap<Address, SessionCount>,
     online: Providers,
 ) -> Vec<Address> {
+    create_with(oids, connection, databases, missing, online, Providers::NONE)
+}
+
+/// Like [`create_addresses`]. The addresses note that the `skipped` providers are not asked.
+fn create_with(
+    oids: ExtensionOids,
+    connection: &Connection,
+    databases: &Databases,
+    missing: &BTreeMap<Address, SessionCount>,
+    online: Providers,
+    skipped: Providers,
+) -> Vec<Address> {
     let all: Vec<(Address, SessionCount)> =
         missing.iter().map(|(address, session_count)| (*address, *session_count)).collect();
     let mut created = Vec::with_capacity(all.len());
     for chunk in all.chunks(CHUNK) {
         memory::scratch(|| {
             let addresses: Vec<Address> = chunk.iter().map(|(address, _)| *address).collect();
-            let (asns, documents) = answers(databases, &addresses);
+            let (asns, documents) = answers(databases, &addresses, skipped);
             let session_counts = || chunk.iter().map(|(_, session_count)| session_count);
             let arguments = (
                 array(&addresses),
@@ -223,7 +251,7 @@ pub fn create_addresses(
 
 /// Creates addresses without data. They are in key order. Returns those that it created.
 pub fn create_bare(connection: &Connection, addresses: &[Address]) -> Vec<Address> {
-    let (_, documents) = answers(&Databases::default(), addresses);
+    let (_, documents) = answers(&Databases::default(), addresses, Providers::NONE);
     CREATE_BARE.run(connection, (array(addresses), array(documents), LAYOUT_VERSION), |rows| {
         rows.iter().filter_map(|(address,)| address).collect()
     })
@@ -240,16 +268,15 @@ pub fn update_addresses(
 ) {
     for chunk in due.chunks(CHUNK) {
         memory::scratch(|| {
-            let (asns, documents) = answers(databases, chunk);
-            let addresses = array(chunk).to_sql();
+            let (asns, documents) = answers(databases, chunk, Providers::NONE);
             let statement = match policy {
                 LockPolicy::Wait => {
-                    lock_addresses(connection, addresses);
+                    lock_addresses(connection, chunk);
                     &UPDATE
                 }
                 LockPolicy::Skip => &UPDATE_FREE,
             };
-            let arguments = (addresses, array(asns), array(documents), LAYOUT_VERSION, "maxmind");
+            let arguments = (array(chunk), array(asns), array(documents), LAYOUT_VERSION, "maxmind");
             statement.run(connection, arguments, |rows| {
                 let updated = rows.iter().filter_map(|(address, asn, document)| {
                     Some((address?, enrichment::due(document?, asn, online)))
@@ -274,15 +301,20 @@ pub fn write_answers(
     if answers.is_empty() {
         return;
     }
-    let addresses = array(answers.iter().map(|(address, ..)| address)).to_sql();
+    let addresses: Vec<Address> = answers.iter().map(|(address, ..)| *address).collect();
     let asns = array(answers.iter().map(|(_, asn, _)| *asn));
     let documents = array(answers.iter().map(|(.., document)| *document));
-    lock_addresses(connection, addresses);
-    UPDATE.execute(connection, (addresses, asns, documents, LAYOUT_VERSION, source));
+    lock_addresses(connection, &addresses);
+    UPDATE.execute(connection, (array(&addresses), asns, documents, LAYOUT_VERSION, source));
 }
 
-/// Returns the networks and documents of some addresses, from the mmdb files.
-fn answers(databases: &Databases, addresses: &[Address]) -> (Vec<Option<i64>>, Vec<Typed<Jsonb>>) {
+/// Returns the networks and documents of some addresses, from the mmdb files. The documents note the `skipped`
+/// providers that could be asked.
+fn answers(
+    databases: &Databases,
+    addresses: &[Address],
+    skipped: Providers,
+) -> (Vec<Option<i64>>, Vec<Typed<Jsonb>>) {
     let (mut asns, mut documents) =
         (Vec::with_capacity(addresses.len()), Vec::with_capacity(addresses.len()));
     let mut hits = 0;
@@ -290,7 +322,8 @@ fn answers(databases: &Databases, addresses: &[Address]) -> (Vec<Option<i64>>, V
         let answer = Answer::for_address(*address, databases);
         hits += i64::from(answer.is_hit());
         asns.push(answer.asn());
-        documents.push(answer.document(databases, true));
+        let skipped = Providers::of(wanted(*address, answer.asn(), skipped).map(|(_, provider)| provider));
+        documents.push(answer.document(databases, Meta::Written { skipped }));
     }
     telemetry::add(Counter::MaxmindHits, hits);
     (asns, documents)
@@ -317,7 +350,10 @@ pub fn plan(
             None => {
                 plan.missing.insert(address, session_count);
             }
-            Some((true, _)) => plan.due.push(address),
+            Some((true, ask)) => {
+                plan.due.push(address);
+                plan.ask_if_renewed.extend(able(address, ask));
+            }
             Some((false, ask)) => {
                 plan.fresh += 1;
                 plan.ask.extend(able(address, ask));

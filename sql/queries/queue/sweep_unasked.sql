@@ -1,13 +1,13 @@
 -- Queues lookups that were never queued or got lost. Queues an address for each provider that was never asked about the
--- address. Queues an address without a network again after the negative answer of a provider has expired. Reads $1
--- addresses after $2. Leaves out lookups that are queued or dead letters. Returns the number of addresses that it read,
--- and the last one.
+-- address. Queues an address without a network again after the negative answer of a provider has expired. Queues a
+-- skipped lookup if the address has sessions since. Reads $1 addresses after $2. Leaves out lookups that are queued or
+-- dead letters. Returns the number of addresses that it read, and the last one.
 -- $1 bigint: most
 -- $2 inet: the last address that was read, or null
 -- $3 text[]: names of the providers
 -- $4 boolean[]: for each provider, true if it is only for addresses without a network
 WITH seen AS MATERIALIZED (
-    SELECT i.ip_address, i.current_asn IS NULL AS is_unplaced, i.is_bogon, i.enrichment
+    SELECT i.ip_address, i.current_asn IS NULL AS is_unplaced, i.is_bogon, i.session_count, i.last_seen, i.enrichment
     FROM @extschema@.ip_inventory i
     WHERE i.ip_address > $2
     ORDER BY i.ip_address
@@ -18,7 +18,8 @@ WITH seen AS MATERIALIZED (
     FROM seen s
     CROSS JOIN unnest($3, $4) AS p(provider, for_unplaced)
     WHERE NOT s.is_bogon AND (s.is_unplaced OR NOT p.for_unplaced)
-      AND @extschema@.is_source_open(s.enrichment, p.provider, p.for_unplaced)
+      AND (@extschema@.is_source_open(s.enrichment, p.provider, p.for_unplaced)
+           OR @extschema@.has_sessions_since_skip(s.enrichment, p.provider, s.session_count, s.last_seen))
       AND @extschema@.may_be_asked(p.provider, s.ip_address)
       AND (SELECT true FROM @extschema@.job_address a
            WHERE a.provider = p.provider AND a.ip_address = s.ip_address) IS NULL

@@ -112,6 +112,11 @@ pub fn shared() -> &'static Cluster {
     kept_until_exit(&SHARED, || cluster_with_world(&Options::named(&binary_name())))
 }
 
+/// Returns a server of this binary with these options, made by the first test that needs it.
+pub fn kept(server: &'static OnceLock<Cluster>, options: &Options) -> &'static Cluster {
+    kept_until_exit(server, || cluster_with_world(options))
+}
+
 /// Returns a server of this binary whose worker works often and uses no provider.
 pub fn server_without_providers(server: &'static OnceLock<Cluster>, name: &str) -> &'static Cluster {
     let options = Options::named(name)

@@ -1,0 +1,16 @@
+-- Removes addresses from locked jobs, and deletes the jobs for which no address waits then. Returns the addresses.
+-- $1 text: provider
+-- $2 inet: ip; null for all
+-- $3 text[]: lookup key
+WITH removed AS (
+    DELETE FROM @extschema@.job_address a
+    WHERE a.provider = $1 AND a.lookup_key = ANY ($3) AND ($2 IS NULL OR a.ip_address = $2)
+    RETURNING a.ip_address
+), deleted AS (
+    DELETE FROM @extschema@.enrichment_job j
+    WHERE j.provider = $1 AND j.lookup_key = ANY ($3)
+      AND ($2 IS NULL OR (
+          SELECT true FROM @extschema@.job_address a
+          WHERE a.provider = $1 AND a.lookup_key = j.lookup_key AND a.ip_address <> $2 LIMIT 1) IS NULL)
+)
+SELECT r.ip_address FROM removed r

@@ -1,0 +1,11 @@
+-- Locks the jobs that no worker has leased, of a provider or of one address at it, in key order. The next statement
+-- then sees every address that waits for them: a new address locks its job first.
+-- $1 text: provider
+-- $2 inet: ip; null for all
+SELECT j.lookup_key
+FROM @extschema@.enrichment_job j
+WHERE j.provider = $1 AND (j.leased_by IS NULL OR j.due_at <= now())
+  AND ($2 IS NULL OR j.lookup_key = (
+      SELECT a.lookup_key FROM @extschema@.job_address a WHERE a.provider = $1 AND a.ip_address = $2))
+ORDER BY j.lookup_key
+FOR UPDATE

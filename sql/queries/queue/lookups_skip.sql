@@ -1,0 +1,24 @@
+-- Notes in existing addresses, which the caller has locked, that a lookup was cancelled. Only a lookup that a sweep
+-- would queue again needs the note. It has the format of src/document/skipped.rs.
+-- $1 inet[]: ip
+-- $2 text: provider
+-- $3 boolean: true if the provider is only for addresses without a network
+-- $4 text: time
+WITH pending AS (
+    SELECT d.ip_address, sum(d.sessions)::bigint AS sessions
+    FROM @extschema@.session_delta d
+    WHERE d.ip_address = ANY ($1)
+    GROUP BY d.ip_address
+), skipped AS (
+    SELECT g.ip, jsonb_build_object('_meta', jsonb_build_object($2, jsonb_build_object(
+               'state', 'skipped', 'skipped_at', $4,
+               'sessions', i.session_count + COALESCE(p.sessions, 0)))) AS document
+    FROM unnest($1) AS g(ip)
+    JOIN @extschema@.ip_inventory i ON i.ip_address = g.ip
+    LEFT JOIN pending p ON p.ip_address = g.ip
+    WHERE @extschema@.is_source_open(i.enrichment, $2, $3)
+)
+UPDATE @extschema@.ip_inventory i
+SET enrichment = @extschema@.merge_enrichment(i.enrichment, s.document), updated_at = now()
+FROM skipped s
+WHERE i.ip_address = s.ip

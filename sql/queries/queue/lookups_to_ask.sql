@@ -1,0 +1,27 @@
+-- Number of lookup keys that a provider must be asked about to have answers for some addresses. Leaves out keys that
+-- wait already, and addresses that an earlier answer serves.
+-- $1 text: provider
+-- $2 inet[]: ip
+-- $3 boolean: true if answers are for blocks
+-- $4 integer: lifetime of a value in seconds
+-- $5 integer: lifetime of an absence in seconds
+WITH waiting AS MATERIALIZED (
+    SELECT l.lookup_key
+    FROM @extschema@.enrichment_request r
+    CROSS JOIN LATERAL @extschema@.lookup_key_of(r.provider, r.ip_address) l
+    WHERE r.provider = $1 AND l.lookup_key IS NOT NULL
+), wanted AS MATERIALIZED (
+    SELECT g.ip, l.lookup_key
+    FROM unnest($2) AS g(ip)
+    CROSS JOIN LATERAL @extschema@.lookup_key_of($1, g.ip) l
+)
+SELECT count(DISTINCT w.lookup_key)
+FROM wanted w
+WHERE w.lookup_key NOT IN (SELECT a.lookup_key FROM waiting a)
+  AND (SELECT true FROM @extschema@.enrichment_job j WHERE j.provider = $1 AND j.lookup_key = w.lookup_key) IS NULL
+  AND CASE WHEN $3 THEN (
+        SELECT true
+        FROM @extschema@.block_answer c
+        WHERE c.provider = $1 AND c.prefix BETWEEN w.lookup_key::cidr AND w.ip AND c.prefix >>= w.ip
+          AND c.asked_at > now() - make_interval(secs => CASE WHEN c.is_absent THEN $5 ELSE $4 END)
+        LIMIT 1) END IS NULL

@@ -1,0 +1,52 @@
+//! Lookups that a user left out or cancelled: `enrich_ips()` with the argument `sources`, `cancel_requests()`.
+//!
+//! ```json
+//! {"_meta": {"greynoise": {"state": "skipped", "skipped_at": "2026-11-20T03:18:32.123456+00:00", "sessions": 3}}}
+//! ```
+//!
+//! Without this state a sweep would take the lookup for one that was never queued, and queue it. A skipped
+//! lookup is queued again by a call that asks about the address, or after another session of the address was
+//! stored. `sessions` is the number of the sessions of the address when the lookup was skipped.
+//! `lookups_skip.sql` writes the same.
+
+use cowrie_enrich_engine::timestamp::Timestamp;
+
+use super::enrichment::meta_of;
+use crate::pg::clock;
+use crate::pg::jsonb::{Container, Object, Value};
+use crate::provider::Providers;
+
+pub const STATE: &str = "skipped";
+
+/// Writes the states of skipped lookups into the `_meta` of a new address, which has no sessions yet.
+pub fn write(meta: &mut Object, skipped: Providers) {
+    for provider in skipped.iter() {
+        meta.object(provider.name(), |own| {
+            own.text("state", STATE);
+            own.text("skipped_at", &clock::iso8601(clock::transaction_start()));
+            own.number("sessions", 0);
+        });
+    }
+}
+
+pub fn is_skipped(document: Container<'_>, source: &str) -> bool {
+    meta_of(document, source).and_then(|meta| meta.text("state")) == Some(STATE)
+}
+
+/// Returns true if the lookup was skipped, and more sessions of the address were stored since. The number of
+/// sessions alone does not tell, because old sessions may have been deleted.
+pub fn has_sessions_since(
+    document: Container<'_>,
+    source: &str,
+    sessions: i64,
+    last_seen: Option<Timestamp>,
+) -> bool {
+    let Some(meta) = meta_of(document, source).filter(|_| is_skipped(document, source)) else { return false };
+    let skipped_at = meta.text("skipped_at").and_then(Timestamp::parse);
+    let is_seen = last_seen.is_some_and(|seen| skipped_at.is_none_or(|at| at < seen));
+    let before = match meta.get("sessions") {
+        Some(Value::Number(number)) => number.text().parse().unwrap_or_default(),
+        _ => 0,
+    };
+    is_seen || before < sessions
+}

@@ -1,0 +1,55 @@
+//! Cancels lookups that wait, and notes in their addresses that no sweep may queue them again.
+//!
+//! Order of locks: requests, jobs, addresses; jobs and addresses each in key order. The worker holds no jobs while it
+//! waits for requests, because it skips locked requests.
+
+use std::collections::BTreeSet;
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::providers::Purpose;
+
+use super::enrich;
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::value::{Array, Boolean, Inet, Text, array};
+use crate::pg::{check_for_interrupts, clock, memory};
+use crate::provider::Provider;
+
+thread_local! {
+    static REQUESTS: Statement<(Text, Inet), (Inet,)> = const { Statement::new(
+        "requests_cancel", include_str!("../../sql/queries/queue/requests_cancel.sql")) };
+    static LOCK_JOBS: Statement<(Text, Inet), (Text,)> = const { Statement::new(
+        "jobs_lock_waiting", include_str!("../../sql/queries/queue/jobs_lock_waiting.sql")) };
+    static JOBS: Statement<(Text, Inet, Array<Text>), (Inet,)> = const { Statement::new(
+        "jobs_cancel", include_str!("../../sql/queries/queue/jobs_cancel.sql")) };
+    static SKIP: Statement<(Array<Inet>, Text, Boolean, Text)> = const { Statement::new(
+        "lookups_skip", include_str!("../../sql/queries/queue/lookups_skip.sql")) };
+}
+
+/// Addresses per statement.
+const CHUNK: usize = 2_000;
+
+/// Removes the waiting requests and jobs of a provider, or of one address at it. Returns the number of
+/// addresses that waited. Leaves jobs that a worker has leased.
+pub fn run(connection: &Connection, provider: Provider, address: Option<Address>) -> i64 {
+    let name = provider.name();
+    let mut cancelled: BTreeSet<Address> = REQUESTS
+        .run(connection, (name, address), |rows| rows.iter().filter_map(|(address,)| address).collect());
+    let jobs: Vec<String> =
+        LOCK_JOBS.run(connection, (name, address), |rows| rows.iter().filter_map(|(key,)| key).collect());
+    if !jobs.is_empty() {
+        JOBS.run(connection, (name, address, array(&jobs)), |rows| {
+            cancelled.extend(rows.iter().filter_map(|(address,)| address));
+        });
+    }
+    let skipped_at = clock::iso8601(clock::transaction_start());
+    let for_unplaced = provider.purpose() == Purpose::Network;
+    let cancelled: Vec<Address> = cancelled.into_iter().collect();
+    for chunk in cancelled.chunks(CHUNK) {
+        check_for_interrupts();
+        memory::scratch(|| {
+            enrich::lock_addresses(connection, chunk);
+            SKIP.execute(connection, (array(chunk), name, for_unplaced, &skipped_at));
+        });
+    }
+    cancelled.len() as i64
+}

@@ -1,0 +1,62 @@
+//! Plans the lookups of a call of `enrich_ips()`, and counts the requests that they need.
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::providers::Purpose;
+
+use super::enrich::{self, Lookups, Plan};
+use crate::mmdb::Databases;
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::value::{Array, Bigint, Boolean, Inet, Integer, Text, array};
+use crate::provider::{Provider, Providers};
+
+thread_local! {
+    static TO_ASK: Statement<(Text, Array<Inet>, Boolean, Integer, Integer), (Bigint,)> = const { Statement::new(
+        "lookups_to_ask", include_str!("../../sql/queries/queue/lookups_to_ask.sql")) };
+}
+
+/// The number of requests to one provider.
+pub struct RequestCount {
+    pub provider: Provider,
+    pub requests: i64,
+}
+
+/// Collects all lookups of a plan in [`Plan::ask`]. `online` are the providers to ask. New addresses note which
+/// providers were `skipped`.
+pub fn plan_lookups(plan: &mut Plan, databases: &Databases, online: Providers, skipped: Providers) {
+    let has_network = |address| databases.network(address).is_some();
+    let new = plan.missing.keys().map(|address| {
+        let asn = databases.network(*address).map(|network| i64::from(network.asn));
+        (*address, asn)
+    });
+    plan.ask.extend(enrich::lookups_of_new(new, online));
+    let is_wanted = |(address, provider): &(Address, Provider)| {
+        provider.purpose() != Purpose::Network || !has_network(*address)
+    };
+    plan.ask.extend(std::mem::take(&mut plan.ask_if_renewed).into_iter().filter(is_wanted));
+    plan.lookups = Lookups::Planned { skipped };
+}
+
+/// Counts the requests that the lookups of a plan need, by provider. One request has as many lookup keys as
+/// the provider takes in a batch. Lookups that wait already need no request.
+pub fn count_requests(connection: &Connection, plan: &Plan) -> Vec<RequestCount> {
+    let counted = Provider::all().map(|provider| {
+        let addresses: Vec<Address> =
+            plan.ask.iter().filter(|(_, asked)| *asked == provider).map(|(address, _)| *address).collect();
+        let keys = if addresses.is_empty() { 0 } else { lookup_keys(connection, provider, &addresses) };
+        let batch = i64::try_from(provider.limits().batch.max(1)).unwrap_or(i64::MAX);
+        RequestCount { provider, requests: keys.unsigned_abs().div_ceil(batch.unsigned_abs()) as i64 }
+    });
+    counted.filter(|count| count.requests > 0).collect()
+}
+
+fn lookup_keys(connection: &Connection, provider: Provider, addresses: &[Address]) -> i64 {
+    let lifetimes = provider.lifetimes();
+    let arguments = (
+        provider.name(),
+        array(addresses),
+        provider.declared().shares_answers(),
+        lifetimes.value,
+        lifetimes.absent,
+    );
+    TO_ASK.first(connection, arguments, |(keys,)| keys).flatten().unwrap_or_default()
+}
