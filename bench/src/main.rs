@@ -12,6 +12,7 @@ mod history;
 mod inserts;
 mod instructions;
 mod isolation;
+mod lists;
 mod lookups;
 mod metrics;
 mod pgbench;
@@ -33,7 +34,7 @@ pub struct Effort {
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let of_files = ["enrich", "lookups", "inserts", "batches", "bulk"];
+    let of_files = ["enrich", "lookups", "lists", "inserts", "batches", "bulk"];
     let of_history = ["networks", "backfill", "analysis", "timeline"];
     let known = [
         &of_files[..],
@@ -135,6 +136,9 @@ fn measure_files(asked_for: &impl Fn(&str) -> bool, effort: &Effort, report: &mu
     }
     if asked_for("lookups") {
         lookups::measure(&mut db, &addresses, effort, report);
+    }
+    if asked_for("lists") {
+        lists::measure(&mut db, &addresses, effort, report);
     }
     if asked_for("inserts") || asked_for("batches") || asked_for("bulk") {
         inserts::prepare(&mut db, &addresses);

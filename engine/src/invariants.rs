@@ -15,6 +15,7 @@ pub use crate::providers::http::invariants::{
 };
 
 use crate::address::{self, Address, AddressError, LONGEST_TEXT};
+use crate::address_line;
 use crate::jsonb_text::{Escapes, keepable, quoted};
 use crate::prefix::Prefix;
 use crate::timestamp::Timestamp;
@@ -22,8 +23,8 @@ use crate::{classify, legacy, mmdb};
 use serde_json::Value;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Checks the address of a session and a block as providers write it. Both must match the standard library's parser,
-/// and a host must never be parsed as a network.
+/// Checks the address of a session, a line of a list of addresses, and a block as providers write it. Address and block
+/// must match the standard library's parser, and a host must never be parsed as a network.
 pub fn ip_text(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         assert_eq!(address::parse_bytes(bytes), Err(AddressError::NotAnAddress));
@@ -35,6 +36,13 @@ pub fn ip_text(bytes: &[u8]) {
     if let Ok(Some(read)) = read {
         assert_eq!(address::parse(&read.to_string()), Ok(Some(read)));
         assert_eq!(Prefix::host(read).network(), read);
+    }
+    let listed = address_line::parse(text);
+    // Lists have comments and commas. A zone may contain the same characters.
+    if read.is_ok() && !text.contains(['#', ';', ',']) {
+        assert_eq!(listed.ok(), read.ok());
+    } else if let Ok(Some(listed)) = listed {
+        assert_eq!(address_line::parse(&listed.to_string()), Ok(Some(listed)));
     }
     let block = Prefix::parse(text);
     assert_eq!(block, expected_block(text));

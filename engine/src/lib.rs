@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod address_line;
 pub mod as_registry;
 pub mod backoff;
 pub mod bogon;

@@ -1,5 +1,6 @@
 //! The functions that SQL calls.
 
+mod address_list;
 mod administration;
 mod analysis;
 mod cymru;

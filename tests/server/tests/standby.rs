@@ -43,6 +43,10 @@ fn a_standby_answers_lookups_and_works_off_the_queue_once_it_is_promoted() {
         ),
         "US|15169|GOOGLE|Mountain View|t|13335"
     );
+    assert_eq!(
+        there.rows("SELECT ip_address, asn_number, is_known FROM lookup_ips('{8.8.8.8:53,48.0.0.1}')"),
+        ["8.8.8.8|15169|f", "48.0.0.1|NULL|f"]
+    );
     assert_eq!(there.number("SELECT count(*) FROM mmdb_status() WHERE loaded_at IS NOT NULL"), 2);
     assert_eq!(there.number("SELECT count(*) FROM enrich.ip_inventory"), 20);
     assert_eq!(
