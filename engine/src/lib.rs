@@ -13,6 +13,7 @@ pub mod bogon;
 pub mod breaker;
 pub mod classify;
 pub mod country;
+pub mod distinct;
 pub mod export;
 #[cfg(any(test, fuzzing))]
 pub mod invariants;

@@ -203,10 +203,10 @@ CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, so
         SELECT $1 IS NULL
             OR @extschema@.source_rank($4) > @extschema@.source_rank($2 -> 'provenance' ->> $3)
             -- Cymru's country and registry belong to a prefix. They would change with every address of the network.
-            OR ($4 = $2 -> 'provenance' ->> $3 AND ($4 = 'manual' OR ($4 = 'cymru' AND $3 = 'organization_name')))
+            OR ($4 = $2 -> 'provenance' ->> $3 AND $4 = 'cymru' AND $3 = 'organization_name')
     $$;
 COMMENT ON FUNCTION may_replace(text, jsonb, text, text) IS
-    'true if a source is allowed to set a field of a network: if the field is null, if its value comes from a source of lower rank, if both the old and the new value come from ''manual'', or if the field is organization_name and both values come from ''cymru''';
+    'true if a source is allowed to set a field of a network: if the field is null, if its value comes from a source of lower rank, or if the field is organization_name and both values come from ''cymru''';
 
 CREATE FUNCTION merge_enrichment(old jsonb, new jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -234,11 +234,11 @@ COMMENT ON FUNCTION request_enrichment(inet, text, integer) IS
 
 CREATE FUNCTION ensure_asn_inventory(
     asn bigint, organization_name text DEFAULT NULL, organization_country text DEFAULT NULL,
-    rir_registry text DEFAULT NULL)
+    rir_registry text DEFAULT NULL, overwrite boolean DEFAULT false)
     RETURNS asn_inventory
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'ensure_asn_inventory_wrapper';
-COMMENT ON FUNCTION ensure_asn_inventory(bigint, text, text, text) IS
-    'create a row in asn_inventory for a network, or update last_seen of the existing row; also sets the given metadata, which later answers of sources do not replace';
+COMMENT ON FUNCTION ensure_asn_inventory(bigint, text, text, text, boolean) IS
+    'create a row in asn_inventory for a network, or update last_seen of the existing row; the given metadata fill null values and replace values of sources, but values of an earlier call only if overwrite is true; later answers of sources do not replace the given metadata';
 
 CREATE FUNCTION enrich_ip(ip inet, force boolean DEFAULT false) RETURNS ip_inventory
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_ip_wrapper';

@@ -5,7 +5,7 @@ use cowrie_enrich_engine::timestamp::Timestamp;
 use crate::mmdb::{self, Kind};
 use crate::pg::sql_function::Call;
 use crate::pg::value::Value;
-use crate::telemetry::{self, Counter, Distribution, Operation, cells};
+use crate::telemetry::{self, Counter, Distribution, Operation, cells, networks_seen};
 use crate::{error, row, sql_function};
 
 sql_function!(mmdb_file_wrapper, pg_finfo_mmdb_file_wrapper, mmdb_file);
@@ -54,8 +54,7 @@ fn enrich_stats(call: &Call) -> Value {
         Bigint: created,
         Bigint: updated,
         Float: milliseconds,
-        // Each network is created once.
-        Bigint: created,
+        Bigint: networks_seen::estimate() as i64,
     ])
 }
 

@@ -180,11 +180,12 @@ fn ensure_asn_inventory(call: &Call) -> Option<Value> {
         registry: given(call, 3).map(|registry| checked_registry(&registry)),
         ..NetworkFacts::default()
     };
+    let overwrites = call.boolean(4).unwrap_or(false);
     let oids = ExtensionOids::of_caller(call);
     require_writable("ensure_asn_inventory()");
     acting_as(oids.owner, || {
         Connection::with(oids.schema, |connection| {
-            networks::ensure(connection, asn, source_data, |rows| rows.composite(0))
+            networks::ensure(connection, asn, source_data, overwrites, |rows| rows.composite(0))
         })
     })
 }

@@ -8,7 +8,9 @@
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::{CStr, c_void};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering,
+};
 
 use cowrie_enrich_engine::breaker::Breaker;
 use cowrie_enrich_engine::quota::Quota;
@@ -32,7 +34,7 @@ macro_rules! zeroable_types {
 }
 
 zeroable_types!(bool, u8, u32, u64, i32, i64);
-zeroable_types!(AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, SharedLatch);
+zeroable_types!(AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicU32, AtomicU64, SharedLatch);
 zeroable_types!(Timestamp, AtomicTimestamp, AtomicDuration);
 
 // SAFETY: each element is valid.

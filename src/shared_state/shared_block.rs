@@ -4,6 +4,7 @@
 //!
 //! - `counters`, `cells`, `provider_counters`, `exports` and the fields of a [`WorkerSlot`] are atomics.
 //!   Counters and cells are only added to or set to zero.
+//! - Every process raises the registers of `networks_seen`. A reset sets them to zero.
 //! - Every process sets the fingerprints of waiting rows.
 //! - Spans pass through a ring of atomics. No process waits for the ring.
 //! - Only the launcher writes a worker slot's `database`. Only the process that has taken the slot writes its
@@ -14,8 +15,9 @@
 //! A zeroed block is a valid initial state. Without preload there is no shared block, and every backend has a
 //! private one.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 
+use cowrie_enrich_engine::distinct::REGISTERS;
 use cowrie_enrich_engine::otlp::WORDS;
 use cowrie_enrich_engine::ring::Ring;
 use cowrie_enrich_engine::timestamp::{AtomicTimestamp, Timestamp};
@@ -57,6 +59,8 @@ crate::zeroable! {
         pub exporter: WorkerSlot,
         /// Exports and failed exports, by exporter.
         pub exports: [[AtomicI64; 2]; EXPORTERS],
+        /// The networks that were created or updated: see `cowrie_enrich_engine::distinct`. 64 kB.
+        pub networks_seen: [AtomicU8; REGISTERS],
         /// When the counters were last zero.
         pub counted_since: AtomicTimestamp,
         /// True while the exporter collects spans; and the sampled share of networks, in 2^64ths.

@@ -70,7 +70,7 @@ thread_local! {
     static ADDRESSES: Statement<(Array<Inet>, Array<Bigint>, Array<Timestamptz>, Array<Timestamptz>)> = const {
         Statement::new("fold_addresses", include_str!("../../sql/queries/fold/fold_addresses.sql"))
     };
-    static NETWORKS: Statement<(Array<Bigint>,), (Bigint, Bigint)> = const { Statement::new(
+    static NETWORKS: Statement<(Array<Bigint>,), (Bigint, Boolean)> = const { Statement::new(
         "fold_networks", include_str!("../../sql/queries/fold/fold_networks.sql")) };
 }
 
@@ -378,12 +378,12 @@ fn take(
 
 fn add_to_networks(connection: &Connection, locked: Vec<i64>) {
     let work = Work::begin();
-    let count = |count: Option<i64>| count.and_then(|count| usize::try_from(count).ok()).unwrap_or_default();
-    let (networks, moved) = NETWORKS
-        .first(connection, (array(locked),), |(networks, moved)| (count(networks), count(moved)))
-        .unwrap_or_default();
-    telemetry::networks_updated(Source::Sessions, Update::Timestamps, moved);
-    work.end(Operation::Update, networks, moved);
+    let (networks, moved): (usize, Vec<i64>) = NETWORKS.run(connection, (array(locked),), |rows| {
+        let moved = rows.iter().filter(|(_, moved)| *moved == Some(true)).filter_map(|(asn, _)| asn);
+        (rows.count(), moved.collect())
+    });
+    telemetry::networks_updated(Source::Sessions, Update::Timestamps, &moved);
+    work.end(Operation::Update, networks, moved.len());
 }
 
 /// Adds sums to addresses, which are locked.

@@ -58,7 +58,7 @@ fn fill(connection: &Connection, registries: &BTreeMap<i64, &str>) -> Vec<i64> {
         spans.record(Operation::Update, rows.iter(), |_| IANA);
         rows.iter().filter_map(|(network, ..)| network).collect()
     });
-    telemetry::networks_updated(Source::Iana, Update::Metadata, changed.len());
+    telemetry::networks_updated(Source::Iana, Update::Metadata, &changed);
     work.end(Operation::Update, locked.len(), changed.len());
     changed
 }

@@ -48,7 +48,7 @@ thread_local! {
     static CREATE: Statement<Create, NetworkColumns> = const {
         Statement::new("networks_create", include_str!("../../sql/queries/inventory/networks_create.sql"))
     };
-    static REFINE: Statement<(Asns, Texts, Texts, Texts, Text), (Bigint, Text, Text, Text, Boolean)> = const {
+    static REFINE: Statement<(Asns, Texts, Texts, Texts, Text, Boolean), (Bigint, Text, Text, Text, Boolean)> = const {
         Statement::new("networks_refine", include_str!("../../sql/queries/inventory/networks_refine.sql"))
     };
     static SEEN: Statement<(Asns, Times, Times)> = const { Statement::new(
@@ -142,8 +142,9 @@ pub fn create_with_origins<'a>(
     );
     let created = CREATE.run(connection, arguments, |rows| {
         for (asn, country, registry, _) in rows.iter() {
-            let source = asn.map(|asn| origin(asn).network).unwrap_or_default();
-            telemetry::network_created(Source::named(source), country.as_deref(), registry.as_deref());
+            let Some(asn) = asn else { continue };
+            let source = Source::named(origin(asn).network);
+            telemetry::network_created(source, asn, country.as_deref(), registry.as_deref());
         }
         spans.record(Operation::Create, rows.iter(), |asn| origin(asn).network);
         numbers(rows)
@@ -155,6 +156,12 @@ pub fn create_with_origins<'a>(
 /// Fills and corrects the metadata of existing networks, if `source` may. Returns the number of changed
 /// networks that existed before this transaction. The others are already counted as created.
 pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usize {
+    write(connection, networks, source, false)
+}
+
+/// Writes the metadata of existing networks. If `overwrites` is false, keeps the values that the source may not
+/// replace.
+fn write(connection: &Connection, networks: &Networks, source: &str, overwrites: bool) -> usize {
     if networks.is_empty() {
         return 0;
     }
@@ -165,15 +172,16 @@ pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usi
         array(networks.values().map(|source_data| source_data.country.as_deref())),
         array(networks.values().map(|source_data| source_data.registry.as_deref())),
         source,
+        overwrites,
     );
-    let updated = REFINE.run(connection, arguments, |rows| {
+    let updated: Vec<i64> = REFINE.run(connection, arguments, |rows| {
         let written = rows.iter().map(|(asn, country, registry, name, _)| (asn, country, registry, name));
         spans.record(Operation::Update, written, |_| source);
-        rows.iter().filter(|(.., was_there)| *was_there == Some(true)).count()
+        rows.iter().filter(|(.., was_there)| *was_there == Some(true)).filter_map(|(asn, ..)| asn).collect()
     });
-    telemetry::networks_updated(Source::named(source), Update::Metadata, updated);
-    work.end(Operation::Update, networks.len(), updated);
-    updated
+    telemetry::networks_updated(Source::named(source), Update::Metadata, &updated);
+    work.end(Operation::Update, networks.len(), updated.len());
+    updated.len()
 }
 
 /// Returns the networks that have a row. `networks` is in order.
@@ -237,8 +245,8 @@ pub fn complete(connection: &Connection, networks: &BTreeMap<i64, Best>) -> Vec<
         spans.record(Operation::Update, rows.iter(), |asn| source(asn).unwrap_or_default());
         numbers(rows)
     });
-    for source in completed.iter().filter_map(|asn| source(*asn)) {
-        telemetry::networks_updated(Source::named(source), Update::Metadata, 1);
+    for (asn, source) in completed.iter().filter_map(|asn| Some((*asn, source(*asn)?))) {
+        telemetry::networks_updated(Source::named(source), Update::Metadata, &[asn]);
     }
     work.end(Operation::Update, networks.len(), completed.len());
     completed
@@ -248,27 +256,29 @@ fn numbers(rows: &Rows<NetworkColumns>) -> Vec<i64> {
     rows.iter().filter_map(|(asn, ..)| asn).collect()
 }
 
-/// Creates one network with a caller's values, or corrects it and sets `last_seen` to now. Passes its row to
-/// `read`. Counts one operation in every case.
+/// Creates one network with a caller's values, or corrects it and sets `last_seen` to now. Values of other callers
+/// are replaced only if `overwrites` is true. Passes the row of the network to `read`. Counts one operation in every
+/// case.
 pub fn ensure<T>(
     connection: &Connection,
     asn: i64,
     source_data: NetworkFacts,
+    overwrites: bool,
     read: impl FnOnce(&Rows<()>) -> T,
 ) -> T {
     let networks = Networks::from([(asn, source_data)]);
     let is_counted =
-        create(connection, &networks, "manual") > 0 || refine(connection, &networks, "manual") > 0;
+        create(connection, &networks, "manual") > 0 || write(connection, &networks, "manual", overwrites) > 0;
     let (work, spans) = (Work::begin(), NetworkSpans::begin(1));
     let moved = TOUCH.run(connection, (asn,), |rows| {
         if !is_counted {
             spans.record(Operation::Update, rows.iter(), |_| "manual");
         }
-        rows.count()
+        numbers(rows)
     });
     if !is_counted {
-        telemetry::networks_updated(Source::Manual, Update::Timestamps, moved);
-        work.end(Operation::Update, 1, moved);
+        telemetry::networks_updated(Source::Manual, Update::Timestamps, &moved);
+        work.end(Operation::Update, 1, moved.len());
     }
     READ.run(connection, (asn,), read)
 }

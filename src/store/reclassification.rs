@@ -89,7 +89,7 @@ fn write(connection: &Connection, locked: &BTreeSet<i64>) -> Vec<i64> {
         spans.record(Operation::Update, rows.iter(), |_| Source::Manual.name());
         rows.iter().filter_map(|(network, ..)| network).collect()
     });
-    telemetry::networks_updated(Source::Manual, Update::Metadata, changed.len());
+    telemetry::networks_updated(Source::Manual, Update::Metadata, &changed);
     work.end(Operation::Update, locked.len(), changed.len());
     changed
 }

@@ -22,7 +22,7 @@ use crate::provider::health::{self, Health};
 use crate::shared_state::{self, Report, UNKNOWN, UNKNOWN_TIME, WorkerSlot, owner_process};
 use crate::store::sizes::{Completions, Oldest, QUEUES, Queue, Sizes};
 use crate::telemetry::cells::{self, DeliveryOutcome, ResponseKind};
-use crate::telemetry::{self, Counter, Distribution, Event, Exporter, Operation};
+use crate::telemetry::{self, Counter, Distribution, Event, Exporter, Operation, networks_seen};
 use crate::worker::activity::StepKind;
 
 /// Returns all metrics with their current values. Must run inside a transaction, because it looks up the
@@ -181,7 +181,8 @@ fn networks(databases: &[(String, Sizes)]) -> Vec<Family> {
     for operation in Operation::ALL {
         durations.add([operation.name()], Value::Histogram(Distribution::Operation(operation).read()));
     }
-    vec![created, updated, size, durations, pending]
+    let seen = Family::of(&declared::UNIQUE_SEEN).with([], networks_seen::estimate());
+    vec![created, updated, size, seen, durations, pending]
 }
 
 /// Returns the counts that are not folded yet, and those that are lost until a recount.

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `cells` | the cells in shared memory for metrics with labels and for histograms |
 //! | `timing` | the timing of work on networks and of the trigger |
+//! | `networks_seen` | the number of distinct networks |
 //! | `spans` | spans for the collector |
 //! | `metric_values` | the current values of the metrics that the engine declares |
 //! | `export_counts` | counts of successful and failed exports |
@@ -19,6 +20,7 @@ pub mod cells;
 mod export_counts;
 mod log;
 pub mod metric_values;
+pub mod networks_seen;
 pub mod spans;
 mod timing;
 
@@ -29,6 +31,7 @@ use std::sync::atomic::Ordering;
 use cells::{Cell, DeliveryOutcome, ResponseKind};
 use cowrie_enrich_engine::otlp::{Signal, Span};
 use cowrie_enrich_engine::timestamp::Timestamp;
+use networks_seen::PendingNetworks;
 
 use crate::guc;
 use crate::pg::clock;
@@ -80,6 +83,7 @@ struct PendingCounts {
     counters: [i64; COUNTERS],
     /// Usually empty: a session of a known address adds at most a sampled time.
     cells: BTreeMap<Cell, i64>,
+    networks: PendingNetworks,
     /// Always empty while spans are not collected. `spans_dropped` counts the spans that did not fit.
     spans: Vec<Span>,
     spans_dropped: i64,
@@ -101,6 +105,7 @@ impl PendingCounts {
         for (cell, amount) in other.cells {
             *self.cells.entry(cell).or_default() += amount;
         }
+        self.networks.merge(other.networks);
         let room = spans::MOST_KEPT.saturating_sub(self.spans.len());
         self.spans_dropped += other.spans_dropped + other.spans.len().saturating_sub(room) as i64;
         self.spans.extend(other.spans.into_iter().take(room));
@@ -135,18 +140,24 @@ pub fn add(counter: Counter, amount: i64) {
 }
 
 /// Counts a created network when the transaction commits.
-pub fn network_created(source: Source, country: Option<&str>, registry: Option<&str>) {
+pub fn network_created(source: Source, asn: i64, country: Option<&str>, registry: Option<&str>) {
     if guc::metrics() {
         let cell = cells::created(source, country, registry);
-        pending(|counts| *counts.cells.entry(cell).or_default() += 1);
+        pending(|counts| {
+            *counts.cells.entry(cell).or_default() += 1;
+            counts.networks.add(asn);
+        });
     }
 }
 
 /// Counts updated networks when the transaction commits.
-pub fn networks_updated(source: Source, update: Update, networks: usize) {
-    if guc::metrics() && networks > 0 {
+pub fn networks_updated(source: Source, update: Update, networks: &[i64]) {
+    if guc::metrics() && !networks.is_empty() {
         let cell = cells::updated(source, update);
-        pending(|counts| *counts.cells.entry(cell).or_default() += networks as i64);
+        pending(|counts| {
+            *counts.cells.entry(cell).or_default() += networks.len() as i64;
+            networks.iter().for_each(|asn| counts.networks.add(*asn));
+        });
     }
 }
 
@@ -164,7 +175,8 @@ pub fn happened(what: Distribution, value: i64) {
     publish_cell(what.sum(), value);
 }
 
-/// An amount and the index of its counter. The indexes of `Counter`s come first, then those of cells.
+/// An amount and the index of its counter. The indexes of `Counter`s come first, then those of cells, then those of
+/// observations of networks. An observation has the amount 1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CounterDelta {
     pub index: i64,
@@ -180,7 +192,13 @@ pub fn take_counted() -> Vec<CounterDelta> {
             let counters = counters.map(|(slot, amount)| (slot as i64, amount));
             let cells = std::mem::take(&mut counts.cells).into_iter();
             let cells = cells.map(|(cell, amount)| (FIRST_CELL + cell.index() as i64, amount));
-            counters.chain(cells).for_each(|(index, amount)| *all.entry(index).or_default() += amount);
+            let networks = std::mem::take(&mut counts.networks);
+            let observations = networks.observations().map(networks_seen::number);
+            let observations = observations.map(|number| (FIRST_OBSERVATION + number, 1));
+            counters
+                .chain(cells)
+                .chain(observations)
+                .for_each(|(index, amount)| *all.entry(index).or_default() += amount);
         }
         all.into_iter()
             .filter(|(_, amount)| *amount != 0)
@@ -191,7 +209,10 @@ pub fn take_counted() -> Vec<CounterDelta> {
 
 /// Adds the stored count of another transaction when this one commits.
 pub fn count(CounterDelta { index, amount }: CounterDelta) {
-    if let Some(cell) = index.checked_sub(FIRST_CELL).and_then(Cell::numbered) {
+    if let Some(number) = index.checked_sub(FIRST_OBSERVATION).filter(|number| *number >= 0) {
+        let observation = networks_seen::numbered(number);
+        pending(|counts| observation.into_iter().for_each(|seen| counts.networks.observe(seen)));
+    } else if let Some(cell) = index.checked_sub(FIRST_CELL).and_then(Cell::numbered) {
         pending(|counts| *counts.cells.entry(cell).or_default() += amount);
     } else if let Some(slot) = usize::try_from(index).ok().filter(|slot| *slot < COUNTERS) {
         pending(|counts| counts.counters[slot] += amount);
@@ -200,6 +221,8 @@ pub fn count(CounterDelta { index, amount }: CounterDelta) {
 
 /// Index of the first cell, after the counters.
 const FIRST_CELL: i64 = shared_state::SLOTS as i64;
+/// Index of the first observation of a network, after the cells.
+const FIRST_OBSERVATION: i64 = FIRST_CELL + shared_state::CELLS as i64;
 
 /// Publishes the counts when the transaction commits, and drops them when it aborts. For a prepared
 /// transaction, passes only the spans to the exporter, because [`take_counted`] has stored the counts in a
@@ -219,6 +242,7 @@ pub fn transaction_ended(outcome: Outcome) {
                 for (cell, amount) in counts.cells {
                     publish_cell(cell, amount);
                 }
+                counts.networks.publish();
             }
             counts.spans.iter().for_each(spans::hand_over);
             spans::dropped(counts.spans_dropped);
@@ -278,6 +302,7 @@ pub fn reset() {
     {
         number.store(0, Ordering::Relaxed);
     }
+    networks_seen::reset();
     block.counted_since.store(clock::now(), Ordering::Relaxed);
 }
 

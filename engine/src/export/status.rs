@@ -18,7 +18,8 @@ use serde_json::{Map, Value, json};
 use crate::metrics::declarations::{
     ADDRESSES, ERRORS, LOOKUPS, OPERATION_DURATION, PROVIDER_ANSWERS, PROVIDER_DURATION,
     PROVIDER_LAST_SUCCESS, PROVIDER_REQUESTS, PROVIDER_SHARED, QUEUE_ADDRESSES, QUEUE_DEAD_LETTERS,
-    QUEUE_DEPTH, RECORDS_CREATED, RECORDS_UPDATED, TOTAL_COUNT, WORKER_BATCHES, WORKER_HEARTBEAT_AGE,
+    QUEUE_DEPTH, RECORDS_CREATED, RECORDS_UPDATED, TOTAL_COUNT, UNIQUE_SEEN, WORKER_BATCHES,
+    WORKER_HEARTBEAT_AGE,
 };
 use crate::metrics::{Declared, Family, Sample};
 use crate::timestamp::Timestamp;
@@ -140,7 +141,7 @@ pub fn enrichment(families: &[Family], last_failure: Option<&Failure>) -> Phase 
         ("asn_records_created", of(&RECORDS_CREATED).sum()),
         ("asn_records_updated", of(&RECORDS_UPDATED).sum()),
         ("asn_operation_duration_ms", of(&OPERATION_DURATION).sum()),
-        ("asn_unique_count", of(&RECORDS_CREATED).sum()),
+        ("asn_unique_count", of(&UNIQUE_SEEN).sum()),
         ("asn_total_inventory_size", of(&TOTAL_COUNT).sum()),
         ("cache_hits", hits),
         ("cache_misses", (addresses - hits).max(0.0)),
@@ -364,6 +365,7 @@ mod tests {
                 .with(["maxmind", "US", "ARIN"], 3.0)
                 .with(["cymru", "DE", "RIPE"], 4.0),
             Family::of(&RECORDS_UPDATED).with(["cymru", "metadata_enrichment"], 2.0),
+            Family::of(&UNIQUE_SEEN).with([], 5.0),
             Family::of(&TOTAL_COUNT).with(["one"], 7.0).with(["two"], 8.0),
             durations,
             Family::of(&PROVIDER_REQUESTS)
@@ -391,7 +393,7 @@ mod tests {
             ("asn_records_created", json!(7)),
             ("asn_records_updated", json!(2)),
             ("asn_operation_duration_ms", json!(1.75)),
-            ("asn_unique_count", json!(7)),
+            ("asn_unique_count", json!(5)),
             ("asn_total_inventory_size", json!(15)),
             ("cache_hits", json!(60)),
             ("cache_misses", json!(40)),

@@ -1,5 +1,5 @@
 -- Adds pending counts to locked networks. Deletes the deltas of networks that do not exist any more. Returns the
--- number of networks. Also returns the number of those that existed before and whose first_seen or last_seen changed.
+-- networks, each with whether it existed before and its first_seen or last_seen changed.
 -- $1 bigint[]: asn
 WITH taken AS (
     DELETE FROM @extschema@.network_delta d
@@ -22,7 +22,7 @@ WITH taken AS (
     FROM summed s
     JOIN @extschema@.asn_inventory before ON before.asn_number = s.asn_number
     WHERE a.asn_number = s.asn_number
-    RETURNING before.created_at <> now()
+    RETURNING a.asn_number, before.created_at <> now()
         AND (a.first_seen IS DISTINCT FROM before.first_seen OR a.last_seen IS DISTINCT FROM before.last_seen) AS moved
 )
-SELECT count(*), count(*) FILTER (WHERE u.moved) FROM updated u
+SELECT u.asn_number, u.moved FROM updated u

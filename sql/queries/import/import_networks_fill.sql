@@ -1,5 +1,5 @@
 -- Merges imported values into existing networks, in order. A column is set if it is null or has a source of lower
--- rank. The range of times grows. Missing parts of the document are added.
+-- rank. The range of times grows. Missing parts of the document are added. Returns the networks that changed.
 -- $1 bigint[]: asn
 -- $2 text[]: name
 -- $3 text[]: country
@@ -84,3 +84,4 @@ WHERE a.asn_number = w.asn_number
       IS DISTINCT FROM
       (a.organization_name, a.organization_country, a.rir_registry, a.asn_type, a.is_known_hosting, a.is_known_vpn,
        a.first_seen, a.last_seen, a.created_at, a.enrichment)
+RETURNING a.asn_number

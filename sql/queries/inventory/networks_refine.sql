@@ -1,34 +1,46 @@
--- Refines the metadata of existing networks. A field is set if it is null or the source is better. The source manual
--- may also correct its own values, and the source cymru its own names, because these values describe the network
--- itself. Other values describe one address or prefix and may not be corrected that way. Returns the networks that
--- changed, and whether they existed before this transaction.
+-- Refines the metadata of existing networks. A field is set if it is null or the source is better. The source cymru may
+-- also correct its own names, because a name describes the network itself. Its other values describe one address or
+-- prefix and may not be corrected that way. The values are compared again after the rows are locked, because another
+-- transaction may have written a better value meanwhile. Returns the networks that changed, and whether they existed
+-- before this transaction.
 -- $1 bigint[]: asn
 -- $2 text[]: name
 -- $3 text[]: country
 -- $4 text[]: registry
 -- $5 text: source
+-- $6 boolean: also replace values of sources of the same or a higher rank
 WITH given AS (
     SELECT g.asn, g.name, g.country, g.registry
     FROM unnest($1, $2, $3, $4) AS g(asn, name, country, registry)
 ), better AS (
     SELECT a.asn_number,
            CASE WHEN g.name IS DISTINCT FROM a.organization_name
-                 AND @extschema@.may_replace(a.organization_name, a.enrichment, 'organization_name', $5) THEN g.name END AS name,
+                 AND ($6 OR @extschema@.may_replace(a.organization_name, a.enrichment, 'organization_name', $5)) THEN g.name END AS name,
            CASE WHEN g.country IS DISTINCT FROM a.organization_country
-                 AND @extschema@.may_replace(a.organization_country, a.enrichment, 'organization_country', $5) THEN g.country END AS country,
+                 AND ($6 OR @extschema@.may_replace(a.organization_country, a.enrichment, 'organization_country', $5)) THEN g.country END AS country,
            CASE WHEN g.registry IS DISTINCT FROM a.rir_registry
-                 AND @extschema@.may_replace(a.rir_registry, a.enrichment, 'rir_registry', $5) THEN g.registry END AS registry
+                 AND ($6 OR @extschema@.may_replace(a.rir_registry, a.enrichment, 'rir_registry', $5)) THEN g.registry END AS registry
     FROM @extschema@.asn_inventory a
     JOIN given g ON g.asn = a.asn_number
 ), wanted AS (
     SELECT b.* FROM better b
     WHERE b.name IS NOT NULL OR b.country IS NOT NULL OR b.registry IS NOT NULL
 ), locked AS (
-    SELECT a.asn_number
+    SELECT a.asn_number, a.organization_name, a.organization_country, a.rir_registry, a.enrichment
     FROM @extschema@.asn_inventory a
     WHERE a.asn_number IN (SELECT w.asn_number FROM wanted w)
     ORDER BY a.asn_number
     FOR NO KEY UPDATE
+), allowed AS (
+    SELECT l.asn_number,
+           CASE WHEN $6 OR @extschema@.may_replace(l.organization_name, l.enrichment, 'organization_name', $5)
+                THEN w.name END AS name,
+           CASE WHEN $6 OR @extschema@.may_replace(l.organization_country, l.enrichment, 'organization_country', $5)
+                THEN w.country END AS country,
+           CASE WHEN $6 OR @extschema@.may_replace(l.rir_registry, l.enrichment, 'rir_registry', $5)
+                THEN w.registry END AS registry
+    FROM wanted w
+    JOIN locked l ON l.asn_number = w.asn_number
 )
 UPDATE @extschema@.asn_inventory a
 SET organization_name = COALESCE(w.name, a.organization_name),
@@ -47,7 +59,6 @@ SET organization_name = COALESCE(w.name, a.organization_name),
             'rir_registry', CASE WHEN w.registry IS NOT NULL THEN $5 END))),
     enrichment_updated_at = now(),
     updated_at = now()
-FROM wanted w
-JOIN locked l ON l.asn_number = w.asn_number
-WHERE a.asn_number = w.asn_number
+FROM allowed w
+WHERE a.asn_number = w.asn_number AND (w.name IS NOT NULL OR w.country IS NOT NULL OR w.registry IS NOT NULL)
 RETURNING a.asn_number, a.organization_country, a.rir_registry, a.organization_name, a.created_at <> now()

@@ -39,7 +39,7 @@ type Existing = (Inet, Bigint, Timestamptz, Jsonb, Timestamptz);
 thread_local! {
     static CREATE_NETWORKS: Statement<NetworkParameters, (Bigint, Text, Text)> = const { Statement::new(
         "import_networks_create", include_str!("../../../sql/queries/import/import_networks_create.sql")) };
-    static FILL_NETWORKS: Statement<NetworkParameters> = const { Statement::new(
+    static FILL_NETWORKS: Statement<NetworkParameters, (Bigint,)> = const { Statement::new(
         "import_networks_fill", include_str!("../../../sql/queries/import/import_networks_fill.sql")) };
     static CREATE_ADDRESSES: Statement<AddressParameters, (Inet,)> = const { Statement::new(
         "import_addresses_create", include_str!("../../../sql/queries/import/import_addresses_create.sql")) };
@@ -77,14 +77,16 @@ pub fn write_networks(connection: &Connection, networks: &[ImportedNetwork]) -> 
         return 0;
     }
     let created = CREATE_NETWORKS.run(connection, network_arguments(networks), |rows| {
-        for (_, country, registry) in rows.iter() {
-            telemetry::network_created(Source::Import, country.as_deref(), registry.as_deref());
+        for (asn, country, registry) in rows.iter() {
+            let asn = asn.unwrap_or_default();
+            telemetry::network_created(Source::Import, asn, country.as_deref(), registry.as_deref());
         }
         rows.count()
     });
-    let filled = FILL_NETWORKS.run(connection, network_arguments(networks), |rows| rows.count());
-    telemetry::networks_updated(Source::Import, Update::Metadata, filled);
-    (created + filled) as i64
+    let filled: Vec<i64> = FILL_NETWORKS
+        .run(connection, network_arguments(networks), |rows| rows.iter().filter_map(|(asn,)| asn).collect());
+    telemetry::networks_updated(Source::Import, Update::Metadata, &filled);
+    (created + filled.len()) as i64
 }
 
 fn network_arguments(networks: &[ImportedNetwork]) -> impl Arguments<NetworkParameters> {

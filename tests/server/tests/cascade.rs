@@ -3,7 +3,7 @@
 use server_tests::database::cluster_with_world;
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::world::{self, Files, asn_record};
-use server_tests::{Options, database, fresh_database};
+use server_tests::{Options, database, fresh_database, wait_until};
 
 const ROW: &str = "ip_address, current_asn, geo_country, session_count, is_bogon, is_scanner";
 
@@ -238,6 +238,63 @@ fn metadata_is_filled_where_null_and_replaced_only_by_a_better_source() {
     assert_eq!(db.one(row), "Google LLC|US|ARIN");
     db.run("SELECT enrich_ip('8.8.8.8', true); SELECT enrich_ip('8.8.8.9')");
     assert_eq!(db.one(row), "Google LLC|US|ARIN");
+}
+
+/// All sources, each with and without `overwrite`.
+#[test]
+fn ensure_fills_null_and_replaces_sources_but_another_callers_value_only_on_demand() {
+    let mut db = database();
+    let row = "SELECT organization_name, organization_country, rir_registry, enrichment #>> '{provenance,organization_name}',
+                      enrichment #>> '{provenance,rir_registry}' FROM asn_inventory WHERE asn_number = 64500";
+    for source in ["cymru", "maxmind", "iana", "import", "document", "manual"] {
+        for overwrite in [false, true] {
+            db.run(&format!(
+                "DELETE FROM asn_inventory;
+                 INSERT INTO asn_inventory (asn_number, organization_name, rir_registry, enrichment)
+                 VALUES (64500, 'Old', 'ARIN', '{{\"provenance\": {{\"organization_name\": \"{source}\", \"rir_registry\": \"{source}\"}}}}');
+                 SELECT ensure_asn_inventory(64500, 'New', 'DE', 'RIPE', {overwrite})"
+            ));
+            let kept = source == "manual" && !overwrite;
+            let expected = if kept { "Old|DE|ARIN|manual|manual" } else { "New|DE|RIPE|manual|manual" };
+            assert_eq!(db.one(row), expected, "{source}, overwrite {overwrite}");
+        }
+    }
+    // Null and an absent argument mean false, and null values of a caller replace nothing.
+    db.run("SELECT ensure_asn_inventory(64500, 'Newer', overwrite => NULL); SELECT ensure_asn_inventory(64500, 'Newer')");
+    assert_eq!(db.one(row), "New|DE|RIPE|manual|manual");
+    db.run("SELECT ensure_asn_inventory(64500, organization_country => 'SE', overwrite => true)");
+    assert_eq!(db.one(row), "New|SE|RIPE|manual|manual");
+}
+
+/// The second caller has read the network before the first one commits.
+#[test]
+fn of_two_callers_at_the_same_time_the_second_replaces_nothing() {
+    let mut db = database();
+    db.run("SELECT enrich_ip('8.8.8.8')");
+    for asn in [15169, 64500] {
+        let (mut first, mut second) = (db.another(), db.another());
+        first.run(&format!("BEGIN; SELECT enrich.ensure_asn_inventory({asn}, 'First', 'DE')"));
+        let pid = second.backend_pid();
+        let name = std::thread::scope(|scope| {
+            let waiting = scope.spawn(move || {
+                second.one(&format!(
+                    "SELECT organization_name, organization_country FROM enrich.ensure_asn_inventory({asn}, 'Second', 'SE')"
+                ))
+            });
+            wait_until(
+                "the second caller waits",
+                || {
+                    db.one(&format!(
+                        "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {pid}"
+                    ))
+                },
+                |waits| waits == "t",
+            );
+            first.run("COMMIT");
+            waiting.join().expect("the second caller has its row")
+        });
+        assert_eq!(name, "First|DE", "AS{asn}");
+    }
 }
 
 #[test]

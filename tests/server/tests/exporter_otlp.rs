@@ -103,7 +103,7 @@ fn metrics_arrive_with_their_names_types_units_and_values() {
     let cluster = server("otlp-metrics", &collector);
     let mut db = fresh_database(&cluster);
     db.run(&ensure(64_500, 7));
-    db.run("SELECT enrich.ensure_asn_inventory(64500, 'Another name', 'DE')");
+    db.run("SELECT enrich.ensure_asn_inventory(64500, 'Another name', 'DE', overwrite => true)");
     let points = next(&collector);
     assert_eq!(
         collector.requests().iter().filter(|it| matches!(it.sent, ExportBody::Unreadable(_))).count(),
@@ -173,7 +173,7 @@ fn a_networks_span_says_what_was_created_or_updated() {
     wait_until("spans are collected", || items(&mut db, "metrics", "taken"), |taken| *taken > 0);
     let before = db.one("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint");
     db.run("SELECT enrich.ensure_asn_inventory(64500, 'Réseau de test', 'FR', 'RIPE')");
-    db.run("SELECT enrich.ensure_asn_inventory(64500, 'Another', 'FR')");
+    db.run("SELECT enrich.ensure_asn_inventory(64500, 'Another', 'FR', overwrite => true)");
     db.run("SELECT enrich.ensure_asn_inventory(64501)");
     // Nothing changes except the time at which the network was last seen.
     db.run("SELECT enrich.ensure_asn_inventory(64501)");

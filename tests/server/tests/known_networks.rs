@@ -174,14 +174,14 @@ fn a_name_that_is_set_after_an_edit_brings_type_and_flags_together() {
     let mut db = database();
     db.run(NETWORKS);
     db.run("UPDATE enrich.known_networks SET asn_type = 'ISP', is_hosting = false, is_vpn = true WHERE asn_number = 64777");
-    db.run("SELECT enrich.ensure_asn_inventory(64777, 'Renamed')");
+    db.run("SELECT enrich.ensure_asn_inventory(64777, 'Renamed', overwrite => true)");
     assert_eq!(network(&mut db, 64777), "ISP|f|t");
     db.run("DELETE FROM enrich.known_networks WHERE asn_number = 64777");
-    db.run("SELECT enrich.ensure_asn_inventory(64777, 'Renamed University')");
+    db.run("SELECT enrich.ensure_asn_inventory(64777, 'Renamed University', overwrite => true)");
     assert_eq!(network(&mut db, 64777), "EDUCATION|f|f");
     // A network that was imported with a flag and was never listed keeps it.
     db.run("UPDATE enrich.asn_inventory SET is_known_vpn = true WHERE asn_number = 64778");
-    db.run("SELECT enrich.ensure_asn_inventory(64778, 'Renamed Ministry')");
+    db.run("SELECT enrich.ensure_asn_inventory(64778, 'Renamed Ministry', overwrite => true)");
     assert_eq!(network(&mut db, 64778), "GOVERNMENT|f|t");
 }
 
@@ -282,7 +282,7 @@ fn networks_written_by_an_older_list_follow_the_edit() {
             let mut db = database_with_worker();
             let mut other = db.another();
             // Creates a network, and gives an existing network a new name.
-            let write = "SELECT enrich.ensure_asn_inventory(64790, 'New University'), enrich.ensure_asn_inventory(64778, 'Old Ministry')";
+            let write = "SELECT enrich.ensure_asn_inventory(64790, 'New University'), enrich.ensure_asn_inventory(64778, 'Old Ministry', overwrite => true)";
             other.run(begin);
             if is_written_before {
                 other.run(write);

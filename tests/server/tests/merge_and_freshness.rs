@@ -221,8 +221,8 @@ fn any_answer_is_fresh_as_long_as_the_model_has_it() {
 }
 
 /// Tests all pairs of sources. Manual values take precedence over Team Cymru, Team Cymru over MaxMind, MaxMind over
-/// IANA, and IANA over imported values. Another source of the same rank replaces nothing. A source that describes the
-/// network itself may replace its own earlier value.
+/// IANA, and IANA over imported values. Another source of the same rank replaces nothing. Only a name of Team Cymru may
+/// replace an earlier value of the same source.
 #[test]
 fn metadata_of_a_network_is_replaced_by_better_sources_alone() {
     let mut db = database();
@@ -240,8 +240,7 @@ fn metadata_of_a_network_is_replaced_by_better_sources_alone() {
         for before in said_by.clone() {
             for source in sources {
                 for current in [None, Some("it")] {
-                    let corrects = Some(source) == before
-                        && (source == "manual" || (source == "cymru" && field == "organization_name"));
+                    let corrects = (before, source, field) == (Some("cymru"), "cymru", "organization_name");
                     let expected = current.is_none() || rank(Some(source)) > rank(before) || corrects;
                     cases.push((field, before, source, current, expected));
                 }

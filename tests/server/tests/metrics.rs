@@ -87,6 +87,46 @@ fn what_was_rolled_back_moves_no_counter_and_what_committed_all_of_it() {
     );
 }
 
+/// Creations and updates count, each network once, until a reset. What was rolled back does not count.
+#[test]
+fn distinct_networks_are_counted_once_in_all_databases_together() {
+    let cluster = server("metrics-distinct");
+    let (mut db, mut other) = (fresh_database(&cluster), fresh_database(&cluster));
+    let seen = |db: &mut Session| {
+        let stats = db.number("SELECT asn_unique_seen FROM enrich.enrich_stats()");
+        assert_eq!(value(db, "asn_inventory_unique_seen", "{}"), stats as f64);
+        stats
+    };
+    assert_eq!(seen(&mut db), 0);
+    db.run(&ensure(1, 10));
+    other.run(&ensure(6, 10));
+    assert_eq!(seen(&mut db), 15);
+    db.run("SELECT enrich.reset_enrich_stats()");
+    assert_eq!(seen(&mut db), 0);
+    // Updates: of metadata, of times by a call, of times by sessions, of the type by an edit.
+    db.run(
+        "SELECT enrich.ensure_asn_inventory(1, 'Renamed', overwrite => true), enrich.ensure_asn_inventory(2)",
+    );
+    assert_eq!(seen(&mut db), 2);
+    COWRIE.create_attached(&mut db);
+    db.run("SELECT enrich.ensure_asn_inventory(15169); SELECT enrich.reset_enrich_stats()");
+    db.run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("1.1.1.1"))]));
+    db.run("CALL enrich.fold_statistics()");
+    assert_eq!(seen(&mut db), 2, "AS13335 is created, and AS15169 is seen again");
+    // The same networks again, and networks that were rolled back.
+    db.run("SELECT enrich.ensure_asn_inventory(15169), enrich.ensure_asn_inventory(13335)");
+    db.run(&format!(
+        "BEGIN; {}; ROLLBACK; BEGIN; SAVEPOINT a; {}; ROLLBACK TO a; SAVEPOINT b; {}; RELEASE b; COMMIT",
+        ensure(100, 5),
+        ensure(200, 5),
+        ensure(300, 3)
+    ));
+    assert_eq!(seen(&mut db), 5);
+    db.run(&ensure(1000, 5_000));
+    let many = seen(&mut db);
+    assert!((4_905..=5_105).contains(&many), "{many}, of 5005");
+}
+
 #[test]
 fn what_a_savepoint_undid_was_never_counted() {
     let cluster = server("metrics-savepoint");
@@ -318,7 +358,9 @@ fn time_spent_waiting_for_a_lock_is_not_time_spent_working() {
     let pid = waiting.backend_pid();
     std::thread::scope(|scope| {
         // First the metadata, then last_seen, because either may be the one that waits.
-        let ending = scope.spawn(move || waiting.run("SELECT enrich.ensure_asn_inventory(1, 'Another')"));
+        let ending = scope.spawn(move || {
+            waiting.run("SELECT enrich.ensure_asn_inventory(1, 'Another', overwrite => true)")
+        });
         wait_until(
             "it has waited for 300 ms",
             || {

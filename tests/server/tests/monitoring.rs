@@ -278,7 +278,7 @@ fn work(lab: &Lab, db: &mut Database<'_>) {
         db.run(&COWRIE.insert(&[(&format!("s{n}"), Some(&address))]));
     }
     db.run("SELECT ensure_asn_inventory(64500, 'By hand', 'DE', 'ripencc')");
-    db.run("SELECT ensure_asn_inventory(64500, 'By hand, corrected', 'DE', 'ripencc')");
+    db.run("SELECT ensure_asn_inventory(64500, 'By hand, corrected', 'DE', 'ripencc', true)");
     db.run("SELECT ensure_asn_inventory(64500)");
     queue(db, &[members(0..40), vec![member(3, 8), member(4, 9)]].concat());
     wait_for_the_queue(db);

@@ -221,7 +221,12 @@ fn counters_move_when_a_prepared_transaction_commits() {
     let lab = Lab::start(short_naptime("prepared-metrics"));
     let mut db = at_work(&lab, &COWRIE);
     let gid = gid(&db, "metrics");
-    let counted = ["enrich_addresses_total", "asn_inventory_records_created_total", "enrich_lookups_total"];
+    let counted = [
+        "enrich_addresses_total",
+        "asn_inventory_records_created_total",
+        "enrich_lookups_total",
+        "asn_inventory_unique_seen",
+    ];
     let before = counted.map(|name| metric(&mut db, name));
     let prepare = format!(
         "BEGIN; {}; SAVEPOINT a; {}; ROLLBACK TO a; PREPARE TRANSACTION '{gid}'",
@@ -233,7 +238,7 @@ fn counters_move_when_a_prepared_transaction_commits() {
         assert_eq!(counted.map(|name| metric(&mut db, name)), before, "prepared, before {end}");
         db.run(&format!("{end} PREPARED '{gid}'"));
     }
-    let after = [before[0] + 2, before[1] + 2, before[2] + 2];
+    let after = [before[0] + 2, before[1] + 2, before[2] + 2, before[3] + 2];
     wait_until("the counters have moved", || counted.map(|name| metric(&mut db, name)), |now| *now == after);
     assert_eq!(db.number("SELECT count(*) FROM enrich.counter_delta"), 0);
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
