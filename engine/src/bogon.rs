@@ -10,6 +10,7 @@
 //! inside 2000::/3 that IANA has not allocated yet are not listed, because that list changes and this table cannot.
 
 use crate::address::Address;
+use crate::prefix::Prefix;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Returns why the address is a bogon, or `None` if it is not one. The texts are stored and used for grouping, so they
@@ -28,6 +29,38 @@ pub fn reason(address: Address) -> Option<&'static str> {
                 Verdict::AsItsLast32Bits => v4_reason(Ipv4Addr::from_bits(bits as u32))
                     .map(|_| "NAT64 of a non-global IPv4 address (RFC 6052)"),
             }
+        }
+    }
+}
+
+/// Returns whether all addresses of the block are bogons. Several rows may cover the block together.
+pub fn covers(block: Prefix) -> bool {
+    let (bits, length) = (block.network().ip(), u32::from(block.length()));
+    match bits {
+        IpAddr::V4(ip) => all_bogons(&V4, u128::from(ip.to_bits()), length, 32),
+        IpAddr::V6(ip) => all_bogons(&V6, ip.to_bits(), length, 128),
+    }
+}
+
+/// The first row that overlaps the block decides if it contains the block. If the block contains the row, both halves
+/// of the block must be bogons. `width` is the number of bits of an address.
+fn all_bogons<Bits: Into<u128> + Copy>(rows: &[Row<Bits>], network: u128, length: u32, width: u32) -> bool {
+    let mask_of = |length: u32| u128::MAX.checked_shl(width - length).unwrap_or(0);
+    let overlaps = |row: &&Row<Bits>| {
+        let common = row.mask.into() & mask_of(length);
+        (row.network.into() ^ network) & common == 0
+    };
+    match rows.iter().find(overlaps) {
+        None => false,
+        Some(row) if row.mask.into().count_ones() <= length => match row.verdict {
+            Verdict::Bogon(_) => true,
+            Verdict::Global => false,
+            Verdict::AsItsLast32Bits => all_bogons(&V4, network & u128::from(u32::MAX), length - 96, 32),
+        },
+        // The recursion ends, because each half is smaller and a row has at least one address.
+        Some(_) => {
+            let upper = network | 1 << (width - length - 1);
+            all_bogons(rows, network, length + 1, width) && all_bogons(rows, upper, length + 1, width)
         }
     }
 }
@@ -335,6 +368,57 @@ mod tests {
             "64:ff9b::8.8.8.8",
         ] {
             assert_eq!(of(text), None, "{text}");
+        }
+    }
+
+    /// Compares with each address of the block, for blocks around the borders of all rows.
+    #[test]
+    fn a_block_is_covered_if_each_of_its_addresses_is_a_bogon() {
+        let check = |network: IpAddr, length: u8, last_bits: u32| {
+            let block = Prefix::new(network.into(), length).unwrap();
+            let each = (0..1_u128 << last_bits).all(|host| {
+                let ip = match block.network().ip() {
+                    IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() | host as u32)),
+                    IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() | host)),
+                };
+                reason(ip.into()).is_some()
+            });
+            assert_eq!(covers(block), each, "{block}");
+        };
+        for row in &V4 {
+            for border in [row.network, row.network.wrapping_sub(1), row.network | !row.mask] {
+                (0..=8).for_each(|bits| check(Ipv4Addr::from_bits(border).into(), 32 - bits as u8, bits));
+            }
+        }
+        for row in &V6 {
+            for border in [row.network, row.network.wrapping_sub(1), row.network | !row.mask] {
+                let ip = IpAddr::from(Ipv6Addr::from_bits(border));
+                // An IPv4-mapped address becomes an IPv4 address.
+                if ip.to_canonical().is_ipv6() {
+                    (0..=8).for_each(|bits| check(ip, 128 - bits as u8, bits));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wide_blocks_are_covered_by_several_rows_together() {
+        for (block, covered) in [
+            ("224.0.0.0/3", true),
+            ("10.0.0.0/8", true),
+            ("10.0.0.0/7", false),
+            ("0.0.0.0/0", false),
+            // Contains 192.0.0.9, which is global.
+            ("192.0.0.0/24", false),
+            ("192.0.0.128/25", true),
+            ("fc00::/6", true),
+            ("2001:db8::/32", true),
+            ("2000::/3", false),
+            ("::/0", false),
+            ("64:ff9b::a00:0/104", true),
+            ("64:ff9b::/96", false),
+        ] {
+            assert_eq!(covers(Prefix::parse(block).unwrap()), covered, "{block}");
         }
     }
 

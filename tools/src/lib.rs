@@ -1,13 +1,16 @@
 //! Library of the extension's companion programs. No part of it is linked into the extension.
 //!
-//! - [`networks`] reads lists of networks, [`mmdb`] writes them as MaxMind databases: `mmdb-build`.
+//! - [`networks`] reads lists of networks, [`mmdb`] writes them as MaxMind databases: `mmdb-build --city`, `--asn`.
+//! - [`lists`] reads published lists of addresses and compiles them: `mmdb-build --types`.
 //! - [`log`] reads Cowrie's JSON logs, [`session`] gathers events into sessions, [`load`] stores them in Cowrie's
 //!   PostgreSQL schema: `cowrie-load`.
 //! - [`synthetic`] makes the log that the demo comes with: `demo-log`.
 
+pub mod lists;
 pub mod load;
 pub mod log;
 pub mod mmdb;
 pub mod networks;
+pub mod publish;
 pub mod session;
 pub mod synthetic;

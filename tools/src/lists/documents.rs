@@ -1,0 +1,47 @@
+//! Other JSON documents.
+//!
+//! ```text
+//! MISP warninglist    {"name", "version", "description", "type": "cidr", "matching_attributes": [], "list": ["192.0.2.0/24"]}
+//! ISC research        [{"ipv4": "192.0.2.1", "added": "2024-01-01", "type": "shodan"}]     ; type: name of the scanner
+//! ```
+//!
+//! The name of a warninglist says nothing about its type: MISP's `vpn-ipv4` is a list of datacenters.
+
+use serde_json::Value;
+
+use super::sink::{Sink, detail, in_document};
+use super::{Content, Details, Error, Format, shown};
+
+pub(super) fn misp(document: &str, json: &Value) -> Result<Content, Error> {
+    match json.get("type").and_then(Value::as_str) {
+        Some("cidr") => {}
+        other => {
+            let other = shown(other.unwrap_or_default());
+            return Err(Error::of_file(format!(
+                "MISP warninglist of type \"{other}\" has no networks; only type \"cidr\" is supported"
+            )));
+        }
+    }
+    let mut sink = Sink::new();
+    for (index, network) in json.get("list").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        let network = network
+            .as_str()
+            .ok_or_else(|| Error::of_file(format!("MISP warninglist: entry {} is not a text", index + 1)))?;
+        sink.network(network, Details::default())
+            .map_err(|problem| in_document(document, network, problem))?;
+    }
+    Ok(sink.finish(Format::Misp))
+}
+
+pub(super) fn isc_research(document: &str, json: &Value) -> Result<Content, Error> {
+    let mut sink = Sink::new();
+    for (index, row) in json.as_array().into_iter().flatten().enumerate() {
+        let network = ["ipv4", "ipv6"].iter().find_map(|key| row.get(key)?.as_str()).ok_or_else(|| {
+            Error::of_file(format!("research scanners of the ISC: entry {} has no text \"ipv4\"", index + 1))
+        })?;
+        let scanner = row.get("type").and_then(Value::as_str).unwrap_or_default();
+        let details = Details { provider: detail(scanner), ..Details::default() };
+        sink.network(network, details).map_err(|problem| in_document(document, network, problem))?;
+    }
+    Ok(sink.finish(Format::IscResearch))
+}
