@@ -1,7 +1,7 @@
 //! Compares lookups in MaxMind's own test databases with the documented results.
 //!
 //! The files are not part of the project. If they are absent, these tests say so and pass. Tests that need no such
-//! files are in `mmdb_layouts.rs` and `mmdb_hostile.rs`.
+//! files are in `mmdb_layouts.rs`, `mmdb_locations.rs` and `mmdb_hostile.rs`.
 
 use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::mmdb::{Content, Database, MmdbError, Network};
@@ -104,6 +104,21 @@ fn places_are_those_that_maxmind_gives() {
         let Some(database) = open(name) else { continue };
         assert_eq!(database.country(ip("67.43.156.1")), Ok(Some(*b"BT")), "{name}");
         assert_eq!(database.city(ip("67.43.156.1")), Ok(None), "{name}");
+    }
+}
+
+#[test]
+fn regions_postal_codes_and_time_zones_are_those_that_maxmind_gives() {
+    let Some(database) = open("GeoIP2-City-Test.mmdb") else { return };
+    for (address, expected) in [
+        ("2.125.160.216", [Some("England"), Some("ENG"), Some("OX1"), Some("Europe/London")]),
+        ("216.160.83.56", [Some("Washington"), Some("WA"), Some("98354"), Some("America/Los_Angeles")]),
+        ("89.160.20.112", [Some("Östergötland County"), Some("E"), None, Some("Europe/Stockholm")]),
+        ("2001:218::1", [None, None, None, Some("Asia/Tokyo")]),
+    ] {
+        let found = database.detailed_location(ip(address)).unwrap().unwrap();
+        let details = [found.region, found.region_code, found.postal_code, found.time_zone];
+        assert_eq!(details, expected, "{address}");
     }
 }
 

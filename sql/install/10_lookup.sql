@@ -43,6 +43,13 @@ CREATE FUNCTION ip_city(ip inet) RETURNS text
 COMMENT ON FUNCTION ip_city(inet) IS
     'English name of the city of an address, from the mmdb file of the setting city_database; null if unknown';
 
+CREATE FUNCTION ip_location(
+    ip inet, OUT country text, OUT region text, OUT region_code text, OUT city text, OUT postal_code text,
+    OUT latitude double precision, OUT longitude double precision, OUT accuracy_radius_km integer, OUT time_zone text)
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_location_wrapper';
+COMMENT ON FUNCTION ip_location(inet) IS
+    'location of an address, from the mmdb file of the setting city_database: country, region (the largest subdivision of the country), city, postal code, coordinates and time zone; one row, with null for each unknown value';
+
 CREATE FUNCTION ip_asn(ip inet) RETURNS bigint
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_asn_wrapper';
 COMMENT ON FUNCTION ip_asn(inet) IS

@@ -9,9 +9,9 @@ use crate::error;
 use crate::guc;
 use crate::mmdb::{self, Kind, LoadPolicy};
 use crate::pg::sql_function::Call;
-use crate::pg::value::{Bigint, Boolean, Inet, Jsonb, Text, ToSql, Typed};
+use crate::pg::value::{Bigint, Boolean, Inet, Jsonb, Text, ToSql, Typed, Value};
 use crate::pg::{inet, jsonb};
-use crate::sql_function;
+use crate::{row, sql_function};
 
 /// Returns the argument of a lookup. Raises an error for a network, because the addresses of a network may
 /// have different locations.
@@ -42,6 +42,27 @@ fn ip_city(call: &Call) -> Option<Typed<Text>> {
     let address = host(call)?;
     mmdb::with(LoadPolicy::Import, |databases| {
         databases.city(address).map(|city| (&*clean_name(city)).to_sql())
+    })
+}
+
+sql_function!(ip_location_wrapper, pg_finfo_ip_location_wrapper, ip_location);
+fn ip_location(call: &Call) -> Option<Value> {
+    let address = host(call)?;
+    mmdb::with(LoadPolicy::Import, |databases| {
+        let found = databases.detailed_location(address);
+        let location = found.map(|found| found.location).unwrap_or_default();
+        let clean = |text: Option<&str>| text.map(|text| clean_name(text).into_owned());
+        Some(call.record(row![
+            Text: location.country,
+            Text: clean(found.and_then(|found| found.region)),
+            Text: clean(found.and_then(|found| found.region_code)),
+            Text: clean(location.city),
+            Text: clean(found.and_then(|found| found.postal_code)),
+            Float: location.latitude,
+            Float: location.longitude,
+            Integer: location.accuracy_radius.and_then(|radius| i32::try_from(radius).ok()),
+            Text: clean(found.and_then(|found| found.time_zone)),
+        ]))
     })
 }
 

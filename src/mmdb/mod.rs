@@ -12,7 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
-use cowrie_enrich_engine::mmdb::{Content, Database, Facts, Location, Network};
+use cowrie_enrich_engine::mmdb::{Content, Database, DetailedLocation, Facts, Location, Network};
 use cowrie_enrich_engine::timestamp::Timestamp;
 use memmap2::Mmap;
 
@@ -270,6 +270,11 @@ impl Databases {
 
     pub fn location(&self, address: Address) -> Option<Location<'_>> {
         answered(self.city.as_ref()?.database.location(address))
+    }
+
+    /// Returns the location with the fields that a session's insert does not need.
+    pub fn detailed_location(&self, address: Address) -> Option<DetailedLocation<'_>> {
+        answered(self.city.as_ref()?.database.detailed_location(address))
     }
 
     pub fn network(&self, address: Address) -> Option<Network<'_>> {

@@ -14,7 +14,7 @@
 
 use super::format::{Plan, Section, Step, Token};
 use super::scalar::{self, Scalar};
-use maxminddb::PathElement::{self, Key};
+use maxminddb::PathElement::{self, Index, Key};
 
 pub(super) type Path = &'static [PathElement<'static>];
 
@@ -40,10 +40,16 @@ pub(super) enum Field {
     Asn,
     Organization,
     RegisteredCountry,
+    Region,
+    RegionCode,
+    PostalCode,
+    TimeZone,
 }
 use Field::{
-    AccuracyRadius, Asn, City, Country, CountryName, Latitude, Longitude, Organization, RegisteredCountry,
+    AccuracyRadius, Asn, City, Country, CountryName, Latitude, Longitude, Organization, PostalCode, Region,
+    RegionCode, RegisteredCountry, TimeZone,
 };
+const FIELDS: usize = Field::TimeZone as usize + 1;
 
 /// Vendors that use a path. The paths of a `MaxMind` family are used together, because a field may be absent from a
 /// record but never has another path. Other paths are used one by one, if the sample contains them.
@@ -91,6 +97,30 @@ static CANDIDATES: &[(Field, Family, Path)] = &[
     (AccuracyRadius, Flat, &[Key("accuracy_radius")]),
     (AccuracyRadius, Flat, &[Key("radius")]),
     (AccuracyRadius, Flat, &[Key("geo"), Key("radius")]),
+    // MaxMind and DB-IP order subdivisions from the largest to the smallest. The first one is the region.
+    (Region, MaxMindPlace, &[Key("subdivisions"), Index(0), Key("names"), Key("en")]),
+    (Region, Flat, &[Key("state1")]),
+    (Region, Flat, &[Key("region_name")]),
+    (Region, Flat, &[Key("region")]),
+    (Region, Flat, &[Key("geo"), Key("region")]),
+    (Region, Flat, &[Key("location"), Key("region")]),
+    (RegionCode, MaxMindPlace, &[Key("subdivisions"), Index(0), Key("iso_code")]),
+    (RegionCode, Flat, &[Key("region_code")]),
+    (RegionCode, Flat, &[Key("region_iso_code")]),
+    (RegionCode, Flat, &[Key("geo"), Key("region_code")]),
+    (RegionCode, Flat, &[Key("location"), Key("region_code")]),
+    (PostalCode, MaxMindPlace, &[Key("postal"), Key("code")]),
+    (PostalCode, Flat, &[Key("postcode")]),
+    (PostalCode, Flat, &[Key("postal_code")]),
+    (PostalCode, Flat, &[Key("postal")]),
+    (PostalCode, Flat, &[Key("zip_code")]),
+    (PostalCode, Flat, &[Key("geo"), Key("postal_code")]),
+    (PostalCode, Flat, &[Key("location"), Key("postal_code")]),
+    (TimeZone, MaxMindPlace, &[Key("location"), Key("time_zone")]),
+    (TimeZone, Flat, &[Key("timezone")]),
+    (TimeZone, Flat, &[Key("time_zone")]),
+    (TimeZone, Flat, &[Key("geo"), Key("timezone")]),
+    (TimeZone, Flat, &[Key("location"), Key("timezone")]),
     (Asn, MaxMindAsn, &[Key("autonomous_system_number")]),
     (Asn, MaxMindTraits, &[Key("traits"), Key("autonomous_system_number")]),
     (Asn, Flat, &[Key("asn")]),
@@ -121,7 +151,7 @@ static CANDIDATES: &[(Field, Family, Path)] = &[
 /// Paths of one file by field, best first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Layout {
-    paths: [Vec<Path>; 9],
+    paths: [Vec<Path>; FIELDS],
 }
 
 impl Layout {
@@ -240,7 +270,8 @@ fn look_at(data: Section<'_>, record: usize, seen: &mut [bool]) -> Result<(), su
     Ok(())
 }
 
-/// Returns whether a candidate path starts with these keys. No candidate path starts with most keys of a record,
+/// Returns whether a candidate path starts with these keys. The elements of arrays are not sampled, so a path through an
+/// array belongs to a family. No candidate path starts with most keys of a record,
 /// such as continents, subdivisions and geoname ids.
 fn leads_on(keys: &[&[u8]]) -> bool {
     CANDIDATES.iter().any(|(_, _, path)| path.len() > keys.len() && starts_with(path, keys))
@@ -256,7 +287,7 @@ fn mark(keys: &[&[u8]], value: Scalar<'_>, seen: &mut [bool]) {
             *seen = match field {
                 Country | RegisteredCountry => value.country().is_some(),
                 CountryName => value.country_name().is_some(),
-                City | Organization => value.text().is_some(),
+                City | Organization | Region | RegionCode | PostalCode | TimeZone => value.text().is_some(),
                 Latitude => value.coordinate(90.0).is_some(),
                 Longitude => value.coordinate(180.0).is_some(),
                 AccuracyRadius => value.whole().is_some(),

@@ -64,8 +64,8 @@ pub enum Content {
     Both,
 }
 
-/// Location of an address. At least one field is known.
-#[derive(Clone, Copy, PartialEq, Debug)]
+/// Location of an address.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Location<'a> {
     /// Country where the address is used: ISO 3166 alpha-2 in capitals.
     pub country: Option<[u8; 2]>,
@@ -80,6 +80,19 @@ pub struct Location<'a> {
     pub longitude: Option<f64>,
     /// Kilometres.
     pub accuracy_radius: Option<u32>,
+}
+
+/// Location of an address with the fields that a session's insert does not need. At least one field is known.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct DetailedLocation<'a> {
+    pub location: Location<'a>,
+    /// The largest subdivision of the country, in English.
+    pub region: Option<&'a str>,
+    /// The part of the ISO 3166-2 code after the country, such as `CA` of `US-CA`.
+    pub region_code: Option<&'a str>,
+    pub postal_code: Option<&'a str>,
+    /// Name in the tz database.
+    pub time_zone: Option<&'a str>,
 }
 
 /// The network that announces an address.
@@ -166,10 +179,31 @@ impl<S: AsRef<[u8]>> Database<S> {
         self.scalar(Field::Organization, address, Scalar::text)
     }
 
+    /// Returns the location. At least one of its fields is known.
     pub fn location(&self, address: Address) -> Result<Option<Location<'_>>, MmdbError> {
+        self.find(address)?.map_or(Ok(None), |found| Self::location_of(&found))
+    }
+
+    /// Returns the location with all known fields. Returns `None` if [`Self::location`] does, and no other field is known.
+    pub fn detailed_location(&self, address: Address) -> Result<Option<DetailedLocation<'_>>, MmdbError> {
         let Some(found) = self.find(address)? else {
             return Ok(None);
         };
+        let location = Self::location_of(&found)?;
+        let region = found.value(Field::Region, Scalar::text)?;
+        let region_code = found.value(Field::RegionCode, Scalar::text)?;
+        let postal_code = found.value(Field::PostalCode, Scalar::text)?;
+        let time_zone = found.value(Field::TimeZone, Scalar::text)?;
+        let details = [region, region_code, postal_code, time_zone];
+        if location.is_none() && details.iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        let location = location.unwrap_or_default();
+        Ok(Some(DetailedLocation { location, region, region_code, postal_code, time_zone }))
+    }
+
+    #[inline]
+    fn location_of<'a>(found: &Found<'a, S>) -> Result<Option<Location<'a>>, MmdbError> {
         let country = found.value(Field::Country, Scalar::country)?;
         let registered_country = found.value(Field::RegisteredCountry, Scalar::country)?;
         let country_name = found.value(Field::CountryName, Scalar::country_name)?;

@@ -96,6 +96,11 @@ pub fn look_up(database: &Database<Vec<u8>>, address: Address) -> Result<(), Mmd
     }
     assert!(!matches!(city, Ok(Some(""))) && !matches!(organization, Ok(Some(""))));
     assert!(!matches!(asn, Ok(Some(0))));
+    if let Ok(Some(detailed)) = database.detailed_location(address) {
+        assert!(place.as_ref().is_ok_and(|place| place.unwrap_or_default() == detailed.location));
+        let details = [detailed.region, detailed.region_code, detailed.postal_code, detailed.time_zone];
+        assert!(!details.contains(&Some("")));
+    }
     if let Ok(Some(place)) = place {
         // One walk must find the same values as single lookups.
         assert!(country.as_ref().is_ok_and(|country| *country == place.country));

@@ -78,6 +78,14 @@ pub fn city_database() -> Writer {
         }
         record
             .insert("location".into(), json!({"latitude": 12.5, "longitude": -7.25, "accuracy_radius": 20}));
+        if place.city == "Mountain View" {
+            record.insert(
+                "subdivisions".into(),
+                json!([{"iso_code": "CA", "names": {"en": "California"}}, {"names": {"en": "Santa Clara County"}}]),
+            );
+            record.insert("postal".into(), json!({"code": "94043"}));
+            record["location"]["time_zone"] = json!("America/Los_Angeles");
+        }
         city.insert(place.prefix, Value::Object(record));
     }
     for network in 0..CROWD_NETWORKS {

@@ -65,6 +65,46 @@ fn every_place_of_the_fixtures_is_found() {
     }
 }
 
+/// The columns are those of the other functions, and null where the file has nothing.
+#[test]
+fn a_location_is_one_row_with_null_for_what_is_unknown() {
+    let mut db = database();
+    let location = |db: &mut Session, address: &str| db.one(&format!("SELECT * FROM ip_location({address})"));
+    let google = "US|California|CA|Mountain View|94043|12.5|-7.25|20|America/Los_Angeles";
+    assert_eq!(location(&mut db, "'8.8.8.8'"), google);
+    assert_eq!(location(&mut db, "'::ffff:8.8.8.8'"), google);
+    assert_eq!(location(&mut db, "'123.123.123.1'"), "CN|NULL|NULL|北京|NULL|12.5|-7.25|20|NULL");
+    for address in ["'48.0.0.1'", "'2a00::1'", "'10.0.0.1'", "'::1'", "NULL"] {
+        assert_eq!(location(&mut db, address), ["NULL"; 9].join("|"), "{address}");
+    }
+    assert_eq!(
+        db.rows(
+            "SELECT l.country IS NOT DISTINCT FROM ip_country(a), l.city IS NOT DISTINCT FROM ip_city(a), count(*)
+             FROM (SELECT ('23.0.0.0'::inet + n * 65536) AS a FROM generate_series(0, 255) n
+                   UNION ALL SELECT '1.1.1.0'::inet + n FROM generate_series(0, 255) n) s
+             CROSS JOIN LATERAL ip_location(a) l GROUP BY 1, 2"
+        ),
+        ["t|t|512"]
+    );
+    let refusal = db.refused("SELECT ip_location('8.8.8.0/24')");
+    assert_eq!(refusal.code, "22023", "{refusal:?}");
+}
+
+#[test]
+fn a_location_needs_only_a_country_file_and_no_file_at_all_means_unknown() {
+    let cluster = cluster_with_world(&Options::named("lookups-location"));
+    let mut db = fresh_database(&cluster);
+    let country = cluster.files().join("country.mmdb");
+    let mut file = Writer::new("GeoLite2-Country", 6);
+    file.insert("8.8.8.0/24", json!({"country": {"iso_code": "US", "names": {"en": "United States"}}}));
+    file.write(&country);
+    import(&cluster, &mut db, Some(&country), None);
+    let location = "SELECT * FROM enrich.ip_location('8.8.8.8')";
+    assert_eq!(db.one(location), ["US"].iter().chain(&["NULL"; 8]).copied().collect::<Vec<_>>().join("|"));
+    import(&cluster, &mut db, None, None);
+    assert_eq!(db.one(location), ["NULL"; 9].join("|"));
+}
+
 #[test]
 fn the_edges_of_a_prefix_belong_to_it_and_their_neighbours_do_not() {
     let mut db = database();
@@ -106,7 +146,7 @@ fn null_in_null_out() {
 #[test]
 fn a_network_is_refused_with_a_hint() {
     let mut db = database();
-    for function in ["ip_country", "ip_city", "ip_asn", "ip_asn_org", "maxmind_lookup"] {
+    for function in ["ip_country", "ip_city", "ip_location", "ip_asn", "ip_asn_org", "maxmind_lookup"] {
         for network in ["10.0.0.0/8", "8.8.8.8/31", "2001:4860::/32"] {
             let refusal = db.refused(&format!("SELECT {function}('{network}')"));
             assert_eq!(refusal.code, "22023", "{function}: {refusal:?}");
@@ -144,7 +184,7 @@ fn lookups_are_parallel_safe_and_strict() {
         db.rows(
             "SELECT proname FROM pg_proc
              WHERE pronamespace = 'enrich'::regnamespace
-               AND proname IN ('ip_country', 'ip_asn', 'ip_asn_org', 'ip_city',
+               AND proname IN ('ip_country', 'ip_location', 'ip_asn', 'ip_asn_org', 'ip_city',
                                'maxmind_lookup', 'is_bogon', 'bogon_reason')
                AND (proparallel <> 's' OR NOT proisstrict OR provolatile = 'v')"
         ),
@@ -491,7 +531,8 @@ fn no_file_takes_the_server_down() {
         import(&cluster, &mut db, Some(&file), Some(&file));
         for address in ["1.1.1.1", "81.2.69.142", "2001:218::1", "::1", "255.255.255.255"] {
             // A broken record may cause an error, but not a lost connection.
-            for function in ["ip_country", "ip_city", "ip_asn", "ip_asn_org", "maxmind_lookup"] {
+            for function in ["ip_country", "ip_city", "ip_location", "ip_asn", "ip_asn_org", "maxmind_lookup"]
+            {
                 let answer = db.try_rows(&format!("SELECT {function}('{address}')"));
                 if let Err(refusal) = answer {
                     assert_ne!(refusal.code, "08006", "{}: {refusal:?}", file.display());

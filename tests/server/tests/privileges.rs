@@ -8,6 +8,7 @@ use server_tests::{Database, database, shared};
 /// The functions that every role may call. These functions read the server's files and constants. They read no table
 /// with the caller's privileges, and write nothing.
 const OFFLINE: &[&str] = &[
+    "asn_registry",
     "bogon_reason",
     "canonical_address",
     "classify_asn",
@@ -17,9 +18,11 @@ const OFFLINE: &[&str] = &[
     "ip_asn_org",
     "ip_city",
     "ip_country",
+    "ip_location",
     "ip_registered_country",
     "ip_types_of",
     "is_bogon",
+    "is_bogon_asn",
     "is_bogon_of",
     "is_lookup_key",
     "is_provider",
