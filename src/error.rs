@@ -163,6 +163,67 @@ pub fn not_owner(table: &str) -> ! {
     )
 }
 
+/// The caller does not have the rights of the owner of a session table.
+pub fn not_owner_of_sessions(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        format!("must be owner of session table {table}"),
+        Some("Erasing an address changes its sessions in every session table.".to_owned()),
+        Some("Call the procedure as a role that is a member of the owners of all session tables."),
+    )
+}
+
+/// An attached table has changed, so the procedure could miss sessions.
+pub fn sessions_not_intact(table: &str, reason: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("session table {table} has changed since attach_session_table() was called"),
+        Some(format!("The view attached_tables says: {reason}.")),
+        Some("Undo the change, or call attach_session_table() again with all arguments of the earlier call."),
+    )
+}
+
+/// The statement that erases sessions would run code of a third role.
+pub fn erasure_blocked(table: &str, reason: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("could not erase sessions of {table}"),
+        Some(reason.to_owned()),
+        Some(
+            "Drop the trigger that DETAIL names, or call set_session_table_options() with run_triggers => true.",
+        ),
+    )
+}
+
+/// The address column is NOT NULL and not a text.
+pub fn no_value_for_no_address(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
+        format!("the address column of {table} has no value for a session without an address"),
+        Some("The column has type inet and does not accept null.".to_owned()),
+        Some("Use ALTER TABLE ... ALTER COLUMN ... DROP NOT NULL, or pass delete_sessions => true."),
+    )
+}
+
+/// A policy or trigger of the owner keeps sessions as they are.
+pub fn could_not_erase(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("could not erase sessions of {table}"),
+        Some("The statement changed none of the sessions. A trigger or row-level security of the table prevents the change.".to_owned()),
+        Some("Remove the trigger or the policy for the owner of the table, then repeat the call."),
+    )
+}
+
+pub fn invalid_age() -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "invalid older_than".to_owned(),
+        Some("The age must be positive, and no longer than a thousand years.".to_owned()),
+        Some("Use for example '90 days'."),
+    )
+}
+
 pub fn not_a_table(name: &str) -> ! {
     raise(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("{name} is not a table"), None, None)
 }

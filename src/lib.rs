@@ -112,7 +112,8 @@ pgrx::extension_sql_file!("../sql/install/72_refresh.sql", name = "refresh", req
 pgrx::extension_sql_file!("../sql/install/74_import.sql", name = "import", requires = ["refresh"]);
 pgrx::extension_sql_file!("../sql/install/76_analysis.sql", name = "analysis", requires = ["import"]);
 pgrx::extension_sql_file!("../sql/install/78_schedule.sql", name = "schedule", requires = ["analysis"]);
-pgrx::extension_sql_file!("../sql/install/80_versions.sql", name = "versions", requires = ["schedule"]);
+pgrx::extension_sql_file!("../sql/install/79_erase.sql", name = "erase", requires = ["schedule"]);
+pgrx::extension_sql_file!("../sql/install/80_versions.sql", name = "versions", requires = ["erase"]);
 pgrx::extension_sql_file!("../sql/install/82_restore.sql", name = "restore", requires = ["versions"]);
 pgrx::extension_sql_file!("../sql/install/84_keys.sql", name = "keys", requires = ["restore"]);
 pgrx::extension_sql_file!("../sql/install/90_grants.sql", name = "grants", requires = ["keys"], finalize);

@@ -32,7 +32,7 @@ COMMENT ON VIEW default_schedule IS
 COMMENT ON COLUMN default_schedule.schedule IS
     'minute, hour, day, month and day of the week, as in crontab; pg_cron uses GMT unless cron.timezone is set';
 
-CREATE FUNCTION schedule_defaults(OUT jobname text, OUT schedule text, OUT command text) RETURNS SETOF record
+CREATE FUNCTION schedule_defaults(expire_after interval DEFAULT NULL, OUT jobname text, OUT schedule text, OUT command text) RETURNS SETOF record
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     job record;
@@ -59,7 +59,18 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
             MESSAGE = format('pg_cron is not installed in database "%s"', here), DETAIL = problem, HINT = way;
     END IF;
-    FOR job IN SELECT d.jobname, d.schedule, d.command FROM @extschema@.default_schedule d LOOP
+    IF expire_after <= '0'::interval THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'invalid expire_after', DETAIL = format('The value is %s, but must be positive.', expire_after),
+            HINT = 'Use for example ''90 days''.';
+    END IF;
+    FOR job IN
+        SELECT d.jobname, d.schedule, d.command FROM @extschema@.default_schedule d
+        UNION ALL
+        SELECT 'cowrie_enrich_expire_addresses', '40 4 * * *',
+               format('CALL %s.expire_addresses(%L)', '@extschema@', expire_after)
+        WHERE expire_after IS NOT NULL
+    LOOP
         -- Replaces a job of the same name and role.
         PERFORM cron.schedule(job.jobname, job.schedule, job.command);
         SELECT job.jobname, job.schedule, job.command INTO jobname, schedule, command;
@@ -67,8 +78,8 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION schedule_defaults() IS
-    'schedule the jobs of the view default_schedule with pg_cron in this database, as jobs of the calling role; replaces jobs of this role that have the same names; returns the jobs';
+COMMENT ON FUNCTION schedule_defaults(interval) IS
+    'schedule the jobs of the view default_schedule with pg_cron in this database, as jobs of the calling role; replaces jobs of this role that have the same names; if expire_after is not null, also schedules expire_addresses() every night; returns the jobs';
 
 CREATE FUNCTION unschedule_defaults(OUT jobname text) RETURNS SETOF text
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -81,7 +92,8 @@ BEGIN
     FOR job IN
         SELECT j.jobid, j.jobname FROM cron.job j
         WHERE j.database = current_database() AND j.username = current_user
-          AND j.jobname IN (SELECT d.jobname FROM @extschema@.default_schedule d)
+          AND (j.jobname = 'cowrie_enrich_expire_addresses'
+               OR j.jobname IN (SELECT d.jobname FROM @extschema@.default_schedule d))
         ORDER BY j.jobid
     LOOP
         PERFORM cron.unschedule(job.jobid);
@@ -91,4 +103,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION unschedule_defaults() IS
-    'remove from pg_cron the jobs of the view default_schedule that belong to the calling role and this database; returns the removed jobs';
+    'remove from pg_cron the jobs of schedule_defaults() that belong to the calling role and this database; returns the removed jobs';

@@ -2,8 +2,8 @@
 
 use crate::pg::sql_function::Call;
 use crate::procedures::{
-    add_session_foreign_key, backfill_sessions, build_asn_inventory, import_inventory,
-    refresh_session_counts, refresh_stale,
+    add_session_foreign_key, backfill_sessions, build_asn_inventory, erase_address, expire_addresses,
+    import_inventory, refresh_session_counts, refresh_stale,
 };
 use crate::sql_function;
 
@@ -43,4 +43,14 @@ fn refresh_stale(call: &Call) {
 sql_function!(import_inventory_wrapper, pg_finfo_import_inventory_wrapper, import_inventory);
 fn import_inventory(call: &Call) {
     import_inventory::take_over(call);
+}
+
+sql_function!(erase_address_wrapper, pg_finfo_erase_address_wrapper, erase_address);
+fn erase_address(call: &Call) {
+    erase_address::erase(call);
+}
+
+sql_function!(expire_addresses_wrapper, pg_finfo_expire_addresses_wrapper, expire_addresses);
+fn expire_addresses(call: &Call) {
+    expire_addresses::expire(call);
 }

@@ -11,6 +11,9 @@
 pub mod add_session_foreign_key;
 pub mod backfill_sessions;
 pub mod build_asn_inventory;
+pub mod erase_address;
+mod erasure;
+pub mod expire_addresses;
 pub mod import_inventory;
 pub mod progress;
 pub mod refresh_session_counts;
@@ -46,6 +49,8 @@ pub enum Procedure {
     RefreshStale = 3,
     ImportInventory = 4,
     AddSessionForeignKey = 5,
+    EraseAddress = 6,
+    ExpireAddresses = 7,
 }
 
 impl Procedure {
@@ -56,6 +61,8 @@ impl Procedure {
         Procedure::RefreshStale,
         Procedure::ImportInventory,
         Procedure::AddSessionForeignKey,
+        Procedure::EraseAddress,
+        Procedure::ExpireAddresses,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -66,6 +73,8 @@ impl Procedure {
             Procedure::RefreshStale => "refresh_stale",
             Procedure::ImportInventory => "import_inventory",
             Procedure::AddSessionForeignKey => "add_session_foreign_key",
+            Procedure::EraseAddress => "erase_address",
+            Procedure::ExpireAddresses => "expire_addresses",
         }
     }
 }

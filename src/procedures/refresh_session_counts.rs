@@ -97,7 +97,8 @@ fn warn(procedure: &str, table: &str, not_intact: &DamagedTable) {
     }
 }
 
-fn fold(run: &mut Run) {
+/// Folds all pending counts.
+pub(super) fn fold(run: &mut Run) {
     let oids = run.oids;
     let pending = acting_as(oids.owner, || fold::pending(run.connection));
     run.begin("folding", pending);

@@ -171,6 +171,10 @@ fn before(layout: &TriggerLayout, trigger_call: &TriggerCall, event: Event) -> T
         Event::Update => {
             let old = trigger_call.old_row();
             let before = source_address(layout, old, InvalidAddress::Ignore).map(|source| source.address);
+            if is_erased(layout, trigger_call, before) {
+                let row = trigger_call.new_row();
+                return replaced(layout, row, ExistingValues::Replaced, [Value::NULL; 5]);
+            }
             let (row, is_filled) = protect(layout, trigger_call, before);
             let Some(source) = source_address(layout, row, InvalidAddress::Report) else { return row };
             // The extension fills snapshots and leaves the address as it is spelled.
@@ -185,6 +189,12 @@ fn before(layout: &TriggerLayout, trigger_call: &TriggerCall, event: Event) -> T
         }
         Event::Delete => trigger_call.old_row(),
     }
+}
+
+/// Returns true if the extension is erasing the address of a row.
+fn is_erased(layout: &TriggerLayout, trigger_call: &TriggerCall, before: Option<Address>) -> bool {
+    let has_none = || source_address(layout, trigger_call.new_row(), InvalidAddress::Ignore).is_none();
+    before.is_some() && snapshot_fill::is_erasing(trigger_call.table()) && has_none()
 }
 
 /// Treatment of values that a row already has in its snapshot columns.
@@ -269,7 +279,8 @@ fn after(layout: &TriggerLayout, trigger_call: &TriggerCall, event: Event) {
     if went == came {
         return;
     }
-    if let Some(address) = went {
+    let is_uncounted = |address: &Address| snapshot_fill::is_uncounted(trigger_call.table(), *address);
+    if let Some(address) = went.filter(|address| !is_uncounted(address)) {
         pending::remember(
             layout.oids,
             address,

@@ -41,7 +41,7 @@ pub const EXPORTERS: usize = 3;
 /// Capacity for spans that wait for the exporter: more than a worker creates in some seconds, and 540 kB.
 pub const SPANS: usize = 2048;
 /// Procedures that work in batches.
-pub const PROCEDURES: usize = 6;
+pub const PROCEDURES: usize = 8;
 /// Databases that can have a worker at the same time.
 pub const WORKER_SLOTS: usize = 64;
 /// Databases without a worker that are shown with the reason.

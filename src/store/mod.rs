@@ -15,6 +15,7 @@ pub mod complete_sessions;
 pub mod completions;
 pub mod counter_deltas;
 pub mod enrich;
+pub mod erase;
 pub mod fold;
 pub mod import_inventory;
 pub mod inbox_duplicates;

@@ -57,12 +57,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// A table without partitions, and its columns.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CountedTable {
-    table: Oid,
-    ip_column: CString,
-    time_column: Option<CString>,
+    pub(super) table: Oid,
+    pub(super) ip_column: CString,
+    pub(super) time_column: Option<CString>,
     /// The attached table, for messages.
     attached: String,
-    not_intact_reason: Option<String>,
+    pub(super) not_intact_reason: Option<String>,
     /// False if the addresses of some sessions of the attached table cannot be read.
     is_readable: bool,
 }

@@ -49,6 +49,13 @@ type Key = (TupleId, Address);
 struct Statement {
     table: Oid,
     values: HashMap<Key, Values>,
+    erases: Option<Erasure>,
+}
+
+/// A statement that erases addresses with their snapshots.
+pub struct Erasure {
+    /// The address whose sessions are not counted as gone, because the caller deletes its counts too.
+    pub uncounted: Option<Address>,
 }
 
 thread_local! {
@@ -72,9 +79,37 @@ impl Drop for Registration {
 #[must_use]
 pub fn register(table: Oid, rows: impl Iterator<Item = (TupleId, Address, Values)>) -> Registration {
     let values = rows.map(|(tuple_id, address, values)| ((tuple_id, address), values)).collect();
+    begin(Statement { table, values, erases: None })
+}
+
+/// Registers that a statement erases addresses of a table. The BEFORE trigger then empties the snapshot of each row that
+/// loses its address.
+#[must_use]
+pub fn register_erasure(table: Oid, erasure: Erasure) -> Registration {
+    begin(Statement { table, values: HashMap::new(), erases: Some(erasure) })
+}
+
+fn begin(statement: Statement) -> Registration {
     RUNNING.with_borrow_mut(|running| {
-        running.push(Statement { table, values });
+        running.push(statement);
         Registration { depth: running.len() - 1 }
+    })
+}
+
+/// Returns true if the running statement erases addresses of a table.
+pub fn is_erasing(table: Oid) -> bool {
+    of_erasure(table, |_| true)
+}
+
+/// Returns true if the running statement erases a session of this address without counting it.
+pub fn is_uncounted(table: Oid, address: Address) -> bool {
+    of_erasure(table, |erasure| erasure.uncounted == Some(address))
+}
+
+fn of_erasure(table: Oid, is_so: impl FnOnce(&Erasure) -> bool) -> bool {
+    RUNNING.with_borrow(|running| {
+        let statement = running.last().filter(|last| last.table == table);
+        statement.and_then(|statement| statement.erases.as_ref()).is_some_and(is_so)
     })
 }
 

@@ -33,6 +33,8 @@ pub const PHASES: &[&str] = &[
     "refresh_session_counts",
     "import_inventory",
     "add_session_foreign_key",
+    "erase_address",
+    "expire_addresses",
 ];
 
 /// Phase of address lookups, in all databases.

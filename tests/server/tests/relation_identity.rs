@@ -77,6 +77,23 @@ const PLACES: &[Place] = &[
         fills: false,
     },
     Place {
+        name: "erase_address",
+        statements: &[
+            "sql/queries/erase/sessions_anonymise.sql",
+            "src/store/erase.rs sessions_anonymise",
+        ],
+        call: "CALL enrich.erase_address('8.8.8.7')",
+        before: "",
+        fills: false,
+    },
+    Place {
+        name: "expire_addresses",
+        statements: &["sql/queries/erase/sessions_delete.sql", "src/store/erase.rs sessions_delete"],
+        call: "CALL enrich.expire_addresses('30 days', 'mine.s', true)",
+        before: "",
+        fills: false,
+    },
+    Place {
         name: "campaign_query",
         statements: &[],
         call: "SELECT enrich.campaign_query('mine.s')",
@@ -374,7 +391,14 @@ fn code_on_the_table_runs_as_its_owner_and_children_are_not_reached() {
         ));
         // Other calls attach or change the table, so this code would make them fail.
         if place.fills
-            || ["campaign_networks", "campaign_addresses", "session_timeline"].contains(&place.name)
+            || [
+                "campaign_networks",
+                "campaign_addresses",
+                "session_timeline",
+                "erase_address",
+                "expire_addresses",
+            ]
+            .contains(&place.name)
         {
             db.run(&format!(
                 "ALTER TABLE mine.{table} ADD CHECK (trap.visited()) NOT VALID;

@@ -183,6 +183,19 @@ fn scheduling_again_replaces_the_jobs_and_unscheduling_removes_only_them() {
     db.run("UPDATE cron.job SET schedule = '1 2 3 4 5' WHERE jobname = 'cowrie_enrich_fold'");
     db.run("SELECT cron.schedule('cowrie_enrich_of_mine', '0 0 1 1 *', 'SELECT 1')");
     db.run("SELECT schedule_defaults()");
+    // Nothing expires unless that is wanted.
+    let expiry = "SELECT schedule, command FROM cron.job WHERE jobname = 'cowrie_enrich_expire_addresses'";
+    assert_eq!(db.rows(expiry), [""; 0]);
+    assert_eq!(db.refused("SELECT schedule_defaults('-1 day')").code, "22023");
+    db.run("SELECT schedule_defaults(expire_after => '90 days 12:00')");
+    let [row] = &db.rows(expiry)[..] else { panic!("one job expires addresses") };
+    let (schedule, command) = row.split_once('|').expect("two columns");
+    assert_eq!(schedule, "40 4 * * *");
+    assert!(command.ends_with("expire_addresses('90 days 12:00:00')"), "{command}");
+    db.run(command);
+    db.run("SELECT cron.unschedule('cowrie_enrich_expire_addresses'); SELECT schedule_defaults(expire_after => '1 year')");
+    assert_eq!(db.rows("SELECT * FROM unschedule_defaults() ORDER BY 1").len(), JOBS.len() + 1);
+    db.run("SELECT schedule_defaults()");
     assert_eq!(db.rows(&there.replace("ORDER", "WHERE jobname <> 'cowrie_enrich_of_mine' ORDER")), scheduled);
 
     assert_eq!(db.rows("SELECT * FROM unschedule_defaults() ORDER BY 1"), JOBS);
@@ -205,7 +218,7 @@ fn jobs_are_those_of_the_role_that_scheduled_them() {
     assert_eq!(operator.refused("SELECT enrich.schedule_defaults()").code, "42501");
     db.run(
         "GRANT SELECT ON default_schedule TO operator;
-         GRANT EXECUTE ON FUNCTION schedule_defaults(), unschedule_defaults() TO operator;
+         GRANT EXECUTE ON FUNCTION schedule_defaults(interval), unschedule_defaults() TO operator;
          SELECT schedule_defaults()",
     );
     operator.run("SELECT enrich.schedule_defaults()");

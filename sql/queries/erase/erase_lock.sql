@@ -1,0 +1,9 @@
+-- Locks addresses, in order. Waits for sessions that are being stored with a foreign key to one of them.
+-- $1 inet[]: addresses
+SELECT count(*)
+FROM (
+    SELECT i.ip_address
+    FROM @extschema@.ip_inventory i
+    WHERE i.ip_address = ANY ($1)
+    ORDER BY i.ip_address
+    FOR UPDATE) locked

@@ -1,0 +1,56 @@
+-- Erases addresses from all tables except the inventories and the pending counts. The jobs are locked. A job for whose
+-- answer no other address waits is deleted. An answer for a block is deleted if it names an address.
+-- $1 inet[]: addresses
+WITH history AS (
+    DELETE FROM @extschema@.ip_asn_history h WHERE h.ip_address = ANY ($1)
+), request AS (
+    DELETE FROM @extschema@.enrichment_request r WHERE r.ip_address = ANY ($1)
+), waiting AS (
+    DELETE FROM @extschema@.job_address a WHERE a.ip_address = ANY ($1)
+    RETURNING a.provider, a.lookup_key
+), unneeded AS (
+    SELECT w.provider, w.lookup_key FROM waiting w
+    UNION
+    SELECT j.provider, j.lookup_key
+    FROM @extschema@.enrichment_job j
+    WHERE j.lookup_key IN (SELECT host(u.ip) FROM unnest($1) u(ip))
+), job AS (
+    DELETE FROM @extschema@.enrichment_job j
+    USING unneeded n
+    WHERE j.provider = n.provider AND j.lookup_key = n.lookup_key
+      AND NOT EXISTS (
+          SELECT FROM @extschema@.job_address a
+          WHERE a.provider = j.provider AND a.lookup_key = j.lookup_key AND a.ip_address <> ALL ($1))
+), letter AS (
+    DELETE FROM @extschema@.dead_letter d WHERE d.ip_address = ANY ($1)
+), letter_text AS (
+    UPDATE @extschema@.dead_letter d
+    SET last_error = 'The error named an address that was erased.'
+    WHERE d.ip_address <> ALL ($1) AND @extschema@.mentions_address(d.last_error, $1)
+), incomplete AS (
+    DELETE FROM @extschema@.incomplete_session s WHERE s.ip_address = ANY ($1)
+), completion AS (
+    DELETE FROM @extschema@.session_completion c WHERE c.ip_address = ANY ($1)
+), completion_text AS (
+    UPDATE @extschema@.session_completion c
+    SET last_error = 'The error named an address that was erased.'
+    WHERE c.ip_address <> ALL ($1) AND c.last_error IS NOT NULL AND @extschema@.mentions_address(c.last_error, $1)
+), block AS (
+    DELETE FROM @extschema@.block_answer b
+    USING (
+        SELECT c.provider, c.prefix
+        FROM @extschema@.providers() p
+        CROSS JOIN unnest($1) u(ip)
+        JOIN @extschema@.block_answer c
+          ON c.provider = p.provider AND c.prefix >>= u.ip
+         AND c.prefix BETWEEN network(set_masklen(u.ip, CASE family(u.ip) WHEN 4 THEN 8 ELSE 16 END)) AND u.ip
+        WHERE masklen(c.prefix) = CASE family(c.prefix) WHEN 4 THEN 32 ELSE 128 END
+           OR @extschema@.mentions_address(concat_ws(' ', c.network_name, c.document::text), $1)) n
+    WHERE b.provider = n.provider AND b.prefix = n.prefix
+), rejected AS (
+    DELETE FROM @extschema@.rejected_row r
+    WHERE @extschema@.mentions_address(concat_ws(' ', r.row_key, r.reason, r.content), $1)
+)
+UPDATE @extschema@.procedure_call c
+SET resume_at = NULL
+WHERE c.resume_at IS NOT NULL AND @extschema@.mentions_address(c.resume_at::text, $1)

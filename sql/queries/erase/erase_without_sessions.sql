@@ -1,0 +1,9 @@
+-- Of these locked addresses, those that have neither sessions nor pending counts. The counts of a session that is stored
+-- later are pending, because a fold leaves the counts of a locked address.
+-- $1 inet[]: addresses
+SELECT i.ip_address
+FROM @extschema@.ip_inventory i
+WHERE i.ip_address = ANY ($1)
+  AND i.session_count <= 0
+  AND NOT EXISTS (SELECT FROM @extschema@.session_delta d WHERE d.ip_address = i.ip_address)
+ORDER BY i.ip_address

@@ -1,0 +1,24 @@
+-- Addresses without a session since a time, in order, after $2. Also addresses that are only in the history or in dead
+-- letters.
+-- $1 timestamptz: time
+-- $2 inet: the last address of the batch before, or null
+-- $3 bigint: most
+SELECT e.ip_address
+FROM (
+    SELECT i.ip_address
+    FROM @extschema@.ip_inventory i
+    WHERE i.session_count <= 0
+      AND COALESCE(@extschema@.session_time(i.last_seen), i.created_at) < $1
+      AND ($2 IS NULL OR i.ip_address > $2)
+    UNION
+    SELECT h.ip_address
+    FROM @extschema@.ip_asn_history h
+    WHERE h.observed_at < $1 AND ($2 IS NULL OR h.ip_address > $2)
+      AND NOT EXISTS (SELECT FROM @extschema@.ip_inventory i WHERE i.ip_address = h.ip_address)
+    UNION
+    SELECT d.ip_address
+    FROM @extschema@.dead_letter d
+    WHERE d.died_at < $1 AND ($2 IS NULL OR d.ip_address > $2)
+      AND NOT EXISTS (SELECT FROM @extschema@.ip_inventory i WHERE i.ip_address = d.ip_address)) e
+ORDER BY e.ip_address
+LIMIT $3

@@ -1,0 +1,14 @@
+-- Replaces the addresses of a table's sessions at these tuple ids by the value for no address. The BEFORE trigger of the
+-- extension empties the snapshot columns. Runs as the table's owner, who may have no rights on the extension's objects.
+-- $1 tid[]: places
+WITH place AS MATERIALIZED (
+    SELECT s.ctid AS place
+    FROM @table@ s
+    WHERE s.ctid = ANY ($1)
+    FOR UPDATE OF s @wait@
+)
+UPDATE @table@ s
+SET @ip@ = @none@
+FROM place p
+WHERE s.ctid = p.place
+RETURNING s.ctid

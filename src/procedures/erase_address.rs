@@ -1,0 +1,57 @@
+//! Erases one address from all sessions and from all tables of the extension.
+
+use super::erasure::sessions;
+use super::refresh_session_counts::fold;
+use super::{Options, Procedure, run};
+use crate::error;
+use crate::pg::Oid;
+use crate::pg::sql_function::Call;
+use crate::store::erase::{self, Method, Which};
+
+/// Number of times that the call tries again after another transaction held a session of the address. Before each attempt,
+/// the call waits for such transactions.
+const ROUNDS: u32 = 10;
+
+/// Entry point of `erase_address()`.
+pub fn erase(call: &Call) {
+    let Some(inet) = call.inet(0) else { error::null_argument("ip") };
+    let address = inet.address;
+    if !inet.is_host {
+        error::not_a_host(address);
+    }
+    let Some(deletes) = call.boolean(1) else { error::null_argument("delete_sessions") };
+    let method = if deletes { Method::Delete } else { Method::Anonymise };
+    let options = Options {
+        procedure: Procedure::EraseAddress,
+        relation: Oid::INVALID,
+        progress: false,
+        needs_commits: true,
+    };
+    run(call, &options, |run| {
+        let (oids, mut total) = (run.oids, 0);
+        let mut failure = None;
+        for _ in 0..ROUNDS {
+            // Another table may have been attached meanwhile.
+            let tables = erase::tables(oids, run.connection, None);
+            total += sessions(run, &tables, Which::Of(address), method);
+            run.begin("inventories", 0);
+            let mut result = None;
+            run.batch(|connection| {
+                result = Some(erase::erase_address(oids, connection, &tables, address, method));
+                1
+            });
+            match result {
+                Some(Ok(rest)) => {
+                    fold(run);
+                    return vec![("sessions", total + rest)];
+                }
+                Some(Err(reason)) => failure = Some(reason),
+                None => {}
+            }
+        }
+        if let Some(failure) = failure {
+            failure.raise();
+        }
+        Vec::new()
+    });
+}

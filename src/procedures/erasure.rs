@@ -1,0 +1,36 @@
+//! Code that the procedures that erase addresses share.
+
+use super::Run;
+use crate::error;
+use crate::store::erase::{Method, SessionTable, Which};
+
+/// Number of times that a statement may change none of the sessions that it was given.
+const ATTEMPTS: u32 = 3;
+
+/// Erases sessions of some tables, in batches. Returns their number.
+pub fn sessions(run: &mut Run, tables: &[SessionTable], which: Which, method: Method) -> i64 {
+    let mut total = 0;
+    run.begin("sessions", 0);
+    for table in tables {
+        let (mut page, mut failures) = (Some(0), 0);
+        while let Some(from) = page {
+            let mut erased = None;
+            run.batch(|connection| {
+                let result = table.erase(connection, from, which, method);
+                let written = result.written;
+                erased = Some(result);
+                written
+            });
+            let Some(erased) = erased else { break };
+            total += erased.written;
+            failures = if erased.written == 0 { failures + 1 } else { 0 };
+            if erased.written == erased.found {
+                (page, failures) = (erased.next, 0);
+            } else if failures == ATTEMPTS {
+                // Otherwise other transactions have changed the sessions.
+                error::could_not_erase(&table.name());
+            }
+        }
+    }
+    total
+}

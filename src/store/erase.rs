@@ -1,0 +1,327 @@
+//! Erases addresses from sessions, and from all tables of the extension.
+//!
+//! Most sessions are erased in transactions of their own, whose commits append negative counts. A last transaction erases
+//! an address that may get new sessions at any time. It locks the row of the address, which keeps folds away from the
+//! pending counts, and takes a snapshot. It erases the sessions and the pending counts that the snapshot sees, and the
+//! row. A session that is stored later has a pending count that the snapshot does not see. So the counts stay exact.
+//!
+//! Sessions are read below the executor and written as the owner of their table.
+
+use std::ffi::CStr;
+use std::ops::ControlFlow;
+
+use cowrie_enrich_engine::address::{self, Address};
+use cowrie_enrich_engine::timestamp::Timestamp;
+
+use super::refresh_session_counts::{self, CountedTable};
+use super::snapshot_fill::{self, Erasure};
+use super::{ExtensionOids, addresses, backfill_sessions, complete_sessions};
+use crate::error;
+use crate::pg::column::{Column, Generated};
+use crate::pg::mvcc_snapshot::Latest;
+use crate::pg::role::{acting_as, with_settings};
+use crate::pg::row::{Row, TupleId};
+use crate::pg::scan::{self, AddressValue, ReadableTable};
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::sql_function::Interval;
+use crate::pg::subtransaction::{Failure, contained};
+use crate::pg::user_table::{Lock, TableStatement, UserTable};
+use crate::pg::value::{Array, Bigint, Float, Inet, Integer, Tid, Timestamptz, array};
+use crate::pg::{Oid, catalog, relation};
+
+/// Number of sessions that one transaction erases.
+const SESSIONS: usize = 5_000;
+
+/// The column of `session_delta` with the address.
+const DELTA_ADDRESS: i16 = 1;
+
+/// Number of addresses that one transaction erases.
+pub const ADDRESSES: usize = 1_000;
+
+thread_local! {
+    static JOBS: Statement<(Array<Inet>,)> = const { Statement::new(
+        "erase_jobs", include_str!("../../sql/queries/erase/erase_jobs.sql")) };
+    static NETWORKS: Statement<(Array<Inet>,)> = const { Statement::new(
+        "erase_networks", include_str!("../../sql/queries/erase/erase_networks.sql")) };
+    static CREATE: Statement<(Array<Inet>,)> = const { Statement::new(
+        "erase_create", include_str!("../../sql/queries/erase/erase_create.sql")) };
+    static LOCK: Statement<(Array<Inet>,), (Bigint,)> = const { Statement::new(
+        "erase_lock", include_str!("../../sql/queries/erase/erase_lock.sql")) };
+    static DELTAS: Statement<(Array<Tid>,)> = const { Statement::new(
+        "erase_deltas", include_str!("../../sql/queries/erase/erase_deltas.sql")) };
+    static WITHOUT_SESSIONS: Statement<(Array<Inet>,), (Inet,)> = const { Statement::new(
+        "erase_without_sessions", include_str!("../../sql/queries/erase/erase_without_sessions.sql")) };
+    static REST: Statement<(Array<Inet>,)> = const { Statement::new(
+        "erase_rest", include_str!("../../sql/queries/erase/erase_rest.sql")) };
+    static MOMENT_BEFORE: Statement<(Integer, Integer, Float), (Timestamptz,)> = const { Statement::new(
+        "moment_before", include_str!("../../sql/queries/erase/moment_before.sql")) };
+    static EXPIRED: Statement<(Timestamptz, Inet, Bigint), (Inet,)> = const { Statement::new(
+        "expired_addresses", include_str!("../../sql/queries/erase/expired_addresses.sql")) };
+}
+
+const ANONYMISE: TableStatement<'static, (Array<Tid>,), (Tid,)> =
+    TableStatement::new("sessions_anonymise", include_str!("../../sql/queries/erase/sessions_anonymise.sql"));
+
+const DELETE: TableStatement<'static, (Array<Tid>,), (Tid,)> =
+    TableStatement::new("sessions_delete", include_str!("../../sql/queries/erase/sessions_delete.sql"));
+
+/// The end of the reason why a table without the index of the completion is not intact. An erasure does not use this
+/// index. `attached_tables` gives this reason only if there is no other.
+const LACKS_INDEX: &str = "lacks the index of sessions with null snapshot columns";
+
+/// What happens to a session whose address is erased.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// The session stays, without its address and its snapshot.
+    Anonymise,
+    Delete,
+}
+
+/// The sessions that are erased.
+#[derive(Clone, Copy)]
+pub enum Which {
+    Of(Address),
+    Before(Timestamp),
+}
+
+/// A table without partitions, with sessions.
+pub struct SessionTable {
+    counted: CountedTable,
+    owner: Oid,
+}
+
+/// Returns the session tables, or those that hold the sessions of `rel`. Raises an error if the current role does not
+/// have the rights of an owner, or if the addresses of a table cannot be read.
+pub fn tables(oids: ExtensionOids, connection: &Connection, rel: Option<Oid>) -> Vec<SessionTable> {
+    let (all, of_rel) = acting_as(oids.owner, || {
+        let of_rel = rel.map(|rel| backfill_sessions::tables(connection, rel));
+        (refresh_session_counts::tables(connection), of_rel)
+    });
+    let is_wanted = |counted: &CountedTable| {
+        of_rel.as_ref().is_none_or(|of_rel| of_rel.iter().any(|table| table.oid == counted.table))
+    };
+    let tables = all.into_iter().filter(is_wanted).filter_map(|counted| {
+        let owner = catalog::owner_of_table(counted.table)?;
+        let name = catalog::table_name(counted.table);
+        if !catalog::owns_table(counted.table) {
+            error::not_owner_of_sessions(&name);
+        }
+        let reason = counted.not_intact_reason.as_deref();
+        if let Some(reason) = reason.filter(|reason| !reason.ends_with(LACKS_INDEX)) {
+            error::sessions_not_intact(&name, reason);
+        }
+        Some(SessionTable { counted, owner })
+    });
+    tables.collect()
+}
+
+/// The result of erasing sessions on some pages of a table.
+pub struct Erased {
+    /// Number of sessions that were found.
+    pub found: i64,
+    /// Number of sessions that were written.
+    pub written: i64,
+    /// The page after those that were read. `None`: the table is at its end.
+    pub next: Option<u32>,
+}
+
+impl SessionTable {
+    pub fn name(&self) -> String {
+        catalog::table_name(self.counted.table)
+    }
+
+    /// Erases sessions from `page` on, until there are enough for a transaction.
+    pub fn erase(&self, connection: &Connection, page: u32, which: Which, method: Method) -> Erased {
+        let nothing = Erased { found: 0, written: 0, next: None };
+        let Some(table) = UserTable::lock(self.counted.table, Lock::Write) else { return nothing };
+        // The snapshot keeps the rows in their places until they are written.
+        let latest = Latest::take();
+        let Some((tuple_ids, next)) = self.read(&latest, page, which) else { return nothing };
+        let written =
+            if tuple_ids.is_empty() { 0 } else { self.write(connection, &table, &tuple_ids, method, None) };
+        Erased { found: tuple_ids.len() as i64, written, next }
+    }
+
+    /// Erases all sessions of an address that a snapshot sees, without counting them as gone. Returns their number. Raises
+    /// an error if another transaction has locked one of them, because this transaction already holds other locks.
+    fn erase_uncounted(
+        &self,
+        connection: &Connection,
+        latest: &Latest,
+        address: Address,
+        method: Method,
+    ) -> i64 {
+        let Some(table) = UserTable::lock(self.counted.table, Lock::Write) else { return 0 };
+        let (mut page, mut total) = (Some(0), 0);
+        while let Some(from) = page {
+            let Some((tuple_ids, next)) = self.read(latest, from, Which::Of(address)) else { break };
+            page = next;
+            if !tuple_ids.is_empty() {
+                let written = self.write(connection, &table, &tuple_ids, method, Some(address));
+                if written != tuple_ids.len() as i64 {
+                    error::could_not_erase(&self.name());
+                }
+                total += written;
+            }
+        }
+        total
+    }
+
+    fn read(&self, latest: &Latest, from: u32, which: Which) -> Option<(Vec<TupleId>, Option<u32>)> {
+        let readable = ReadableTable::open(self.counted.table)?;
+        let ip = readable.address_column(&self.counted.ip_column)?;
+        let time = self.counted.time_column.as_deref().and_then(|name| readable.column(name));
+        let enriched_at = readable.column(c"enrichment_at").filter(|column| column.is::<Timestamptz>());
+        let is_wanted = |row: &Row| {
+            let Some(address) = address(row, ip) else { return false };
+            match which {
+                Which::Of(wanted) => address == wanted,
+                Which::Before(moment) => {
+                    let own = time.and_then(|column| scan::time(row, column));
+                    let stored = enriched_at.and_then(|column| row.timestamptz(column.number));
+                    own.or(stored).is_some_and(|time| time < moment)
+                }
+            }
+        };
+        let (mut tuple_ids, mut page, mut next) = (Vec::new(), from, None);
+        readable.rows_of_pages(latest.view(), from..readable.pages(), |row| {
+            let tuple_id = row.tuple_id();
+            if tuple_id.page() != page && tuple_ids.len() >= SESSIONS {
+                next = Some(tuple_id.page());
+                return ControlFlow::Break(());
+            }
+            page = tuple_id.page();
+            if is_wanted(row) {
+                tuple_ids.push(tuple_id);
+            }
+            ControlFlow::Continue(())
+        });
+        Some((tuple_ids, next))
+    }
+
+    fn write(
+        &self,
+        connection: &Connection,
+        table: &UserTable,
+        tuple_ids: &[TupleId],
+        method: Method,
+        uncounted: Option<Address>,
+    ) -> i64 {
+        let name = self.name();
+        if table.owner() != self.owner {
+            error::not_owner_of_sessions(&name);
+        }
+        let Some((ip, Generated::Never)) = table.column(&self.counted.ip_column) else {
+            error::not_intact(&name)
+        };
+        if let Some(reason) = complete_sessions::blocked_reason(connection, table.oid()) {
+            error::erasure_blocked(&name, &reason);
+        }
+        let none = match catalog::accepts_null(table.oid(), ip.number) {
+            Some(false) if ip.is_text_like() => "''",
+            Some(false) if method == Method::Anonymise => error::no_value_for_no_address(&name),
+            _ => "NULL",
+        };
+        let quoted = catalog::quoted_name(&self.counted.ip_column);
+        let wait: &[u8] = if uncounted.is_some() { b"SKIP LOCKED" } else { b"" };
+        let parts: [(&'static str, &[u8]); 3] =
+            [("@ip@", &quoted), ("@none@", none.as_bytes()), ("@wait@", wait)];
+        let statement = match method {
+            Method::Anonymise => ANONYMISE.with_parts(&parts),
+            Method::Delete => DELETE.with_parts(&parts),
+        };
+        let _registration = snapshot_fill::register_erasure(table.oid(), Erasure { uncounted });
+        with_settings(SETTINGS, || {
+            table.as_owner(|| {
+                connection.run_on(table, &statement, (array(tuple_ids),), |rows| rows.count() as i64)
+            })
+        })
+    }
+}
+
+/// The rows are given by tuple id, and the table may be large.
+const SETTINGS: &[(&CStr, &CStr)] = &[(c"enable_seqscan", c"off"), (c"jit", c"off")];
+
+fn address(row: &Row, column: Column) -> Option<Address> {
+    match scan::value(row, column)? {
+        AddressValue::Inet(inet) => Some(inet.address),
+        AddressValue::Text(text) => address::parse_bytes(text).ok().flatten(),
+    }
+}
+
+/// Locks addresses and what waits for them, in the order of locks.
+pub fn lock(connection: &Connection, addresses: &[Address]) {
+    JOBS.execute(connection, (array(addresses),));
+    NETWORKS.execute(connection, (array(addresses),));
+    CREATE.execute(connection, (array(addresses),));
+    LOCK.execute(connection, (array(addresses),));
+}
+
+/// Erases those of these locked addresses that have no sessions. Returns their number.
+pub fn erase_unused(oids: ExtensionOids, connection: &Connection, locked: &[Address]) -> i64 {
+    let unused: Vec<Address> = WITHOUT_SESSIONS
+        .run(connection, (array(locked),), |rows| rows.iter().filter_map(|(address,)| address).collect());
+    erase_rest(oids, connection, &unused)
+}
+
+/// Erases an address with the sessions that it still has. Returns the number of these sessions. Fails if another
+/// transaction holds one of them.
+pub fn erase_address(
+    oids: ExtensionOids,
+    connection: &Connection,
+    tables: &[SessionTable],
+    address: Address,
+    method: Method,
+) -> Result<i64, Failure> {
+    contained(|| {
+        lock(connection, &[address]);
+        let latest = Latest::take();
+        let of_table = |table: &SessionTable| table.erase_uncounted(connection, &latest, address, method);
+        let sessions = tables.iter().map(of_table).sum();
+        let pending = pending_counts(oids, &latest, address);
+        DELTAS.execute(connection, (array(&pending),));
+        erase_rest(oids, connection, &[address]);
+        sessions
+    })
+}
+
+fn erase_rest(oids: ExtensionOids, connection: &Connection, erased: &[Address]) -> i64 {
+    if erased.is_empty() {
+        return 0;
+    }
+    REST.execute(connection, (array(erased),));
+    addresses::delete(oids, erased)
+}
+
+/// Returns the pending counts of an address that a snapshot sees.
+fn pending_counts(oids: ExtensionOids, latest: &Latest, address: Address) -> Vec<TupleId> {
+    let deltas = ReadableTable::open(relation::find(oids.schema, c"session_delta"));
+    let mut found = Vec::new();
+    if let Some(deltas) = deltas {
+        deltas.rows(latest.view(), |row| {
+            if row.address(DELTA_ADDRESS) == Some(address) {
+                found.push(row.tuple_id());
+            }
+            ControlFlow::Continue(())
+        });
+    }
+    found
+}
+
+/// Returns the time that was this long ago. `None`: the interval is not positive, or longer than a thousand years.
+pub fn moment_before(connection: &Connection, age: Interval) -> Option<Timestamp> {
+    const YEARS: i32 = 1_000;
+    let Interval { months, days, microseconds } = age;
+    let is_short = months.unsigned_abs() <= 12 * YEARS as u32
+        && days.unsigned_abs() <= 366 * YEARS as u32
+        && microseconds.unsigned_abs() <= 366 * YEARS as u64 * 86_400_000_000;
+    let seconds = microseconds as f64 / 1e6;
+    is_short.then(|| MOMENT_BEFORE.first(connection, (months, days, seconds), |(moment,)| moment))?.flatten()
+}
+
+/// Returns addresses without a session since a time, in order, after `after`.
+pub fn expired(connection: &Connection, moment: Timestamp, after: Option<Address>) -> Vec<Address> {
+    EXPIRED.run(connection, (moment, after, ADDRESSES as i64), |rows| {
+        rows.iter().filter_map(|(address,)| address).collect()
+    })
+}

@@ -1,0 +1,446 @@
+//! Erasing addresses from sessions and from all tables of the extension. Dumps are searched for every word that can be
+//! read as the address, and counts are compared with a recount.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use server_tests::database::cluster_with_world;
+use server_tests::documentation::grants;
+use server_tests::hosts::{COWRIE, SUMMARIES};
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::{Database, Options, Session, database, fresh_database, wait_until};
+
+const TABLES: [(&str, &str); 2] = [("sessions", "ip"), ("session_summaries", "source_ip")];
+const V4: &str = "8.8.8.8";
+const V6: &str = "2001:4860:4860::8888";
+
+/// Returns the lines of a dump in which a word can be read as the address, or which contain its bytes in hex.
+fn mentions(db: &Database<'_>, address: &str) -> Vec<String> {
+    let wanted: IpAddr = address.parse().expect("an address");
+    let hex: String = match wanted {
+        IpAddr::V4(ip) => ip.octets().iter().map(|byte| format!("{byte:02x}")).collect(),
+        IpAddr::V6(ip) => ip.octets().iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    let dump = std::fs::read_to_string(db.dump("plain")).expect("a dump");
+    let is_it = |word: &str| {
+        let words = [word, word.trim_end_matches([':', '.']), word.split(':').next().unwrap_or_default()];
+        words.iter().any(|word| word.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical() == wanted))
+    };
+    let has_it = |line: &&str| {
+        line.split(|c: char| !(c.is_ascii_hexdigit() || c == ':' || c == '.')).any(is_it)
+            || line.contains(&hex)
+    };
+    dump.lines().filter(has_it).map(str::to_owned).collect()
+}
+
+/// Stores sessions of three addresses in both tables, two of them in one network, and folds them.
+fn stored(db: &mut Session) {
+    COWRIE.create_attached(db);
+    SUMMARIES.create_attached(db);
+    db.run("ALTER TABLE sessions ADD note text");
+    db.run(&COWRIE.insert(&[
+        ("a", Some(V4)),
+        ("b", Some("::ffff:8.8.8.8")),
+        ("c", Some("8.8.8.9")),
+        ("d", Some("139.59.0.1")),
+        ("e", Some("2001:4860:4860:0:0:0:0:8888")),
+        ("f", Some("not an ip")),
+    ]));
+    db.run(&SUMMARIES.insert(&[("s", Some(V4)), ("t", Some("139.59.0.1")), ("u", Some(V6))]));
+    db.run("CALL enrich.fold_statistics()");
+}
+
+/// Writes an address into every table of the extension that can hold one, in different spellings.
+fn spread(db: &mut Session, address: &str, spelling: &str) {
+    db.run(&format!(
+        "INSERT INTO enrich.ip_asn_history VALUES ('{address}', 64501, '2024-01-01', 'cymru');
+         INSERT INTO enrich.enrichment_request (ip_address, provider) VALUES ('{address}', 'greynoise');
+         INSERT INTO enrich.enrichment_job (provider, lookup_kind, lookup_key, priority, requested_at)
+             VALUES ('dshield', 'host', '{address}', 0, now()), ('spur', 'host', '{address}', 0, now());
+         INSERT INTO enrich.job_address VALUES ('dshield', '{address}', 'host', '{address}');
+         INSERT INTO enrich.enrichment_job (provider, lookup_kind, lookup_key, priority, requested_at, last_error)
+             VALUES ('greynoise', 'host', '1.0.0.1', 0, now(), 'no route to [{spelling}]:443') ON CONFLICT DO NOTHING;
+         INSERT INTO enrich.dead_letter (provider, ip_address, lookup_kind, lookup_key, priority, attempts, last_error, requested_at)
+             VALUES ('greynoise', '{address}', 'host', '{address}', 0, 5, 'bad answer', now()),
+                    ('spur', (inet '1.0.0.0' + family('{address}')), 'host', host(inet '1.0.0.0' + family('{address}')), 0, 5,
+                     'answer names {spelling}, not the address', now());
+         INSERT INTO enrich.block_answer (provider, prefix, document, is_absent, asked_at)
+             VALUES ('cymru', '{address}'::inet::cidr, '{{}}', false, now()),
+                    ('greynoise', network(set_masklen('{address}'::inet, 24))::cidr,
+                     jsonb_build_object('greynoise', jsonb_build_object('ip', '{spelling}')), false, now());
+         INSERT INTO enrich.rejected_row (procedure, relation, row_key, reason, content)
+             VALUES ('import_inventory', 'old', '{spelling}', 'of no use', NULL),
+                    ('import_inventory', 'old', 'x{address}', 'the type is wrong', 'source: \"{spelling}/32\"');
+         INSERT INTO enrich.incomplete_session VALUES ('sessions', '{address}');
+         INSERT INTO enrich.session_completion (ip_address, rel) VALUES ('{address}', 'sessions');
+         INSERT INTO enrich.session_delta VALUES ('{address}', 0, '2024-01-01', '2024-01-01');
+         INSERT INTO enrich.procedure_call (procedure, relation, lock_kind, pid, phase, started_at, phase_started_at, updated_at, resume_at)
+             VALUES ('old_' || family('{address}'), 0, 1, 1, 'x', now(), now(), now(), '{{\"after\": \"{spelling}\"}}');
+         UPDATE enrich.asn_inventory SET enrichment = enrichment || '{{\"import\": {{\"note\": \"first seen at {spelling}\"}}}}'
+             WHERE asn_number = (SELECT max(asn_number) FROM enrich.asn_inventory);
+         UPDATE enrich.ip_inventory SET enrichment = enrichment || '{{\"spur\": {{\"ip\": \"{spelling}\"}}}}' WHERE ip_address = '{address}'"
+    ));
+}
+
+#[test]
+fn a_dump_contains_an_erased_address_in_no_form() {
+    for delete in ["false", "true"] {
+        let mut db = database();
+        stored(&mut db);
+        for (address, spelling) in [(V4, "::FFFF:8.8.8.8"), (V6, "2001:4860:4860:0000::8888")] {
+            spread(&mut db, address, spelling);
+            // Every kind of table has it.
+            assert!(mentions(&db, address).len() >= 15, "{:#?}", mentions(&db, address));
+            db.run(&format!("CALL erase_address('{address}', {delete})"));
+            assert_eq!(mentions(&db, address), [""; 0], "delete_sessions => {delete}");
+            assert_eq!(
+                db.rows(&format!(
+                    "SELECT procedure FROM procedure_call c WHERE mentions_address(c::text, '{{{address}}}')"
+                )),
+                [""; 0]
+            );
+        }
+        assert_counts_are_exact(&mut db, &TABLES);
+        // The lookups of other addresses stay.
+        assert_eq!(db.number("SELECT count(*) FROM enrichment_job"), 1);
+        assert_eq!(db.number("SELECT count(*) FROM dead_letter"), 2);
+        let (left, sessions) = if delete == "true" { ("c,d,f", "t") } else { ("a,b,c,d,e,f", "s,t,u") };
+        assert_eq!(db.one("SELECT string_agg(trim(id), ',' ORDER BY id) FROM sessions"), left);
+        assert_eq!(
+            db.one("SELECT string_agg(session_id, ',' ORDER BY session_id) FROM session_summaries"),
+            sessions
+        );
+        if delete == "false" {
+            assert_eq!(
+                db.rows(
+                    "SELECT DISTINCT ip, snapshot_asn, snapshot_country, enrichment, enrichment_at FROM sessions
+                     WHERE id IN ('a', 'b', 'e')"
+                ),
+                ["|NULL|NULL|NULL|NULL"]
+            );
+            assert_eq!(
+                db.rows("SELECT source_ip, snapshot_asn FROM session_summaries WHERE session_id = 's'"),
+                ["NULL|NULL"]
+            );
+        }
+        assert_eq!(db.rows("SELECT snapshot_asn FROM sessions WHERE id = 'd'"), ["14061"]);
+        assert_eq!(db.number("SELECT session_count FROM ip_inventory WHERE ip_address = '139.59.0.1'"), 2);
+    }
+}
+
+#[test]
+fn networks_lose_the_address_and_its_sessions() {
+    let mut db = database();
+    stored(&mut db);
+    let of = "SELECT unique_ip_count, total_session_count FROM asn_inventory WHERE asn_number = 15169";
+    assert_eq!(db.one(of), "3|6");
+    db.run(&format!("CALL erase_address('{V4}')"));
+    assert_eq!(db.one(of), "2|3");
+    // The same from wrong counts: what the address had is taken off.
+    db.run("UPDATE ip_inventory SET session_count = 40 WHERE ip_address = '8.8.8.9'");
+    db.run("CALL refresh_session_counts()");
+    db.run("CALL erase_address('8.8.8.9')");
+    assert_eq!(db.one(of), "1|2");
+    assert_counts_are_exact(&mut db, &TABLES);
+    db.run("CALL refresh_session_counts()");
+    assert_eq!(db.one(of), "1|2");
+    // An address that is unknown, and one that is erased already.
+    db.run(&format!("CALL erase_address('{V4}')"));
+    db.run("CALL erase_address('192.0.2.1')");
+    assert_eq!(db.number("SELECT count(*) FROM ip_inventory WHERE ip_address <<= '192.0.2.0/24'"), 0);
+    // New sessions of an erased address are ordinary sessions.
+    db.run(&COWRIE.insert(&[("again", Some(V4))]));
+    assert_eq!(COWRIE.snapshot(&mut db, "again"), "15169|US|NULL");
+    assert_counts_are_exact(&mut db, &TABLES);
+}
+
+#[test]
+fn tables_with_a_foreign_key_and_partitions_are_erased_too() {
+    let mut db = database();
+    db.run(
+        "CREATE TABLE events (at timestamptz NOT NULL, peer inet) PARTITION BY RANGE (at);
+         CREATE TABLE events_may PARTITION OF events FOR VALUES FROM ('2024-05-01') TO ('2024-06-01');
+         CREATE TABLE events_june PARTITION OF events FOR VALUES FROM ('2024-06-01') TO ('2024-07-01');
+         SELECT attach_session_table('events', 'peer', 'at', add_foreign_key => true);
+         INSERT INTO events VALUES ('2024-05-03', '8.8.8.8'), ('2024-06-03', '8.8.8.8'), ('2024-06-04', '1.1.1.1')",
+    );
+    // A table with hand-written triggers may lack the index of the completion.
+    db.run(
+        "CREATE TABLE plain (peer inet); SELECT attach_session_table('plain', 'peer');
+         INSERT INTO plain VALUES ('8.8.8.8');
+         DO $$BEGIN EXECUTE (SELECT 'DROP INDEX ' || indexrelid::regclass FROM pg_index WHERE indrelid = 'plain'::regclass); END$$",
+    );
+    db.run("CALL erase_address('8.8.8.8')");
+    assert_eq!(mentions(&db, V4), [""; 0]);
+    assert_eq!(
+        db.rows("SELECT peer, snapshot_asn IS NULL FROM events ORDER BY at"),
+        ["NULL|t", "NULL|t", "1.1.1.1|f"]
+    );
+    assert_counts_are_exact(&mut db, &[("events", "peer"), ("plain", "peer")]);
+}
+
+/// Ends the inserts when it is dropped.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn live_inserts_of_the_same_and_of_other_addresses_keep_counts_exact() {
+    let mut db = database();
+    stored(&mut db);
+    let is_over = AtomicBool::new(false);
+    let handle = db.handle();
+    std::thread::scope(|scope| {
+        let inserts: Vec<_> = (0..3)
+            .map(|client| {
+                let (handle, is_over) = (&handle, &is_over);
+                scope.spawn(move || {
+                    let mut session = handle.session();
+                    let mut stored = 0;
+                    while !is_over.load(Ordering::Relaxed) {
+                        // Every tenth session is of the address that is being erased.
+                        let address = if stored % 10 == 0 {
+                            V4.to_owned()
+                        } else {
+                            format!("8.8.8.{}", 9 + stored % 40)
+                        };
+                        session.run(&COWRIE.insert(&[(&format!("{client}-{stored}"), Some(&address))]));
+                        stored += 1;
+                    }
+                    stored
+                })
+            })
+            .collect();
+        // Also if an assertion fails: otherwise the inserts would never end.
+        let over = Over(&is_over);
+        for _ in 0..20 {
+            db.run(&format!("CALL erase_address('{V4}')"));
+            db.run("CALL erase_address('8.8.8.10')");
+        }
+        drop(over);
+        let stored: Vec<i64> =
+            inserts.into_iter().map(|insert| insert.join().expect("no insert fails")).collect();
+        assert!(stored.iter().sum::<i64>() > 50, "{stored:?}");
+        assert_eq!(db.number("SELECT count(*) FROM sessions") - 6, stored.iter().sum::<i64>());
+    });
+    assert_counts_are_exact(&mut db, &TABLES);
+    db.run(&format!("CALL erase_address('{V4}')"));
+    assert_eq!(mentions(&db, V4), [""; 0]);
+    assert_counts_are_exact(&mut db, &TABLES);
+    db.run("CALL refresh_session_counts()");
+    assert_eq!(
+        db.one("SELECT result -> 'addresses_corrected' FROM procedure_call WHERE procedure = 'refresh_session_counts'"),
+        "0"
+    );
+}
+
+#[test]
+fn a_call_that_is_killed_and_called_again_ends_as_one_clean_run() {
+    let cluster = cluster_with_world(&Options::named("erasure_kills").conf("restart_after_crash = on"));
+    let mut db = fresh_database(&cluster);
+    stored(&mut db);
+    db.run(
+        "INSERT INTO sessions (id, starttime, ip) SELECT n, '2024-05-01', '8.8.8.8' FROM generate_series(1, 12000) n",
+    );
+    let name = db.name.clone();
+    drop(db);
+    let mut phases = Vec::new();
+    for hold in [
+        "LOCK TABLE session_summaries",
+        "SELECT FROM sessions WHERE id = '12000' FOR UPDATE",
+        "LOCK TABLE enrich.network_delta IN SHARE MODE",
+        "SELECT FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8' FOR UPDATE",
+        "LOCK TABLE enrich.ip_asn_history IN SHARE MODE",
+        "LOCK TABLE enrich.rejected_row IN SHARE MODE",
+    ] {
+        let mut holder = cluster.session(&name);
+        holder.run(&format!("BEGIN; {hold}"));
+        let mut caller = cluster.session(&name);
+        let pid = caller.backend_pid();
+        let running = std::thread::spawn(move || caller.try_run("CALL enrich.erase_address('8.8.8.8')"));
+        wait_until(
+            "the call waits",
+            || {
+                let waits = format!("SELECT count(*) FROM pg_locks WHERE pid = {pid} AND NOT granted");
+                (cluster.session(&name).number(&waits), running.is_finished())
+            },
+            |(waits, finished)| *waits == 1 || *finished,
+        );
+        assert!(!running.is_finished(), "it did not wait for {hold}: {:?}", running.join());
+        phases.extend(cluster.session(&name).rows("SELECT phase FROM enrich.procedure_call"));
+        cluster.kill_backend(pid);
+        assert!(running.join().expect("the thread ends").is_err());
+        drop(holder);
+        let mut db = wait_for_server(&cluster, &name);
+        assert_counts_are_exact(&mut db, &TABLES);
+    }
+    assert!(
+        phases.contains(&"sessions".to_owned()) && phases.contains(&"inventories".to_owned()),
+        "{phases:?}"
+    );
+    let mut db = Database::reconnected(&cluster, &name);
+    db.run("CALL enrich.erase_address('8.8.8.8')");
+    assert_eq!(mentions(&db, V4), [""; 0]);
+    assert_eq!(db.number("SELECT count(*) FROM sessions WHERE ip = ''"), 12_002);
+    assert_counts_are_exact(&mut db, &TABLES);
+}
+
+/// Waits until a server that restarts after a kill accepts connections.
+fn wait_for_server(cluster: &server_tests::Cluster, name: &str) -> Session {
+    wait_until("the server is back", || cluster.try_session(name).is_ok(), |is_back| *is_back);
+    cluster.session(name)
+}
+
+#[test]
+fn owners_of_all_session_tables_can_erase_and_others_cannot() {
+    let mut db = database();
+    stored(&mut db);
+    let owner = db.create_role("owner");
+    db.run(&grants("docs/security.md", "honeypot_tables", &owner));
+    db.run(&format!("ALTER TABLE sessions OWNER TO {owner}"));
+    let mut session = db.session_as(&owner);
+    let refusal = session.refused("CALL enrich.erase_address('8.8.8.8')");
+    assert_eq!(refusal.code, "42501");
+    assert!(refusal.message.contains("session_summaries"), "{refusal:?}");
+    assert!(refusal.hint.is_some());
+    assert_eq!(session.refused("CALL enrich.expire_addresses('1 day')").code, "42501");
+    assert_eq!(session.refused("CALL enrich.expire_addresses('1 day', 'session_summaries')").code, "42501");
+    assert_eq!(db.number("SELECT count(*) FROM sessions WHERE ip = ''"), 0);
+
+    db.run(&format!("ALTER TABLE session_summaries OWNER TO {owner}"));
+    session.run("CALL enrich.erase_address('8.8.8.8')");
+    assert_eq!(mentions(&db, V4), [""; 0]);
+    session.run("CALL enrich.expire_addresses('1 day')");
+    assert_eq!(db.number("SELECT count(*) FROM ip_inventory"), 0);
+    assert_counts_are_exact(&mut db, &TABLES);
+    let stranger = db.create_role("stranger");
+    db.run(&format!("GRANT USAGE ON SCHEMA enrich TO {stranger}"));
+    assert_eq!(db.session_as(&stranger).refused("CALL enrich.erase_address('8.8.8.8')").code, "42501");
+}
+
+#[test]
+fn old_sessions_and_addresses_without_newer_ones_expire() {
+    let mut db = database();
+    COWRIE.create_attached(&mut db);
+    SUMMARIES.create_attached(&mut db);
+    for (time, rows) in [
+        ("now() - interval '100 days'", "('old', '8.8.8.8'), ('both', '1.1.1.1'), ('twice', '139.59.0.1')"),
+        ("now() - interval '1 day'", "('new', '1.1.1.1'), ('other', '89.160.20.1')"),
+    ] {
+        db.run(&format!(
+            "INSERT INTO sessions (id, ip, starttime) SELECT id, ip, {time} FROM (VALUES {rows}) v(id, ip)"
+        ));
+    }
+    db.run(
+        "INSERT INTO session_summaries (session_id, source_ip, first_event_at) VALUES
+             ('t', '139.59.0.1', now() - interval '80 days'), ('n', '8.8.4.4', NULL);
+         SELECT enrich_ip('8.8.8.10');
+         INSERT INTO ip_asn_history VALUES ('8.8.8.11', 15169, now() - interval '1 year', 'cymru')",
+    );
+    let known =
+        |db: &mut Database<'_>| db.rows("SELECT host(ip_address) FROM ip_inventory ORDER BY ip_address");
+    // One table only: the address with a session in the other table stays.
+    db.run("CALL expire_addresses('90 days', 'sessions')");
+    assert_eq!(
+        db.rows("SELECT trim(id), ip FROM sessions ORDER BY id"),
+        ["both|", "new|1.1.1.1", "old|", "other|89.160.20.1", "twice|"]
+    );
+    assert_eq!(known(&mut db), ["1.1.1.1", "8.8.4.4", "8.8.8.10", "89.160.20.1", "139.59.0.1"]);
+    assert_eq!(mentions(&db, V4), [""; 0]);
+    assert_eq!(mentions(&db, "8.8.8.11"), [""; 0]);
+    assert_counts_are_exact(&mut db, &TABLES);
+
+    db.run("CALL expire_addresses('60 days', delete_sessions => true)");
+    assert_eq!(db.rows("SELECT session_id FROM session_summaries"), ["n"]);
+    assert_eq!(known(&mut db), ["1.1.1.1", "8.8.4.4", "8.8.8.10", "89.160.20.1"]);
+    assert_eq!(mentions(&db, "139.59.0.1"), [""; 0]);
+    assert_counts_are_exact(&mut db, &TABLES);
+    // An address without sessions expires by the time at which it was stored.
+    db.run("UPDATE ip_inventory SET created_at = now() - interval '61 days' WHERE ip_address = '8.8.8.10'");
+    db.run("CALL expire_addresses('60 days')");
+    assert_eq!(known(&mut db), ["1.1.1.1", "8.8.4.4", "89.160.20.1"]);
+    // The session whose time is unknown expires by the time at which it was enriched.
+    assert_eq!(db.number("SELECT count(*) FROM session_summaries WHERE source_ip IS NOT NULL"), 1);
+}
+
+#[test]
+fn a_call_that_could_miss_a_session_is_refused_before_it_erases() {
+    let mut db = database();
+    stored(&mut db);
+    for (call, code) in [
+        ("erase_address(NULL)", "22004"),
+        ("erase_address('8.8.8.0/24')", "22023"),
+        ("erase_address('8.8.8.8', NULL)", "22004"),
+        ("expire_addresses(NULL)", "22004"),
+        ("expire_addresses('0')", "22023"),
+        ("expire_addresses('-1 day')", "22023"),
+        ("expire_addresses('300000 years')", "22023"),
+        ("expire_addresses('1 day', 'pg_class')", "55000"),
+    ] {
+        assert_eq!(db.refused(&format!("CALL {call}")).code, code, "{call}");
+    }
+    assert_eq!(
+        db.refused("DO $$BEGIN CALL enrich.erase_address('8.8.8.8'); COMMIT; END$$; SELECT 1").code,
+        "25001"
+    );
+    let third = db.create_role("third");
+    for (spoil, repair, code) in [
+        ("ALTER TABLE sessions DISABLE TRIGGER ALL", "ALTER TABLE sessions ENABLE TRIGGER ALL", "55000"),
+        ("ALTER TABLE sessions RENAME ip TO peer", "ALTER TABLE sessions RENAME peer TO ip", "55000"),
+        (
+            &format!(
+                "CREATE FUNCTION third() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+                 ALTER FUNCTION third() OWNER TO {third};
+                 CREATE TRIGGER t BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION third()"
+            ),
+            "DROP FUNCTION third() CASCADE",
+            "55000",
+        ),
+        (
+            "CREATE FUNCTION stays() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER t BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION stays()",
+            "DROP FUNCTION stays() CASCADE",
+            "55000",
+        ),
+        ("CREATE RULE r AS ON UPDATE TO sessions DO INSTEAD NOTHING", "DROP RULE r ON sessions", "0A000"),
+    ] {
+        db.run(spoil);
+        let refusal = db.refused("CALL erase_address('8.8.8.8')");
+        assert_eq!(refusal.code, code, "{spoil}: {refusal:?}");
+        assert!(refusal.hint.is_some(), "{spoil}: {refusal:?}");
+        db.run(repair);
+        assert_eq!(db.number("SELECT count(*) FROM sessions s WHERE s.ip = ''"), 0, "{spoil}");
+    }
+    db.run("DELETE FROM session_summaries WHERE source_ip IS NULL; ALTER TABLE session_summaries ALTER source_ip SET NOT NULL");
+    let refusal = db.refused("CALL erase_address('8.8.8.8')");
+    assert_eq!(refusal.code, "23502");
+    assert!(refusal.hint.is_some());
+    db.run("CALL erase_address('8.8.8.8', delete_sessions => true)");
+    assert_eq!(mentions(&db, V4), [""; 0]);
+    assert_counts_are_exact(&mut db, &TABLES);
+}
+
+#[test]
+fn every_spelling_of_an_address_in_a_text_is_found() {
+    let mut db = database();
+    for (text, is_named) in [
+        ("8.8.8.8", true),
+        ("from 8.8.8.8.", true),
+        ("[::ffff:8.8.8.8]:22", true),
+        ("8.8.8.8:22", true),
+        ("{\"ip\": \"8.8.8.8/32\"}", true),
+        ("::ffff:808:808", true),
+        ("8.8.8.80", false),
+        ("18.8.8.8", false),
+        ("8.8.8", false),
+        ("", false),
+    ] {
+        let found = db.one(&format!("SELECT mentions_address('{text}', '{{8.8.8.8,2001:db8::1}}')"));
+        assert_eq!(found == "t", is_named, "{text}");
+    }
+    assert_eq!(db.one("SELECT mentions_address('at 2001:0DB8:0::1, port 22', '{8.8.8.8,2001:db8::1}')"), "t");
+}
