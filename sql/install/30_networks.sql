@@ -11,79 +11,88 @@ CREATE TABLE known_networks (
     asn_type   text NOT NULL CHECK (asn_type IN ('HOSTING', 'ISP', 'EDUCATION', 'GOVERNMENT', 'UNKNOWN')),
     is_hosting boolean NOT NULL DEFAULT false,
     is_vpn     boolean NOT NULL DEFAULT false,
-    is_seed    boolean NOT NULL DEFAULT false
+    is_seed    boolean NOT NULL DEFAULT false,
+    source     text CHECK (source <> '')
 );
 COMMENT ON TABLE known_networks IS
     'list of networks whose type is known; this type takes precedence over a type derived from the name of the organisation; you can edit the table; pg_dump includes only rows that you added or changed, so rows that you deleted exist again after a restore';
 COMMENT ON COLUMN known_networks.asn_type IS 'type of the network: HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN';
 COMMENT ON COLUMN known_networks.is_seed IS
     'true if the row came with the extension and is unchanged; pg_dump omits such rows';
+COMMENT ON COLUMN known_networks.source IS
+    'name of the list from which the row was loaded; cowrie_enrich if the row came with the extension; null if the row was entered or edited by hand';
 
-INSERT INTO known_networks (asn_number, label, asn_type, is_hosting, is_vpn, is_seed) VALUES
+INSERT INTO known_networks (asn_number, label, asn_type, is_hosting, is_vpn, is_seed, source) VALUES
     -- clouds
-    (16509, 'Amazon Web Services', 'HOSTING', true, false, true),
-    (14618, 'Amazon Web Services', 'HOSTING', true, false, true),
-    (15169, 'Google', 'HOSTING', true, false, true),
-    (396982, 'Google Cloud', 'HOSTING', true, false, true),
-    (8075, 'Microsoft Azure', 'HOSTING', true, false, true),
-    (31898, 'Oracle Cloud', 'HOSTING', true, false, true),
-    (36351, 'IBM Cloud', 'HOSTING', true, false, true),
-    (45102, 'Alibaba Cloud', 'HOSTING', true, false, true),
-    (37963, 'Alibaba Cloud', 'HOSTING', true, false, true),
-    (132203, 'Tencent Cloud', 'HOSTING', true, false, true),
-    (45090, 'Tencent Cloud', 'HOSTING', true, false, true),
-    (136907, 'Huawei Cloud', 'HOSTING', true, false, true),
-    (55990, 'Huawei Cloud', 'HOSTING', true, false, true),
-    (13335, 'Cloudflare', 'HOSTING', true, false, true),
-    (54113, 'Fastly', 'HOSTING', true, false, true),
-    (20940, 'Akamai', 'HOSTING', true, false, true),
+    (16509, 'Amazon Web Services', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (14618, 'Amazon Web Services', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (15169, 'Google', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (396982, 'Google Cloud', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (8075, 'Microsoft Azure', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (31898, 'Oracle Cloud', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (36351, 'IBM Cloud', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (45102, 'Alibaba Cloud', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (37963, 'Alibaba Cloud', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (132203, 'Tencent Cloud', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (45090, 'Tencent Cloud', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (136907, 'Huawei Cloud', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (55990, 'Huawei Cloud', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (13335, 'Cloudflare', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (54113, 'Fastly', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (20940, 'Akamai', 'HOSTING', true, false, true, 'cowrie_enrich'),
     -- hosting companies
-    (20473, 'Vultr', 'HOSTING', true, false, true),
-    (16276, 'OVH', 'HOSTING', true, false, true),
-    (14061, 'DigitalOcean', 'HOSTING', true, false, true),
-    (24940, 'Hetzner', 'HOSTING', true, false, true),
-    (213230, 'Hetzner Cloud', 'HOSTING', true, false, true),
-    (63949, 'Linode', 'HOSTING', true, false, true),
-    (12876, 'Scaleway', 'HOSTING', true, false, true),
-    (51167, 'Contabo', 'HOSTING', true, false, true),
-    (8560, 'IONOS', 'HOSTING', true, false, true),
-    (26496, 'GoDaddy', 'HOSTING', true, false, true),
-    (36352, 'ColoCrossing', 'HOSTING', true, false, true),
-    (53667, 'FranTech (BuyVM)', 'HOSTING', true, false, true),
-    (49981, 'WorldStream', 'HOSTING', true, false, true),
-    (202425, 'IP Volume', 'HOSTING', true, false, true),
-    (29073, 'Quasi Networks', 'HOSTING', true, false, true),
+    (20473, 'Vultr', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (16276, 'OVH', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (14061, 'DigitalOcean', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (24940, 'Hetzner', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (213230, 'Hetzner Cloud', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (63949, 'Linode', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (12876, 'Scaleway', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (51167, 'Contabo', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (8560, 'IONOS', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (26496, 'GoDaddy', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (36352, 'ColoCrossing', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (53667, 'FranTech (BuyVM)', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (49981, 'WorldStream', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (202425, 'IP Volume', 'HOSTING', true, false, true, 'cowrie_enrich'),
+    (29073, 'Quasi Networks', 'HOSTING', true, false, true, 'cowrie_enrich'),
     -- hosts of VPN services
-    (9009, 'M247', 'HOSTING', true, true, true),
-    (60068, 'Datacamp (CDN77)', 'HOSTING', true, true, true),
-    (212238, 'Datacamp', 'HOSTING', true, true, true),
-    (209854, 'Cyberzone (Surfshark)', 'HOSTING', true, true, true),
-    (136787, 'PacketHub (NordVPN)', 'HOSTING', true, true, true),
-    (147049, 'PacketHub (NordVPN)', 'HOSTING', true, true, true),
-    (39351, '31173 Services (Mullvad)', 'HOSTING', true, true, true),
-    (62371, 'Proton', 'HOSTING', true, true, true),
-    (209103, 'Proton VPN', 'HOSTING', true, true, true),
-    (60781, 'LeaseWeb', 'HOSTING', true, true, true),
-    (20860, 'iomart', 'HOSTING', true, true, true),
-    (32489, 'Amanah (VPN exits)', 'HOSTING', true, true, true),
-    (46562, 'Performive (VPN exits)', 'HOSTING', true, true, true),
-    (62240, 'Clouvider', 'HOSTING', true, true, true),
-    (8100, 'QuadraNet', 'HOSTING', true, true, true);
+    (9009, 'M247', 'HOSTING', true, true, true, 'cowrie_enrich'),
+    (60068, 'Datacamp (CDN77)', 'HOSTING', true, true, true, 'cowrie_enrich'),
+    (212238, 'Datacamp', 'HOSTING', true, true, true, 'cowrie_enrich'),
+    (209854, 'Cyberzone (Surfshark)', 'HOSTING', true, true, true, 'cowrie_enrich'),
+    (136787, 'PacketHub (NordVPN)', 'HOSTING', true, true, true, 'cowrie_enrich'),
+    (147049, 'PacketHub (NordVPN)', 'HOSTING', true, true, true, 'cowrie_enrich'),
+    (39351, '31173 Services (Mullvad)', 'HOSTING', true, true, true, 'cowrie_enrich'),
+    (62371, 'Proton', 'HOSTING', true, true, true, 'cowrie_enrich'),
+    (209103, 'Proton VPN', 'HOSTING', true, true, true, 'cowrie_enrich'),
+    (60781, 'LeaseWeb', 'HOSTING', true, true, true, 'cowrie_enrich'),
+    (20860, 'iomart', 'HOSTING', true, true, true, 'cowrie_enrich'),
+    (32489, 'Amanah (VPN exits)', 'HOSTING', true, true, true, 'cowrie_enrich'),
+    (46562, 'Performive (VPN exits)', 'HOSTING', true, true, true, 'cowrie_enrich'),
+    (62240, 'Clouvider', 'HOSTING', true, true, true, 'cowrie_enrich'),
+    (8100, 'QuadraNet', 'HOSTING', true, true, true, 'cowrie_enrich');
 SELECT pg_catalog.pg_extension_config_dump('known_networks', 'WHERE NOT is_seed');
 
--- An edited seed row belongs to the user, so a dump must include it.
+-- An edited row belongs to the user: a dump must include it, and a list that is loaded again must not replace it. Lists
+-- are loaded by DELETE and INSERT, so an UPDATE that does not set the source is an edit by hand.
 CREATE FUNCTION known_network_edited() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF (NEW.asn_number, NEW.label, NEW.asn_type, NEW.is_hosting, NEW.is_vpn)
        IS DISTINCT FROM (OLD.asn_number, OLD.label, OLD.asn_type, OLD.is_hosting, OLD.is_vpn) THEN
         NEW.is_seed := false;
+        IF NEW.source IS NOT DISTINCT FROM OLD.source THEN
+            NEW.source := NULL;
+        END IF;
+    ELSIF NEW.source IS DISTINCT FROM OLD.source THEN
+        NEW.is_seed := false;
     END IF;
     RETURN NEW;
 END
 $$;
 COMMENT ON FUNCTION known_network_edited() IS
-    'trigger on known_networks: sets is_seed to false in edited rows, so that pg_dump includes these rows';
+    'trigger on known_networks: sets is_seed to false in edited rows, so that pg_dump includes these rows, and source to null, so that no list replaces them';
 CREATE TRIGGER known_network_edited BEFORE UPDATE ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_edited();
 
@@ -91,14 +100,16 @@ CREATE TRIGGER known_network_edited BEFORE UPDATE ON known_networks
 CREATE FUNCTION known_network_restored() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF NOT NEW.is_seed THEN
+    IF NEW.is_seed THEN
+        NEW.source := 'cowrie_enrich';
+    ELSE
         DELETE FROM @extschema@.known_networks k WHERE k.asn_number = NEW.asn_number AND k.is_seed;
     END IF;
     RETURN NEW;
 END
 $$;
 COMMENT ON FUNCTION known_network_restored() IS
-    'trigger on known_networks: replaces a row that came with the extension by an inserted row for the same network, for example during a restore';
+    'trigger on known_networks: replaces a row that came with the extension by an inserted row for the same network, for example during a restore; sets source of rows with is_seed';
 CREATE TRIGGER known_network_restored BEFORE INSERT ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_restored();
 

@@ -119,17 +119,9 @@ impl Arguments {
                 force: self.force,
                 settings: Settings { build_epoch: build_epoch(self.settings.build_epoch)?, ..self.settings },
             })),
-            (None, Some(output)) => Ok(Command::KnownNetworks(KnownNetworks {
-                output,
-                sources: all(|text| {
-                    Source::parse(text, known_networks::is_kind).map_err(|error| match error {
-                        error if error.starts_with("invalid type") => {
-                            format!("{error}; must be HOSTING, VPN, ISP, EDUCATION or GOVERNMENT")
-                        }
-                        error => error,
-                    })
-                })?,
-            })),
+            (None, Some(output)) => {
+                Ok(Command::KnownNetworks(KnownNetworks { output, sources: all(known_networks::source)? }))
+            }
             (None, None) if self.outputs.is_empty() || self.lists.is_empty() => {
                 Err("a LIST and one of --city, --asn, --types and --known-networks are required; see --help"
                     .into())

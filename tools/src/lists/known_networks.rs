@@ -1,11 +1,13 @@
 //! Writes lists of ASNs as CSV for the table `known_networks`.
 //!
-//! Each row has the name of its list as `source`. The statements in docs/ip-types.md load the file.
+//! Each row has the name of its list as `source`. The statements in docs/ip-types.md load the file, and replace older rows
+//! with the same source.
 
 use std::collections::BTreeMap;
 
 use super::Asn;
 use super::asns::distinct;
+use super::list::Source;
 
 /// Type of a list: the columns that it sets.
 struct Kind {
@@ -23,8 +25,24 @@ const KINDS: [Kind; 5] = [
     Kind { name: "GOVERNMENT", asn_type: "GOVERNMENT", is_hosting: false, is_vpn: false },
 ];
 
-pub fn is_kind(text: &str) -> bool {
-    KINDS.iter().any(|kind| kind.name == text)
+/// Source of the rows that come with the extension.
+const SEED: &str = "cowrie_enrich";
+
+/// Parses the argument of a list.
+pub fn source(argument: &str) -> Result<Source, String> {
+    let is_kind = |text: &str| KINDS.iter().any(|kind| kind.name == text);
+    let source = Source::parse(argument, is_kind).map_err(|error| match error {
+        error if error.starts_with("invalid type") => {
+            format!("{error}; must be HOSTING, VPN, ISP, EDUCATION or GOVERNMENT")
+        }
+        error => error,
+    })?;
+    match source.name.as_str() {
+        SEED => {
+            Err(format!("invalid name \"{SEED}\" of a list; rows with this source come with the extension"))
+        }
+        _ => Ok(source),
+    }
 }
 
 /// A list of ASNs and its type.

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::as_registry;
 use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::mmdb::clean_name;
 use cowrie_enrich_engine::prefix::Prefix;
@@ -109,7 +110,7 @@ impl Sink {
     pub fn asn(&mut self, text: &str, label: Option<String>) -> Result<(), String> {
         let number = asn_number(text).ok_or_else(|| format!("not an ASN: \"{}\"", shown(text)))?;
         match u32::try_from(number) {
-            Ok(number) if !is_reserved(number) => self.asns.push(Asn { number, label }),
+            Ok(number) if !as_registry::is_bogon(number) => self.asns.push(Asn { number, label }),
             Ok(_) => self.counts.bogons += 1,
             Err(_) => return Err(format!("ASN is greater than 4294967295: \"{}\"", shown(text))),
         }
@@ -127,11 +128,6 @@ impl Sink {
             counts: self.counts,
         }
     }
-}
-
-/// ASNs that no network has: RFC 7607, 6793, 5398, 6996, 7300.
-fn is_reserved(asn: u32) -> bool {
-    matches!(asn, 0 | 23_456 | 64_496..=65_551 | 4_200_000_000..)
 }
 
 /// Parses `AS15169`, `as15169` or `15169`. Returns `None` for other texts.

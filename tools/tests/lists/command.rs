@@ -291,6 +291,10 @@ fn wrong_arguments_are_explained() {
             vec!["--known-networks", &out, "--list", "a:TOR:x"],
             "invalid type \"TOR\" of list a; must be HOSTING, VPN",
         ),
+        (
+            vec!["--known-networks", &out, "--list", "cowrie_enrich:VPN:x"],
+            "rows with this source come with the extension",
+        ),
         (vec!["--types", &out, "--city", &out, "--list", "a:TOR:x"], "cannot be combined"),
         (vec!["--types", &out, "--known-networks", &out, "--list", "a:TOR:x"], "cannot be combined"),
         (vec![&list], "a LIST and one of --city, --asn, --types and --known-networks are required"),
