@@ -31,6 +31,26 @@ CREATE FUNCTION campaign_addresses(
 COMMENT ON FUNCTION campaign_addresses(regclass, text) IS
     'addresses of a campaign, one row for each, those with the most sessions first, with the network and country at the last session of the campaign and now; the arguments are those of campaign_networks(); runs with the caller''s privileges';
 
+-- The rules are those of the column change of campaign_addresses(). XX means that the country is unknown.
+CREATE FUNCTION attribution_change(ip inet, asn bigint, country text) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT CASE
+            WHEN recorded.asn <> i.current_asn THEN 'ASN_CHANGED'
+            WHEN recorded.asn = i.current_asn AND recorded.country <> NULLIF(i.geo_country, 'XX') THEN 'COUNTRY_CHANGED'
+            WHEN recorded.asn = i.current_asn AND recorded.country = i.geo_country THEN 'STABLE'
+            ELSE 'UNKNOWN'
+        END
+        FROM (
+            SELECT CASE WHEN $2 BETWEEN 1 AND 4294967295 THEN $2 END AS asn,
+                   CASE WHEN given.country ~ '^[A-Z]{2}$' AND given.country NOT IN ('XX', 'ZZ') THEN given.country END AS country
+            FROM (SELECT upper(btrim($3)) AS country) given
+        ) recorded
+        LEFT JOIN @extschema@.ip_inventory i ON i.ip_address = @extschema@.session_address($1)
+    $$;
+COMMENT ON FUNCTION attribution_change(inet, bigint, text) IS
+    'compares an ASN and a country that were recorded for an address, for example in snapshot columns, with those in ip_inventory now: STABLE, ASN_CHANGED, COUNTRY_CHANGED, or UNKNOWN if a value that the comparison needs is missing; the ASN is compared first; needs SELECT on ip_inventory';
+
 CREATE FUNCTION session_timeline(
     rel regclass, bucket interval, by text DEFAULT NULL, time_zone text DEFAULT 'UTC',
     since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL, condition text DEFAULT 'true',

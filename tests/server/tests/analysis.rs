@@ -148,6 +148,58 @@ fn the_change_of_an_address_compares_its_last_session_with_now() {
     assert_eq!(of("16.0.0.6"), "64501|New|SE|NULL|NULL|NULL|UNKNOWN|{VPN}|NULL");
 }
 
+/// Each row of the truth table: recorded ASN and country, then the result. The inventory has AS64501 and SE for the
+/// first address, no country for the second, no network for the third, and does not have the fourth.
+#[test]
+fn the_change_of_an_attribution_follows_the_truth_table() {
+    let mut db = database();
+    db.run(
+        "INSERT INTO asn_inventory (asn_number) VALUES (64501);
+         INSERT INTO ip_inventory (ip_address, current_asn, enrichment) VALUES
+             ('16.0.0.1', 64501, '{\"maxmind\": {\"country\": \"SE\"}}'), ('16.0.0.2', 64501, '{}'),
+             ('16.0.0.3', NULL, '{\"maxmind\": {\"country\": \"SE\"}}')",
+    );
+    let (same, different, unknown) = ("64501", "64500", "NULL");
+    for (address, asn, country, expected) in [
+        // Both current values are known.
+        ("16.0.0.1", same, "'SE'", "STABLE"),
+        ("16.0.0.1", same, "'DE'", "COUNTRY_CHANGED"),
+        ("16.0.0.1", same, "NULL", "UNKNOWN"),
+        ("16.0.0.1", different, "'SE'", "ASN_CHANGED"),
+        ("16.0.0.1", different, "'DE'", "ASN_CHANGED"),
+        ("16.0.0.1", different, "NULL", "ASN_CHANGED"),
+        ("16.0.0.1", unknown, "'SE'", "UNKNOWN"),
+        ("16.0.0.1", unknown, "'DE'", "UNKNOWN"),
+        ("16.0.0.1", unknown, "NULL", "UNKNOWN"),
+        // The current country is unknown.
+        ("16.0.0.2", same, "'SE'", "UNKNOWN"),
+        ("16.0.0.2", same, "NULL", "UNKNOWN"),
+        ("16.0.0.2", different, "'SE'", "ASN_CHANGED"),
+        ("16.0.0.2", unknown, "'SE'", "UNKNOWN"),
+        // The current network is unknown.
+        ("16.0.0.3", same, "'SE'", "UNKNOWN"),
+        ("16.0.0.3", same, "'DE'", "UNKNOWN"),
+        ("16.0.0.3", unknown, "NULL", "UNKNOWN"),
+        // The inventory does not have the address.
+        ("16.0.0.4", same, "'SE'", "UNKNOWN"),
+        ("16.0.0.4", unknown, "NULL", "UNKNOWN"),
+        // Spellings, and values for unknown.
+        ("::ffff:16.0.0.1", same, "' se '", "STABLE"),
+        ("16.0.0.1/24", same, "'SE'", "STABLE"),
+        ("16.0.0.1", same, "'XX'", "UNKNOWN"),
+        ("16.0.0.1", same, "'zz'", "UNKNOWN"),
+        ("16.0.0.1", same, "''", "UNKNOWN"),
+        ("16.0.0.1", same, "'Sweden'", "UNKNOWN"),
+        ("16.0.0.1", "0", "'SE'", "UNKNOWN"),
+        ("16.0.0.1", "-1", "'SE'", "UNKNOWN"),
+        ("16.0.0.1", "4294967296", "'SE'", "UNKNOWN"),
+    ] {
+        let call = format!("SELECT attribution_change('{address}', {asn}, {country})");
+        assert_eq!(db.one(&call), expected, "{call}");
+    }
+    assert_eq!(db.one("SELECT attribution_change(NULL, 64501, 'SE')"), "UNKNOWN");
+}
+
 #[test]
 fn who_may_not_read_an_inventory_gets_addresses_without_its_values() {
     let mut db = database();
