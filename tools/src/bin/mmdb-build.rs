@@ -47,7 +47,7 @@ geofeeds; the JSON of AWS, Google, Azure and Oracle; JSON lines of Spamhaus; MIS
 the ISC; lists of ASNs. docs/ip-types.md has the details.
 ";
 
-/// What to build.
+/// The command line, checked.
 enum Command {
     Networks { outputs: Vec<(Layout, PathBuf)>, lists: Vec<PathBuf>, settings: Settings },
     Types(Types),
@@ -66,7 +66,7 @@ struct Arguments {
     force: bool,
 }
 
-/// Returns `None` if the help is wanted.
+/// Returns `None` if the user asks for help.
 fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
     let mut parsed = Arguments::default();
     let mut parser = lexopt::Parser::from_env();

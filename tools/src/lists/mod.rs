@@ -42,7 +42,7 @@ use cowrie_enrich_engine::prefix::Prefix;
 
 pub use recognise::read;
 
-/// What a list says about a network, besides its type.
+/// Details of a network in a list, in addition to its type.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Details {
     pub provider: Option<String>,
@@ -134,7 +134,7 @@ pub struct Content {
 /// An error in a list, with its position.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Error {
-    /// From 1. `None` if the whole file is meant.
+    /// From 1. `None` if the error concerns the whole file.
     line: Option<u64>,
     problem: String,
 }

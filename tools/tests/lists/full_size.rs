@@ -69,7 +69,7 @@ fn all() -> Vec<Fixture> {
     all
 }
 
-/// Each format in a file of its own.
+/// Compiles each format to a separate file.
 #[test]
 fn every_format_of_full_size_is_served_like_a_naive_reader_serves_it() {
     for (seed, fixture) in (1..).zip(all()) {

@@ -56,7 +56,7 @@ pub fn statements(served: &TypeDatabase<Vec<u8>>, address: IpAddr) -> Vec<Statem
     found
 }
 
-/// Returns the lists that contain the address, and what they state, as `list/provider/region/service`.
+/// Returns the statements of lists about the address, as `list/provider/region/service`.
 pub fn found(served: &TypeDatabase<Vec<u8>>, address: &str) -> Vec<String> {
     let found = statements(served, address.parse().unwrap());
     found.into_iter().map(|(a, b, c, d)| [a, b, c, d].join("/").trim_end_matches('/').to_owned()).collect()

@@ -84,7 +84,7 @@ fn all_addresses_of_a_tor_node_are_read_also_from_the_archive() {
                 ExitAddress 5.6.7.9 2021-11-02 20:00:00\n";
     let read = content(file);
     assert_eq!(read.entries.len(), 2);
-    // The archive was downloaded today, but says what was true in 2021.
+    // The archive was downloaded today, but describes the state of 2021.
     assert_eq!(read.made_at, Some(1_635_895_022));
     assert_eq!(list("tor", "TOR", file).published, 1_635_895_022);
 }
@@ -108,7 +108,7 @@ fn host_bits_are_cleared_and_counted() {
     assert_eq!(found(&served, "3.9.10.1"), [""; 0]);
 }
 
-/// goog.json has all networks of Google, also those of its own crawlers and of its DNS service.
+/// goog.json has all networks of Google, also those of Google's crawlers and DNS service.
 #[test]
 fn goog_json_is_recognised_and_reported() {
     let file =

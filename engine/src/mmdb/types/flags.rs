@@ -18,7 +18,7 @@ use crate::mmdb::format::{Fault, Plan, Section, Token};
 use crate::mmdb::layout::sample;
 use crate::mmdb::{Facts, clean_name};
 
-/// Longer keys are no flags.
+/// No flag has a longer key.
 const LONGEST_KEY: usize = 32;
 
 /// Keys of a vendor's records.
@@ -40,7 +40,7 @@ static MAXMIND: Family = Family {
         (b"is_public_proxy", "PROXY"),
         (b"is_residential_proxy", "RESIDENTIAL_PROXY"),
         (b"is_hosting_provider", "DATACENTER"),
-        // MaxMind sets it beside each of the other keys, too.
+        // MaxMind sets it together with each of the other keys.
         (b"is_anonymous", "ANONYMOUS"),
     ],
     fallback: Some(b"is_anonymous"),
