@@ -142,11 +142,11 @@ ORDER BY sessions DESC, reason;
 
 \if :cymru
 \echo 'Lookups at Team Cymru for the' :before 'addresses that have no network in the ASN file'
-\echo 'One lookup serves all addresses of a /24 or /48. "not announced" are addresses that no network announces.'
+\echo 'One lookup serves all addresses of a /24 or /48. Each network is looked up too. "not announced" are addresses that no network announces.'
 SELECT
     provider.requests,
-    provider.lookups AS "lookups (/24, /48)",
-    provider.answers AS "network found",
+    provider.lookups AS "lookups (/24, /48, network)",
+    provider.answers AS "answers with data",
     provider.absent AS "not announced",
     queue.addresses AS "still waiting",
     queue.dead AS "dead letters",
@@ -156,6 +156,21 @@ FROM provider_status() AS provider
 JOIN queue_status AS queue USING (provider)
 LEFT JOIN worker_status() AS worker ON worker.role = 'worker' AND worker.database = current_database()
 WHERE provider.provider = 'cymru';
+
+\echo 'Networks: the organisation as the ASN file names it, and the registry and country of registration from Team Cymru'
+\echo 'name_from and country_from are the sources of the organisation and of the country.'
+SELECT
+    asn_number AS asn,
+    left(organization_name, 30) AS organization,
+    enrichment #>> '{provenance,organization_name}' AS name_from,
+    left(as_name, 30) AS as_name,
+    rir_registry AS registry,
+    organization_country AS country,
+    enrichment #>> '{provenance,organization_country}' AS country_from,
+    allocated_on
+FROM asn_inventory
+ORDER BY total_session_count DESC, asn_number
+LIMIT 8;
 
 \echo 'Sample of sessions from these addresses: stored without a network, and completed by the worker after the answer of Team Cymru'
 WITH completed AS (

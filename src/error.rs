@@ -98,6 +98,27 @@ pub fn bogon_refused(address: Address, reason: &str) -> ! {
     )
 }
 
+pub fn bogon_asn_refused(asn: u32) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "could not queue a lookup of a bogon".to_owned(),
+        Some(format!("AS{asn} is a reserved ASN. Reserved ASNs (bogons) are never sent to providers.")),
+        None,
+    )
+}
+
+/// The provider has no facts about networks.
+pub fn no_lookups_of_networks(provider: &str) -> ! {
+    let able = Provider::all().filter(|provider| provider.declared().knows_networks());
+    let names: Vec<String> = able.map(|provider| format!("'{}'", provider.name())).collect();
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        format!("provider {provider} does not look up networks"),
+        None,
+        Some(&format!("Use {}.", names.join(" or "))),
+    )
+}
+
 /// The provider does not support such addresses.
 pub fn not_asked_about(provider: &str, address: Address) -> ! {
     raise(

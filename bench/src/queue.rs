@@ -26,12 +26,12 @@ const LIFETIMES: (u32, u32) = (7_776_000, 604_800);
 const STATEMENTS: [(&str, &str, &str); 7] = [
     (
         "create_jobs",
-        "bigint, float8, bigint, text[], bool[], int[], int[]",
+        "bigint, float8, bigint, text[], bool[], int[], int[], bool[]",
         include_str!("../../sql/queries/queue/jobs_create.sql"),
     ),
     (
         "claim",
-        "text, bigint, float8, bigint, int, int, bool, bool",
+        "text, bigint, float8, bigint, int, int, bool, bool, bool",
         include_str!("../../sql/queries/queue/jobs_claim.sql"),
     ),
     ("hold", "text, text[], bigint", include_str!("../../sql/queries/queue/jobs_hold.sql")),
@@ -66,10 +66,10 @@ pub fn measure(report: &mut Report) {
     let (lease, lifetimes) =
         (format!("{}, {}", LEASE.0, LEASE.1), format!("{}, {}", LIFETIMES.0, LIFETIMES.1));
     let create_jobs = format!(
-        "EXECUTE create_jobs ({MOST_REQUESTS}, {lease}, '{{cymru}}', '{{t}}', '{{{}}}', '{{{}}}')",
+        "EXECUTE create_jobs ({MOST_REQUESTS}, {lease}, '{{cymru}}', '{{t}}', '{{{}}}', '{{{}}}', '{{t}}')",
         LIFETIMES.0, LIFETIMES.1
     );
-    let claim = format!("EXECUTE claim ('cymru', {CLAIM}, {lease}, {lifetimes}, true, false)");
+    let claim = format!("EXECUTE claim ('cymru', {CLAIM}, {lease}, {lifetimes}, true, false, true)");
 
     for day in 0..DAYS_BEFORE {
         request(&mut db, "200.0.0.0", day * FEW, FEW);

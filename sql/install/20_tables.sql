@@ -57,6 +57,8 @@ CREATE TABLE asn_inventory (
     organization_name     text,
     organization_country  text CHECK (organization_country ~ '^[A-Z]{2}$'),
     rir_registry          text CHECK (rir_registry IN ('ARIN', 'RIPE', 'APNIC', 'LACNIC', 'AFRINIC')),
+    allocated_on          date,
+    as_name               text,
     asn_type              text NOT NULL DEFAULT 'UNKNOWN'
                           CHECK (asn_type IN ('HOSTING', 'ISP', 'EDUCATION', 'GOVERNMENT', 'UNKNOWN')),
     is_known_hosting      boolean NOT NULL DEFAULT false,
@@ -68,13 +70,16 @@ CREATE TABLE asn_inventory (
     enrichment            jsonb NOT NULL DEFAULT '{}',
     enrichment_updated_at timestamptz,
     created_at            timestamptz NOT NULL DEFAULT now(),
-    updated_at            timestamptz NOT NULL DEFAULT now()
+    updated_at            timestamptz NOT NULL DEFAULT now(),
+    lookup_queued_at      timestamptz
 );
 CREATE INDEX asn_inventory_organization_name_idx ON asn_inventory (organization_name);
 CREATE INDEX asn_inventory_asn_type_idx ON asn_inventory (asn_type);
 CREATE INDEX asn_inventory_total_session_count_idx ON asn_inventory (total_session_count DESC);
 CREATE INDEX asn_inventory_first_seen_idx ON asn_inventory (first_seen);
 CREATE INDEX asn_inventory_last_seen_idx ON asn_inventory (last_seen);
+-- The worker finds new networks by this index. It contains no network for which a lookup was queued.
+CREATE INDEX asn_inventory_lookup_idx ON asn_inventory (asn_number) WHERE lookup_queued_at IS NULL;
 SELECT pg_catalog.pg_extension_config_dump('asn_inventory', '');
 
 COMMENT ON TABLE asn_inventory IS 'one row for each known network (autonomous system)';
@@ -84,6 +89,9 @@ COMMENT ON COLUMN asn_inventory.organization_name IS
 COMMENT ON COLUMN asn_inventory.organization_country IS
     'two-letter code of a country: from Team Cymru, the country where the network is registered; from MaxMind, the country of the address by which the extension first learned of the network';
 COMMENT ON COLUMN asn_inventory.rir_registry IS 'regional internet registry (ARIN, RIPE, APNIC, LACNIC or AFRINIC); the registry that received the ASN from IANA, until a source of higher rank has a value';
+COMMENT ON COLUMN asn_inventory.allocated_on IS 'date when the registry allocated the ASN, from Team Cymru';
+COMMENT ON COLUMN asn_inventory.as_name IS
+    'name of the network as Team Cymru writes it, with the country of registration at its end, for example ''GOOGLE, US''';
 COMMENT ON COLUMN asn_inventory.asn_type IS
     'type of the network: HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN; see classify_asn()';
 COMMENT ON COLUMN asn_inventory.is_known_hosting IS 'true if known_networks lists the network as a hosting provider';
@@ -95,9 +103,11 @@ COMMENT ON COLUMN asn_inventory.unique_ip_count IS
 COMMENT ON COLUMN asn_inventory.total_session_count IS
     'number of sessions from the addresses that now belong to this network; recent sessions are missing until the worker or fold_statistics() adds them';
 COMMENT ON COLUMN asn_inventory.enrichment IS
-    'JSON object: the key provenance names the source of each filled column of this row; the key import holds values of an imported row that fit no column of this table';
+    'JSON object: the key provenance names the source of each filled column of this row; the key _meta holds the state and the time of the last lookup of the network at a provider; the key import holds values of an imported row that fit no column of this table';
 COMMENT ON COLUMN asn_inventory.enrichment_updated_at IS
-    'time when a source last changed organization_name, organization_country or rir_registry';
+    'time when a source last changed organization_name, organization_country, rir_registry, allocated_on or as_name';
+COMMENT ON COLUMN asn_inventory.lookup_queued_at IS
+    'time when the worker first queued a lookup of the network at a provider; null if the worker has not queued one yet';
 
 CREATE TABLE ip_inventory (
     ip_address            inet PRIMARY KEY CHECK (ip_address = canonical_address(ip_address)),

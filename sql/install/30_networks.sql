@@ -206,13 +206,23 @@ CREATE FUNCTION source_rank(source text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT CASE source WHEN 'manual' THEN 4 WHEN 'cymru' THEN 3 WHEN 'maxmind' THEN 2 WHEN 'iana' THEN 1 WHEN 'document' THEN -1 ELSE 0 END $$;
 COMMENT ON FUNCTION source_rank(text) IS
-    'rank of a source of network metadata; from the highest to the lowest rank: ''manual'', ''cymru'', ''maxmind'', ''iana'' (registries of AS numbers), sources of imported rows, ''document'' (JSON that a client wrote into the column enrichment of a table with trust_input)';
+    'rank of a source of the country or the registry of a network; from the highest to the lowest rank: ''manual'', ''cymru'', ''maxmind'', ''iana'' (registries of AS numbers), sources of imported rows, ''document'' (JSON that a client wrote into the column enrichment of a table with trust_input)';
+
+-- Names have an order of their own. Files name the organisation ("Hetzner Online GmbH"), Team Cymru names the network
+-- ("HETZNER-AS"). A name of unknown source may come from a file, so it ranks above Team Cymru as well.
+CREATE FUNCTION name_rank(source text) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT CASE source WHEN 'manual' THEN 3 WHEN 'maxmind' THEN 2 WHEN 'cymru' THEN 0 WHEN 'document' THEN -1 ELSE 1 END $$;
+COMMENT ON FUNCTION name_rank(text) IS
+    'rank of a source of names of organisations; from the highest to the lowest rank: ''manual'', ''maxmind'', sources of imported rows, ''cymru'', ''document'' (JSON that a client wrote into the column enrichment of a table with trust_input)';
 
 CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, source text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT $1 IS NULL
-            OR @extschema@.source_rank($4) > @extschema@.source_rank($2 -> 'provenance' ->> $3)
+            OR CASE $3 WHEN 'organization_name'
+               THEN @extschema@.name_rank($4) > @extschema@.name_rank($2 -> 'provenance' ->> $3)
+               ELSE @extschema@.source_rank($4) > @extschema@.source_rank($2 -> 'provenance' ->> $3) END
             -- Cymru's country and registry belong to a prefix. They would change with every address of the network.
             OR ($4 = $2 -> 'provenance' ->> $3 AND $4 = 'cymru' AND $3 = 'organization_name')
     $$;
@@ -242,6 +252,19 @@ CREATE FUNCTION request_enrichment(ip inet, provider text, priority integer DEFA
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'request_enrichment_wrapper';
 COMMENT ON FUNCTION request_enrichment(inet, text, integer) IS
     'queue the lookup of an address at a provider; the worker sends lookups with a higher priority first; raises an error for a bogon (an address that cannot be a source address on the public internet)';
+
+-- Without this function a call with two literals would match both other functions, because the type of a literal is
+-- unknown.
+CREATE FUNCTION request_enrichment(address text, provider text, priority integer DEFAULT 0) RETURNS void
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT @extschema@.request_enrichment($1::inet, $2, $3) $$;
+COMMENT ON FUNCTION request_enrichment(text, text, integer) IS
+    'queue the lookup of an address at a provider; does the same as request_enrichment(inet, text, integer) if the address is given as text';
+
+CREATE FUNCTION request_enrichment(asn bigint, provider text DEFAULT 'cymru') RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'request_network_enrichment_wrapper';
+COMMENT ON FUNCTION request_enrichment(bigint, text) IS
+    'queue the lookup of a network at a provider; raises an error for a bogon (a reserved ASN), and if the provider does not look up networks';
 
 CREATE FUNCTION ensure_asn_inventory(
     asn bigint, organization_name text DEFAULT NULL, organization_country text DEFAULT NULL,

@@ -5,8 +5,8 @@
 -- a lease. If the worker is killed, the job falls due again.
 --
 -- A lookup has a kind and a key. The key alone identifies it, because keys of different kinds are written
--- differently: a host has no mask, a prefix always has one. Lookups of networks will add the kind asn, whose keys are
--- numbers.
+-- differently: a host has no mask, a prefix always has one, and a network is a number without dots or colons. Addresses
+-- wait for the answer to a host or prefix. The answer about a network belongs to its row in asn_inventory.
 --
 -- Order of locks: jobs in key order, then the inventories in their order. Keys are compared by their bytes (COLLATE
 -- "C"), so that the order is the same in every database.
@@ -33,7 +33,7 @@ COMMENT ON FUNCTION lookup_key_of(text, inet) IS
 CREATE FUNCTION is_lookup_key(lookup_kind text, lookup_key text) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_lookup_key_wrapper';
 COMMENT ON FUNCTION is_lookup_key(text, text) IS
-    'true if a lookup key has the format of its kind: for the kind ''host'', the format of host(inet); for the kind ''prefix'', the format of cidr, but not a single address';
+    'true if a lookup key has the format of its kind: for the kind ''host'', the format of host(inet); for the kind ''prefix'', the format of cidr, but not a single address; for the kind ''asn'', decimal digits';
 
 CREATE FUNCTION is_source_fresh(
     enrichment jsonb, source text, value_lifetime integer, absent_lifetime integer) RETURNS boolean
@@ -53,10 +53,12 @@ COMMENT ON FUNCTION has_sessions_since_skip(jsonb, text, bigint, timestamptz) IS
     'true if an enrichment document says that the lookup at a source was skipped, and the address has more sessions or a later session since; a lookup is skipped by cancel_requests(), or by enrich_ips() with the argument sources';
 
 CREATE TABLE enrichment_request (
-    ip_address   inet NOT NULL CHECK (ip_address = canonical_address(ip_address)),
+    ip_address   inet CHECK (ip_address = canonical_address(ip_address)),
     provider     text NOT NULL CHECK (is_provider(provider)),
     priority     integer NOT NULL DEFAULT 0,
-    requested_at timestamptz NOT NULL DEFAULT now()
+    requested_at timestamptz NOT NULL DEFAULT now(),
+    asn_number   bigint CHECK (asn_number BETWEEN 1 AND 4294967295),
+    CONSTRAINT enrichment_request_target_check CHECK (pg_catalog.num_nonnulls(ip_address, asn_number) = 1)
 );
 -- The table has no key, like the tables of pending counts. Without a replica identity, a publication FOR ALL TABLES
 -- would refuse the extension's deletes.
@@ -65,7 +67,8 @@ SELECT pg_catalog.pg_extension_config_dump('enrichment_request', '');
 COMMENT ON TABLE enrichment_request IS
     'requested lookups: the worker creates a job in enrichment_job from each request, and deletes the request; duplicate requests are possible, and lead to one job';
 COMMENT ON COLUMN enrichment_request.ip_address IS
-    'address without a netmask; an IPv4-mapped IPv6 address is stored as IPv4, as in ip_inventory.ip_address';
+    'address to look up, without a netmask; an IPv4-mapped IPv6 address is stored as IPv4, as in ip_inventory.ip_address; null if the request is about a network';
+COMMENT ON COLUMN enrichment_request.asn_number IS 'ASN of the network to look up; null if the request is about an address';
 COMMENT ON COLUMN enrichment_request.priority IS
     'priority of the lookup; the worker sends lookups with a higher priority first';
 
@@ -108,9 +111,9 @@ SELECT pg_catalog.pg_extension_config_dump('enrichment_job', '');
 COMMENT ON TABLE enrichment_job IS
     'jobs, which are lookups without an answer yet: one row per provider and lookup key';
 COMMENT ON COLUMN enrichment_job.lookup_kind IS
-    '''prefix'' for the provider cymru, because one answer of Team Cymru is valid for a whole prefix; ''host'' for other providers; see lookup_key_of()';
+    '''asn'' for the lookup of a network; for the lookup of an address, ''prefix'' at the provider cymru, because one answer of Team Cymru is valid for a whole prefix, and ''host'' at other providers; see lookup_key_of()';
 COMMENT ON COLUMN enrichment_job.lookup_key IS
-    'a host in the format of host(inet), such as 203.0.113.7 or 2001:db8::7; a prefix in the format of cidr, such as 203.0.113.0/24 or 2001:db8:1::/48';
+    'a host in the format of host(inet), such as 203.0.113.7 or 2001:db8::7; a prefix in the format of cidr, such as 203.0.113.0/24 or 2001:db8:1::/48; an ASN in decimal digits, such as 15169';
 COMMENT ON COLUMN enrichment_job.due_at IS
     'earliest time of the next attempt: if leased_by is set, the end of the lease; otherwise, the end of the pause after a failed attempt';
 COMMENT ON COLUMN enrichment_job.leased_by IS
@@ -126,7 +129,7 @@ CREATE TABLE job_address (
     lookup_kind text NOT NULL,
     lookup_key  text COLLATE "C" NOT NULL,
     PRIMARY KEY (provider, ip_address),
-    CONSTRAINT job_address_lookup_key_check CHECK (is_lookup_key(lookup_kind, lookup_key))
+    CONSTRAINT job_address_lookup_key_check CHECK (lookup_kind <> 'asn' AND is_lookup_key(lookup_kind, lookup_key))
 );
 CREATE INDEX job_address_lookup_key_idx ON job_address (provider, lookup_key, ip_address);
 ALTER TABLE job_address SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
@@ -138,7 +141,7 @@ COMMENT ON COLUMN job_address.lookup_key IS 'lookup_key of the job for whose ans
 
 CREATE TABLE dead_letter (
     provider     text NOT NULL,
-    ip_address   inet NOT NULL,
+    ip_address   inet,
     lookup_kind  text NOT NULL,
     lookup_key   text COLLATE "C" NOT NULL,
     priority     integer NOT NULL,
@@ -146,12 +149,21 @@ CREATE TABLE dead_letter (
     last_error   text NOT NULL,
     requested_at timestamptz NOT NULL,
     died_at      timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (provider, ip_address),
-    CONSTRAINT dead_letter_lookup_key_check CHECK (is_lookup_key(lookup_kind, lookup_key))
+    asn_number   bigint,
+    UNIQUE (provider, ip_address),
+    UNIQUE (provider, asn_number),
+    CONSTRAINT dead_letter_lookup_key_check CHECK (is_lookup_key(lookup_kind, lookup_key)),
+    CONSTRAINT dead_letter_target_check CHECK (
+        pg_catalog.num_nonnulls(ip_address, asn_number) = 1 AND (lookup_kind = 'asn') = (asn_number IS NOT NULL))
 );
+-- No key can identify all rows, because each key has a column that may be null. Without a replica identity, a
+-- publication FOR ALL TABLES would refuse the extension's deletes.
+ALTER TABLE dead_letter REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('dead_letter', '');
 COMMENT ON TABLE dead_letter IS
     'dead letters: lookups that failed max_attempts times and are no longer attempted, each with the last error; retry_dead_letters() queues the lookups again';
+COMMENT ON COLUMN dead_letter.ip_address IS 'address of the failed lookup; null for the lookup of a network';
+COMMENT ON COLUMN dead_letter.asn_number IS 'ASN of the failed lookup; null for the lookup of an address';
 COMMENT ON COLUMN dead_letter.lookup_kind IS 'lookup_kind that the failed job had in enrichment_job';
 COMMENT ON COLUMN dead_letter.lookup_key IS
     'lookup_key that the failed job had in enrichment_job; all addresses that waited for the same job have the same key';

@@ -37,9 +37,10 @@ CREATE FUNCTION network_restored() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE @extschema@.asn_inventory n
-    SET (organization_name, organization_country, rir_registry, asn_type, is_known_hosting, is_known_vpn, first_seen, last_seen,
+    SET (organization_name, organization_country, rir_registry, allocated_on, as_name, lookup_queued_at, asn_type, is_known_hosting, is_known_vpn, first_seen, last_seen,
          unique_ip_count, total_session_count, enrichment, enrichment_updated_at, created_at, updated_at)
-        = (NEW.organization_name, NEW.organization_country, NEW.rir_registry, NEW.asn_type, NEW.is_known_hosting,
+        = (NEW.organization_name, NEW.organization_country, NEW.rir_registry, NEW.allocated_on, NEW.as_name,
+           NEW.lookup_queued_at, NEW.asn_type, NEW.is_known_hosting,
            NEW.is_known_vpn, NEW.first_seen, NEW.last_seen, NEW.unique_ip_count, NEW.total_session_count, NEW.enrichment,
            NEW.enrichment_updated_at, NEW.created_at, NEW.updated_at)
     WHERE n.asn_number = NEW.asn_number AND n.organization_name IS NULL AND n.first_seen IS NULL

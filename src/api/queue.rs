@@ -1,9 +1,9 @@
 //! Functions about the queue: which providers can be asked about an address, and which lookups are answered
 //! already.
 
-use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::lookup_key::LookupKey;
 use cowrie_enrich_engine::providers::{Lifetimes, Purpose};
+use cowrie_enrich_engine::{as_registry, bogon};
 
 use crate::document::{enrichment, skipped};
 use crate::error::{self, require_writable};
@@ -111,6 +111,30 @@ fn request_enrichment(call: &Call) {
         Connection::with(oids.schema, |connection| {
             queue::append(connection, inet.address, provider, call.integer(2).unwrap_or(0));
         });
+    });
+}
+
+sql_function!(
+    request_network_enrichment_wrapper,
+    pg_finfo_request_network_enrichment_wrapper,
+    request_network_enrichment
+);
+fn request_network_enrichment(call: &Call) {
+    let Some(number) = call.bigint(0) else { error::null_argument("asn") };
+    let provider = named(call, 1);
+    let Some(asn) = u32::try_from(number).ok().filter(|asn| *asn > 0) else {
+        error::asn_out_of_range(number, 1)
+    };
+    if !provider.declared().knows_networks() {
+        error::no_lookups_of_networks(provider.title());
+    }
+    if as_registry::is_bogon(asn) {
+        error::bogon_asn_refused(asn);
+    }
+    require_writable("request_enrichment()");
+    let oids = ExtensionOids::of_caller(call);
+    acting_as(oids.owner, || {
+        Connection::with(oids.schema, |connection| queue::append_network(connection, asn, provider));
     });
 }
 

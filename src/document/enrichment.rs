@@ -163,6 +163,7 @@ fn write_location(object: &mut Object, location: &Location<'_>) {
 pub fn answered(source: &str, source_data: &SourceAnswer<'_>, asked_at: Timestamp) -> Typed<Jsonb> {
     let (words, absent_until) = match source_data {
         SourceAnswer::Value(words) => (Some(*words), None),
+        SourceAnswer::Present => (None, None),
         SourceAnswer::Absent { words, until } => (*words, Some(*until)),
     };
     let asked_at = clock::iso8601(asked_at);
@@ -185,6 +186,8 @@ pub fn answered(source: &str, source_data: &SourceAnswer<'_>, asked_at: Timestam
 /// A source's answer for an address.
 pub enum SourceAnswer<'a> {
     Value(&'a JsonObject),
+    /// The source has data, which is not stored in the document.
+    Present,
     /// The source has no data. `words` is the answer that says so, if the source sent one. The source is not
     /// asked again before `until`.
     Absent {

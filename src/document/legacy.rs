@@ -5,6 +5,7 @@
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::legacy;
+use cowrie_enrich_engine::providers::cymru;
 
 use crate::document::enrichment::country_text;
 use crate::pg::jsonb::{self, Container, Value};
@@ -57,6 +58,9 @@ pub fn read(document: Option<Container<'_>>) -> LegacyDocument {
     }
     reading.maxmind = named(document, "maxmind", &mut reading.faults, &mut reading.faulty);
     reading.cymru = named(document, "cymru", &mut reading.faults, &mut reading.faulty);
+    // The country at the end is not a part of the organisation's name.
+    let name = reading.cymru.name.take();
+    reading.cymru.name = name.as_deref().and_then(cymru::without_country).map(str::to_owned);
     reading
 }
 

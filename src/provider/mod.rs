@@ -51,6 +51,7 @@ struct ProviderConfiguration {
     limits: Limits,
     lifetimes: Lifetimes,
     blocked_reason: Option<String>,
+    looks_up_networks: bool,
 }
 
 thread_local! {
@@ -87,6 +88,7 @@ impl ProviderConfiguration {
             limits: Limits { own: declared.limits(&settings), retry_base: guc::retry_base() },
             lifetimes: declared.lifetimes(&settings),
             blocked_reason: declared.blocked_reason(&settings),
+            looks_up_networks: declared.knows_networks() && declared.looks_up_networks(&settings),
             settings,
         }
     }
@@ -144,6 +146,11 @@ impl Provider {
         Configuration::read(|configuration| configuration.each[self.0].blocked_reason.clone())
     }
 
+    /// Returns whether the provider can look up networks by their AS number, and the settings allow it.
+    pub fn looks_up_networks(self) -> bool {
+        Configuration::read(|configuration| configuration.each[self.0].looks_up_networks)
+    }
+
     /// Returns a fingerprint of the credentials, which changes when a refused key may have been replaced.
     /// Reads a small file.
     pub fn credentials(self) -> u64 {
@@ -175,6 +182,11 @@ impl Providers {
     /// Returns the providers in cowrie_enrich.enabled_sources.
     pub fn enabled() -> Providers {
         Configuration::read(|configuration| configuration.enabled)
+    }
+
+    /// Returns the provider that looks up networks, if the settings allow these lookups.
+    pub fn for_networks(self) -> Option<Provider> {
+        self.iter().find(|provider| provider.looks_up_networks())
     }
 
     pub fn is_empty(self) -> bool {

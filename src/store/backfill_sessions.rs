@@ -178,6 +178,7 @@ impl NamedNetworks {
             registry: lacking(&known.registry, named.registry),
             first_seen: time,
             last_seen: time,
+            ..NetworkFacts::default()
         };
         known.merge(source_data);
     }

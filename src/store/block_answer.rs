@@ -45,7 +45,7 @@ pub struct Kept {
 /// A waiting address with its answer. The document is valid inside the closure that receives it.
 pub struct Waiting {
     pub address: Address,
-    pub lookup_key: Prefix,
+    pub lookup_key: LookupKey,
     pub asn: Option<i64>,
     pub network: NetworkFacts,
     pub is_absent: bool,
@@ -80,7 +80,7 @@ pub fn keep(connection: &Connection, provider: Provider, answers: &[Kept], asked
 pub fn waited_for<T>(
     connection: &Connection,
     provider: Provider,
-    lookup_keys: &[Prefix],
+    lookup_keys: &[LookupKey],
     after: Option<Address>,
     read: impl FnOnce(&[Waiting]) -> T,
 ) -> T {
@@ -99,7 +99,7 @@ pub fn waited_for<T>(
             .filter_map(|(address, key, asn, name, country, registry, document, is_absent)| {
                 Some(Waiting {
                     address: address?,
-                    lookup_key: LookupKey::parse(&key?)?.prefix()?,
+                    lookup_key: LookupKey::parse(&key?)?,
                     asn,
                     network: NetworkFacts { name, country, registry, ..NetworkFacts::default() },
                     document: Some(document?.to_sql()),

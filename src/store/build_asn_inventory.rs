@@ -230,12 +230,13 @@ impl WrittenRanks {
 
     /// Notes the ranks of these values. Returns true if one of them is better than the value written before.
     fn note(&mut self, asn: i64, best: &Best) -> bool {
-        let rank = |field: &Filled| match field {
+        let rank = |field: &Filled, better| match field {
             None => 0,
-            Some((_, "cymru")) => 2,
+            Some((_, source)) if *source == better => 2,
             Some(_) => 1,
         };
-        let ranks = [&best.name, &best.country, &best.registry].map(rank);
+        let ranks = [(&best.name, "maxmind"), (&best.country, "cymru"), (&best.registry, "cymru")]
+            .map(|(field, better)| rank(field, better));
         let known = self.0.entry(asn).or_default();
         let is_better = ranks.iter().zip(known.iter()).any(|(rank, known)| rank > known);
         for (known, rank) in known.iter_mut().zip(ranks) {
@@ -246,10 +247,9 @@ impl WrittenRanks {
 }
 
 impl NetworkSources {
-    /// Returns the source of a new network: the one that has its name, Team Cymru first.
+    /// Returns the source of a new network: the one that has its name, MaxMind first.
     fn better(&self) -> &'static str {
-        let of_maxmind = self.cymru.name.is_none() && self.maxmind.name.is_some();
-        if of_maxmind || is_empty(&self.cymru) { "maxmind" } else { "cymru" }
+        if self.maxmind.name.is_some() || is_empty(&self.cymru) { "maxmind" } else { "cymru" }
     }
 
     /// Returns the best values, with the times when the network's addresses were seen.
@@ -261,18 +261,22 @@ impl NetworkSources {
             registry: word(&best.registry),
             first_seen: self.maxmind.first_seen,
             last_seen: self.maxmind.last_seen,
+            ..NetworkFacts::default()
         }
     }
 
     fn best(&self) -> Best {
-        let of = |field: fn(&NetworkFacts) -> &Option<String>| -> Filled {
-            let of = |source_data, source| field(source_data).clone().map(|value| (value, source));
-            of(&self.cymru, "cymru").or_else(|| of(&self.maxmind, "maxmind"))
-        };
+        // Names have another order of sources: see `name_rank` in SQL.
+        let of = |source_data: &NetworkFacts,
+                  field: fn(&NetworkFacts) -> &Option<String>,
+                  source|
+         -> Filled { field(source_data).clone().map(|value| (value, source)) };
+        let either = |field| of(&self.cymru, field, "cymru").or_else(|| of(&self.maxmind, field, "maxmind"));
+        let name = of(&self.maxmind, |facts| &facts.name, "maxmind");
         Best {
-            name: of(|source_data| &source_data.name),
-            country: of(|source_data| &source_data.country),
-            registry: of(|source_data| &source_data.registry),
+            name: name.or_else(|| of(&self.cymru, |facts| &facts.name, "cymru")),
+            country: either(|facts| &facts.country),
+            registry: either(|facts| &facts.registry),
         }
     }
 }

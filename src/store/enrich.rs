@@ -132,6 +132,7 @@ pub fn networks_of(plan: &Plan, databases: &Databases) -> Networks {
             registry: None,
             first_seen: session_count.first_seen,
             last_seen: session_count.last_seen,
+            ..NetworkFacts::default()
         };
         networks.entry(asn).or_default().merge(source_data);
     }

@@ -20,6 +20,7 @@ pub mod fold;
 pub mod import_inventory;
 pub mod inbox_duplicates;
 pub mod lookup_estimate;
+pub mod network_answers;
 pub mod network_registries;
 pub mod networks;
 pub mod procedure_call;

@@ -17,6 +17,10 @@ pub struct NetworkFacts {
     pub name: Option<String>,
     pub country: Option<String>,
     pub registry: Option<String>,
+    /// Name of the network as the provider writes it, and the date of its allocation. Only answers about networks have
+    /// them.
+    pub as_name: Option<String>,
+    pub allocated_on: Option<String>,
     /// Times of the sessions from which the network is known, if it came from sessions.
     pub first_seen: Option<Timestamp>,
     pub last_seen: Option<Timestamp>,

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::lookup_key::LookupKey;
-use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::ExtensionOids;
@@ -25,17 +24,19 @@ pub const MOST_REQUESTS_AT_ONCE: i64 = 10_000;
 thread_local! {
     static APPEND: Statement<(Inet, Text, Integer)> = const { Statement::new(
         "queue_append", include_str!("../../sql/queries/queue/queue_append.sql")) };
+    static APPEND_NETWORK: Statement<(Bigint, Text)> = const { Statement::new(
+        "queue_append_network", include_str!("../../sql/queries/queue/queue_append_network.sql")) };
     static RETRY_DEAD_LETTERS: Statement<(Text,), (Bigint,)> = const { Statement::new(
         "dead_letters_retry", include_str!("../../sql/queries/queue/dead_letters_retry.sql")) };
     static CREATE_JOBS: Statement<
-        (Bigint, Float, Bigint, Array<Text>, Array<Boolean>, Array<Integer>, Array<Integer>),
+        (Bigint, Float, Bigint, Array<Text>, Array<Boolean>, Array<Integer>, Array<Integer>, Array<Boolean>),
         (Bigint, Text, Text),
     > = const { Statement::new(
         "jobs_create", include_str!("../../sql/queries/queue/jobs_create.sql")) };
     static ANALYZE: Statement<()> = const { Statement::new(
         "queue_analyze", include_str!("../../sql/queries/queue/queue_analyze.sql")) };
     static CLAIM: Statement<
-        (Text, Bigint, Float, Bigint, Integer, Integer, Boolean, Boolean),
+        (Text, Bigint, Float, Bigint, Integer, Integer, Boolean, Boolean, Boolean),
         (Text, Inet),
     > = const { Statement::new(
         "jobs_claim", include_str!("../../sql/queries/queue/jobs_claim.sql")) };
@@ -43,7 +44,7 @@ thread_local! {
         "jobs_release", include_str!("../../sql/queries/queue/jobs_release.sql")) };
     static GIVE_BACK: Statement<(Text, Array<Text>, Bigint)> = const { Statement::new(
         "jobs_give_back", include_str!("../../sql/queries/queue/jobs_give_back.sql")) };
-    static NEXT_DUE: Statement<(Text,), (Timestamptz,)> = const { Statement::new(
+    static NEXT_DUE: Statement<(Text, Boolean), (Timestamptz,)> = const { Statement::new(
         "jobs_next_due", include_str!("../../sql/queries/queue/jobs_next_due.sql")) };
     static HOLD: Statement<(Text, Array<Text>, Bigint), (Text,)> = const { Statement::new(
         "jobs_hold", include_str!("../../sql/queries/queue/jobs_hold.sql")) };
@@ -53,7 +54,7 @@ thread_local! {
         "jobs_finish", include_str!("../../sql/queries/queue/jobs_finish.sql")) };
     static FAIL: Statement<
         (Text, Array<Text>, Array<Text>, Array<Boolean>, Float, Integer, Timestamptz, Float),
-        (Inet, Text),
+        (Inet, Bigint, Text),
     > = const { Statement::new(
         "jobs_fail", include_str!("../../sql/queries/queue/jobs_fail.sql")) };
 }
@@ -68,8 +69,16 @@ pub struct Lease {
 /// A leased job, and the address to ask about. `None` if an earlier answer serves the job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClaimedJob {
-    pub lookup_key: Prefix,
-    pub ask: Option<Address>,
+    pub lookup_key: LookupKey,
+    pub ask: Option<Asked>,
+}
+
+/// The contents of a lookup in a request.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Asked {
+    Address(Address),
+    /// The AS number of a network.
+    Network(u32),
 }
 
 /// The requests from which jobs were created.
@@ -77,12 +86,12 @@ pub struct ClaimedJob {
 pub struct CreatedJobs {
     pub requests: i64,
     /// The providers that got new jobs. Each has the leased jobs that an earlier answer serves.
-    pub jobs: BTreeMap<Provider, Vec<Prefix>>,
+    pub jobs: BTreeMap<Provider, Vec<LookupKey>>,
 }
 
 /// The reason why a job has no answer.
 pub struct FailedJob {
-    pub lookup_key: Prefix,
+    pub lookup_key: LookupKey,
     pub error: String,
     pub blame: Blame,
 }
@@ -101,6 +110,11 @@ pub enum Blame {
 /// Queues one lookup.
 pub fn append(connection: &Connection, address: Address, provider: Provider, priority: i32) {
     APPEND.execute(connection, (address, provider.name(), priority));
+}
+
+/// Queues the lookup of a network.
+pub fn append_network(connection: &Connection, asn: u32, provider: Provider) {
+    APPEND_NETWORK.execute(connection, (i64::from(asn), provider.name()));
 }
 
 /// Puts the dead letters of a provider, or of all providers, back into the queue. Returns their number.
@@ -134,13 +148,14 @@ pub fn create_jobs(connection: &Connection, lease: Lease) -> CreatedJobs {
         array(Provider::all().map(|provider| provider.declared().shares_answers())),
         array(Provider::all().map(|provider| provider.lifetimes().value)),
         array(Provider::all().map(|provider| provider.lifetimes().absent)),
+        array(Provider::all().map(|provider| provider.declared().knows_networks())),
     );
     CREATE_JOBS.run(connection, arguments, |rows| {
         let mut created = CreatedJobs::default();
         for (requests, name, key) in rows.iter() {
             created.requests = requests.unwrap_or_default();
             let Some(provider) = name.and_then(|name| Provider::named(&name)) else { continue };
-            created.jobs.entry(provider).or_default().extend(key.as_deref().and_then(parsed));
+            created.jobs.entry(provider).or_default().extend(key.as_deref().and_then(LookupKey::parse));
         }
         created
     })
@@ -174,9 +189,18 @@ pub fn claim(
         lifetimes.absent,
         provider.declared().shares_answers(),
         probe,
+        provider.looks_up_networks(),
     );
     CLAIM.run(connection, arguments, |rows| {
-        rows.iter().filter_map(|(key, ask)| Some(ClaimedJob { lookup_key: parsed(&key?)?, ask })).collect()
+        let job = |(key, address): (Option<String>, Option<Address>)| {
+            let lookup_key = LookupKey::parse(&key?)?;
+            let ask = match lookup_key {
+                LookupKey::Prefix(_) => address.map(Asked::Address),
+                LookupKey::Network(asn) => Some(Asked::Network(asn)),
+            };
+            Some(ClaimedJob { lookup_key, ask })
+        };
+        rows.iter().filter_map(job).collect()
     })
 }
 
@@ -186,24 +210,25 @@ pub fn release_others(connection: &Connection, holder: i64) {
 }
 
 /// Gives up the leases of jobs that were not sent.
-pub fn give_back(connection: &Connection, provider: Provider, lookup_keys: &[Prefix], lease: Lease) {
+pub fn give_back(connection: &Connection, provider: Provider, lookup_keys: &[LookupKey], lease: Lease) {
     GIVE_BACK.execute(connection, (provider.name(), keys(lookup_keys), lease.holder));
 }
 
 /// Returns the time when the next job falls due.
 pub fn next_due(connection: &Connection, provider: Provider) -> Option<Timestamp> {
-    NEXT_DUE.first(connection, (provider.name(),), |(due,)| due).flatten()
+    let arguments = (provider.name(), provider.looks_up_networks());
+    NEXT_DUE.first(connection, arguments, |(due,)| due).flatten()
 }
 
 /// Locks the jobs whose lease the caller still holds, until the transaction ends. Returns their lookup keys.
 pub fn hold(
     connection: &Connection,
     provider: Provider,
-    lookup_keys: &[Prefix],
+    lookup_keys: &[LookupKey],
     lease: Lease,
-) -> Vec<Prefix> {
+) -> Vec<LookupKey> {
     HOLD.run(connection, (provider.name(), keys(lookup_keys), lease.holder), |rows| {
-        rows.iter().filter_map(|(key,)| parsed(&key?)).collect()
+        rows.iter().filter_map(|(key,)| LookupKey::parse(&key?)).collect()
     })
 }
 
@@ -217,8 +242,8 @@ pub fn done(connection: &Connection, provider: Provider, addresses: &[Address]) 
 pub fn finish(
     connection: &Connection,
     provider: Provider,
-    lookup_keys: &[Prefix],
-    blocked: &[Prefix],
+    lookup_keys: &[LookupKey],
+    blocked: &[LookupKey],
     pause: Duration,
 ) {
     FINISH.execute(connection, (provider.name(), keys(lookup_keys), keys(blocked), pause.as_secs_f64()));
@@ -234,17 +259,17 @@ pub struct RetryPolicy {
     pub random: f64,
 }
 
-/// Ends jobs without an answer. Returns the addresses that became dead letters, each with the error.
+/// Ends jobs without an answer. Returns the addresses and networks that became dead letters, each with the error.
 pub fn fail(
     connection: &Connection,
     provider: Provider,
     failed: &[&FailedJob],
     policy: &RetryPolicy,
-) -> Vec<(Address, String)> {
+) -> Vec<(Asked, String)> {
     if failed.is_empty() {
         return Vec::new();
     }
-    let lookup_keys: Vec<Prefix> = failed.iter().map(|failed| failed.lookup_key).collect();
+    let lookup_keys: Vec<LookupKey> = failed.iter().map(|failed| failed.lookup_key).collect();
     let counts = failed.iter().map(|failed| match failed.blame {
         Blame::Always => Some(true),
         Blame::UnlessDown => Some(false),
@@ -261,15 +286,17 @@ pub fn fail(
         policy.random,
     );
     FAIL.run(connection, arguments, |rows| {
-        rows.iter().filter_map(|(address, error)| Some((address?, error.unwrap_or_default()))).collect()
+        let network = |asn: Option<i64>| Some(Asked::Network(u32::try_from(asn?).ok()?));
+        rows.iter()
+            .filter_map(|(address, asn, error)| {
+                let asked = address.map(Asked::Address).or_else(|| network(asn))?;
+                Some((asked, error.unwrap_or_default()))
+            })
+            .collect()
     })
 }
 
 /// Returns lookup keys in the format of the queue's tables.
-pub(super) fn keys(lookup_keys: &[Prefix]) -> impl ToSql<Array<Text>> {
-    array(lookup_keys.iter().map(|key| LookupKey::from(*key).text()))
-}
-
-fn parsed(key: &str) -> Option<Prefix> {
-    LookupKey::parse(key)?.prefix()
+pub(super) fn keys(lookup_keys: &[LookupKey]) -> impl ToSql<Array<Text>> {
+    array(lookup_keys.iter().map(|key| key.text()))
 }

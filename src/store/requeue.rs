@@ -9,18 +9,24 @@ use cowrie_enrich_engine::providers::Purpose;
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Array, Bigint, Boolean, Inet, Text, array};
 use crate::provider::Providers;
+use crate::store::network_answers;
 
 /// Number of addresses that one transaction reads.
 const MOST_AT_ONCE: i64 = 10_000;
 
-/// The progress of a sweep: the last address that it read.
+/// The progress of a sweep. Networks come after all addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Progress(Option<Address>);
+pub enum Progress {
+    /// The last address that the sweep read.
+    Addresses(Option<Address>),
+    /// The ASN of the last network that the sweep read.
+    Networks(i64),
+}
 
 impl Progress {
     /// Returns the position before the first address. The lowest address cannot be a host.
     pub fn start() -> Progress {
-        Progress(Some(Address::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED))))
+        Progress::Addresses(Some(Address::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED))))
     }
 }
 
@@ -30,12 +36,25 @@ thread_local! {
     };
 }
 
-/// Reads some addresses, and queues lookups with those providers that have not been asked about them. Returns the
-/// new progress; `None` at the end.
+/// Reads some addresses or networks, and queues lookups with those providers that have not been asked about them. Also
+/// queues lookups of networks whose answers have expired. Returns the new progress; `None` at the end.
 pub fn queue_unasked(connection: &Connection, providers: Providers, progress: Progress) -> Option<Progress> {
+    match progress {
+        Progress::Addresses(after) => {
+            let last = queue_addresses(connection, providers, after);
+            Some(last.map_or(Progress::Networks(0), |last| Progress::Addresses(Some(last))))
+        }
+        Progress::Networks(after) => {
+            let provider = providers.for_networks()?;
+            network_answers::queue_expired(connection, provider, after).map(Progress::Networks)
+        }
+    }
+}
+
+/// Returns the address after which the next call continues; `None` at the end.
+fn queue_addresses(connection: &Connection, providers: Providers, after: Option<Address>) -> Option<Address> {
     let names = array(providers.iter().map(|provider| provider.name()));
     let for_unplaced = array(providers.iter().map(|provider| provider.purpose() == Purpose::Network));
-    let (last, seen) =
-        UNASKED.first(connection, (MOST_AT_ONCE, progress.0, names, for_unplaced), |row| row)?;
-    (seen >= Some(MOST_AT_ONCE)).then_some(Progress(last))
+    let (last, seen) = UNASKED.first(connection, (MOST_AT_ONCE, after, names, for_unplaced), |row| row)?;
+    last.filter(|_| seen >= Some(MOST_AT_ONCE))
 }

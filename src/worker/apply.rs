@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
-use cowrie_enrich_engine::prefix::Prefix;
+use cowrie_enrich_engine::lookup_key::LookupKey;
 use cowrie_enrich_engine::providers::{Answer, Finding};
 use cowrie_enrich_engine::random;
 
@@ -22,7 +22,7 @@ use crate::provider::{Provider, Providers};
 use crate::store::block_answer::{self, Kept, Waiting};
 use crate::store::enrich::{self, Plan, SessionCount};
 use crate::store::networks::{self, NetworkFacts, Networks};
-use crate::store::queue::{self, FailedJob, Lease};
+use crate::store::queue::{self, Asked, FailedJob, Lease};
 use crate::store::{ExtensionOids, completions, provider_quota, skip_locked};
 use crate::telemetry::{self, Counter};
 
@@ -33,19 +33,12 @@ use crate::telemetry::{self, Counter};
 /// transaction has locked addresses already.
 pub fn store(oids: ExtensionOids, connection: &Connection, batch: &Completed, lease: Lease) -> Stored {
     let provider = batch.provider;
-    let all: Vec<Prefix> = batch.outcomes.keys().copied().collect();
-    let mine: BTreeSet<Prefix> = queue::hold(connection, provider, &all, lease).into_iter().collect();
+    let all: Vec<LookupKey> = batch.outcomes.keys().copied().collect();
+    let mine: BTreeSet<LookupKey> = queue::hold(connection, provider, &all, lease).into_iter().collect();
     for (day, requests) in &batch.unspent {
         provider_quota::unspend(connection, provider, *day, *requests);
     }
-    let failed: Vec<&FailedJob> = batch
-        .outcomes
-        .iter()
-        .filter(|(lookup_key, _)| mine.contains(lookup_key))
-        .filter_map(|(_, outcome)| if let Outcome::Failed(failed) = outcome { Some(failed) } else { None })
-        .collect();
-    let failed_keys: BTreeSet<Prefix> = failed.iter().map(|failed| failed.lookup_key).collect();
-    let answered: Vec<Prefix> = mine.difference(&failed_keys).copied().collect();
+    let (answered, failed) = answered_and_failed(batch, &mine);
 
     let mut stored = if provider.declared().shares_answers() {
         if batch.stored_to.is_none() {
@@ -66,6 +59,21 @@ pub fn store(oids: ExtensionOids, connection: &Connection, batch: &Completed, le
         stored.dead_letter_error = dead.pop().map(|(_, error)| error);
     }
     stored
+}
+
+/// Splits the held jobs of a batch into answered and failed ones.
+pub fn answered_and_failed<'a>(
+    batch: &'a Completed,
+    held: &BTreeSet<LookupKey>,
+) -> (Vec<LookupKey>, Vec<&'a FailedJob>) {
+    let failed: Vec<&FailedJob> = batch
+        .outcomes
+        .iter()
+        .filter(|(lookup_key, _)| held.contains(lookup_key))
+        .filter_map(|(_, outcome)| if let Outcome::Failed(failed) = outcome { Some(failed) } else { None })
+        .collect();
+    let failed_keys: BTreeSet<LookupKey> = failed.iter().map(|failed| failed.lookup_key).collect();
+    (held.difference(&failed_keys).copied().collect(), failed)
 }
 
 /// Returns the jsonb document that an answer adds to an address.
@@ -99,16 +107,17 @@ fn network(answer: &Answer) -> (Option<i64>, NetworkFacts) {
 }
 
 /// Keeps blocks' answers, which serve further addresses of these blocks.
-fn keep_answers(connection: &Connection, batch: &Completed, lookup_keys: &[Prefix]) {
+fn keep_answers(connection: &Connection, batch: &Completed, lookup_keys: &[LookupKey]) {
     let mut kept = BTreeMap::new();
     for lookup_key in lookup_keys {
         let Some(Outcome::Answered(_, answer)) = batch.outcomes.get(lookup_key) else { continue };
         let Some(document) = document(batch, answer) else { continue };
+        let Some(block) = lookup_key.prefix() else { continue };
         let smaller = match answer {
-            Answer::Found(finding) => finding.prefix.filter(|prefix| prefix.length() > lookup_key.length()),
+            Answer::Found(finding) => finding.prefix.filter(|prefix| prefix.length() > block.length()),
             _ => None,
         };
-        let prefix = smaller.unwrap_or(*lookup_key);
+        let prefix = smaller.unwrap_or(block);
         let (asn, network) = network(answer);
         let is_absent = matches!(answer, Answer::Absent(_));
         kept.insert(prefix, Kept { prefix, asn, network, is_absent, document });
@@ -118,8 +127,8 @@ fn keep_answers(connection: &Connection, batch: &Completed, lookup_keys: &[Prefi
 }
 
 /// Returns the entry of an address with a separate lookup.
-fn own(batch: &Completed, lookup_key: Prefix) -> Option<Waiting> {
-    let address = lookup_key.network();
+fn own(batch: &Completed, lookup_key: LookupKey) -> Option<Waiting> {
+    let address = lookup_key.prefix()?.network();
     let none = Waiting {
         address,
         lookup_key,
@@ -144,7 +153,7 @@ fn write_waiting(
     oids: ExtensionOids,
     connection: &Connection,
     batch: &Completed,
-    answered: &[Prefix],
+    answered: &[LookupKey],
     waiting: &[Waiting],
 ) -> Stored {
     let provider = batch.provider;
@@ -156,13 +165,13 @@ fn write_waiting(
     completions::renew(connection, &addresses);
     queue::done(connection, provider, &addresses);
     let is_last = !shares || waiting.len() < block_answer::MOST_AT_ONCE;
-    let blocked_keys: BTreeSet<Prefix> =
+    let blocked_keys: BTreeSet<LookupKey> =
         waiting.iter().filter(|w| !is_done(w)).map(|w| w.lookup_key).collect();
     if is_last {
         // The answer for a block is kept, so its job continues without this batch. The answer for a single
         // address is not kept.
-        let blocked: Vec<Prefix> = blocked_keys.iter().copied().collect();
-        let ended: Vec<Prefix> = answered
+        let blocked: Vec<LookupKey> = blocked_keys.iter().copied().collect();
+        let ended: Vec<LookupKey> = answered
             .iter()
             .filter(|lookup_key| shares || !blocked_keys.contains(lookup_key))
             .copied()
@@ -175,8 +184,7 @@ fn write_waiting(
     if let Some(hits) = Counter::hits_of(provider.name()) {
         telemetry::add(hits, values as i64);
     }
-    let is_asked =
-        |outcome: &Outcome, w: &Waiting| matches!(outcome, Outcome::Answered(a, _) if *a == w.address);
+    let is_asked = |outcome: &Outcome, w: &Waiting| matches!(outcome, Outcome::Answered(a, _) if *a == Asked::Address(w.address));
     let was_asked =
         |w: &&Waiting| batch.outcomes.get(&w.lookup_key).is_some_and(|outcome| is_asked(outcome, w));
     let shared = new().filter(|w| !was_asked(w)).count() as u64;
@@ -283,19 +291,27 @@ fn write_inventories(oids: ExtensionOids, connection: &Connection, provider: Pro
     enrich::write_answers(connection, provider.name(), &answers);
 }
 
-/// Processes jobs without an answer. Returns the addresses that became dead letters, each with its error.
-fn move_to_dead_letters(
-    connection: &Connection,
-    provider: Provider,
-    failed: &[&FailedJob],
-) -> Vec<(Address, String)> {
+/// Processes jobs without an answer. Returns the addresses and networks that became dead letters, each with its error.
+pub fn fail(connection: &Connection, provider: Provider, failed: &[&FailedJob]) -> Vec<(Asked, String)> {
     let policy = queue::RetryPolicy {
         base: guc::retry_base(),
         max_attempts: guc::max_attempts(),
         last_success: limiter::last_success(provider),
         random: random::unit(),
     };
-    let dead = queue::fail(connection, provider, failed, &policy);
+    queue::fail(connection, provider, failed, &policy)
+}
+
+/// Processes jobs without an answer. Returns the addresses that became dead letters, each with its error.
+fn move_to_dead_letters(
+    connection: &Connection,
+    provider: Provider,
+    failed: &[&FailedJob],
+) -> Vec<(Address, String)> {
+    let address =
+        |(asked, error)| if let Asked::Address(address) = asked { Some((address, error)) } else { None };
+    let dead: Vec<(Address, String)> =
+        fail(connection, provider, failed).into_iter().filter_map(address).collect();
     let now = clock::now();
     let documents: Vec<_> = dead
         .iter()

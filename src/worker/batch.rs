@@ -22,24 +22,23 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cowrie_enrich_engine::address::Address;
-use cowrie_enrich_engine::bogon;
-use cowrie_enrich_engine::prefix::Prefix;
+use cowrie_enrich_engine::lookup_key::LookupKey;
 use cowrie_enrich_engine::providers::{Answer, Exchange, Failure, Lookups, Reply};
 use cowrie_enrich_engine::timestamp::Timestamp;
+use cowrie_enrich_engine::{as_registry, bogon};
 
-use super::apply;
 use super::completed::{Completed, Outcome};
 use super::exchanges::{Exchanges, Ticket};
 use super::step_schedule::{AT_ONCE, retry_pause};
 use super::steps::{Steps, Stop};
 use super::trace::BatchTrace;
+use super::{apply, apply_networks};
 use crate::pg::clock;
 use crate::provider::counters::{self, Count};
 use crate::provider::limiter::{self, Permit, PermitDecision, SendTime};
 use crate::provider::reply::apply_reply;
 use crate::provider::{Limits, Provider, quota};
-use crate::store::queue::{Blame, ClaimedJob, FailedJob, Lease};
+use crate::store::queue::{Asked, Blame, ClaimedJob, FailedJob, Lease};
 use crate::telemetry;
 use crate::telemetry::spans;
 use crate::worker::activity::StepKind;
@@ -58,7 +57,7 @@ pub enum Batch {
 pub struct Claimed {
     pub provider: Provider,
     /// The lookup keys of the jobs, each with the address to query.
-    lookups: Vec<(Prefix, Address)>,
+    lookups: Vec<(LookupKey, Asked)>,
     /// The day whose quota paid for the request, in days since 2000.
     pub day: Option<i32>,
     /// A probe takes its permit when it is sent.
@@ -92,12 +91,19 @@ impl Claimed {
         size: usize,
         permits: Vec<Permit>,
     ) -> Vec<Batch> {
-        let lookups = jobs.iter().filter_map(|job| job.ask.map(|address| (job.lookup_key, address)));
+        let lookups = jobs.iter().filter_map(|job| job.ask.map(|asked| (job.lookup_key, asked)));
         // The queue contains no bogons; this is the last check.
-        let public: Vec<_> = lookups.filter(|(_, address)| bogon::reason(*address).is_none()).collect();
+        let public = lookups.filter(|(_, asked)| match asked {
+            Asked::Address(address) => bogon::reason(*address).is_none(),
+            Asked::Network(asn) => !as_registry::is_bogon(*asn),
+        });
+        // One claim returns lookups of one kind only. This keeps the kinds apart in any case.
+        let is_network = |(_, asked): &(LookupKey, Asked)| matches!(asked, Asked::Network(_));
+        let (networks, addresses): (Vec<_>, Vec<_>) = public.partition(is_network);
         let permits = permits.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
-        public
+        addresses
             .chunks(size.max(1))
+            .chain(networks.chunks(size.max(1)))
             .zip(permits)
             .map(|(lookups, permit)| {
                 Batch::Claimed(Claimed { provider, lookups: lookups.to_vec(), day, permit })
@@ -105,7 +111,7 @@ impl Claimed {
             .collect()
     }
 
-    pub fn lookup_keys(&self) -> impl Iterator<Item = Prefix> + '_ {
+    pub fn lookup_keys(&self) -> impl Iterator<Item = LookupKey> + '_ {
         self.lookups.iter().map(|(lookup_key, _)| *lookup_key)
     }
 
@@ -121,7 +127,7 @@ impl Claimed {
         let exchange = Exchange {
             provider: self.provider.declared(),
             settings: self.provider.settings(),
-            lookups: Lookups::Addresses(self.lookups.iter().map(|(_, address)| *address).collect()),
+            lookups: self.contents(),
         };
         match exchanges.start(exchange) {
             Ok(ticket) => Sending::Sent(InFlight { ticket, claimed: self, sent_at }),
@@ -130,6 +136,18 @@ impl Claimed {
                 Sending::Blocked(clock::now() + retry_pause(), self)
             }
         }
+    }
+
+    fn contents(&self) -> Lookups {
+        let asked = || self.lookups.iter().map(|(_, asked)| *asked);
+        let networks: Vec<u32> = asked()
+            .filter_map(|asked| if let Asked::Network(asn) = asked { Some(asn) } else { None })
+            .collect();
+        if !networks.is_empty() {
+            return Lookups::Networks(networks);
+        }
+        let address = |asked| if let Asked::Address(address) = asked { Some(address) } else { None };
+        Lookups::Addresses(asked().filter_map(address).collect())
     }
 
     /// Returns when the request may be sent. This is the last check before sending.
@@ -162,14 +180,18 @@ impl InFlight {
         let outcome = Count::of_outcome(reply.failure.as_ref()).outcome();
         let trace = BatchTrace::of(provider, sent_at, (lookups.len(), outcome), &reply, took);
         let blame = blame(&reply);
-        let Reply { mut answers, failure, unsent, .. } = reply;
+        let Reply { mut answers, mut networks, failure, unsent, .. } = reply;
         let mut outcomes = BTreeMap::new();
-        for (lookup_key, address) in lookups {
-            let outcome = match answers.remove(&address) {
+        for (lookup_key, asked) in lookups {
+            let answer = match asked {
+                Asked::Address(address) => answers.remove(&address),
+                Asked::Network(asn) => networks.remove(&asn),
+            };
+            let outcome = match answer {
                 Some(Answer::Refused(words)) => {
                     Outcome::Failed(FailedJob { lookup_key, error: format!("refused: {words}"), blame })
                 }
-                Some(answer) => Outcome::Answered(address, answer),
+                Some(answer) => Outcome::Answered(asked, answer),
                 None => Outcome::Failed(unanswered(lookup_key, failure.as_ref(), blame)),
             };
             outcomes.insert(lookup_key, outcome);
@@ -191,7 +213,10 @@ impl Completed {
     pub fn apply(mut self, steps: &Steps, lease: Lease) -> (Batch, Option<Stop>) {
         let span = self.begin_apply();
         let stored = spans::within(span, || {
-            steps.step(StepKind::Apply, |oids, connection| apply::store(oids, connection, &self, lease))
+            steps.step(StepKind::Apply, |oids, connection| match self.is_about_networks() {
+                true => apply_networks::store(oids, connection, &self, lease),
+                false => apply::store(oids, connection, &self, lease),
+            })
         });
         match stored {
             Ok(stored) => {
@@ -221,7 +246,7 @@ fn blame(reply: &Reply) -> Blame {
     }
 }
 
-fn unanswered(lookup_key: Prefix, failure: Option<&Failure>, blame: Blame) -> FailedJob {
+fn unanswered(lookup_key: LookupKey, failure: Option<&Failure>, blame: Blame) -> FailedJob {
     match failure {
         Some(failure) => FailedJob { lookup_key, error: failure.to_string(), blame },
         None => FailedJob {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
-use cowrie_enrich_engine::prefix::Prefix;
+use cowrie_enrich_engine::lookup_key::LookupKey;
 use cowrie_enrich_engine::providers::Answer;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
@@ -13,7 +13,7 @@ use super::trace::BatchTrace;
 use crate::pg::clock;
 use crate::provider::Provider;
 use crate::provider::counters::{self, Count};
-use crate::store::queue::{FailedJob, Lease};
+use crate::store::queue::{Asked, FailedJob, Lease};
 use crate::telemetry::spans::SpanContext;
 
 /// How long replies for single addresses are gathered. Each write to the inventory invalidates
@@ -25,7 +25,7 @@ pub const MOST_TOGETHER: usize = 500;
 /// Completed jobs of one provider and their outcomes.
 pub struct Completed {
     pub provider: Provider,
-    pub outcomes: BTreeMap<Prefix, Outcome>,
+    pub outcomes: BTreeMap<LookupKey, Outcome>,
     /// When the first reply arrived.
     pub since: Timestamp,
     /// When the next transaction may store outcomes.
@@ -46,8 +46,8 @@ pub struct Completed {
 pub enum Outcome {
     /// An earlier answer applies.
     AlreadyAnswered,
-    /// The answer for this address.
-    Answered(Address, Answer),
+    /// The answer for this address or network.
+    Answered(Asked, Answer),
     Failed(FailedJob),
 }
 
@@ -57,7 +57,7 @@ pub struct Stored {
     pub is_last: bool,
     /// Lookups of single addresses that could not be written, because another transaction holds the address or its
     /// network.
-    pub blocked: BTreeSet<Prefix>,
+    pub blocked: BTreeSet<LookupKey>,
     pub last: Option<Address>,
     pub values: u64,
     pub absent: u64,
@@ -68,7 +68,7 @@ pub struct Stored {
 }
 
 impl Completed {
-    pub fn of(provider: Provider, outcomes: BTreeMap<Prefix, Outcome>) -> Completed {
+    pub fn of(provider: Provider, outcomes: BTreeMap<LookupKey, Outcome>) -> Completed {
         let now = clock::now();
         Completed {
             provider,
@@ -81,6 +81,11 @@ impl Completed {
             unspent: BTreeMap::new(),
             traces: Vec::new(),
         }
+    }
+
+    /// Returns whether the lookups are about networks. A batch has lookups of one kind only.
+    pub fn is_about_networks(&self) -> bool {
+        matches!(self.outcomes.keys().next(), Some(LookupKey::Network(_)))
     }
 
     /// Adds the trace of the request.
@@ -106,7 +111,7 @@ impl Completed {
     }
 
     /// Makes a batch of jobs that earlier answers serve.
-    pub fn of_answered(provider: Provider, lookup_keys: impl IntoIterator<Item = Prefix>) -> Completed {
+    pub fn of_answered(provider: Provider, lookup_keys: impl IntoIterator<Item = LookupKey>) -> Completed {
         let outcomes =
             lookup_keys.into_iter().map(|lookup_key| (lookup_key, Outcome::AlreadyAnswered)).collect();
         Completed { not_before: clock::now(), ..Completed::of(provider, outcomes) }
@@ -116,7 +121,12 @@ impl Completed {
     /// providers that share answers are large already.
     pub fn merge(&mut self, other: Completed) -> Option<Completed> {
         let shares = self.provider.declared().shares_answers();
-        if shares || !self.is_gathering || self.outcomes.len() + other.outcomes.len() > MOST_TOGETHER {
+        let is_same_kind = self.is_about_networks() == other.is_about_networks();
+        if shares
+            || !is_same_kind
+            || !self.is_gathering
+            || self.outcomes.len() + other.outcomes.len() > MOST_TOGETHER
+        {
             return Some(other);
         }
         self.not_before = self.not_before.min(other.not_before);
@@ -165,7 +175,7 @@ impl Completed {
         self.unspent.clear();
         if !self.provider.declared().shares_answers() {
             // The answer is in the inventory now.
-            let is_stored = |(lookup_key, outcome): &(&Prefix, &mut Outcome)| {
+            let is_stored = |(lookup_key, outcome): &(&LookupKey, &mut Outcome)| {
                 matches!(outcome, Outcome::Answered(..)) && !stored.blocked.contains(lookup_key)
             };
             self.outcomes

@@ -31,7 +31,7 @@ use crate::store::queue::{self, CreatedJobs};
 use crate::store::recount_requests::RecountRequest;
 use crate::store::requeue::{self, Progress};
 use crate::store::{
-    self, block_answer, completions, counter_deltas, fold, provider_quota, reclassification,
+    self, block_answer, completions, counter_deltas, fold, network_answers, provider_quota, reclassification,
     recount_requests, session_options, sizes,
 };
 use crate::telemetry::{self, metric_values};
@@ -370,21 +370,36 @@ impl Worker {
         Ok(())
     }
 
-    /// Turns requests into jobs, and sessions with gaps into pending completions, each in a separate
+    /// Turns requests and new networks into jobs, and sessions with gaps into pending completions, each in a separate
     /// transaction. So a lock on one table does not block the other. Requests come first, because sessions of
     /// an address with a job wait for its answer.
     fn create_jobs(&mut self) -> Result<(), Stop> {
         if !self.create_jobs.is_now() {
             return Ok(());
         }
-        let requests = none_if_failed(self.create_jobs_from_requests())?;
-        let sessions = none_if_failed(self.create_completions())?;
-        let result = match (requests, sessions) {
-            (Some(is_full), Some(is_full_too)) => Ok(is_full || is_full_too),
-            _ => Err(Stop::Failed),
-        };
+        let attempts = [
+            none_if_failed(self.create_jobs_from_requests())?,
+            none_if_failed(self.create_completions())?,
+            none_if_failed(self.create_jobs_of_networks())?,
+        ];
+        let result =
+            if attempts.contains(&None) { Err(Stop::Failed) } else { Ok(attempts.contains(&Some(true))) };
         self.create_jobs.attempted(&result, |is_full| if *is_full { AT_ONCE } else { after_naptime() });
         result.map(|_| ())
+    }
+
+    /// Creates jobs for networks for which none was created before. Looks for them every naptime, because not every
+    /// transaction that creates a network wakes the worker. Returns whether there may be more.
+    fn create_jobs_of_networks(&mut self) -> Result<bool, Stop> {
+        let Some(provider) = Providers::enabled().for_networks() else { return Ok(false) };
+        let queued = self
+            .steps
+            .step(StepKind::CreateJobs, |_, connection| network_answers::queue_new(connection, provider))?;
+        if queued > 0 {
+            self.count.request();
+            self.provider_queues[provider.index()].next_due = AT_ONCE;
+        }
+        Ok(queued >= network_answers::MOST_AT_ONCE)
     }
 
     /// Returns whether there may be more.

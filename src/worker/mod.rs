@@ -21,6 +21,7 @@
 
 pub mod activity;
 mod apply;
+mod apply_networks;
 mod batch;
 mod completed;
 mod database_order;

@@ -6,8 +6,8 @@ use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cowrie_enrich_engine::lookup_key::LookupKey;
 use cowrie_enrich_engine::net::Finished;
-use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::Reply;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
@@ -49,13 +49,15 @@ pub struct ProviderQueue {
     claimed_at: Timestamp,
     /// The most urgent jobs need no request, so the next claim looks at many jobs together.
     next_jobs_have_answers: bool,
+    /// The settings allowed lookups of networks when jobs were last claimed.
+    looked_up_networks: bool,
     /// Unused jobs and quota, which the queue and the ledger must get back before the next claim.
     to_give_back: Vec<Unused>,
 }
 
 /// Jobs that are released without a request, and requests that were taken from the quota and not sent.
 struct Unused {
-    lookup_keys: Vec<Prefix>,
+    lookup_keys: Vec<LookupKey>,
     day: Option<i32>,
     requests: usize,
     /// True if the requests were returned to shared memory.
@@ -72,6 +74,7 @@ impl ProviderQueue {
             batches: VecDeque::new(),
             claimed_at: Timestamp::UNSET,
             next_jobs_have_answers: false,
+            looked_up_networks: false,
             to_give_back: Vec::new(),
         }
     }
@@ -91,7 +94,7 @@ impl ProviderQueue {
 
     /// Adds jobs that earlier answers serve. Blocks form one batch of any size, because their addresses are
     /// read in parts.
-    pub fn serve(&mut self, lookup_keys: impl IntoIterator<Item = Prefix>) {
+    pub fn serve(&mut self, lookup_keys: impl IntoIterator<Item = LookupKey>) {
         let shares = self.provider.declared().shares_answers();
         let together = if shares { usize::MAX } else { MOST_TOGETHER };
         let mut lookup_keys = lookup_keys.into_iter().peekable();
@@ -130,6 +133,11 @@ impl ProviderQueue {
             return self.release(steps);
         }
         self.check_credentials();
+        if std::mem::replace(&mut self.looked_up_networks, provider.looks_up_networks())
+            != self.looked_up_networks
+        {
+            self.next_due = AT_ONCE;
+        }
         let limits = provider.limits();
         while self.send_claimed(steps, exchanges, &limits)? && self.next_due <= clock::now() {
             // The session priorities decide on what a quota is spent, so they are evaluated first.
@@ -231,7 +239,7 @@ impl ProviderQueue {
                 provider_quota::spend(connection, provider, reserved);
             }
             let (jobs, excess) = within(jobs, asked);
-            let excess: Vec<Prefix> = excess.iter().map(|job| job.lookup_key).collect();
+            let excess: Vec<LookupKey> = excess.iter().map(|job| job.lookup_key).collect();
             if !excess.is_empty() {
                 queue::give_back(connection, provider, &excess, lease);
                 next = Some(Some(AT_ONCE));

@@ -37,7 +37,7 @@ WITH given AS (
            GREATEST(@extschema@.session_time(o.last_seen), g.last_seen) AS new_last_seen,
            g.document || o.document AS merged, g.name_source, g.country_source, g.registry_source,
            CASE WHEN o.organization_name IS NULL
-                  OR @extschema@.source_rank(g.name_source) > @extschema@.source_rank(o.provenance ->> 'organization_name')
+                  OR @extschema@.name_rank(g.name_source) > @extschema@.name_rank(o.provenance ->> 'organization_name')
                 THEN g.name END AS name,
            CASE WHEN o.organization_country IS NULL
                   OR @extschema@.source_rank(g.country_source) > @extschema@.source_rank(o.provenance ->> 'organization_country')

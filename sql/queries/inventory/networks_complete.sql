@@ -23,7 +23,7 @@ WITH given AS (
     SELECT k.asn_number,
            CASE WHEN g.name IS DISTINCT FROM k.organization_name
                  AND (k.organization_name IS NULL OR g.name_source IS DISTINCT FROM k.name_source
-                      AND @extschema@.source_rank(g.name_source) > @extschema@.source_rank(k.name_source))
+                      AND @extschema@.name_rank(g.name_source) > @extschema@.name_rank(k.name_source))
                 THEN g.name END AS name, g.name_source,
            CASE WHEN g.country IS DISTINCT FROM k.organization_country
                  AND (k.organization_country IS NULL OR g.country_source IS DISTINCT FROM k.country_source

@@ -3,10 +3,10 @@
 WITH revived AS (
     DELETE FROM @extschema@.dead_letter d
     WHERE $1 IS NULL OR d.provider = $1
-    RETURNING d.ip_address, d.provider, d.priority
+    RETURNING d.ip_address, d.asn_number, d.provider, d.priority
 ), queued AS (
-    INSERT INTO @extschema@.enrichment_request (ip_address, provider, priority)
-    SELECT r.ip_address, r.provider, r.priority FROM revived r
+    INSERT INTO @extschema@.enrichment_request (ip_address, asn_number, provider, priority)
+    SELECT r.ip_address, r.asn_number, r.provider, r.priority FROM revived r
     RETURNING 1
 )
 SELECT count(*) FROM queued

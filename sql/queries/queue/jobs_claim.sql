@@ -1,6 +1,9 @@
 -- Leases the most urgent due jobs. For each job, returns an address to ask about: an address without an earlier answer,
 -- and another one after each failure. Returns null if all addresses of the job have an answer by now.
 --
+-- All leased jobs are of one kind, that of the most urgent one: a request contains either addresses or networks. The
+-- lookup of a network always needs a request, and has no address.
+--
 -- Written as index probes, one job after the other. A join would be planned by statistics, which are rarely current for
 -- a queue. The planner sees the values, so only one arm of each CASE remains.
 --
@@ -14,16 +17,19 @@
 -- $6 integer: lifetime of an absence in seconds
 -- $7 boolean: true if answers are for blocks
 -- $8 boolean: true for a probe
-WITH leased AS (
+-- $9 boolean: true if lookups of networks may be sent
+WITH due AS MATERIALIZED (
+    SELECT d.ctid AS place, d.lookup_kind = 'asn' AS is_network
+    FROM @extschema@.enrichment_job d
+    WHERE d.provider = $1 AND d.due_at <= now() AND ($9 OR d.lookup_kind <> 'asn')
+    ORDER BY CASE WHEN $8 THEN 0 ELSE d.priority END DESC, d.due_at
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED
+), leased AS (
     UPDATE @extschema@.enrichment_job j
     SET due_at = now() + make_interval(secs => $3), leased_by = $4
     WHERE j.ctid = ANY (ARRAY(
-        SELECT d.ctid
-        FROM @extschema@.enrichment_job d
-        WHERE d.provider = $1 AND d.due_at <= now()
-        ORDER BY CASE WHEN $8 THEN 0 ELSE d.priority END DESC, d.due_at
-        LIMIT $2
-        FOR UPDATE SKIP LOCKED))
+        SELECT d.place FROM due d WHERE d.is_network = (SELECT f.is_network FROM due f LIMIT 1)))
     RETURNING j.lookup_key, j.attempts, j.priority
 )
 SELECT l.lookup_key, (

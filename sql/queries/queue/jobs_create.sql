@@ -7,18 +7,33 @@
 -- $5 boolean[]: for each provider, true if answers are for blocks
 -- $6 integer[]: for each provider, the lifetime of a value in seconds
 -- $7 integer[]: for each provider, the lifetime of an absence in seconds
+-- $8 boolean[]: for each provider, true if it looks up networks
 WITH taken AS (
     DELETE FROM @extschema@.enrichment_request
     WHERE ctid = ANY (ARRAY(SELECT r.ctid FROM @extschema@.enrichment_request r LIMIT $1 FOR UPDATE SKIP LOCKED))
-    RETURNING ip_address, provider, priority, requested_at
+    RETURNING ip_address, asn_number, provider, priority, requested_at
 ), wanted AS (
     SELECT t.provider, t.ip_address, l.lookup_kind, l.lookup_key COLLATE "C" AS lookup_key,
            max(t.priority) AS priority, min(t.requested_at) AS requested_at
     FROM taken t
     CROSS JOIN LATERAL @extschema@.lookup_key_of(t.provider, t.ip_address) l
     -- Checks rows that were inserted by hand too: bogons are never sent to a provider.
-    WHERE @extschema@.may_be_asked(t.provider, t.ip_address)
+    WHERE t.ip_address IS NOT NULL AND @extschema@.may_be_asked(t.provider, t.ip_address)
     GROUP BY t.provider, t.ip_address, l.lookup_kind, l.lookup_key
+), networks AS (
+    -- The answer about a network is in its row, so a request that is answered already needs no job.
+    SELECT t.provider, t.asn_number::text COLLATE "C" AS lookup_key, max(t.priority) AS priority,
+           min(t.requested_at) AS requested_at
+    FROM taken t
+    JOIN unnest($4, $8, $6, $7) AS p(provider, looks_up_networks, value, absent) ON p.provider = t.provider
+    LEFT JOIN LATERAL (
+        SELECT jsonb_build_object('_meta', n.enrichment -> '_meta') AS document
+        FROM @extschema@.asn_inventory n
+        WHERE n.asn_number = t.asn_number
+        OFFSET 0) n ON true
+    WHERE t.asn_number IS NOT NULL AND p.looks_up_networks AND NOT @extschema@.is_bogon_asn(t.asn_number)
+      AND @extschema@.is_source_fresh(n.document, t.provider, p.value, p.absent) IS NOT TRUE
+    GROUP BY t.provider, t.asn_number
 ), addresses AS (
     INSERT INTO @extschema@.job_address (provider, ip_address, lookup_kind, lookup_key)
     SELECT w.provider, w.ip_address, w.lookup_kind, w.lookup_key
@@ -38,6 +53,8 @@ WITH taken AS (
     FROM wanted w
     JOIN unnest($4, $5, $6, $7) AS p(provider, shares, value, absent) ON p.provider = w.provider
     GROUP BY w.provider, w.lookup_key, w.lookup_kind
+    UNION ALL
+    SELECT n.provider, 'asn', n.lookup_key, n.priority, n.requested_at, false FROM networks n
 ), jobs AS (
     INSERT INTO @extschema@.enrichment_job AS j (
         provider, lookup_kind, lookup_key, priority, requested_at, due_at, leased_by)

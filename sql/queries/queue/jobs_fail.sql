@@ -43,5 +43,17 @@ WITH failed AS (
     ON CONFLICT (provider, ip_address) DO UPDATE
     SET lookup_kind = excluded.lookup_kind, lookup_key = excluded.lookup_key,
         attempts = excluded.attempts, last_error = excluded.last_error, died_at = now()
+), dead_networks AS (
+    INSERT INTO @extschema@.dead_letter (
+        provider, asn_number, lookup_kind, lookup_key, priority, attempts, last_error, requested_at)
+    SELECT $1, f.lookup_key::bigint, f.lookup_kind, f.lookup_key, f.priority, f.attempts, f.error, f.requested_at
+    FROM failed f
+    WHERE f.is_dead AND f.lookup_kind = 'asn'
+    ORDER BY f.lookup_key::bigint
+    ON CONFLICT (provider, asn_number) DO UPDATE
+    SET attempts = excluded.attempts, last_error = excluded.last_error, died_at = now()
 )
-SELECT d.ip_address, d.error FROM dead d ORDER BY d.ip_address
+SELECT d.ip_address, NULL AS asn_number, d.error FROM dead d
+UNION ALL
+SELECT NULL, f.lookup_key::bigint, f.error FROM failed f WHERE f.is_dead AND f.lookup_kind = 'asn'
+ORDER BY ip_address, asn_number

@@ -1,6 +1,7 @@
--- Deletes requests that the worker has not read, of a provider or of one address at it. Returns their addresses.
+-- Deletes requests that the worker has not read, of a provider or of one address at it. Returns their addresses and
+-- networks.
 -- $1 text: provider
 -- $2 inet: ip; null for all
 DELETE FROM @extschema@.enrichment_request r
 WHERE r.provider = $1 AND ($2 IS NULL OR r.ip_address = $2)
-RETURNING r.ip_address
+RETURNING r.ip_address, r.asn_number

@@ -122,7 +122,7 @@ fn read<'a>(
             let has_values = name.is_some() || country.is_some() || registry.is_some();
             // Uses the values of one source only, so that the source of the network is known.
             if has_values && *sources.entry(asn).or_insert(source) == source {
-                network.merge(NetworkFacts { name, country, registry, first_seen: None, last_seen: None });
+                network.merge(NetworkFacts { name, country, registry, ..NetworkFacts::default() });
             }
         }
     }

@@ -105,7 +105,8 @@ fn read(row: &Row, asn: i64) -> (ImportedNetwork, Faults) {
         chosen
     };
     let from_cymru = |value: Option<String>| value.map(|value| (value, "cymru"));
-    let name = field(&NAME_FIELD, from_cymru(cymru.name));
+    // A name of Team Cymru ranks below an imported one.
+    let name = field(&NAME_FIELD, None).or_else(|| from_cymru(cymru.name));
     let country = field(&COUNTRY_FIELD, from_cymru(cymru.country));
     let iana = || networks::iana_registry(asn).map(|registry| (registry.to_owned(), networks::IANA));
     let registry = field(&REGISTRY_FIELD, from_cymru(cymru.registry.map(str::to_owned)).or_else(iana));
@@ -160,8 +161,8 @@ impl UnmappedValues {
     }
 }
 
-/// A column with a value about the network. A value from Team Cymru takes precedence over it, and so does a registry
-/// from IANA.
+/// A column with a value about the network. A country or registry from Team Cymru takes precedence over it, and so does
+/// a registry from IANA.
 struct Field {
     column: usize,
     name: &'static str,

@@ -93,9 +93,9 @@ fn missing_networks_are_made_with_what_each_source_says_and_addresses_are_placed
         [
             "15169|NULL|NULL|ARIN|HOSTING|1|0|NULL|NULL",
             "64500|Example Hosting|DE|NULL|HOSTING|2|8|2024-04-01|2024-06-02",
-            "64501|EXAMPLE-UNI University, NL|NL|RIPE|EDUCATION|1|0|2024-05-01|2024-05-02",
+            "64501|EXAMPLE-UNI University|NL|RIPE|EDUCATION|1|0|2024-05-01|2024-05-02",
             "64502|NULL|SE|ARIN|UNKNOWN|1|0|NULL|NULL",
-            "64503|CYMRU-NAME|SE|APNIC|UNKNOWN|1|1|NULL|NULL",
+            "64503|Maxmind name|SE|APNIC|UNKNOWN|1|1|NULL|NULL",
         ]
     );
     assert_eq!(
@@ -105,7 +105,7 @@ fn missing_networks_are_made_with_what_each_source_says_and_addresses_are_placed
             r#"64500|{"organization_name": "maxmind", "organization_country": "maxmind"}"#,
             r#"64501|{"rir_registry": "cymru", "organization_name": "cymru", "organization_country": "cymru"}"#,
             r#"64502|{"rir_registry": "cymru", "organization_country": "maxmind"}"#,
-            r#"64503|{"rir_registry": "cymru", "organization_name": "cymru", "organization_country": "maxmind"}"#,
+            r#"64503|{"rir_registry": "cymru", "organization_name": "maxmind", "organization_country": "maxmind"}"#,
         ]
     );
     // Addresses that already had a network keep the history that another source wrote.
@@ -142,9 +142,9 @@ fn a_better_source_stays_and_a_lesser_one_is_replaced() {
     db.run(BUILD);
     assert_eq!(
         db.rows(networks),
-        ["64500|By hand|FR|RIPE", "64501|CYMRU, NL|NL|NULL", "64502|Maxmind|SE|NULL", "64503|Files|US|NULL"]
+        ["64500|By hand|FR|RIPE", "64501|Files|NL|NULL", "64502|Maxmind|SE|NULL", "64503|Files|US|NULL"]
     );
-    assert_eq!(result(&mut db)["updated"], 1);
+    assert_eq!(result(&mut db)["updated"], 2);
     for (n, asn) in (64500..=64503).enumerate() {
         load(
             &mut db,
@@ -155,15 +155,16 @@ fn a_better_source_stays_and_a_lesser_one_is_replaced() {
         );
     }
     db.run(BUILD);
-    // An answer of Team Cymru is not replaced: an old document must not correct a newer answer.
+    // An answer of Team Cymru is not replaced: an old document must not correct a newer answer. A name of a file is
+    // better than one of Team Cymru.
     assert_eq!(
         db.rows(networks),
-        ["64500|By hand|FR|RIPE", "64501|CYMRU, NL|NL|RIPE", "64502|ROUTES|GB|RIPE", "64503|ROUTES|GB|RIPE"]
+        ["64500|By hand|FR|RIPE", "64501|Files|NL|RIPE", "64502|Maxmind|GB|RIPE", "64503|Files|GB|RIPE"]
     );
     assert_eq!(result(&mut db)["updated"], 3);
     assert_eq!(
         db.one("SELECT enrichment -> 'provenance' FROM asn_inventory WHERE asn_number = 64502"),
-        r#"{"rir_registry": "cymru", "organization_name": "cymru", "organization_country": "cymru"}"#
+        r#"{"rir_registry": "cymru", "organization_name": "maxmind", "organization_country": "cymru"}"#
     );
 }
 

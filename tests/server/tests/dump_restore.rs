@@ -41,7 +41,12 @@ fn busy_database(lab: &Lab) -> Database<'_> {
     }
     drop(traffic.hold());
     db.run(
-        "INSERT INTO enrich.dead_letter VALUES ('cymru', '60.0.9.9', 'prefix', '60.0.9.0/24', 0, 3, 'tried', now())",
+        "INSERT INTO enrich.dead_letter VALUES
+             ('cymru', '60.0.9.9', 'prefix', '60.0.9.0/24', 0, 3, 'tried', now(), now(), NULL),
+             ('cymru', NULL, 'asn', '64999', 0, 3, 'tried', now(), now(), 64999);
+         UPDATE enrich.asn_inventory
+         SET as_name = 'ANY, US', allocated_on = '2000-03-30', lookup_queued_at = now() - interval '1 day'
+         WHERE asn_number % 2 = 0",
     );
     let leased = "SELECT count(*) FROM enrich.enrichment_job WHERE leased_by IS NOT NULL";
     wait_until("a batch is under way", || db.number(leased), |jobs| *jobs > 0);
@@ -96,7 +101,7 @@ fn assert_it_goes_on(lab: &Lab, db: &mut Database<'_>, what: &str) {
     lab.whois.behave(Behaviour::normal());
     worker_pid(db);
     wait_for_the_queue(db);
-    assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 1, "{what}");
+    assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 2, "{what}");
     assert_eq!(COWRIE.snapshot(db, "known"), "15169|US|NULL", "{what}");
     assert!(!COWRIE.snapshot(db, "waits").starts_with("NULL"), "{what}: it was waiting for its network");
     assert_invariants(db, &mut Snapshots::default());

@@ -212,7 +212,7 @@ fn what_is_odd_becomes_what_sense_can_be_made_of_it() {
         ),
         (
             64504,
-            r#"REAL-AS, NL|NL|RIPE|EDUCATION|{"cymru": {"asn": 64504, "asn_org": "REAL-AS, NL", "country": "NL", "registry": "ripencc"}, "import": {"organization_name": "From Cymru", "organization_country": "US"}}|{"rir_registry": "cymru", "organization_name": "cymru", "organization_country": "cymru"}"#,
+            r#"From Cymru|NL|RIPE|EDUCATION|{"cymru": {"asn": 64504, "asn_org": "REAL-AS, NL", "country": "NL", "registry": "ripencc"}, "import": {"organization_country": "US"}}|{"rir_registry": "cymru", "organization_name": "import", "organization_country": "cymru"}"#,
         ),
     ] {
         assert_eq!(db.one(&format!("{network} {asn}")), expected);

@@ -227,11 +227,14 @@ fn any_answer_is_fresh_as_long_as_the_model_has_it() {
 fn metadata_of_a_network_is_replaced_by_better_sources_alone() {
     let mut db = database();
     let sources = ["manual", "cymru", "maxmind", "iana", "import"];
-    let rank = |source: Option<&str>| match source {
-        Some("manual") => 4,
-        Some("cymru") => 3,
-        Some("maxmind") => 2,
-        Some("iana") => 1,
+    let rank = |field: &str, source: Option<&str>| match (field, source) {
+        (_, Some("manual")) => 4,
+        ("organization_name", Some("maxmind")) => 3,
+        ("organization_name", Some("cymru")) => 1,
+        ("organization_name", _) => 2,
+        (_, Some("cymru")) => 3,
+        (_, Some("maxmind")) => 2,
+        (_, Some("iana")) => 1,
         _ => 0,
     };
     let said_by = sources.into_iter().map(Some).chain([None]);
@@ -241,7 +244,8 @@ fn metadata_of_a_network_is_replaced_by_better_sources_alone() {
             for source in sources {
                 for current in [None, Some("it")] {
                     let corrects = (before, source, field) == (Some("cymru"), "cymru", "organization_name");
-                    let expected = current.is_none() || rank(Some(source)) > rank(before) || corrects;
+                    let expected =
+                        current.is_none() || rank(field, Some(source)) > rank(field, before) || corrects;
                     cases.push((field, before, source, current, expected));
                 }
             }

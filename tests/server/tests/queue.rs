@@ -32,11 +32,11 @@ struct Hand {
 
 impl Hand {
     fn of(mut session: Session, number: i64) -> Self {
-        prepare(&mut session, "jobs_create", "bigint, float8, bigint, text[], bool[], int[], int[]");
+        prepare(&mut session, "jobs_create", "bigint, float8, bigint, text[], bool[], int[], int[], bool[]");
         prepare(
             &mut session,
             "jobs_claim",
-            "text, bigint, float8, bigint, integer, integer, boolean, boolean",
+            "text, bigint, float8, bigint, integer, integer, boolean, boolean, boolean",
         );
         prepare(&mut session, "jobs_release", "bigint");
         prepare(&mut session, "jobs_hold", "text, text[], bigint");
@@ -52,7 +52,7 @@ impl Hand {
     /// stored.
     fn takes_in(&mut self) -> Vec<String> {
         let rows = self.session.rows(&format!(
-            "EXECUTE jobs_create(10000, 60, {}, '{{cymru,greynoise}}', '{{t,f}}', '{{1000,1000}}', '{{1000,1000}}')",
+            "EXECUTE jobs_create(10000, 60, {}, '{{cymru,greynoise}}', '{{t,f}}', '{{1000,1000}}', '{{1000,1000}}', '{{t,f}}')",
             self.number
         ));
         // The result also has rows for providers that got jobs.
@@ -72,7 +72,7 @@ impl Hand {
 
     fn claims_as(&mut self, most: u64, seconds: f64, probe: bool) -> Vec<String> {
         self.session.rows(&format!(
-            "EXECUTE jobs_claim('cymru', {most}, {seconds}, {}, 1000, 1000, true, {probe})",
+            "EXECUTE jobs_claim('cymru', {most}, {seconds}, {}, 1000, 1000, true, {probe}, true)",
             self.number
         ))
     }
@@ -221,7 +221,11 @@ fn a_lookup_that_cannot_be_made_is_refused() {
         ("prefix", "60.0.0.1/32"),
         ("prefix", "60.0.0.1/24"),
         ("prefix", "60.0.0/24"),
-        ("asn", "15169"),
+        ("asn", "AS15169"),
+        ("asn", "0"),
+        ("asn", "015169"),
+        ("asn", "4294967296"),
+        ("prefix", "15169"),
         ("host", "15169"),
         ("", ""),
         ("host", "no address"),
@@ -238,6 +242,42 @@ fn a_lookup_that_cannot_be_made_is_refused() {
             assert!(refusal.message.contains("lookup_key_check"), "{}", refusal.message);
         }
     }
+}
+
+#[test]
+fn lookup_of_a_network_has_no_address() {
+    let mut db = database();
+    for insert in [
+        "job_address (provider, ip_address, lookup_kind, lookup_key) VALUES ('cymru', '60.0.0.1', 'asn', '15169')",
+        "dead_letter (provider, ip_address, lookup_kind, lookup_key, priority, attempts, last_error, requested_at)
+         VALUES ('cymru', '60.0.0.1', 'asn', '15169', 0, 3, 'tried', now())",
+        "dead_letter (provider, asn_number, lookup_kind, lookup_key, priority, attempts, last_error, requested_at)
+         VALUES ('cymru', 15169, 'host', '60.0.0.1', 0, 3, 'tried', now())",
+    ] {
+        assert_eq!(db.refused(&format!("INSERT INTO {insert}")).code, "23514", "{insert}");
+    }
+}
+
+/// A request contains either addresses or networks.
+#[test]
+fn claim_returns_jobs_of_the_kind_of_the_most_urgent_one() {
+    let mut db = database();
+    queue(&mut db, &members(0..3));
+    db.run(
+        "SELECT request_enrichment(15169), request_enrichment(64512 + 1000000), request_enrichment(15169);
+         UPDATE enrichment_request SET priority = 5 WHERE asn_number = 15169",
+    );
+    let mut hand = Hand::of(db.another(), 1);
+    hand.takes_in();
+    assert_eq!(hand.claims(10, 60.0), ["15169|NULL", "1064512|NULL"]);
+    let addresses: Vec<String> = hand.claims(10, 60.0).iter().map(|job| job.replace('|', " ")).collect();
+    assert_eq!(addresses.len(), 3, "{addresses:?}");
+    assert_eq!(hand.claims(10, 60.0), [""; 0]);
+    // Networks wait while their lookups are switched off.
+    hand.session.run("UPDATE enrich.enrichment_job SET due_at = now()");
+    let without_networks = "EXECUTE jobs_claim('cymru', 10, 60, 1, 1000, 1000, true, false, false)";
+    assert_eq!(hand.session.rows(without_networks).len(), 3);
+    assert_eq!(hand.session.rows(without_networks).len(), 0);
 }
 
 #[test]
@@ -344,7 +384,7 @@ fn a_job_fails_with_a_growing_pause_and_dies_after_max_attempts() {
     let up = db.one("SELECT quote_literal(failed_at + interval '1 ms') FROM enrichment_job");
     hand.session.run("UPDATE enrich.enrichment_job SET due_at = now()");
     hand.claims(1, 60.0);
-    assert_eq!(hand.fails("60.0.0.0/24", false, &up), ["60.0.0.1|it broke", "60.0.0.2|it broke"]);
+    assert_eq!(hand.fails("60.0.0.0/24", false, &up), ["60.0.0.1|NULL|it broke", "60.0.0.2|NULL|it broke"]);
     assert_eq!(status(&mut db), "0|0|0|0|0|0|2");
     assert_eq!(
         db.rows(
@@ -391,7 +431,7 @@ fn what_never_counts_costs_no_attempt_and_hides_no_failure() {
     hand.session.run("UPDATE enrich.enrichment_job SET attempts = 7");
     assert_eq!(fails(&mut hand, None, "clock_timestamp()"), [""; 0]);
     assert_eq!(fails(&mut hand, Some(false), "'2001-01-01'"), [""; 0]);
-    assert_eq!(fails(&mut hand, Some(true), "NULL"), ["60.0.0.7|it broke"]);
+    assert_eq!(fails(&mut hand, Some(true), "NULL"), ["60.0.0.7|NULL|it broke"]);
 }
 
 /// The worker does not test a provider with the lookup of the highest priority, because the provider may be unable to
@@ -454,7 +494,7 @@ fn a_claim_costs_the_same_however_long_the_queue_is() {
     let mut hand = Hand::of(db.another(), 1);
     for round in 0..12 {
         let plan = hand.session.rows(
-            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE jobs_claim('cymru', 500, 60, 1, 1000, 1000, true, false)",
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE jobs_claim('cymru', 500, 60, 1, 1000, 1000, true, false, true)",
         );
         let plan: serde_json::Value = serde_json::from_str(&plan.join("\n")).expect("a plan");
         let of = |kind: &str| plan[0]["Plan"][format!("Shared {kind} Blocks")].as_u64().expect("blocks");
@@ -795,7 +835,7 @@ fn a_restored_queue_is_worked_off() {
     hand.session.run("UPDATE enrich.enrichment_job SET attempts = 2 WHERE leased_by = 1");
     for job in &dead {
         let (lookup_key, address) = job.split_once('|').expect("two columns");
-        assert_eq!(hand.fails(lookup_key, true, "NULL"), [format!("{address}|it broke")]);
+        assert_eq!(hand.fails(lookup_key, true, "NULL"), [format!("{address}|NULL|it broke")]);
     }
     db.run(&sessions(20..30));
     assert_eq!(status(&mut db), "10|15|10|5|0|15|5");

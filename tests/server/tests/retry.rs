@@ -87,7 +87,7 @@ fn any_history_of_failures_ends_as_the_model_has_it() {
             lookup.attempts += u64::from(counted);
             lookup.has_failed |= counts.is_some();
             if counted && lookup.attempts >= MOST_ATTEMPTS {
-                expected.extend((1..=2).map(|host| format!("60.0.{n}.{host}|error {n} at {step}")));
+                expected.extend((1..=2).map(|host| format!("60.0.{n}.{host}|NULL|error {n} at {step}")));
                 dead.insert(n, lookup.attempts);
                 alive.remove(&n);
                 continue;

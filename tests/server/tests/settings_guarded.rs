@@ -17,6 +17,7 @@ const SETTINGS: &[(&str, bool)] = &[
     ("cymru_batch_size", true),
     ("cymru_dns_server", false),
     ("cymru_max_connections", true),
+    ("cymru_networks", true),
     ("cymru_rate", true),
     ("cymru_timeout", true),
     ("cymru_transport", true),

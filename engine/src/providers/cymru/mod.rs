@@ -28,7 +28,7 @@ pub mod whois;
 
 pub use crate::net::Failure;
 pub use crate::providers::{Anomalies, Registry};
-pub use network::{Network, NetworkAnswer};
+pub use network::{Network, NetworkAnswer, without_country};
 pub use provider::{TeamCymru, settings};
 pub use route::Route;
 

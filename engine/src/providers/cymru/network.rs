@@ -109,7 +109,7 @@ fn parse_network_name(text: &[u8]) -> Option<Option<String>> {
 
 /// Returns a network's name without the country that Team Cymru appends: `GOOGLE` for `GOOGLE, US`. Returns `None` if
 /// nothing is left.
-pub(super) fn without_country(name: &str) -> Option<&str> {
+pub fn without_country(name: &str) -> Option<&str> {
     let name = match name.rsplit_once(", ") {
         Some((rest, code)) if code.len() == 2 && code.bytes().all(|byte| byte.is_ascii_uppercase()) => rest,
         _ => name,

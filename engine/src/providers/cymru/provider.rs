@@ -122,6 +122,7 @@ static SETTINGS: &[&Setting] = &[
     &MAX_CONNECTIONS,
     &TIMEOUT,
     &RATE,
+    &NETWORKS,
     &TTL,
     &ABSENT_TTL,
 ];

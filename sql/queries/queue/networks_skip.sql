@@ -1,0 +1,20 @@
+-- Notes in networks, in order, that a lookup was cancelled, so that no sweep queues it again. An earlier answer stays. The
+-- note has the format of src/document/skipped.rs.
+-- $1 bigint[]: asn
+-- $2 text: provider
+-- $3 text: time
+WITH locked AS (
+    SELECT n.asn_number
+    FROM @extschema@.asn_inventory n
+    WHERE n.asn_number = ANY ($1)
+    ORDER BY n.asn_number
+    FOR NO KEY UPDATE
+)
+UPDATE @extschema@.asn_inventory n
+SET enrichment = n.enrichment || jsonb_build_object('_meta', COALESCE(n.enrichment -> '_meta', '{}')
+        || jsonb_build_object($2, COALESCE(n.enrichment #> ARRAY['_meta', $2], '{}')
+            || jsonb_build_object('state', 'skipped', 'skipped_at', $3))),
+    lookup_queued_at = COALESCE(n.lookup_queued_at, now()),
+    updated_at = now()
+FROM locked l
+WHERE n.asn_number = l.asn_number

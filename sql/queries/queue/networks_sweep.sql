@@ -1,0 +1,28 @@
+-- Creates jobs for networks whose answer has expired, or whose job got lost. Reads $2 networks after $3. Leaves out
+-- bogons, and lookups that are queued, dead letters or cancelled. Returns the last network that it read, and their number.
+-- $1 text: provider
+-- $2 bigint: most
+-- $3 bigint: asn
+-- $4 integer: lifetime of a value in seconds
+-- $5 integer: lifetime of an absence in seconds
+-- $6 integer: priority
+WITH seen AS MATERIALIZED (
+    SELECT n.asn_number, n.lookup_queued_at, n.enrichment -> '_meta' AS meta
+    FROM @extschema@.asn_inventory n
+    WHERE n.asn_number > $3
+    ORDER BY n.asn_number
+    LIMIT $2
+), jobs AS (
+    INSERT INTO @extschema@.enrichment_job (provider, lookup_kind, lookup_key, priority, requested_at)
+    SELECT $1, 'asn', s.asn_number::text, $6, now()
+    FROM seen s
+    -- networks_queue.sql finds the other networks.
+    WHERE s.lookup_queued_at IS NOT NULL AND NOT @extschema@.is_bogon_asn(s.asn_number)
+      AND COALESCE(s.meta #>> ARRAY[$1, 'state'], '') NOT IN ('failed', 'skipped')
+      AND @extschema@.is_source_fresh(jsonb_build_object('_meta', s.meta), $1, $4, $5) IS NOT TRUE
+      AND (SELECT true FROM @extschema@.dead_letter d WHERE d.provider = $1 AND d.asn_number = s.asn_number) IS NULL
+    -- Uses the order in which jobs_hold.sql locks.
+    ORDER BY s.asn_number::text COLLATE "C"
+    ON CONFLICT (provider, lookup_key) DO NOTHING
+)
+SELECT max(s.asn_number), count(*) FROM seen s
