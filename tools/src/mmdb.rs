@@ -35,12 +35,23 @@ pub struct Database {
     pub aliased: usize,
 }
 
+/// Writes a database. Its type names this program, because the vendor of the data is unknown.
 pub fn build(networks: &[Network], layout: Layout, settings: Settings) -> Result<Database, Error> {
-    let (database_type, description) = match layout {
-        Layout::City => ("GeoLite2-City", "Places of networks, from a list; layout of GeoLite2-City"),
-        Layout::Asn => ("GeoLite2-ASN", "Numbers of networks, from a list; layout of GeoLite2-ASN"),
+    build_as(networks, layout, None, settings)
+}
+
+/// Writes a database of the given type, which names the vendor of the data.
+pub fn build_as(
+    networks: &[Network],
+    layout: Layout,
+    database_type: Option<&str>,
+    settings: Settings,
+) -> Result<Database, Error> {
+    let (default_type, description) = match layout {
+        Layout::City => ("mmdb-build City", "Places of networks, from a list; layout of GeoLite2-City"),
+        Layout::Asn => ("mmdb-build ASN", "Numbers of networks, from a list; layout of GeoLite2-ASN"),
     };
-    let mut writer = Writer::builder(database_type)
+    let mut writer = Writer::builder(database_type.unwrap_or(default_type))
         .description(&[("en", description)])
         .maybe_record_size(settings.record_size)
         .maybe_build_epoch(

@@ -120,7 +120,7 @@ fn a_city_file_reads_like_one_of_maxminds() {
     let database =
         build(&list, Layout::City, Settings { build_epoch: Some(1_700_000_000), record_size: None }).unwrap();
     let reader = Reader::from_source(database.bytes).unwrap();
-    assert_eq!(reader.metadata().database_type, "GeoLite2-City");
+    assert_eq!(reader.metadata().database_type, "mmdb-build City");
     assert_eq!(reader.metadata().build_epoch, 1_700_000_000);
     assert_eq!(reader.metadata().ip_version, 6);
     let city = |address: &str| -> geoip2::City {

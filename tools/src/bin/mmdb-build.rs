@@ -17,7 +17,8 @@ use mmdb_writer::RecordSize;
 const HELP: &str = "\
 Builds MaxMind databases (mmdb files) from lists of networks.
 
-usage: mmdb-build [--city OUT] [--asn OUT] [--build-epoch SECONDS] [--record-size 24|28|32] LIST...
+usage: mmdb-build [--city OUT] [--asn OUT] [--build-epoch SECONDS] [--record-size 24|28|32]
+                  [--database-type TYPE] LIST...
        mmdb-build --types OUT --list NAME:TYPE:FILE... [--asn-database FILE] [--force]
        mmdb-build --known-networks OUT --list NAME:TYPE:FILE...
 
@@ -25,6 +26,9 @@ usage: mmdb-build [--city OUT] [--asn OUT] [--build-epoch SECONDS] [--record-siz
   --asn OUT        write ASN and organisation, in the layout of GeoLite2-ASN
   --build-epoch N  build time to store in the file, in seconds since 1970
                    (default: SOURCE_DATE_EPOCH with --types, otherwise now)
+  --database-type TYPE
+                   type to store in the file, which names the vendor of the data (default: mmdb-build City or
+                   mmdb-build ASN)
   --record-size N  bits per tree record (default: the smallest size that fits)
 
 A LIST is separated by tabs or commas. It has a header line with some of these columns:
@@ -49,7 +53,12 @@ the ISC; lists of ASNs. docs/ip-types.md has the details.
 
 /// The command line, checked.
 enum Command {
-    Networks { outputs: Vec<(Layout, PathBuf)>, lists: Vec<PathBuf>, settings: Settings },
+    Networks {
+        outputs: Vec<(Layout, PathBuf)>,
+        lists: Vec<PathBuf>,
+        database_type: Option<String>,
+        settings: Settings,
+    },
     Types(Types),
     KnownNetworks(KnownNetworks),
 }
@@ -58,6 +67,7 @@ enum Command {
 struct Arguments {
     outputs: Vec<(Layout, PathBuf)>,
     lists: Vec<PathBuf>,
+    database_type: Option<String>,
     settings: Settings,
     types: Option<PathBuf>,
     known_networks: Option<PathBuf>,
@@ -80,6 +90,7 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
             Long("asn-database") => parsed.asn_database = Some(parser.value()?.into()),
             Long("force") => parsed.force = true,
             Long("build-epoch") => parsed.settings.build_epoch = Some(parser.value()?.parse()?),
+            Long("database-type") => parsed.database_type = Some(parser.value()?.parse()?),
             Long("record-size") => {
                 parsed.settings.record_size = Some(match parser.value()?.parse()? {
                     24 => RecordSize::Bits24,
@@ -126,9 +137,12 @@ impl Arguments {
                 Err("a LIST and one of --city, --asn, --types and --known-networks are required; see --help"
                     .into())
             }
-            (None, None) => {
-                Ok(Command::Networks { outputs: self.outputs, lists: self.lists, settings: self.settings })
-            }
+            (None, None) => Ok(Command::Networks {
+                outputs: self.outputs,
+                lists: self.lists,
+                database_type: self.database_type,
+                settings: self.settings,
+            }),
         }
     }
 }
@@ -147,7 +161,9 @@ fn build_epoch(argument: Option<u64>) -> Result<Option<u64>, String> {
 
 fn run(command: Command) -> Result<(), Box<dyn Error>> {
     match command {
-        Command::Networks { outputs, lists, settings } => build_networks(&outputs, &lists, settings),
+        Command::Networks { outputs, lists, database_type, settings } => {
+            build_networks(&outputs, &lists, database_type.as_deref(), settings)
+        }
         Command::Types(types) => Ok(command::compile(&types, &mut |line| eprintln!("{line}"))?),
         Command::KnownNetworks(known) => {
             Ok(command::known_networks(&known, &mut |line| eprintln!("{line}"))?)
@@ -158,6 +174,7 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
 fn build_networks(
     outputs: &[(Layout, PathBuf)],
     lists: &[PathBuf],
+    database_type: Option<&str>,
     settings: Settings,
 ) -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
@@ -170,7 +187,7 @@ fn build_networks(
         );
     }
     for (layout, output) in outputs {
-        let database = mmdb::build(&all, *layout, settings)?;
+        let database = mmdb::build_as(&all, *layout, database_type, settings)?;
         publish(output, &database.bytes)
             .map_err(|error| format!("could not write {}: {error}", output.display()))?;
         eprintln!(
