@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use cowrie_enrich_engine::export::settings::{self as export, Refusal};
+use cowrie_enrich_engine::file_list;
 use cowrie_enrich_engine::providers::{self, Settings};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
@@ -83,6 +84,13 @@ impl Check for Sources {
     }
 }
 
+struct Files;
+impl Check for Files {
+    fn check(list: &str) -> Result<(), Refusal> {
+        file_list::parse(list).map(|_| ())
+    }
+}
+
 /// Bytes of the longest name of a database (NAMEDATALEN - 1).
 const LONGEST_NAME: usize = 63;
 
@@ -112,16 +120,16 @@ impl Check for DatabaseNames {
 }
 
 fn define_files() {
-    guarded(
+    settings::define_checked::<Files>(
         c"cowrie_enrich.city_database",
-        c"Path of an mmdb file that maps addresses to locations (MaxMind's City, Country or Enterprise layout).",
-        c"The extension verifies the mmdb file and copies the file into the data directory. Lookups read only this copy.",
+        c"Paths of mmdb files that map addresses to locations, separated by commas.",
+        c"The files are asked in the order of the list. The extension verifies each file and copies it into the data directory. Lookups read only these copies.",
         &CITY_DATABASE,
     );
-    guarded(
+    settings::define_checked::<Files>(
         c"cowrie_enrich.asn_database",
-        c"Path of an mmdb file that maps addresses to networks (MaxMind's ASN or ISP layout).",
-        c"The extension verifies the mmdb file and copies the file into the data directory. Lookups read only this copy.",
+        c"Paths of mmdb files that map addresses to networks, separated by commas.",
+        c"The files are asked in the order of the list. The extension verifies each file and copies it into the data directory. Lookups read only these copies.",
         &ASN_DATABASE,
     );
     settings::define_checked::<Sources>(
@@ -270,14 +278,19 @@ fn milliseconds(setting: &GucSetting<i32>) -> Duration {
     Duration::from_millis(setting.get().unsigned_abs().into())
 }
 
-/// Returns the path of the mmdb file for locations.
-pub fn city_database() -> Option<String> {
-    text(&CITY_DATABASE)
+/// Returns the paths of the mmdb files for locations.
+pub fn city_database() -> Vec<String> {
+    files(&CITY_DATABASE)
 }
 
-/// Returns the path of the mmdb file for networks.
-pub fn asn_database() -> Option<String> {
-    text(&ASN_DATABASE)
+/// Returns the paths of the mmdb files for networks.
+pub fn asn_database() -> Vec<String> {
+    files(&ASN_DATABASE)
+}
+
+/// Returns the paths in a list, which was checked when it was set.
+fn files(setting: &Text) -> Vec<String> {
+    text(setting).and_then(|list| file_list::parse(&list).ok()).unwrap_or_default()
 }
 
 /// Returns the names in `enabled_sources`.

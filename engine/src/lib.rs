@@ -15,6 +15,7 @@ pub mod classify;
 pub mod country;
 pub mod distinct;
 pub mod export;
+pub mod file_list;
 #[cfg(any(test, fuzzing))]
 pub mod invariants;
 pub mod jsonb_text;

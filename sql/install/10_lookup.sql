@@ -31,34 +31,34 @@ $$;
 CREATE FUNCTION ip_country(ip inet) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_country_wrapper';
 COMMENT ON FUNCTION ip_country(inet) IS
-    'two-letter code of the country where an address is used, from the mmdb file of the setting city_database; null if unknown';
+    'two-letter code of the country where an address is used, from the mmdb files of the setting city_database; null if unknown';
 
 CREATE FUNCTION ip_registered_country(ip inet) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_registered_country_wrapper';
 COMMENT ON FUNCTION ip_registered_country(inet) IS
-    'two-letter code of the country where the network of an address is registered, from the mmdb file of the setting city_database; null if unknown';
+    'two-letter code of the country where the network of an address is registered, from the mmdb files of the setting city_database; null if unknown';
 
 CREATE FUNCTION ip_city(ip inet) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_city_wrapper';
 COMMENT ON FUNCTION ip_city(inet) IS
-    'English name of the city of an address, from the mmdb file of the setting city_database; null if unknown';
+    'English name of the city of an address, from the mmdb files of the setting city_database; null if unknown';
 
 CREATE FUNCTION ip_location(
     ip inet, OUT country text, OUT region text, OUT region_code text, OUT city text, OUT postal_code text,
     OUT latitude double precision, OUT longitude double precision, OUT accuracy_radius_km integer, OUT time_zone text)
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_location_wrapper';
 COMMENT ON FUNCTION ip_location(inet) IS
-    'location of an address, from the mmdb file of the setting city_database: country, region (the largest subdivision of the country), city, postal code, coordinates and time zone; one row, with null for each unknown value';
+    'location of an address, from the mmdb files of the setting city_database: country, region (the largest subdivision of the country), city, postal code, coordinates and time zone; one row, with null for each unknown value';
 
 CREATE FUNCTION ip_asn(ip inet) RETURNS bigint
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_asn_wrapper';
 COMMENT ON FUNCTION ip_asn(inet) IS
-    'number (ASN) of the network that announces an address, from the mmdb file of the setting asn_database; null if unknown';
+    'number (ASN) of the network that announces an address, from the mmdb files of the setting asn_database; null if unknown';
 
 CREATE FUNCTION ip_asn_org(ip inet) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_asn_org_wrapper';
 COMMENT ON FUNCTION ip_asn_org(inet) IS
-    'organisation that runs the network of an address, from the mmdb file of the setting asn_database; null if unknown';
+    'organisation that runs the network of an address, from the mmdb files of the setting asn_database; null if unknown';
 
 CREATE FUNCTION maxmind_lookup(ip inet) RETURNS jsonb
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'maxmind_lookup_wrapper';
@@ -84,12 +84,13 @@ CREATE FUNCTION is_bogon_asn(asn bigint) RETURNS boolean
 COMMENT ON FUNCTION is_bogon_asn(bigint) IS
     'true if an ASN is a bogon: according to the IANA registry of special-purpose AS numbers, no network on the public internet has it, for example because it is for private use; false for AS112, because servers around the world announce it';
 
-CREATE FUNCTION mmdb_file(
-    kind text, OUT kind_ text, OUT source_path text, OUT database_type text, OUT build_time timestamptz,
-    OUT ip_version integer, OUT node_count bigint, OUT loaded_at timestamptz, OUT last_error text)
-    LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_file_wrapper';
-COMMENT ON FUNCTION mmdb_file(text) IS
-    'returns the row of mmdb_status() for one mmdb file; the argument is ''city'' or ''asn''';
+CREATE FUNCTION mmdb_files(
+    kind text, OUT kind_ text, OUT file_number integer, OUT source_path text, OUT vendor text, OUT database_type text,
+    OUT build_time timestamptz, OUT ip_version integer, OUT node_count bigint, OUT loaded_at timestamptz, OUT last_error text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_files_wrapper';
+COMMENT ON FUNCTION mmdb_files(text) IS
+    'returns the rows of mmdb_status() for the files of one setting; the argument is ''city'' or ''asn''';
 
 CREATE FUNCTION mmdb_in_service(kind text) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_in_service_wrapper';
@@ -97,15 +98,15 @@ COMMENT ON FUNCTION mmdb_in_service(text) IS
     'true if an mmdb file of the given kind (''city'' or ''asn'') is loaded, otherwise false; null for any other kind; also null if the setting enabled_sources does not contain maxmind, because the extension then uses no mmdb files';
 
 CREATE FUNCTION mmdb_status(
-    OUT kind text, OUT source_path text, OUT database_type text, OUT build_time timestamptz,
-    OUT ip_version integer, OUT node_count bigint, OUT loaded_at timestamptz, OUT last_error text)
+    OUT kind text, OUT file_number integer, OUT source_path text, OUT vendor text, OUT database_type text,
+    OUT build_time timestamptz, OUT ip_version integer, OUT node_count bigint, OUT loaded_at timestamptz, OUT last_error text)
     RETURNS SETOF record
     LANGUAGE sql VOLATILE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT f.* FROM (VALUES ('city'), ('asn')) k(kind) CROSS JOIN LATERAL @extschema@.mmdb_file(k.kind) f
+        SELECT f.* FROM (VALUES ('city'), ('asn')) k(kind) CROSS JOIN LATERAL @extschema@.mmdb_files(k.kind) f
     $$;
 COMMENT ON FUNCTION mmdb_status() IS
-    'state of the mmdb files: one row for the setting city_database and one for asn_database; each row has the loaded file, its load time, and the reason if the extension refused a newer file';
+    'state of the mmdb files: one row for each file that the settings city_database and asn_database name; each row has the loaded file, its load time, and the reason if the extension refused a newer file';
 
 CREATE FUNCTION reload_mmdb() RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reload_mmdb_wrapper';

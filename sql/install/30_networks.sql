@@ -237,7 +237,7 @@ CREATE FUNCTION merge_enrichment(old jsonb, new jsonb) RETURNS jsonb
             || CASE WHEN $2 ? 'maxmind' THEN jsonb_build_object('maxmind',
                    CASE WHEN jsonb_typeof(parts.base -> 'maxmind') = 'object' THEN parts.base -> 'maxmind' ELSE '{}' END
                    - CASE WHEN $2 -> 'maxmind' ?| parts.place THEN parts.place ELSE '{}' END
-                   - CASE WHEN $2 -> 'maxmind' ? 'asn' THEN ARRAY['asn', 'asn_org'] ELSE '{}' END
+                   - CASE WHEN $2 -> 'maxmind' ? 'asn' THEN ARRAY['asn', 'asn_org', 'asn_vendor', 'asn_build_epoch'] ELSE '{}' END
                    || ($2 -> 'maxmind')) ELSE '{}' END
             || CASE WHEN $2 ? '_meta' THEN jsonb_build_object('_meta',
                    CASE WHEN jsonb_typeof(parts.base -> '_meta') = 'object' THEN parts.base -> '_meta' ELSE '{}' END

@@ -31,8 +31,8 @@ fn read_line(databases: &Databases, number: i32, line: Option<&str>) -> Vec<Valu
 
 /// Returns what constants and mmdb files say about an address.
 fn facts(databases: &Databases, address: Option<Address>) -> Vec<Value> {
-    let location = address.and_then(|address| databases.location(address));
-    let network = address.and_then(|address| databases.network(address));
+    let location = address.and_then(|address| databases.location(address)).map(|found| found.value);
+    let network = address.and_then(|address| databases.network(address)).map(|found| found.value);
     let city = location.and_then(|location| location.city).map(clean_name);
     let organization = network.and_then(|network| network.organization).map(clean_name);
     row![

@@ -2,30 +2,41 @@
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 
-use crate::mmdb::{self, Kind};
+use crate::mmdb::{self, FileId, Kind};
 use crate::pg::sql_function::Call;
 use crate::pg::value::Value;
 use crate::telemetry::{self, Counter, Distribution, Operation, cells, networks_seen};
 use crate::{error, row, sql_function};
 
-sql_function!(mmdb_file_wrapper, pg_finfo_mmdb_file_wrapper, mmdb_file);
-/// Returns the row of `mmdb_status()` for one kind of file.
-fn mmdb_file(call: &Call) -> Option<Value> {
-    let wanted = call.text(0)?;
-    let kind = Kind::ALL.into_iter().find(|kind| kind.name() == wanted)?;
-    let status = mmdb::status(kind).unwrap_or_default();
-    let serving = status.serves() && kind.source_path().is_some();
+sql_function!(mmdb_files_wrapper, pg_finfo_mmdb_files_wrapper, mmdb_files);
+/// Returns the rows of `mmdb_status()` for one setting: one row for each file, or one row if it names no file.
+fn mmdb_files(call: &Call) {
+    let wanted = call.text(0).unwrap_or_default();
+    let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == wanted) else {
+        return call.set([]);
+    };
+    let named = kind.files();
+    let unnamed = named.is_empty().then_some((FileId { kind, number: 1 }, None));
+    let all = named.into_iter().map(|file| (file.id, Some(file.path))).chain(unnamed);
+    call.set(all.map(|(id, path)| mmdb_file(id, path)));
+}
+
+fn mmdb_file(id: FileId, path: Option<String>) -> Vec<Value> {
+    let status = mmdb::status(id).unwrap_or_default();
+    let serving = status.serves() && path.is_some();
     let build_time = status.build_epoch.map(Timestamp::from_unix);
-    Some(call.record(row![
-        Text: kind.name(),
-        Text: kind.source_path(),
+    row![
+        Text: id.kind.name(),
+        Integer: i32::try_from(id.number).ok(),
+        Text: path,
+        Text: status.vendor.as_deref().filter(|_| serving),
         Text: status.database_type.as_deref().filter(|_| serving),
         Timestamptz: build_time.filter(|_| serving),
         Integer: status.ip_version.filter(|_| serving).and_then(|version| i32::try_from(version).ok()),
         Bigint: status.node_count.filter(|_| serving),
         Timestamptz: status.loaded_at.filter(|_| serving),
         Text: status.last_error,
-    ]))
+    ]
 }
 
 sql_function!(reload_mmdb_wrapper, pg_finfo_reload_mmdb_wrapper, reload_mmdb);

@@ -90,7 +90,7 @@ fn maxmind_lookup(call: &Call) -> Option<Typed<Jsonb>> {
             location: databases.location(address),
             network: databases.network(address),
         };
-        answer.is_hit().then(|| jsonb::object(|object| answer.write_maxmind(object, databases)))
+        answer.is_hit().then(|| jsonb::object(|object| answer.write_maxmind(object)))
     })
 }
 
@@ -98,7 +98,7 @@ sql_function!(mmdb_in_service_wrapper, pg_finfo_mmdb_in_service_wrapper, mmdb_in
 fn mmdb_in_service(call: &Call) -> Option<Typed<Boolean>> {
     let wanted = call.text(0)?;
     let kind = Kind::ALL.into_iter().find(|kind| kind.name() == wanted)?;
-    if !guc::names(&guc::enabled_sources(), "maxmind") {
+    if !guc::names(&guc::enabled_sources(), guc::FILES) {
         return None;
     }
     Some(mmdb::with(LoadPolicy::Import, |databases| databases.serves(kind)).to_sql())

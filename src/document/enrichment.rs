@@ -3,7 +3,8 @@
 //! ```json
 //! {"maxmind": {"country": "DE", "country_name": "Germany", "city": "Berlin", "latitude": 52.5, "longitude": 13.4,
 //!              "accuracy_radius": 20, "asn": 3320, "asn_org": "Deutsche Telekom AG",
-//!              "cached_at": "2026-11-20T03:18:32.123456+00:00", "build_epoch": 1530576000},
+//!              "cached_at": "2026-11-20T03:18:32.123456+00:00", "vendor": "DB-IP", "build_epoch": 1530576000,
+//!              "asn_vendor": "MaxMind", "asn_build_epoch": 1781222400},
 //!  "cymru": {"asn": 24940, "asn_org": "HETZNER-AS, DE", "country": "DE", "registry": "ripencc",
 //!            "prefix": "78.46.0.0/15", "allocation_date": "2007-03-13", "origins": [64500], "cached_at": "…"},
 //!  "greynoise": {"noise": true, "riot": false, "classification": "malicious", "name": "…", "last_seen": "…", "cached_at": "…"},
@@ -13,6 +14,9 @@
 //!            "cymru": {"state": "value" or "absent" or "failed", "asked_at": "…", "retry_after": "…", "error": "…"},
 //!            "greynoise": {"state": "skipped", "skipped_at": "…"}, …}}
 //! ```
+//!
+//! The object `maxmind` has the values of the mmdb files of any vendor. It has `asn_vendor` and `asn_build_epoch` only
+//! if the network comes from files of another vendor than the location.
 //!
 //! A source's `state` is `value`, `absent`, `failed` or [`skipped`]. `absent` means that the source confirmed that it has
 //! no data; it may be asked again after `retry_after`. `failed` means that all attempts failed and the lookup
@@ -30,7 +34,7 @@ use cowrie_enrich_engine::providers::{JsonObject, Lifetimes, Purpose};
 use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::skipped::{self, is_skipped};
-use crate::mmdb::{Databases, Kind};
+use crate::mmdb::{Databases, Found};
 use crate::pg::clock;
 use crate::pg::jsonb::{self, Container, Object, Value};
 use crate::pg::value::{Jsonb, Typed};
@@ -42,8 +46,8 @@ pub const LAYOUT_VERSION: &str = "3.0";
 /// The data about an address that needs no provider: the bogon check and the mmdb files.
 pub struct Answer<'a> {
     pub bogon: Option<&'static str>,
-    pub location: Option<Location<'a>>,
-    pub network: Option<Network<'a>>,
+    pub location: Option<Found<'a, Location<'a>>>,
+    pub network: Option<Found<'a, Network<'a>>>,
 }
 
 impl<'a> Answer<'a> {
@@ -57,15 +61,15 @@ impl<'a> Answer<'a> {
     }
 
     pub fn asn(&self) -> Option<i64> {
-        self.network.as_ref().map(|network| i64::from(network.asn))
+        self.network.as_ref().map(|network| i64::from(network.value.asn))
     }
 
     pub fn organization(&self) -> Option<&'a str> {
-        self.network.as_ref().and_then(|network| network.organization)
+        self.network.as_ref().and_then(|network| network.value.organization)
     }
 
     pub fn country(&self) -> Option<[u8; 2]> {
-        self.location.as_ref().and_then(|location| location.country)
+        self.location.as_ref().and_then(|location| location.value.country)
     }
 
     /// Returns true if an mmdb file has data for the address.
@@ -74,21 +78,25 @@ impl<'a> Answer<'a> {
     }
 
     /// Writes the `maxmind` object.
-    pub fn write_maxmind(&self, object: &mut Object, databases: &Databases) {
+    pub fn write_maxmind(&self, object: &mut Object) {
         if let Some(location) = &self.location {
-            write_location(object, location);
+            write_location(object, &location.value);
+            write_origin(object, ["vendor", "build_epoch"], location);
         }
         if let Some(network) = &self.network {
-            object.number("asn", i64::from(network.asn));
-            if let Some(name) = network.organization {
+            object.number("asn", i64::from(network.value.asn));
+            if let Some(name) = network.value.organization {
                 object.text("asn_org", &clean_name(name));
+            }
+            match &self.location {
+                None => write_origin(object, ["vendor", "build_epoch"], network),
+                Some(location) if !network.vendors().eq(location.vendors()) => {
+                    write_origin(object, ["asn_vendor", "asn_build_epoch"], network);
+                }
+                Some(_) => {}
             }
         }
         object.text("cached_at", &clock::iso8601(clock::transaction_start()));
-        let epoch = |kind| databases.facts(kind).and_then(|f| i64::try_from(f.build_epoch).ok());
-        if let Some(epoch) = epoch(Kind::City).or_else(|| epoch(Kind::Asn)) {
-            object.number("build_epoch", epoch);
-        }
     }
 
     /// Returns the document for a new address. With `Meta::Omitted`, returns the document for a session's
@@ -103,7 +111,7 @@ impl<'a> Answer<'a> {
                 return;
             }
             if self.is_hit() {
-                document.object("maxmind", |maxmind| self.write_maxmind(maxmind, databases));
+                document.object("maxmind", |maxmind| self.write_maxmind(maxmind));
             }
             let Meta::Written { skipped } = meta else { return };
             if databases.is_empty() && skipped.is_empty() {
@@ -131,6 +139,18 @@ pub enum Meta {
     Written {
         skipped: Providers,
     },
+}
+
+/// Writes the vendors of the files that a value comes from, and the build of the first file.
+fn write_origin<T>(object: &mut Object, [vendor, build_epoch]: [&'static str; 2], found: &Found<'_, T>) {
+    if found.more.is_empty() {
+        object.text(vendor, &found.file.vendor);
+    } else {
+        object.text(vendor, &found.vendors().collect::<Vec<_>>().join(", "));
+    }
+    if let Ok(epoch) = i64::try_from(found.file.build_epoch) {
+        object.number(build_epoch, epoch);
+    }
 }
 
 fn write_location(object: &mut Object, location: &Location<'_>) {

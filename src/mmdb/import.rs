@@ -8,8 +8,8 @@ use std::io::{self, Read, Write};
 use cowrie_enrich_engine::mmdb::{Database, MmdbError};
 use cowrie_enrich_engine::regular_file;
 
-use super::Kind;
-use super::private_copy::{Draft, ReplacementLock, Signature, Status, read_status};
+use super::private_copy::{self, Draft, ReplacementLock, Signature, Status, read_status};
+use super::{ConfiguredFile, FileId, Kind};
 use crate::pg::{self, clock, mapped_file};
 use crate::telemetry;
 
@@ -75,23 +75,24 @@ pub enum Mode {
 /// A writer may still be writing a source that changed more recently.
 const STABLE_AFTER_SECONDS: i64 = 2;
 
-/// Puts the configured file into service unless it is already.
-pub fn run(kind: Kind, mode: Mode) -> Result<(), ImportError> {
-    let Some(path) = kind.source_path() else { return Ok(()) };
+/// Puts a configured file into service unless it is already.
+pub fn run(file: &ConfiguredFile, mode: Mode) -> Result<(), ImportError> {
+    let ConfiguredFile { id, path } = file.clone();
+    let kind = id.kind;
     let signature = match Signature::of(&path) {
         Ok(signature) => signature,
         // A missing source does no harm, because the copy stays in service. It is an error only if the user
         // requested the import.
-        Err(_) if mode == Mode::IfChanged && read_status(kind).is_some() => return Ok(()),
+        Err(_) if mode == Mode::IfChanged && read_status(id).is_some() => return Ok(()),
         Err(error) => {
             let lock = ReplacementLock::take(false).ok().flatten();
-            return refuse(kind, lock.as_ref(), None, ImportError::File { kind, path, error }, mode);
+            return refuse(id, lock.as_ref(), None, ImportError::File { kind, path, error }, mode);
         }
     };
-    if !is_wanted(kind, &signature, mode) {
+    if !is_wanted(id, &signature, mode) {
         return Ok(());
     }
-    let first = read_status(kind).is_none_or(|status| !status.serves());
+    let first = read_status(id).is_none_or(|status| !status.serves());
     let lock = ReplacementLock::take(mode == Mode::Ask || first).map_err(|error| ImportError::File {
         kind,
         path: path.clone(),
@@ -99,29 +100,43 @@ pub fn run(kind: Kind, mode: Mode) -> Result<(), ImportError> {
     })?;
     let Some(lock) = lock else { return Ok(()) };
     // The previous holder of the lock may have imported the file.
-    if !is_wanted(kind, &signature, mode) {
+    if !is_wanted(id, &signature, mode) {
         return Ok(());
     }
-    match copy_and_verify(kind, &lock, &path, &signature) {
+    match copy_and_verify(id, &lock, &path, &signature) {
         Ok((draft, status)) => lock
-            .publish(kind, draft, status)
-            .or_else(|error| refuse(kind, Some(&lock), None, ImportError::File { kind, path, error }, mode)),
+            .publish(id, draft, status)
+            .or_else(|error| refuse(id, Some(&lock), None, ImportError::File { kind, path, error }, mode)),
         Err(error @ ImportError::Changing { .. }) if mode == Mode::IfChanged => Err(error),
         Err(error) => {
             let refused = (!matches!(error, ImportError::Changing { .. })).then_some(signature);
-            refuse(kind, Some(&lock), refused.as_ref(), error, mode)
+            refuse(id, Some(&lock), refused.as_ref(), error, mode)
         }
     }
 }
 
 /// Returns true if a file waits to be put into service and no process is importing it.
-pub fn is_due(kind: Kind) -> bool {
-    let Some(signature) = kind.source_path().and_then(|path| Signature::of(&path).ok()) else { return false };
-    is_wanted(kind, &signature, Mode::IfChanged) && matches!(ReplacementLock::take(false), Ok(Some(_)))
+pub fn is_due(file: &ConfiguredFile) -> bool {
+    let Ok(signature) = Signature::of(&file.path) else { return false };
+    is_wanted(file.id, &signature, Mode::IfChanged) && matches!(ReplacementLock::take(false), Ok(Some(_)))
 }
 
-fn is_wanted(kind: Kind, signature: &Signature, mode: Mode) -> bool {
-    let Some(status) = read_status(kind) else { return true };
+/// Removes the copies of files that the settings name no more.
+pub fn remove_unnamed() {
+    for kind in Kind::ALL {
+        let configured = kind.files().len();
+        if private_copy::unnamed(kind, configured).is_empty() {
+            continue;
+        }
+        // Another process holds the lock if it imports a file. The next call removes the copies.
+        if let Ok(Some(lock)) = ReplacementLock::take(false) {
+            lock.remove_unnamed(kind, configured);
+        }
+    }
+}
+
+fn is_wanted(id: FileId, signature: &Signature, mode: Mode) -> bool {
+    let Some(status) = read_status(id) else { return true };
     let has_copy = status.serves();
     let serving = has_copy && status.source.as_ref() == Some(signature);
     match mode {
@@ -135,14 +150,15 @@ fn is_wanted(kind: Kind, signature: &Signature, mode: Mode) -> bool {
 }
 
 fn copy_and_verify(
-    kind: Kind,
+    id: FileId,
     lock: &ReplacementLock,
     path: &str,
     signature: &Signature,
 ) -> Result<(Draft, Status), ImportError> {
+    let kind = id.kind;
     let file_error = |error| ImportError::File { kind, path: path.to_owned(), error };
     let mut source = regular_file::open(path).map_err(file_error)?;
-    let mut draft = lock.draft(kind).map_err(file_error)?;
+    let mut draft = lock.draft(id).map_err(file_error)?;
     copy(&mut source, &mut draft.file, signature.size).map_err(file_error)?;
     let after = Signature::of(path).map_err(file_error)?;
     let opened = Signature::from_metadata(path, &source.metadata().map_err(file_error)?);
@@ -166,6 +182,7 @@ fn copy_and_verify(
         file: None,
         source: Some(signature.clone()),
         database_type: Some(facts.database_type),
+        vendor: Some(facts.vendor),
         build_epoch: i64::try_from(facts.build_epoch).ok(),
         ip_version: Some(i64::from(facts.ip_version)),
         node_count: Some(i64::from(facts.node_count)),
@@ -199,7 +216,7 @@ fn copy(from: &mut File, to: &mut File, size: u64) -> io::Result<()> {
 
 /// Records why a file was refused, so that it is not tried again until it changes.
 fn refuse(
-    kind: Kind,
+    id: FileId,
     lock: Option<&ReplacementLock>,
     refused: Option<&Signature>,
     error: ImportError,
@@ -207,21 +224,21 @@ fn refuse(
 ) -> Result<(), ImportError> {
     let message = error.to_string();
     if let Some(lock) = lock {
-        record(lock, kind, refused, &message);
+        record(lock, id, refused, &message);
     }
     if mode == Mode::IfChanged {
         telemetry::log_once_per_burst(
             "refused an mmdb file; the file that was loaded before stays in use",
-            &format!("{} \"{}\": {message}", kind.setting(), error.path()),
+            &format!("{} \"{}\": {message}", id.kind.setting(), error.path()),
         );
     }
     Err(error)
 }
 
-fn record(lock: &ReplacementLock, kind: Kind, refused: Option<&Signature>, message: &str) {
-    let mut status = read_status(kind).unwrap_or_default();
+fn record(lock: &ReplacementLock, id: FileId, refused: Option<&Signature>, message: &str) {
+    let mut status = read_status(id).unwrap_or_default();
     status.last_error = Some(message.to_owned());
     status.refused = refused.cloned().or(status.refused);
     // A full disk must not turn a refused file into a failed query.
-    let _ = lock.write_status(kind, &status);
+    let _ = lock.write_status(id, &status);
 }

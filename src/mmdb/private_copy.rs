@@ -1,7 +1,7 @@
 //! The private copies: where they are, and which one is in service.
 //!
-//! `<data directory>/cowrie_enrich/` holds, per setting, the copy (`city-<build>-<nonce>.mmdb`) and its
-//! status (`city.json`). A status is only replaced by rename, under the lock file's lock. A copy is never
+//! `<data directory>/cowrie_enrich/` holds, for each configured file, the copy (`city-<build>-<nonce>.mmdb`) and
+//! its status (`city.json`). The names of the second file start with `city.2`, and so on. A status is only replaced by rename, under the lock file's lock. A copy is never
 //! written after its rename, only unlinked. Readers take no lock. They read the status, then open the file
 //! that it names, and start again if that file was replaced in between. A backend that maps an unlinked copy
 //! keeps it.
@@ -16,7 +16,7 @@ use cowrie_enrich_engine::timestamp::Timestamp;
 use memmap2::Mmap;
 use serde_json::{Map, Value};
 
-use super::Kind;
+use super::{FileId, Kind};
 use crate::pg::{self, mapped_file};
 
 /// Identity of a status file. A new status has another inode or another modification time.
@@ -73,13 +73,14 @@ impl Signature {
     }
 }
 
-/// The state of one setting's file: the copy in service, and the source that was refused since.
+/// The state of one configured file: the copy in service, and the source that was refused since.
 #[derive(Clone, Default, Debug)]
 pub struct Status {
     /// Name of the copy in service, within the directory.
     pub file: Option<String>,
     pub source: Option<Signature>,
     pub database_type: Option<String>,
+    pub vendor: Option<String>,
     /// Seconds since 1970.
     pub build_epoch: Option<i64>,
     pub ip_version: Option<i64>,
@@ -100,6 +101,7 @@ impl Status {
         put("file", self.file.clone().map(Value::from));
         put("source", self.source.as_ref().map(Signature::to_json));
         put("database_type", self.database_type.clone().map(Value::from));
+        put("vendor", self.vendor.clone().map(Value::from));
         put("build_epoch", self.build_epoch.map(Value::from));
         put("ip_version", self.ip_version.map(Value::from));
         put("node_count", self.node_count.map(Value::from));
@@ -116,6 +118,7 @@ impl Status {
             file: text("file").filter(|name| is_copy_name(name)),
             source: value.get("source").and_then(Signature::from_json),
             database_type: text("database_type"),
+            vendor: text("vendor"),
             build_epoch: number("build_epoch"),
             ip_version: number("ip_version"),
             node_count: number("node_count"),
@@ -140,18 +143,18 @@ fn directory() -> PathBuf {
     pg::data_directory().join("cowrie_enrich")
 }
 
-fn status_path(kind: Kind) -> PathBuf {
-    directory().join(format!("{}.json", kind.name()))
+fn status_path(id: FileId) -> PathBuf {
+    directory().join(format!("{}.json", id.stem()))
 }
 
 /// Returns the current status. Takes no lock.
-pub fn read_status(kind: Kind) -> Option<Status> {
-    let bytes = fs::read(status_path(kind)).ok()?;
+pub fn read_status(id: FileId) -> Option<Status> {
+    let bytes = fs::read(status_path(id)).ok()?;
     serde_json::from_slice(&bytes).ok().map(|value| Status::from_json(&value))
 }
 
-pub fn version(kind: Kind) -> Option<Version> {
-    fs::metadata(status_path(kind)).ok().map(|metadata| version_of(&metadata))
+pub fn version(id: FileId) -> Option<Version> {
+    fs::metadata(status_path(id)).ok().map(|metadata| version_of(&metadata))
 }
 
 fn version_of(metadata: &fs::Metadata) -> Version {
@@ -163,10 +166,10 @@ fn version_of(metadata: &fs::Metadata) -> Version {
 const READ_ATTEMPTS: usize = 5;
 
 /// Maps the copy in service.
-pub fn map_current(kind: Kind) -> Option<(Mmap, Version)> {
+pub fn map_current(id: FileId) -> Option<(Mmap, Version)> {
     for _ in 0..READ_ATTEMPTS {
-        let version = version(kind)?;
-        let name = read_status(kind)?.file?;
+        let version = version(id)?;
+        let name = read_status(id)?.file?;
         if let Ok(file) = File::open(directory().join(name)) {
             return mapped_file::map(&file).ok().map(|map| (map, version));
         }
@@ -207,38 +210,47 @@ impl ReplacementLock {
     }
 
     /// Creates a new file for a copy of a source.
-    pub fn draft(&self, kind: Kind) -> io::Result<Draft> {
-        let path = directory().join(format!("{}.draft", kind.name()));
+    pub fn draft(&self, id: FileId) -> io::Result<Draft> {
+        let path = directory().join(format!("{}.draft", id.stem()));
         let file =
             File::options().create(true).truncate(true).read(true).write(true).mode(0o600).open(&path)?;
         Ok(Draft { path, file, renamed: false })
     }
 
     /// Puts a finished draft into service and removes the copy that it replaces.
-    pub fn publish(&self, kind: Kind, draft: Draft, mut status: Status) -> io::Result<()> {
+    pub fn publish(&self, id: FileId, draft: Draft, mut status: Status) -> io::Result<()> {
         draft.file.sync_all()?;
         let name = format!(
             "{}-{}-{:x}.mmdb",
-            kind.name(),
+            id.stem(),
             status.build_epoch.unwrap_or_default(),
             draft.file.metadata()?.ino()
         );
         draft.rename(&directory().join(&name))?;
         status.file = Some(name.clone());
-        let written = self.write_status(kind, &status);
+        let written = self.write_status(id, &status);
         // If the new copy could not be put into service, it is removed, because it may have filled the disk.
-        let serving = read_status(kind).and_then(|status| status.file);
-        remove_others(kind, serving.as_deref().unwrap_or(&name));
+        let serving = read_status(id).and_then(|status| status.file);
+        remove_others(id, serving.as_deref().unwrap_or(&name));
         written
     }
 
-    pub fn write_status(&self, kind: Kind, status: &Status) -> io::Result<()> {
+    /// Removes the copies and statuses of files that a setting names no more. The first file's copy stays, because an
+    /// empty setting may be a mistake that a reload corrects.
+    pub fn remove_unnamed(&self, kind: Kind, configured: usize) {
+        for path in unnamed(kind, configured) {
+            // If a file cannot be removed now, the next import removes it.
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    pub fn write_status(&self, id: FileId, status: &Status) -> io::Result<()> {
         let directory = directory();
-        let draft = directory.join(format!("{}.json.draft", kind.name()));
+        let draft = directory.join(format!("{}.json.draft", id.stem()));
         let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
         file.write_all(status.to_json().to_string().as_bytes())?;
         file.sync_all()?;
-        fs::rename(&draft, status_path(kind))?;
+        fs::rename(&draft, status_path(id))?;
         File::open(&directory)?.sync_all()
     }
 }
@@ -267,8 +279,19 @@ impl Drop for Draft {
     }
 }
 
-fn remove_others(kind: Kind, keep: &str) {
-    let prefix = format!("{}-", kind.name());
+/// Returns the paths of the copies and statuses that no configured file uses.
+pub fn unnamed(kind: Kind, configured: usize) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory()) else { return Vec::new() };
+    let is_unnamed = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| FileId::number_of(kind, name));
+        number.is_some_and(|number| number > configured.max(1))
+    };
+    entries.flatten().filter(is_unnamed).map(|entry| entry.path()).collect()
+}
+
+fn remove_others(id: FileId, keep: &str) {
+    let prefix = format!("{}-", id.stem());
     let Ok(entries) = fs::read_dir(directory()) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();

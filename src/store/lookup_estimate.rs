@@ -25,7 +25,7 @@ pub struct RequestCount {
 pub fn plan_lookups(plan: &mut Plan, databases: &Databases, online: Providers, skipped: Providers) {
     let has_network = |address| databases.network(address).is_some();
     let new = plan.missing.keys().map(|address| {
-        let asn = databases.network(*address).map(|network| i64::from(network.asn));
+        let asn = databases.asn(*address).map(i64::from);
         (*address, asn)
     });
     plan.ask.extend(enrich::lookups_of_new(new, online));

@@ -13,7 +13,7 @@ use cowrie_enrich_engine::otlp::Signal;
 use cowrie_enrich_engine::timestamp::{AtomicTimestamp, Timestamp};
 
 use crate::guc;
-use crate::mmdb::{self, Kind};
+use crate::mmdb::{self, ConfiguredFile, Kind};
 use crate::pg::catalog::{self, Database};
 use crate::pg::{Oid, clock};
 use crate::provider::Provider;
@@ -324,19 +324,24 @@ fn completions(databases: &[(String, Sizes)]) -> Vec<Family> {
 fn files() -> Vec<Family> {
     let mut ages = Family::of(&declared::MMDB_BUILD_AGE);
     let mut loaded = Family::of(&declared::MMDB_LOADED);
-    for kind in Kind::ALL {
-        let status = mmdb::status(kind).unwrap_or_default();
-        if status.file.is_none() || kind.source_path().is_none() {
+    let mut in_service = Family::of(&declared::MMDB_IN_SERVICE);
+    for ConfiguredFile { id, .. } in Kind::ALL.into_iter().flat_map(Kind::files) {
+        let status = mmdb::status(id).unwrap_or_default();
+        let is_in_service = status.file.is_some();
+        let number = id.number.to_string();
+        in_service = in_service.with([id.kind.name(), &number], f64::from(u8::from(is_in_service)));
+        if !is_in_service {
             continue;
         }
+        let labels = [id.kind.name(), &number, status.vendor.as_deref().unwrap_or_default()];
         if let Some(built) = status.build_epoch {
-            ages = ages.with([kind.name()], age(Some(Timestamp::from_unix(built))));
+            ages = ages.with(labels, age(Some(Timestamp::from_unix(built))));
         }
         if let Some(at) = status.loaded_at {
-            loaded = loaded.with([kind.name()], at.unix_seconds());
+            loaded = loaded.with(labels, at.unix_seconds());
         }
     }
-    vec![ages, loaded]
+    vec![ages, loaded, in_service]
 }
 
 fn server() -> Vec<Family> {

@@ -130,10 +130,12 @@ families! {
         by ["database", "provider"]
         => "Rows in dead_letter: lookups that failed max_attempts times";
 
-    MMDB_BUILD_AGE: Gauge "enrich.mmdb_build_age" as "enrich_mmdb_build_age_seconds" in "s" by ["kind"]
+    MMDB_BUILD_AGE: Gauge "enrich.mmdb_build_age" as "enrich_mmdb_build_age_seconds" in "s" by ["kind", "file", "vendor"]
         => "Time since the mmdb file in service was built";
-    MMDB_LOADED: Gauge "enrich.mmdb_loaded" as "enrich_mmdb_loaded_timestamp_seconds" in "s" by ["kind"]
+    MMDB_LOADED: Gauge "enrich.mmdb_loaded" as "enrich_mmdb_loaded_timestamp_seconds" in "s" by ["kind", "file", "vendor"]
         => "Unix time when the mmdb file was put into service";
+    MMDB_IN_SERVICE: Gauge "enrich.mmdb_in_service" as "enrich_mmdb_in_service" in "1" by ["kind", "file"]
+        => "1 if the mmdb file that a setting names is in service, else 0";
 
     LAUNCHER_UP: Gauge "enrich.launcher_up" as "enrich_launcher_up" in "1" by []
         => "1 while the launcher, which starts the workers, runs, else 0";

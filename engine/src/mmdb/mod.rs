@@ -9,19 +9,25 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `builds` | the builds of several files, as one text |
 //! | `format` | the parts of a file, and values at a byte offset |
 //! | `layout` | the paths of the fields in a vendor's file |
 //! | `scalar` | conversion of values to countries, coordinates and ASNs |
 //! | `search` | the walk through the tree, for files that say types |
+//! | `several` | how the values of several files become one answer |
 //! | `types` | files that say types of addresses, such as VPN or TOR |
+//! | `vendor` | the vendor of a file |
 //! | `verify` | the check that every lookup in a file succeeds |
 
+pub mod builds;
 mod error;
 mod format;
 mod layout;
 mod scalar;
 mod search;
+mod several;
 pub mod types;
+mod vendor;
 mod verify;
 
 pub use error::MmdbError;
@@ -48,6 +54,8 @@ pub struct Database<S: AsRef<[u8]>> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     pub database_type: String,
+    /// Name of the vendor. It is the type if the vendor is unknown.
+    pub vendor: String,
     /// Seconds since 1970.
     pub build_epoch: u64,
     pub ip_version: u16,
@@ -136,6 +144,7 @@ impl<S: AsRef<[u8]>> Database<S> {
         };
         let facts = Facts {
             database_type: metadata.database_type.clone(),
+            vendor: vendor::vendor(&metadata.database_type),
             build_epoch: metadata.build_epoch,
             ip_version: plan.ip_version,
             node_count: plan.node_count,

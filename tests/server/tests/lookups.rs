@@ -215,13 +215,13 @@ fn status_names_what_is_served() {
     let files = Files::below(cluster.files());
     assert_eq!(
         db.rows(
-            "SELECT kind, source_path, database_type, ip_version, loaded_at IS NOT NULL,
+            "SELECT kind, file_number, source_path, vendor, database_type, ip_version, loaded_at IS NOT NULL,
                     extract(epoch FROM build_time)::bigint, node_count > 0, last_error
              FROM mmdb_status() ORDER BY database_type"
         ),
         [
-            format!("asn|{}|GeoLite2-ASN|6|t|1700000000|t|NULL", files.asn.display()),
-            format!("city|{}|GeoLite2-City|6|t|1700000000|t|NULL", files.city.display()),
+            format!("asn|1|{}|MaxMind|GeoLite2-ASN|6|t|1700000000|t|NULL", files.asn.display()),
+            format!("city|1|{}|MaxMind|GeoLite2-City|6|t|1700000000|t|NULL", files.city.display()),
         ]
     );
 }

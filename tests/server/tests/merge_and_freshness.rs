@@ -40,8 +40,8 @@ fn any_object(random: &mut Random, members: &[&str]) -> Value {
 }
 
 fn maxmind(random: &mut Random) -> Value {
-    let members: Vec<&str> =
-        PLACE.into_iter().chain(["asn", "asn_org", "cached_at", "build_epoch"]).collect();
+    let others = ["asn", "asn_org", "asn_vendor", "asn_build_epoch", "cached_at", "vendor", "build_epoch"];
+    let members: Vec<&str> = PLACE.into_iter().chain(others).collect();
     any_object(random, &members)
 }
 
@@ -98,7 +98,7 @@ fn merged(old: &Value, new: &Value) -> Value {
                 let speaks = |members: &[&str]| members.iter().any(|member| said.get(member).is_some());
                 let (place, network) = (speaks(&PLACE), said.get("asn").is_some());
                 kept.retain(|member, _| match member.as_str() {
-                    "asn" | "asn_org" => !network,
+                    "asn" | "asn_org" | "asn_vendor" | "asn_build_epoch" => !network,
                     member => !(place && PLACE.contains(&member)),
                 });
             }

@@ -187,7 +187,7 @@ fn no_argument_of_ours_is_a_place_to_connect_to_or_a_file() {
         "SELECT enrich.resume_provider('{}')",
         "SELECT enrich.lookup_key_of('{}', '8.8.8.8')",
         "SELECT enrich.may_be_asked('{}', '8.8.8.8')",
-        "SELECT enrich.mmdb_file('{}')",
+        "SELECT enrich.mmdb_files('{}')",
         "CALL enrich.refresh_stale('{}')",
         "CALL enrich.import_inventory('{}')",
         "SELECT enrich.is_source_stale('{\"{}\": {}}', 1, '{}')",

@@ -113,6 +113,7 @@ impl<S: AsRef<[u8]>> TypeDatabase<S> {
         let metadata = reader.metadata();
         let facts = Facts {
             database_type: metadata.database_type.clone(),
+            vendor: super::vendor::vendor(&metadata.database_type),
             build_epoch: metadata.build_epoch,
             ip_version: plan.ip_version,
             node_count: plan.node_count,

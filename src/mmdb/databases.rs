@@ -1,0 +1,196 @@
+//! The maps of a backend, and lookups in them.
+//!
+//! Each setting may name several files. `engine::mmdb::several` says how their values become one answer. With one file,
+//! a lookup reads the one value that it needs.
+
+use std::iter;
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::mmdb::{
+    Content, Database, DetailedLocation, Facts, Location, MmdbError, Network, builds,
+};
+use memmap2::Mmap;
+
+use super::file::Kind;
+use super::private_copy;
+use crate::telemetry;
+
+pub(super) struct LoadedDatabase {
+    pub database: Database<Mmap>,
+    pub version: private_copy::Version,
+}
+
+/// The maps of this backend, in the order of the settings. `None` is a file that is not in service.
+#[derive(Default)]
+pub struct Databases {
+    city: Vec<Option<LoadedDatabase>>,
+    asn: Vec<Option<LoadedDatabase>>,
+    /// Increases with every change of the maps.
+    version: u64,
+    /// Builds of all files. An answer is due again when this changes.
+    builds: String,
+}
+
+/// A value, and the files that it comes from.
+pub struct Found<'a, T> {
+    pub value: T,
+    /// The first file with data about the address.
+    pub file: &'a Facts,
+    /// Later files that filled what the first file lacks.
+    pub more: Vec<&'a Facts>,
+}
+
+impl Databases {
+    pub fn is_empty(&self) -> bool {
+        self.files(Kind::City).chain(self.files(Kind::Asn)).next().is_none()
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub fn builds(&self) -> &str {
+        &self.builds
+    }
+
+    /// Returns true if the current files differ from `builds`, the files of an earlier answer. Files that are
+    /// not loaded here do not count: an answer does not expire because a file is missing.
+    pub fn is_due(&self, builds: Option<&str>) -> bool {
+        !self.is_empty() && builds::is_due(&self.builds, builds)
+    }
+
+    pub fn country(&self, address: Address) -> Option<[u8; 2]> {
+        self.files(Kind::City).find_map(|file| answered(file.country(address)))
+    }
+
+    /// Returns the country where the network of an address is registered.
+    pub fn registered_country(&self, address: Address) -> Option<[u8; 2]> {
+        self.files(Kind::City).find_map(|file| answered(file.registered_country(address)))
+    }
+
+    pub fn city(&self, address: Address) -> Option<&str> {
+        match self.city.as_slice() {
+            [Some(file)] => answered(file.database.city(address)),
+            // Whether a city counts depends on the other values of its file.
+            _ => self.location(address)?.value.city,
+        }
+    }
+
+    pub fn asn(&self, address: Address) -> Option<u32> {
+        self.network_files().find_map(|file| answered(file.asn(address)))
+    }
+
+    pub fn organization(&self, address: Address) -> Option<&str> {
+        let mut files = self.network_files();
+        match (files.next(), files.next()) {
+            (Some(file), None) => answered(file.organization(address)),
+            _ => self.network(address)?.value.organization,
+        }
+    }
+
+    pub fn location(&self, address: Address) -> Option<Found<'_, Location<'_>>> {
+        first_filled(
+            self.files(Kind::City),
+            |file| answered(file.location(address)),
+            Location::is_complete,
+            Location::or,
+        )
+    }
+
+    /// Returns the location with the fields that a session's insert does not need.
+    pub fn detailed_location(&self, address: Address) -> Option<DetailedLocation<'_>> {
+        let found = first_filled(
+            self.files(Kind::City),
+            |file| answered(file.detailed_location(address)),
+            DetailedLocation::is_complete,
+            DetailedLocation::or,
+        );
+        found.map(|found| found.value)
+    }
+
+    pub fn network(&self, address: Address) -> Option<Found<'_, Network<'_>>> {
+        let is_complete = |network: &Network<'_>| network.organization.is_some();
+        first_filled(self.network_files(), |file| answered(file.network(address)), is_complete, Network::or)
+    }
+
+    /// Returns true if a file can serve lookups of this kind.
+    pub fn serves(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::City => self.files(kind).next().is_some(),
+            Kind::Asn => self.network_files().next().is_some(),
+        }
+    }
+
+    /// Returns the files of a setting that are in service.
+    fn files(&self, kind: Kind) -> impl Iterator<Item = &Database<Mmap>> {
+        let files = match kind {
+            Kind::City => &self.city,
+            Kind::Asn => &self.asn,
+        };
+        files.iter().flatten().map(|loaded| &loaded.database)
+    }
+
+    /// Returns the ASN files. Without any, returns the city files that also have networks (Enterprise).
+    fn network_files(&self) -> impl Iterator<Item = &Database<Mmap>> {
+        let mut own = self.files(Kind::Asn).peekable();
+        let without = own.peek().is_none();
+        let others = self.files(Kind::City).filter(move |file| without && file.content() == Content::Both);
+        own.chain(others)
+    }
+
+    pub(super) fn of_mut(&mut self, kind: Kind) -> &mut Vec<Option<LoadedDatabase>> {
+        match kind {
+            Kind::City => &mut self.city,
+            Kind::Asn => &mut self.asn,
+        }
+    }
+
+    /// Must be called after every change of the maps.
+    pub(super) fn have_changed(&mut self) {
+        let epochs = |files: &[Option<LoadedDatabase>]| -> Vec<_> {
+            files.iter().map(|file| file.as_ref().map(|file| file.database.facts().build_epoch)).collect()
+        };
+        self.builds = builds::describe(&epochs(&self.city), &epochs(&self.asn));
+        self.version += 1;
+    }
+}
+
+/// Returns the first value among some files, filled from the later files.
+fn first_filled<'a, T: Copy + PartialEq>(
+    mut files: impl Iterator<Item = &'a Database<Mmap>>,
+    find: impl Fn(&'a Database<Mmap>) -> Option<T>,
+    is_complete: impl Fn(&T) -> bool,
+    or: impl Fn(T, T) -> T,
+) -> Option<Found<'a, T>> {
+    let (first, value) = files.find_map(|file| find(file).map(|value| (file, value)))?;
+    let mut found = Found { value, file: first.facts(), more: Vec::new() };
+    while !is_complete(&found.value) {
+        let Some(file) = files.next() else { break };
+        let Some(later) = find(file) else { continue };
+        let filled = or(found.value, later);
+        if filled != found.value {
+            found.value = filled;
+            found.more.push(file.facts());
+        }
+    }
+    Some(found)
+}
+
+impl<T> Found<'_, T> {
+    /// Returns the vendors of the files, each once.
+    pub fn vendors(&self) -> impl Iterator<Item = &str> {
+        let all = || iter::once(&self.file).chain(&self.more).map(|file| file.vendor.as_str());
+        all()
+            .enumerate()
+            .filter(move |(number, vendor)| !all().take(*number).any(|v| v == *vendor))
+            .map(|(_, vendor)| vendor)
+    }
+}
+
+/// Counts and logs a damaged record, and returns `None`. Verification makes damaged records very unlikely.
+fn answered<T>(result: Result<Option<T>, MmdbError>) -> Option<T> {
+    result.unwrap_or_else(|error| {
+        telemetry::error("could not look up an address in an mmdb file", &error.to_string());
+        None
+    })
+}
