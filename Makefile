@@ -51,9 +51,9 @@ install: ## build and install into the PostgreSQL of PG_CONFIG
 	@scripts/install-deps
 	@scripts/install-extension system
 
-package: ## build a Debian package for each version of PostgreSQL (or for PG_MAJOR=), in target/packages
+package: ## build Debian packages in target/packages: one for each version of PostgreSQL (or for PG_MAJOR=), and one with the tools
 	@env -u PG_MAJOR scripts/install-deps test
-	@scripts/package $(PG_MAJOR)
+	@scripts/package $(if $(PG_MAJOR),$(PG_MAJOR) tools)
 
 dist: ## build the archive for PGXN: the sources of this commit with META.json, in target/packages
 	@scripts/dist

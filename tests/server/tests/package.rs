@@ -1,4 +1,5 @@
-//! The Debian package: dpkg installs it into a separate PostgreSQL, where it works, and removes it again completely.
+//! The Debian packages: dpkg installs the extension into a separate PostgreSQL, where it works, and removes it again
+//! completely. The programs of the tools' package run, and lintian, Debian's checker of packages, finds nothing.
 //!
 //! A private copy of Debian's PostgreSQL has the same paths below another root, and dpkg has an option for the root.
 
@@ -51,6 +52,60 @@ fn installed_by_dpkg_it_works_and_removed_it_leaves_nothing() {
     cluster.configure(&["shared_preload_libraries = ''".to_owned()]);
     cluster.start_again();
     assert_eq!(cluster.session("postgres").one("SELECT 1"), "1");
+}
+
+#[test]
+fn the_programs_of_the_tools_run_where_dpkg_installed_them() {
+    if !is_there("dpkg-shlibdeps") {
+        eprintln!("not run: there is no dpkg-dev");
+        return;
+    }
+    let package =
+        PathBuf::from(run(script(&workspace(), "scripts/package").arg("tools").env("AS_STAGED", "1")));
+    let root = workspace().join("target/postgres/package-tools");
+    let _ = std::fs::remove_dir_all(&root);
+    std::fs::create_dir_all(&root).expect("a directory of this test's own");
+    prepare_dpkg(&root);
+    dpkg(&root, &["--install", package.to_str().expect("a path in UTF-8")]);
+
+    for program in ["cowrie-load", "mmdb-build", "cowrie-data"] {
+        let help = run(Command::new(root.join("usr/bin").join(program)).arg("--help"));
+        assert!(help.contains(&format!("usage: {program}")), "{program}: {help}");
+        let page = root.join(format!("usr/share/man/man1/{program}.1.gz"));
+        let manual = run(Command::new("gzip").arg("-dc").arg(page));
+        assert!(manual.contains(".SH NAME"), "{manual}");
+    }
+    let units = root.join("usr/lib/systemd/system");
+    for unit in std::fs::read_dir(workspace().join("tools/systemd")).expect("the units").flatten() {
+        let text = std::fs::read_to_string(units.join(unit.file_name())).expect("the unit is installed");
+        for started in text.lines().filter_map(|line| line.strip_prefix("ExecStart=")) {
+            let program = started.split(' ').next().unwrap_or_default().trim_start_matches('/');
+            assert!(root.join(program).exists(), "{:?} starts {program}", unit.file_name());
+        }
+    }
+    let installed = files(&root);
+    dpkg(&root, &["--purge", "cowrie-enrich-tools"]);
+    let left: Vec<_> = files(&root).into_iter().filter(|name| !name.ends_with('/')).collect();
+    assert!(left.is_empty(), "{left:?} of {installed:?}");
+}
+
+#[test]
+fn lintian_finds_nothing_in_the_packages() {
+    let major = named_major().to_string();
+    if !Path::new("/usr/lib/postgresql").join(&major).exists() || !is_there("lintian") {
+        eprintln!("not run: PostgreSQL {major} is not installed from a package here, or there is no lintian");
+        return;
+    }
+    let packages = run(script(&workspace(), "scripts/package").args([&major, "tools"]).env("AS_STAGED", "1"));
+    let packages: Vec<_> = packages.lines().collect();
+    assert_eq!(packages.len(), 2, "{packages:?}");
+    let output = Command::new("lintian")
+        .args(["--allow-root", "--fail-on", "error,warning"])
+        .args(&packages)
+        .output()
+        .expect("lintian runs");
+    let found = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && found.trim().is_empty(), "{found}");
 }
 
 /// The statements of the README.
@@ -146,11 +201,16 @@ fn fresh_copy(major: &str) -> PathBuf {
     let _ = std::fs::remove_dir_all(&copy);
     run(script(&workspace(), "scripts/private-postgres").env("PG_COPY", name).env("PG_MAJOR", major));
     let copy = copy.canonicalize().expect("the copy was made");
-    let state = copy.join("var/lib/dpkg");
+    prepare_dpkg(&copy);
+    copy
+}
+
+/// Creates dpkg's own files below another root.
+fn prepare_dpkg(root: &Path) {
+    let state = root.join("var/lib/dpkg");
     std::fs::create_dir_all(state.join("info")).expect("a directory of this test's own");
     std::fs::create_dir_all(state.join("updates")).expect("a directory of this test's own");
     std::fs::write(state.join("status"), "").expect("a file of this test's own");
-    copy
 }
 
 /// The dependencies of the package are outside of the copy.
