@@ -65,6 +65,36 @@ fn all_bogons<Bits: Into<u128> + Copy>(rows: &[Row<Bits>], network: u128, length
     }
 }
 
+/// Returns true if an address of the prefix is a bogon: the prefix is in a block of bogons, or contains one.
+pub fn occur_in(prefix: Prefix) -> bool {
+    let length = u32::from(prefix.length());
+    let is_inside = match prefix.network().ip() {
+        IpAddr::V4(ip) => contains_row(&V4, ip.to_bits(), u32::MAX.checked_shl(32 - length).unwrap_or(0)),
+        IpAddr::V6(ip) => {
+            let bits = ip.to_bits();
+            if let Some(length) = length.checked_sub(96)
+                && V6
+                    .iter()
+                    .any(|row| matches!(row.verdict, AsItsLast32Bits) && bits & row.mask == row.network)
+            {
+                let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+                contains_row(&V4, bits as u32, mask)
+            } else {
+                contains_row(&V6, bits, u128::MAX.checked_shl(128 - length).unwrap_or(0))
+            }
+        }
+    };
+    is_inside || reason(prefix.network()).is_some()
+}
+
+/// Returns true if a block of bogons is inside the block.
+fn contains_row<Bits>(rows: &[Row<Bits>], network: Bits, mask: Bits) -> bool
+where
+    Bits: Copy + Ord + std::ops::BitAnd<Output = Bits>,
+{
+    rows.iter().any(|row| !matches!(row.verdict, Global) && row.mask >= mask && row.network & mask == network)
+}
+
 fn v4_reason(ip: Ipv4Addr) -> Option<&'static str> {
     let bits = ip.to_bits();
     match V4.iter().find(|row| bits & row.mask == row.network)?.verdict {
@@ -176,6 +206,53 @@ mod tests {
 
     fn of(text: &str) -> Option<&'static str> {
         reason(address::parse(text).unwrap().unwrap())
+    }
+
+    #[test]
+    fn a_prefix_contains_bogons_if_it_is_in_a_block_or_around_one() {
+        let contains = |text: &str| occur_in(Prefix::parse(text).unwrap());
+        for text in [
+            "10.1.0.0/16",
+            "10.0.0.1/32",
+            "100.0.0.0/8",
+            "192.0.0.0/16",
+            "192.88.0.0/16",
+            "203.0.112.0/23",
+            "0.0.0.0/0",
+            "255.255.255.255/32",
+            "2001:db8::/32",
+            "2001::/16",
+            "2001:db8:1::/48",
+            "64:ff9b::/96",
+            "64:ff9b::a00:0/120",
+            "::/0",
+            "fc00::1/128",
+        ] {
+            assert!(contains(text), "{text}");
+        }
+        for text in [
+            "8.0.0.0/8",
+            "100.0.0.0/10",
+            "203.0.114.0/23",
+            "192.0.0.9/32",
+            "192.31.196.0/24",
+            "2001:4860::/32",
+            "64:ff9b::808:0/112",
+            "2400::/12",
+            "2001:20::/28",
+        ] {
+            assert!(!contains(text), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_prefix_of_one_address_contains_a_bogon_if_the_address_is_one(bits in any::<u32>(), low in any::<u128>()) {
+            let v4 = Address::new(Ipv4Addr::from_bits(bits).into());
+            prop_assert_eq!(occur_in(Prefix::host(v4)), reason(v4).is_some());
+            let v6 = Address::new(Ipv6Addr::from_bits(low).into());
+            prop_assert_eq!(occur_in(Prefix::host(v6)), reason(v6).is_some());
+        }
     }
 
     /// The registries again, typed from their pages: prefix and "globally reachable". Here the longest match wins.

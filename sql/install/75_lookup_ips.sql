@@ -3,8 +3,8 @@
 
 CREATE FUNCTION read_address_list(
     addresses text[], OUT line integer, OUT input text, OUT ip_address inet, OUT error text, OUT bogon_reason text,
-    OUT country text, OUT city text, OUT latitude float8, OUT longitude float8, OUT asn_number bigint,
-    OUT organization_name text)
+    OUT country text, OUT region text, OUT city text, OUT latitude float8, OUT longitude float8,
+    OUT asn_number bigint, OUT organization_name text)
     RETURNS SETOF record
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'read_address_list_wrapper';
 COMMENT ON FUNCTION read_address_list(text[]) IS
@@ -13,7 +13,7 @@ COMMENT ON FUNCTION read_address_list(text[]) IS
 -- OFFSET 0 looks each address up by the key. A join would read the whole inventory for a short list.
 CREATE FUNCTION lookup_ips(
     addresses text[], OUT line integer, OUT input text, OUT ip_address inet, OUT error text, OUT is_bogon boolean,
-    OUT bogon_reason text, OUT ip_types text[], OUT country text, OUT city text, OUT latitude float8,
+    OUT bogon_reason text, OUT ip_types text[], OUT country text, OUT region text, OUT city text, OUT latitude float8,
     OUT longitude float8, OUT asn_number bigint, OUT organization_name text, OUT asn_type text, OUT rir_registry text,
     OUT is_scanner boolean, OUT is_known boolean, OUT session_count bigint, OUT first_seen timestamptz,
     OUT last_seen timestamptz)
@@ -23,7 +23,7 @@ CREATE FUNCTION lookup_ips(
         SELECT l.line, l.input, l.ip_address, l.error,
                CASE WHEN l.ip_address IS NOT NULL THEN l.bogon_reason IS NOT NULL END, l.bogon_reason,
                CASE WHEN l.ip_address IS NOT NULL THEN COALESCE(i.ip_types, '{}') END,
-               COALESCE(l.country, NULLIF(i.geo_country, 'XX')), l.city, l.latitude, l.longitude, a.asn_number,
+               COALESCE(l.country, NULLIF(i.geo_country, 'XX')), l.region, l.city, l.latitude, l.longitude, a.asn_number,
                COALESCE(n.organization_name, CASE WHEN a.asn_number = l.asn_number THEN l.organization_name END),
                n.asn_type, COALESCE(n.rir_registry, @extschema@.asn_registry(a.asn_number)), i.is_scanner,
                CASE WHEN l.ip_address IS NOT NULL THEN i.ip_address IS NOT NULL END,

@@ -31,13 +31,16 @@ fn read_line(databases: &Databases, number: i32, line: Option<&str>) -> Vec<Valu
 
 /// Returns what constants and mmdb files say about an address.
 fn facts(databases: &Databases, address: Option<Address>) -> Vec<Value> {
-    let location = address.and_then(|address| databases.location(address)).map(|found| found.value);
+    let details = address.and_then(|address| databases.detailed_location(address));
+    let region = details.and_then(|details| details.region).map(clean_name);
+    let location = details.map(|details| details.location);
     let network = address.and_then(|address| databases.network(address)).map(|found| found.value);
     let city = location.and_then(|location| location.city).map(clean_name);
     let organization = network.and_then(|network| network.organization).map(clean_name);
     row![
         Text: address.and_then(bogon::reason),
         Text: location.and_then(|location| location.country),
+        Text: region.as_deref(),
         Text: city.as_deref(),
         Float: location.and_then(|location| location.latitude),
         Float: location.and_then(|location| location.longitude),

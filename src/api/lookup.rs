@@ -130,6 +130,12 @@ fn is_bogon_asn(call: &Call) -> Option<Typed<Boolean>> {
     Some(as_registry::is_bogon(asn(call)?).to_sql())
 }
 
+sql_function!(contains_bogon_wrapper, pg_finfo_contains_bogon_wrapper, contains_bogon);
+fn contains_bogon(call: &Call) -> Typed<Boolean> {
+    // A prefix that is no block of canonical addresses contains the IPv4-mapped ones, which are bogons on the wire.
+    call.prefix(0).is_none_or(bogon::occur_in).to_sql()
+}
+
 sql_function!(classify_name_wrapper, pg_finfo_classify_name_wrapper, classify_name);
 fn classify_name(call: &Call) -> Typed<Text> {
     let name = call.text(0).unwrap_or_default();

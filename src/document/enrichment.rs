@@ -30,6 +30,7 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::country;
 use cowrie_enrich_engine::mmdb::{Location, Network, clean_name};
+use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::{JsonObject, Lifetimes, Purpose};
 use cowrie_enrich_engine::timestamp::Timestamp;
 
@@ -413,6 +414,17 @@ pub fn country(document: Container<'_>) -> Option<String> {
         .flatten()
         .find_map(|text| country::code(text.as_bytes()))
         .map(country_text)
+}
+
+/// Minimum length of an announced prefix, for IPv4 and IPv6. Registries allocate no longer block, so a shorter prefix
+/// in a document is an error or a default route.
+const SHORTEST_ANNOUNCED: (u8, u8) = (8, 16);
+
+/// Returns the announced prefix in Team Cymru's answer.
+pub fn announced_prefix(document: Container<'_>) -> Option<Prefix> {
+    let prefix = Prefix::parse(document.object("cymru")?.text("prefix")?)?;
+    let shortest = if prefix.network().ip().is_ipv4() { SHORTEST_ANNOUNCED.0 } else { SHORTEST_ANNOUNCED.1 };
+    (prefix.length() >= shortest).then_some(prefix)
 }
 
 pub fn is_scanner(document: Container<'_>) -> bool {

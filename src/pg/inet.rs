@@ -33,16 +33,8 @@ pub struct Inet {
 /// # Safety
 /// `datum` must be a valid pointer to a varlena.
 pub(super) unsafe fn read(datum: pg_sys::Datum) -> Option<Inet> {
-    // SAFETY: the caller vouches for the varlena. An inet is never long enough to be compressed or moved out of
-    // line, so the payload starts behind a one- or four-byte header.
-    let payload = unsafe {
-        let value = datum.cast_mut_ptr::<pg_sys::varlena>();
-        std::slice::from_raw_parts(
-            pgrx::varlena::vardata_any(value).cast::<u8>(),
-            pgrx::varlena::varsize_any_exhdr(value),
-        )
-    };
-    match payload {
+    // SAFETY: as the caller promises.
+    match unsafe { payload(datum) } {
         [FAMILY_V4, bits, bytes @ ..] => {
             let bytes: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
             let is_host = *bits == 32;
@@ -58,6 +50,42 @@ pub(super) unsafe fn read(datum: pg_sys::Datum) -> Option<Inet> {
             Some(Inet { address, is_host, is_canonical: is_host && address.ip().is_ipv6() })
         }
         _ => None,
+    }
+}
+
+/// Reads a non-null `cidr` datum; `None` if its bytes are not those of a `cidr`. Bits after the length are zero.
+///
+/// # Safety
+/// `datum` must be a valid pointer to a varlena.
+pub(super) unsafe fn read_prefix(datum: pg_sys::Datum) -> Option<Prefix> {
+    // SAFETY: as for `read`.
+    let payload = unsafe { payload(datum) };
+    match payload {
+        [FAMILY_V4, bits, bytes @ ..] => {
+            let bytes: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
+            Prefix::new(Address::new(IpAddr::V4(Ipv4Addr::from(bytes))), *bits)
+        }
+        [FAMILY_V6, bits, bytes @ ..] => {
+            let bytes: [u8; 16] = bytes.get(..16)?.try_into().ok()?;
+            Prefix::parse(&format!("{}/{bits}", Ipv6Addr::from(bytes)))
+        }
+        _ => None,
+    }
+}
+
+/// Returns the bytes of an `inet` or `cidr`.
+///
+/// # Safety
+/// `datum` must be a valid pointer to a varlena, which must outlive the result.
+unsafe fn payload<'a>(datum: pg_sys::Datum) -> &'a [u8] {
+    // SAFETY: the caller vouches for the varlena. An inet is never long enough to be compressed or moved out of
+    // line, so the payload starts behind a one- or four-byte header.
+    unsafe {
+        let value = datum.cast_mut_ptr::<pg_sys::varlena>();
+        std::slice::from_raw_parts(
+            pgrx::varlena::vardata_any(value).cast::<u8>(),
+            pgrx::varlena::varsize_any_exhdr(value),
+        )
     }
 }
 

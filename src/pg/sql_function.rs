@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::timestamp::Timestamp;
 use pgrx::pg_sys;
 
@@ -109,6 +110,12 @@ impl Call {
     /// Returns the address of an `inet` argument, without its prefix length.
     pub fn address(&self, n: usize) -> Option<Address> {
         self.inet(n).map(|inet| inet.address)
+    }
+
+    /// Returns an argument declared cidr. `None` also for a prefix of IPv4-mapped addresses that is shorter than /96.
+    pub fn prefix(&self, n: usize) -> Option<Prefix> {
+        // SAFETY: the argument is declared cidr.
+        self.datum(n).and_then(|datum| unsafe { inet::read_prefix(datum) })
     }
 
     pub fn inets(&self, n: usize) -> Vec<Option<Inet>> {

@@ -34,7 +34,7 @@ fn each_line_of_a_list_gets_a_row_in_the_order_of_the_list() {
 }
 
 const EVERYTHING: &str =
-    "ip_address, is_bogon, bogon_reason, ip_types, country, city, latitude, longitude, asn_number,
+    "ip_address, is_bogon, bogon_reason, ip_types, country, region, city, latitude, longitude, asn_number,
      organization_name, asn_type, rir_registry, is_scanner, is_known, session_count, first_seen, last_seen";
 
 #[test]
@@ -49,11 +49,11 @@ fn an_address_has_the_data_of_the_files_and_of_the_inventories() {
             "SELECT {EVERYTHING} FROM lookup_ips('{{8.8.8.8,139.59.0.1,10.0.0.1,48.0.0.1,x}}')"
         )),
         [
-            "8.8.8.8|f|NULL|{}|US|Mountain View|12.5|-7.25|15169|GOOGLE|HOSTING|ARIN|f|t|2|2024-05-01 00:00:00+00|2024-05-03 00:00:00+00",
-            "139.59.0.1|f|NULL|{}|IN|Bengaluru|12.5|-7.25|14061|DIGITALOCEAN-ASN|NULL|ARIN|NULL|f|0|NULL|NULL",
-            "10.0.0.1|t|private-use (RFC 1918)|{}|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|f|0|NULL|NULL",
-            "48.0.0.1|f|NULL|{}|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|f|0|NULL|NULL",
-            "NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL",
+            "8.8.8.8|f|NULL|{}|US|California|Mountain View|12.5|-7.25|15169|GOOGLE|HOSTING|ARIN|f|t|2|2024-05-01 00:00:00+00|2024-05-03 00:00:00+00",
+            "139.59.0.1|f|NULL|{}|IN|NULL|Bengaluru|12.5|-7.25|14061|DIGITALOCEAN-ASN|NULL|ARIN|NULL|f|0|NULL|NULL",
+            "10.0.0.1|t|private-use (RFC 1918)|{}|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|f|0|NULL|NULL",
+            "48.0.0.1|f|NULL|{}|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|f|0|NULL|NULL",
+            "NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL|NULL",
         ]
     );
     db.run(
@@ -64,7 +64,9 @@ fn an_address_has_the_data_of_the_files_and_of_the_inventories() {
     );
     assert_eq!(
         db.rows(&format!("SELECT {EVERYTHING} FROM lookup_ips('{{48.0.0.1}}')")),
-        ["48.0.0.1|f|NULL|{VPN,DATACENTER}|SE|NULL|NULL|NULL|64500|Example VPN|UNKNOWN|RIPE|t|t|7|NULL|NULL"]
+        [
+            "48.0.0.1|f|NULL|{VPN,DATACENTER}|SE|NULL|NULL|NULL|NULL|64500|Example VPN|UNKNOWN|RIPE|t|t|7|NULL|NULL"
+        ]
     );
     // The inventory is newer than the file of networks.
     db.run("UPDATE ip_inventory SET current_asn = 64500 WHERE ip_address = '8.8.8.8'");
@@ -139,12 +141,12 @@ fn the_commands_of_the_page_read_a_file_and_write_a_file() {
     assert_eq!(
         rows[1..],
         [
-            "1,8.8.8.8,8.8.8.8,,f,,{},US,Mountain View,12.5,-7.25,15169,GOOGLE,,ARIN,,f,0,,",
-            "2,# list,,,,,,,,,,,,,,,,,,",
-            "3,,,,,,,,,,,,,,,,,,,",
-            "4,\\N,,text is not an IPv4 or IPv6 address,,,,,,,,,,,,,,,,",
-            "5,\"\"\"1.1.1.1\"\",\",1.1.1.1,,f,,{},AU,Sydney,12.5,-7.25,13335,CLOUDFLARENET,,ARIN,,f,0,,",
-            "6,10.0.0.1\tx,,text follows the address,,,,,,,,,,,,,,,,",
+            "1,8.8.8.8,8.8.8.8,,f,,{},US,California,Mountain View,12.5,-7.25,15169,GOOGLE,,ARIN,,f,0,,",
+            "2,# list,,,,,,,,,,,,,,,,,,,",
+            "3,,,,,,,,,,,,,,,,,,,,",
+            "4,\\N,,text is not an IPv4 or IPv6 address,,,,,,,,,,,,,,,,,",
+            "5,\"\"\"1.1.1.1\"\",\",1.1.1.1,,f,,{},AU,,Sydney,12.5,-7.25,13335,CLOUDFLARENET,,ARIN,,f,0,,",
+            "6,10.0.0.1\tx,,text follows the address,,,,,,,,,,,,,,,,,",
         ]
     );
 }

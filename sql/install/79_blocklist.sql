@@ -1,0 +1,136 @@
+-- Lists for firewalls.
+
+CREATE TABLE blocklist_exception (
+    prefix     cidr UNIQUE CONSTRAINT blocklist_exception_mapped_check
+               CHECK (family(prefix) = 4 OR NOT prefix <<= '::ffff:0:0/96'),
+    asn_number bigint UNIQUE CHECK (asn_number BETWEEN 1 AND 4294967295),
+    note       text,
+    added_at   timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT blocklist_exception_target_check CHECK (num_nonnulls(prefix, asn_number) = 1)
+);
+-- Without a replica identity, a publication FOR ALL TABLES would refuse deletes. Neither column can be a primary key.
+ALTER TABLE blocklist_exception REPLICA IDENTITY FULL;
+SELECT pg_catalog.pg_extension_config_dump('blocklist_exception', '');
+COMMENT ON TABLE blocklist_exception IS
+    'prefixes and networks that blocklist() never returns, such as your own and those of your monitoring; you can edit the table';
+COMMENT ON COLUMN blocklist_exception.prefix IS
+    'a prefix, or a single address; null if the row is about a network';
+COMMENT ON COLUMN blocklist_exception.asn_number IS
+    'number of a network, all of whose addresses are exceptions; null if the row is about a prefix';
+COMMENT ON COLUMN blocklist_exception.note IS 'reason for the exception, for people who read the table';
+
+-- A document that a client wrote may have any values. Comparing text never fails.
+CREATE FUNCTION is_benign_of(enrichment jsonb) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN COALESCE(
+        enrichment OPERATOR(pg_catalog.->) 'greynoise' OPERATOR(pg_catalog.->>) 'riot' OPERATOR(pg_catalog.=) 'true'
+        OR enrichment OPERATOR(pg_catalog.->) 'greynoise' OPERATOR(pg_catalog.->>) 'classification' OPERATOR(pg_catalog.=) 'benign',
+        false);
+COMMENT ON FUNCTION is_benign_of(jsonb) IS
+    'true if GreyNoise''s answer in an enrichment document (a value of ip_inventory.enrichment) says that the address belongs to a common service (riot) or to a benign scanner';
+
+CREATE FUNCTION blocklist(
+    rel regclass, since timestamptz, min_sessions integer DEFAULT 1, unit text DEFAULT 'address',
+    min_density float8 DEFAULT 0.25, lifetime interval DEFAULT '30 days',
+    OUT target text, OUT family integer, OUT target_unit text, OUT sessions bigint, OUT addresses bigint, OUT reason text,
+    OUT first_seen timestamptz, OUT last_seen timestamptz, OUT expires_at timestamptz)
+    RETURNS SETOF record
+    LANGUAGE plpgsql STABLE PARALLEL UNSAFE ROWS 1000 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    IF blocklist.unit IS NULL OR blocklist.unit NOT IN ('address', 'prefix', 'asn') THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'invalid unit',
+            DETAIL = format('The value is %s.', COALESCE(quote_ident(blocklist.unit), 'null')),
+            HINT = 'Use one of address, prefix, asn.';
+    END IF;
+    IF COALESCE(min_sessions < 1, true) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'min_sessions must be at least 1',
+            DETAIL = format('The value is %s.', COALESCE(min_sessions::text, 'null'));
+    END IF;
+    IF min_density IS NULL OR NOT min_density BETWEEN 0 AND 1 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'min_density must be between 0 and 1',
+            DETAIL = format('The value is %s.', COALESCE(min_density::text, 'null')),
+            HINT = 'With 0.25, a prefix is listed if sessions came from a quarter of its addresses.';
+    END IF;
+    IF COALESCE(lifetime < '0', true) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'lifetime must not be negative',
+            DETAIL = format('The value is %s.', COALESCE(lifetime::text, 'null'));
+    END IF;
+    RETURN QUERY
+    WITH seen AS MATERIALIZED (
+        SELECT a.ip_address, NULL::cidr AS prefix, a.asn_now AS asn_number, a.sessions, a.first_seen, a.last_seen
+        FROM @extschema@.campaign_addresses(rel, @extschema@.since_condition(rel, since)) a
+        WHERE blocklist.unit = 'address'
+        UNION ALL
+        SELECT p.ip_address, p.prefix, p.asn_number, p.sessions, p.first_seen, p.last_seen
+        FROM @extschema@.session_prefixes(rel, since) p
+        WHERE blocklist.unit <> 'address'
+    ), kept AS MATERIALIZED (
+        SELECT s.ip_address, s.prefix, COALESCE(s.asn_number, @extschema@.ip_asn(s.ip_address)) AS asn_number,
+               s.sessions, s.first_seen, s.last_seen,
+               network(set_masklen(s.ip_address, CASE family(s.ip_address) WHEN 4 THEN 32 ELSE 64 END)) AS place
+        FROM seen s
+        LEFT JOIN @extschema@.ip_inventory i ON i.ip_address = s.ip_address
+        WHERE NOT @extschema@.is_bogon(s.ip_address) AND NOT @extschema@.is_benign_of(i.enrichment)
+          AND NOT EXISTS (SELECT FROM @extschema@.blocklist_exception e WHERE e.prefix >>= s.ip_address)
+          AND NOT EXISTS (SELECT FROM @extschema@.blocklist_exception e
+                          WHERE e.asn_number = COALESCE(s.asn_number, @extschema@.ip_asn(s.ip_address)))
+    ), covering AS MATERIALIZED (
+        -- One row for each prefix, or for each network and family.
+        SELECT c.family, c.prefix, c.asn_number, c.places, c.size, c.sessions, c.addresses, c.first_seen, c.last_seen
+        FROM (
+            SELECT family(k.ip_address) AS family,
+                   CASE blocklist.unit WHEN 'prefix' THEN k.prefix END AS prefix,
+                   CASE blocklist.unit WHEN 'asn' THEN k.asn_number END AS asn_number,
+                   count(DISTINCT k.place) AS places, array_agg(DISTINCT k.prefix) AS prefixes,
+                   (SELECT sum(@extschema@.prefix_size(u.prefix)) FROM unnest(array_agg(DISTINCT k.prefix)) u(prefix)) AS size,
+                   sum(k.sessions)::bigint AS sessions, count(*) AS addresses,
+                   min(k.first_seen) AS first_seen, max(k.last_seen) AS last_seen
+            FROM kept k
+            WHERE blocklist.unit <> 'address'
+            GROUP BY 1, 2, 3) c
+        WHERE c.sessions >= min_sessions AND c.places >= min_density * c.size
+          AND (c.prefix IS NOT NULL OR c.asn_number IS NOT NULL)
+          AND NOT EXISTS (
+              SELECT FROM unnest(c.prefixes) u(prefix)
+              JOIN @extschema@.blocklist_exception e ON e.prefix && u.prefix)
+          AND (blocklist.unit = 'asn' OR NOT @extschema@.contains_bogon(c.prefix))
+          -- Addresses without a session since then count as well.
+          AND NOT EXISTS (
+              SELECT FROM @extschema@.ip_inventory i
+              WHERE i.ip_address >= c.prefix::inet AND i.ip_address <= set_masklen(broadcast(c.prefix), CASE c.family WHEN 4 THEN 32 ELSE 128 END)
+                AND (@extschema@.is_benign_of(i.enrichment)
+                     OR EXISTS (SELECT FROM @extschema@.blocklist_exception e WHERE e.asn_number = i.current_asn)))
+          AND NOT EXISTS (
+              SELECT FROM @extschema@.ip_inventory i
+              WHERE i.current_asn = c.asn_number
+                AND (@extschema@.is_benign_of(i.enrichment)
+                     OR EXISTS (SELECT FROM @extschema@.blocklist_exception e WHERE e.prefix >>= i.ip_address)))
+    ), listed AS (
+        SELECT host(k.ip_address) AS target, family(k.ip_address) AS family, 'address' AS target_unit,
+               k.ip_address AS place, NULL::bigint AS asn_number, k.sessions, 1::bigint AS addresses, '' AS density,
+               k.first_seen, k.last_seen
+        FROM kept k
+        WHERE k.sessions >= min_sessions
+          AND NOT EXISTS (SELECT FROM covering c WHERE c.prefix = k.prefix)
+          AND NOT EXISTS (SELECT FROM covering c WHERE c.asn_number = k.asn_number AND c.family = family(k.ip_address))
+        UNION ALL
+        SELECT COALESCE(c.prefix::text, 'AS' || c.asn_number), c.family, blocklist.unit, c.prefix::inet, c.asn_number,
+               c.sessions, c.addresses,
+               format(' from %s of %s %s (%s %%)', c.places, c.size::numeric,
+                   CASE c.family WHEN 4 THEN 'addresses' ELSE '/64 prefixes' END, round((100 * c.places / c.size)::numeric, 1)),
+               c.first_seen, c.last_seen
+        FROM covering c
+    )
+    SELECT l.target, l.family, l.target_unit, l.sessions, l.addresses,
+           format('%s session%s%s%s', l.sessions, CASE WHEN l.sessions = 1 THEN '' ELSE 's' END, l.density,
+               ', last on ' || to_char(l.last_seen AT TIME ZONE 'UTC', 'YYYY-MM-DD')),
+           l.first_seen, l.last_seen,
+           -- In UTC, so that the result does not depend on the time zone of the connection.
+           (l.last_seen AT TIME ZONE 'UTC' + lifetime) AT TIME ZONE 'UTC'
+    FROM listed l
+    ORDER BY l.family, l.place, l.asn_number;
+END
+$$;
+COMMENT ON FUNCTION blocklist(regclass, timestamptz, integer, text, float8, interval) IS
+    'addresses from which sessions of an attached table came since a time, for a firewall; with unit => ''prefix'' or ''asn'', dense prefixes or networks replace their addresses; never contains bogons, benign scanners, common services and the targets in blocklist_exception; runs with the caller''s privileges';
