@@ -189,7 +189,7 @@ fn what_sessions_quote_is_kept_where_the_files_know_nothing() {
         ),
         [
             "64500|OLD|FR|NULL|document|0|2024-05-01 12:00:00",
-            "64501|NEW, FR|FR|RIPE|document|1|2024-05-01 12:00:00",
+            "64501|NEW|FR|RIPE|document|1|2024-05-01 12:00:00",
             "64502|PLACED|FR|NULL|document|1|2024-05-01 12:00:00",
         ]
     );
