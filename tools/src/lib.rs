@@ -4,8 +4,13 @@
 //! - [`lists`] reads published lists of addresses and compiles them: `mmdb-build --types`.
 //! - [`log`] reads Cowrie's JSON logs, [`session`] gathers events into sessions, [`load`] stores them in Cowrie's
 //!   PostgreSQL schema: `cowrie-load`.
+//! - [`follow`] stores the sessions of a running honeypot: `cowrie-load --follow`. [`session_lines`] writes sessions as
+//!   lines of a log, [`grants`] knows the privileges that a role needs.
 //! - [`synthetic`] makes the log that the demo comes with: `demo-log`.
 
+pub mod connection;
+pub mod follow;
+pub mod grants;
 pub mod lists;
 pub mod load;
 pub mod log;
@@ -13,4 +18,5 @@ pub mod mmdb;
 pub mod networks;
 pub mod publish;
 pub mod session;
+pub mod session_lines;
 pub mod synthetic;

@@ -31,7 +31,7 @@ const CONTINUED: &str = include_str!("../sql/continued.sql");
 const OUTCOME: &str = include_str!("../sql/outcome.sql");
 
 /// The number of the advisory lock, which no other program should use: "cowrielo" in ASCII.
-const LOCK: i64 = 0x636f_7772_6965_6c6f;
+pub(crate) const LOCK: i64 = 0x636f_7772_6965_6c6f;
 
 /// Tables for a session's events, in the order of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +71,8 @@ impl Table {
         }
     }
 
-    /// Columns of the staging table after `nth` and `session`.
-    fn columns(self) -> &'static [&'static str] {
+    /// Columns after `session`, which every table has. In the staging table `nth` is before them.
+    pub(crate) fn columns(self) -> &'static [&'static str] {
         match self {
             Table::Auth => &["success", "username", "password", "\"timestamp\""],
             Table::Input => &["\"timestamp\"", "realm", "success", "input"],
@@ -249,8 +249,8 @@ fn copy(transaction: &mut Transaction<'_>, table: &str, columns: &str, rows: Vec
     writer.finish().map(drop)
 }
 
-type Value = Box<dyn ToSql + Sync>;
-type Row = Vec<Value>;
+pub(crate) type Value = Box<dyn ToSql + Sync>;
+pub(crate) type Row = Vec<Value>;
 
 /// A batch as rows of the staging tables.
 #[derive(Default)]
@@ -292,7 +292,7 @@ impl StagedBatch {
 }
 
 /// Returns the table of an event, and the values of [`Table::columns`].
-fn event_row(time: Timestamp, event: &Event, stored: &mut LoadCounts) -> Option<(Table, Row)> {
+pub(crate) fn event_row(time: Timestamp, event: &Event, stored: &mut LoadCounts) -> Option<(Table, Row)> {
     let time = Box::new(time);
     Some(match event {
         Event::Login { success, username, password } => (
@@ -336,17 +336,17 @@ fn event_row(time: Timestamp, event: &Event, stored: &mut LoadCounts) -> Option<
 }
 
 /// Keeps at most `limit` characters and drops NUL, which PostgreSQL's text cannot store.
-fn cut(text: &str, limit: usize, stored: &mut LoadCounts) -> String {
+pub(crate) fn cut(text: &str, limit: usize, stored: &mut LoadCounts) -> String {
     let clean: String = text.chars().filter(|character| *character != '\0').take(limit).collect();
     stored.cut += u64::from(clean.len() != text.len());
     clean
 }
 
-fn text(text: &str, limit: usize, stored: &mut LoadCounts) -> Value {
+pub(crate) fn text(text: &str, limit: usize, stored: &mut LoadCounts) -> Value {
     Box::new(cut(text, limit, stored))
 }
 
-fn optional(text: Option<&str>, limit: usize, stored: &mut LoadCounts) -> Value {
+pub(crate) fn optional(text: Option<&str>, limit: usize, stored: &mut LoadCounts) -> Value {
     Box::new(text.map(|text| cut(text, limit, stored)))
 }
 

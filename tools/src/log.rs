@@ -131,20 +131,25 @@ pub fn parse(line: &[u8]) -> Result<Entry, Rejected> {
         }
         Err(_) => return Err(Rejected::Malformed),
     };
+    entry_of(&value)
+}
+
+/// Reads an event from the JSON object of its line.
+pub fn entry_of(value: &Value) -> Result<Entry, Rejected> {
     let Value::Object(_) = value else {
         return Err(Rejected::Malformed);
     };
-    let session = text_of(&value, "session");
+    let session = text_of(value, "session");
     if session.is_empty() {
         return Err(Rejected::NoSession);
     }
-    let time = time_of(&value).ok_or(Rejected::Malformed)?;
+    let time = time_of(value).ok_or(Rejected::Malformed)?;
     Ok(Entry {
         session,
         time,
-        sensor: text_of(&value, "sensor"),
-        address: text_of(&value, "src_ip"),
-        event: event_of(&value),
+        sensor: text_of(value, "sensor"),
+        address: text_of(value, "src_ip"),
+        event: event_of(value),
     })
 }
 

@@ -27,6 +27,69 @@ pub struct Session {
     pub events: Vec<(Timestamp, Event)>,
 }
 
+/// The effect of [`Session::add`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Added {
+    /// Approximate memory that the session takes in addition.
+    pub bytes: usize,
+    /// True for a second connect event with another time or address.
+    pub is_other_connect: bool,
+}
+
+impl Session {
+    /// Returns a session that begins with this event, without the event itself.
+    pub fn begin(entry: &Entry) -> Session {
+        Session {
+            id: entry.session.clone(),
+            connected: false,
+            start: entry.time,
+            end: None,
+            sensor: entry.sensor.clone(),
+            address: entry.address.clone(),
+            client: None,
+            terminal_size: None,
+            events: Vec::new(),
+        }
+    }
+
+    /// Adds an event of this session.
+    pub fn add(&mut self, entry: Entry) -> Added {
+        let Entry { session: _, time, sensor, address, event } = entry;
+        let mut added = Added::default();
+        if self.address.is_empty() {
+            self.address.clone_from(&address);
+        }
+        if self.sensor.is_empty() {
+            self.sensor = sensor;
+        }
+        match event {
+            Event::Connect if self.connected => {
+                added.is_other_connect = self.start != time || self.address != address;
+            }
+            Event::Connect => {
+                self.connected = true;
+                self.start = time;
+                self.address = address;
+            }
+            Event::Closed => self.end = Some(time),
+            Event::ClientVersion(version) => self.client = Some(version),
+            Event::TerminalSize(size) => self.terminal_size = Some(size),
+            Event::Other => {}
+            event => {
+                added.bytes = OVERHEAD + text_length(&event);
+                self.events.push((time, event));
+            }
+        }
+        added
+    }
+
+    /// Returns the approximate memory that the session takes.
+    pub fn bytes(&self) -> usize {
+        let events: usize = self.events.iter().map(|(_, event)| OVERHEAD + text_length(event)).sum();
+        OVERHEAD + self.id.len() + events
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Number of closed sessions per batch.
@@ -62,48 +125,15 @@ impl SessionAssembler {
 
     /// Adds an event. Returns a batch if one is complete.
     pub fn push(&mut self, entry: Entry) -> Option<Vec<Session>> {
-        let Entry { session: id, time, sensor, address, event } = entry;
-        let session = self.open.entry(id).or_insert_with_key(|id| {
+        let session = self.open.entry(entry.session.clone()).or_insert_with_key(|id| {
             self.bytes += OVERHEAD + id.len();
-            Session {
-                id: id.clone(),
-                connected: false,
-                start: time,
-                end: None,
-                sensor: sensor.clone(),
-                address: address.clone(),
-                client: None,
-                terminal_size: None,
-                events: Vec::new(),
-            }
+            Session::begin(&entry)
         });
-        if session.address.is_empty() {
-            session.address.clone_from(&address);
-        }
-        if session.sensor.is_empty() {
-            session.sensor = sensor;
-        }
-        match event {
-            Event::Connect if session.connected => {
-                self.repeated_connects += u64::from(session.start != time || session.address != address);
-            }
-            Event::Connect => {
-                session.connected = true;
-                session.start = time;
-                session.address = address;
-            }
-            Event::Closed => {
-                self.closed += usize::from(session.end.is_none());
-                session.end = Some(time);
-            }
-            Event::ClientVersion(version) => session.client = Some(version),
-            Event::TerminalSize(size) => session.terminal_size = Some(size),
-            Event::Other => {}
-            event => {
-                self.bytes += OVERHEAD + text_length(&event);
-                session.events.push((time, event));
-            }
-        }
+        let was_closed = session.end.is_some();
+        let added = session.add(entry);
+        self.bytes += added.bytes;
+        self.repeated_connects += u64::from(added.is_other_connect);
+        self.closed += usize::from(!was_closed && session.end.is_some());
         if self.bytes > self.limits.bytes {
             return Some(self.drain(|_| true));
         }
@@ -121,15 +151,7 @@ impl SessionAssembler {
             self.open.extract_if(|_, session| ready(session)).map(|(_, session)| session).collect();
         sessions.sort_by(|a, b| (a.start, &a.id).cmp(&(b.start, &b.id)));
         self.closed = 0;
-        self.bytes = self
-            .open
-            .values()
-            .map(|session| {
-                let events: usize =
-                    session.events.iter().map(|(_, event)| OVERHEAD + text_length(event)).sum();
-                OVERHEAD + session.id.len() + events
-            })
-            .sum();
+        self.bytes = self.open.values().map(Session::bytes).sum();
         sessions
     }
 }

@@ -8,23 +8,29 @@ use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use cowrie_enrich_tools::connection;
+use cowrie_enrich_tools::follow::{self, Follower, OpenLimits};
+use cowrie_enrich_tools::grants::{self, Program};
 use cowrie_enrich_tools::load::{LoadCounts, Loader, TABLES, explained};
 use cowrie_enrich_tools::log::{self, Rejected};
 use cowrie_enrich_tools::session::{Limits, Session, SessionAssembler};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use lexopt::prelude::*;
-use postgres::{Config, NoTls};
+use postgres::NoTls;
 
 const HELP: &str = "\
 Loads JSON logs of the honeypot Cowrie into the tables of Cowrie's own PostgreSQL schema.
 
 usage: cowrie-load [--dsn CONNECTION] [--from TIME] [--until TIME] [--batch SESSIONS] FILE...
+       cowrie-load --follow DIRECTORY --state DIRECTORY [--metrics FILE] [--idle SECONDS]
+                   [--dsn CONNECTION] [--from TIME] [--batch SESSIONS]
+       cowrie-load --print-grants TABLE [--role ROLE] [--for follow|files|output_postgresql]
 
   FILE              log file, plain or compressed with gzip or xz; `-` is standard input.
                     Name rotated logs in the order in which they were written.
   --dsn CONNECTION  connection string: 'host=… dbname=…' or postgresql://…. Missing parts come from PGHOST,
-                    PGPORT, PGUSER, PGPASSWORD and PGDATABASE. TLS is not supported.
+                    PGPORT, PGUSER, PGPASSWORD, PGDATABASE and PGOPTIONS. TLS is not supported.
   --from TIME       load only events at or after this time, for example 2024-05-01T00:00:00Z
   --until TIME      load only events before this time
   --batch SESSIONS  number of sessions per transaction (default: 5000)
@@ -32,6 +38,19 @@ usage: cowrie-load [--dsn CONNECTION] [--from TIME] [--until TIME] [--batch SESS
 
 The tables must exist (see docs/sql/postgres.sql of Cowrie). Loading the same log again changes nothing. Invalid
 lines, values that are too long, and sessions without a connect event are counted and do not stop the load.
+
+  --follow DIRECTORY  store the sessions of all logs in this directory, and of new logs, until stopped:
+                      cowrie.json and the names that rotation gives it, plain or compressed
+  --state DIRECTORY   directory for the position in the logs (default: the variable STATE_DIRECTORY)
+  --metrics FILE      write metrics to this file, for the textfile collector of node_exporter
+  --idle SECONDS      store a session without an end after this time without an event (default: 3600)
+
+With --follow each session is stored once, even if the program is killed. It needs INSERT alone on the table of
+sessions, and does not change a stored session.
+
+  --print-grants TABLE  print the GRANT statements that a role needs; TABLE is the table of sessions
+  --role ROLE           the role in these statements (default: cowrie_load)
+  --for PROGRAM         the program that uses the role (default: follow)
 ";
 
 #[derive(Default)]
@@ -42,6 +61,13 @@ struct Arguments {
     until: Option<Timestamp>,
     batch: Option<usize>,
     quiet: bool,
+    follow: Option<PathBuf>,
+    state: Option<PathBuf>,
+    metrics: Option<PathBuf>,
+    idle: Option<Duration>,
+    print_grants: Option<String>,
+    role: Option<String>,
+    program: Option<Program>,
 }
 
 fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
@@ -59,41 +85,71 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
                 })?);
             }
             Long("quiet") | Short('q') => parsed.quiet = true,
+            Long("follow") => parsed.follow = Some(parser.value()?.into()),
+            Long("state") => parsed.state = Some(parser.value()?.into()),
+            Long("metrics") => parsed.metrics = Some(parser.value()?.into()),
+            Long("idle") => parsed.idle = Some(Duration::from_secs(parser.value()?.parse::<u32>()?.into())),
+            Long("print-grants") => parsed.print_grants = Some(parser.value()?.string()?),
+            Long("role") => parsed.role = Some(parser.value()?.string()?),
+            Long("for") => {
+                parsed.program = Some(parser.value()?.parse_with(|text| {
+                    Program::ALL
+                        .into_iter()
+                        .find(|program| program.name() == text)
+                        .ok_or("the program must be follow, files or output_postgresql")
+                })?);
+            }
             Long("help") | Short('h') => return Ok(None),
             Value(file) => parsed.files.push(file.into()),
             _ => return Err(argument.unexpected()),
         }
     }
-    if parsed.files.is_empty() {
-        return Err("no FILE given; see --help".into());
-    }
+    check(&parsed)?;
     Ok(Some(parsed))
 }
 
-/// Takes values that the connection string lacks from the environment, then from libpq's own defaults.
-fn connection(dsn: &str) -> Result<Config, Box<dyn Error>> {
-    let mut config: Config = dsn.parse().map_err(|error| format!("invalid connection string: {error}"))?;
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        config.host(&variable("PGHOST").unwrap_or_else(|| "/var/run/postgresql".into()));
+/// Refuses options that have no meaning together.
+fn check(parsed: &Arguments) -> Result<(), lexopt::Error> {
+    let prints = parsed.print_grants.is_some();
+    let follows = parsed.follow.is_some();
+    for (given, option, allowed, with) in [
+        (!parsed.files.is_empty(), "FILE", !prints && !follows, "neither --follow nor --print-grants"),
+        (parsed.until.is_some(), "--until", !prints && !follows, "FILE"),
+        (follows, "--follow", !prints, "no --print-grants"),
+        (parsed.state.is_some(), "--state", follows, "--follow"),
+        (parsed.metrics.is_some(), "--metrics", follows, "--follow"),
+        (parsed.idle.is_some(), "--idle", follows, "--follow"),
+        (parsed.role.is_some(), "--role", prints, "--print-grants"),
+        (parsed.program.is_some(), "--for", prints, "--print-grants"),
+    ] {
+        if given && !allowed {
+            return Err(format!("{option} goes with {with}; see --help").into());
+        }
     }
-    if let (true, Some(port)) = (config.get_ports().is_empty(), variable("PGPORT")) {
-        config.port(port.parse().map_err(|_| format!("invalid PGPORT: \"{port}\""))?);
+    if parsed.files.is_empty() && !prints && !follows {
+        return Err("no FILE given; see --help".into());
     }
-    if config.get_user().is_none() {
-        let user = variable("PGUSER").or_else(|| variable("USER")).or_else(|| variable("LOGNAME"));
-        config.user(&user.ok_or("no user name given; set PGUSER, or user= in --dsn")?);
-    }
-    if let (None, Some(password)) = (config.get_password(), variable("PGPASSWORD")) {
-        config.password(password);
-    }
-    if let (None, Some(database)) = (config.get_dbname(), variable("PGDATABASE")) {
-        config.dbname(&database);
-    }
-    if config.get_application_name().is_none() {
-        config.application_name("cowrie-load");
-    }
-    Ok(config)
+    Ok(())
+}
+
+/// Follows a directory. Returns only if an error occurs.
+fn follow(arguments: &Arguments, directory: PathBuf) -> Result<bool, Box<dyn Error>> {
+    let state = follow::state_directory(arguments.state.as_deref())
+        .ok_or("no directory for the position in the logs; give --state DIRECTORY")?;
+    let defaults = OpenLimits::default();
+    let mut follower = Follower::open(follow::Options {
+        directory,
+        state,
+        metrics: arguments.metrics.clone(),
+        database: connection::config(&arguments.dsn)?,
+        limits: OpenLimits {
+            batch: arguments.batch.unwrap_or(defaults.batch),
+            idle: arguments.idle.unwrap_or(defaults.idle),
+            ..defaults
+        },
+        from: arguments.from,
+    })?;
+    match follower.run()? {}
 }
 
 #[derive(Default)]
@@ -176,7 +232,15 @@ fn progress(files: &[PathBuf]) -> ProgressBar {
 }
 
 fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
-    let config = connection(&arguments.dsn)?;
+    if let Some(table) = &arguments.print_grants {
+        let program = arguments.program.unwrap_or(Program::Follow);
+        print!("{}", grants::print(program, table, arguments.role.as_deref().unwrap_or("cowrie_load"))?);
+        return Ok(true);
+    }
+    if let Some(directory) = &arguments.follow {
+        return follow(arguments, directory.clone());
+    }
+    let config = connection::config(&arguments.dsn)?;
     let client =
         config.connect(NoTls).map_err(|error| format!("could not connect: {}", explained(&error)))?;
     let mut loader = Loader::new(client)
