@@ -9,12 +9,12 @@ use std::process::{Command, Stdio};
 use support::{Database, Site, checkout, line, wait_until};
 
 fn unit() -> String {
-    fs::read_to_string(checkout().join("packaging/systemd/cowrie-load.service")).unwrap()
+    fs::read_to_string(checkout().join("tools/systemd/cowrie-load.service")).unwrap()
 }
 
 /// Returns the settings of the file for EnvironmentFile.
 fn environment() -> HashMap<String, String> {
-    fs::read_to_string(checkout().join("packaging/default/cowrie-load"))
+    fs::read_to_string(checkout().join("tools/examples/cowrie-load.default"))
         .unwrap()
         .lines()
         .filter(|line| !line.starts_with('#'))

@@ -141,7 +141,7 @@ fn alerts_fire_above_their_thresholds_and_not_just_below() {
 #[test]
 fn every_alert_says_how_bad_it_is_and_where_it_is_told_what_to_do() {
     let page = std::fs::read_to_string(workspace().join("docs/operations.md")).expect("the page");
-    let is_alert = |name: &str| ["ASN", "Enrich"].iter().any(|prefix| name.starts_with(prefix));
+    let is_alert = |name: &str| ["ASN", "CowrieLoad", "Enrich"].iter().any(|prefix| name.starts_with(prefix));
     let told: BTreeSet<&str> =
         page.lines().filter_map(|line| line.strip_prefix("#### ")).filter(|name| is_alert(name)).collect();
     let mut alerts = BTreeSet::new();

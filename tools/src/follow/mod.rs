@@ -15,12 +15,14 @@
 //! key of the table stops every row, and the batch is done. Otherwise no row is stopped. A connection that is lost
 //! during the commit is the same case.
 
+mod check;
 mod directory;
 mod head;
 mod logs;
 pub mod metrics;
 mod open;
 mod reader;
+mod report;
 mod run;
 mod state;
 pub mod writer;

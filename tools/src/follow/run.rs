@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use postgres::{Client, Config, NoTls};
+use postgres::{Config, NoTls};
 
+use super::check::{Refusal, checked};
 use super::logs::Logs;
 use super::metrics::Metrics;
 use super::open::{OpenLimits, OpenSessions};
+use super::report::Reported;
 use super::state::{Batch, StateDirectory};
 use super::writer::{Inserted, Outcome, Prepared, Writer, is_caused_by_a_row, is_timeout};
-use crate::grants::{self, Program};
 use crate::load::explained;
 use crate::log::{self, Rejected};
 use crate::session::Session;
@@ -34,9 +35,6 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// Number of sessions in a row that are set aside. If the database refuses more, the cause is not in the sessions.
 const MOST_REJECTED: u32 = 10;
 
-/// Pause between two log lines about the same kind of problem.
-const REPEAT_INTERVAL: Duration = Duration::from_secs(600);
-
 pub struct Options {
     pub directory: PathBuf,
     /// Directory for the state file.
@@ -46,25 +44,6 @@ pub struct Options {
     pub limits: OpenLimits,
     /// Events before this time are skipped.
     pub from: Option<Timestamp>,
-}
-
-/// A kind of problem, and when it was logged last.
-#[derive(Default)]
-struct Reported {
-    message: String,
-    at: Option<Instant>,
-}
-
-impl Reported {
-    /// Logs a message, unless the same message was logged a short time ago.
-    fn report(&mut self, message: String) {
-        let is_recent = self.at.is_some_and(|at| at.elapsed() < REPEAT_INTERVAL);
-        if !is_recent || self.message != message {
-            eprintln!("cowrie-load: {message}");
-            self.at = Some(Instant::now());
-            self.message = message;
-        }
-    }
 }
 
 pub struct Follower {
@@ -417,43 +396,6 @@ fn divide(batches: &mut VecDeque<Batch>) {
             is_committing: false,
             transaction: None,
         });
-    }
-}
-
-/// The reason why a connection cannot be used.
-enum Refusal {
-    /// Tables, privileges or the unique key are missing.
-    Unusable(String),
-    Failed(String),
-}
-
-/// Checks tables, privileges and the unique key.
-fn checked(mut client: Client) -> Result<Writer, Refusal> {
-    let failed = |error| Refusal::Failed(format!("could not check the tables: {}", explained(&error)));
-    for table in ["sessions", "sensors", "clients"] {
-        let row = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).map_err(failed)?;
-        if !row.get::<_, bool>(0) {
-            return Err(Refusal::Unusable(format!(
-                "could not find the table \"{table}\" of Cowrie's schema; check dbname, and the search_path of \
-                 the role and its USAGE on the schema"
-            )));
-        }
-    }
-    let missing = grants::missing(&mut client, Program::Follow).map_err(failed)?;
-    if !missing.is_empty() {
-        return Err(Refusal::Unusable(format!(
-            "the role lacks privileges: {}; run the statements of: cowrie-load --print-grants sessions",
-            missing.join(", ")
-        )));
-    }
-    let mut writer = Writer::new(client).map_err(failed)?;
-    match writer.has_unique_key().map_err(failed)? {
-        true => Ok(writer),
-        false => Err(Refusal::Unusable(
-            "the table \"sessions\" has no unique key on id, so a session could be stored twice; run: \
-             ALTER TABLE sessions ADD PRIMARY KEY (id)"
-                .into(),
-        )),
     }
 }
 
