@@ -15,7 +15,7 @@ use server_tests::scrape::{
 };
 use server_tests::{Cluster, Options, fresh_database, wait_until};
 
-const CREATED: &str = r#"asn_inventory_records_created_total{source="manual",country="DE",rir="unknown"}"#;
+const CREATED: &str = r#"asn_inventory_records_created_total{source="manual",country="DE",rir="ARIN"}"#;
 const FAILURES: &str = r#"enrich_export_failures_total{exporter="scrape"}"#;
 const SERVED: &str = r#"enrich_exports_total{exporter="scrape"}"#;
 
