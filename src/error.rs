@@ -129,6 +129,18 @@ pub fn not_asked_about(provider: &str, address: Address) -> ! {
     )
 }
 
+/// A list says that the address is a known research scanner, and the provider is not asked about these.
+pub fn benign_scanner(provider: &str, address: Address) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        format!("could not queue a lookup of a known research scanner at {provider}"),
+        Some(format!(
+            "A list in a file of ip_type_databases contains the address {address} with the type SCANNER_BENIGN."
+        )),
+        Some("The function ip_type_entries() returns the list."),
+    )
+}
+
 pub fn not_attached(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

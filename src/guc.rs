@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use cowrie_enrich_engine::export::settings::{self as export, Refusal};
 use cowrie_enrich_engine::file_list;
+use cowrie_enrich_engine::ip_type::MaxAges;
 use cowrie_enrich_engine::providers::{self, Settings};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
@@ -24,6 +25,8 @@ pub const FILES: &str = "maxmind";
 
 static CITY_DATABASE: Text = Text::new(None);
 static ASN_DATABASE: Text = Text::new(None);
+static IP_TYPE_DATABASES: Text = Text::new(None);
+static IP_TYPE_MAX_AGE: Text = Text::new(Some(c"7 days, TOR: 1 day"));
 static ENABLED_SOURCES: Text = Text::new(Some(c"maxmind,cymru"));
 
 /// The settings that the providers declare.
@@ -119,6 +122,32 @@ impl Check for DatabaseNames {
     }
 }
 
+/// Maximum number of files in `ip_type_databases`.
+const MOST_TYPE_FILES: usize = 32;
+
+struct TypeFiles;
+impl Check for TypeFiles {
+    fn check(list: &str) -> Result<(), Refusal> {
+        const HINT: &str = "Separate the paths by single commas, for example '/var/lib/lists/types.mmdb,/var/lib/GeoIP/GeoIP2-Anonymous-IP.mmdb'.";
+        let refused = |reason| Err(Refusal { reason, hint: HINT });
+        let paths = file_list::parse(list)?;
+        if paths.len() > MOST_TYPE_FILES {
+            return refused("The list contains more than 32 paths.");
+        }
+        if (1..paths.len()).any(|n| paths[..n].contains(&paths[n])) {
+            return refused("The list contains a path twice.");
+        }
+        Ok(())
+    }
+}
+
+struct MaxAge;
+impl Check for MaxAge {
+    fn check(text: &str) -> Result<(), Refusal> {
+        MaxAges::parse(text).map(|_| ())
+    }
+}
+
 fn define_files() {
     settings::define_checked::<Files>(
         c"cowrie_enrich.city_database",
@@ -131,6 +160,19 @@ fn define_files() {
         c"Paths of mmdb files that map addresses to networks, separated by commas.",
         c"The files are asked in the order of the list. The extension verifies each file and copies it into the data directory. Lookups read only these copies.",
         &ASN_DATABASE,
+    );
+    settings::define_checked::<TypeFiles>(
+        c"cowrie_enrich.ip_type_databases",
+        c"Paths of mmdb files that say types of addresses, such as VPN or TOR, separated by commas.",
+        c"Files that mmdb-build compiled from lists, MaxMind's Anonymous-IP and IPinfo's privacy files. The extension verifies each \
+        file and copies it into the data directory. Lookups read only these copies.",
+        &IP_TYPE_DATABASES,
+    );
+    settings::define_checked_for_all::<MaxAge>(
+        c"cowrie_enrich.ip_type_max_age",
+        c"Age from which a list in a file of ip_type_databases states nothing.",
+        c"An age without a type is for all types that are not named. Units are minutes, hours, days and weeks.",
+        &IP_TYPE_MAX_AGE,
     );
     settings::define_checked::<Sources>(
         c"cowrie_enrich.enabled_sources",
@@ -291,6 +333,16 @@ pub fn asn_database() -> Vec<String> {
 /// Returns the paths in a list, which was checked when it was set.
 fn files(setting: &Text) -> Vec<String> {
     text(setting).and_then(|list| file_list::parse(&list).ok()).unwrap_or_default()
+}
+
+/// Returns the paths of the files that say types of addresses.
+pub fn ip_type_databases() -> Vec<String> {
+    files(&IP_TYPE_DATABASES)
+}
+
+/// Returns the maximum ages of lists.
+pub fn ip_type_max_ages() -> MaxAges {
+    text(&IP_TYPE_MAX_AGE).and_then(|ages| MaxAges::parse(&ages).ok()).unwrap_or_default()
 }
 
 /// Returns the names in `enabled_sources`.

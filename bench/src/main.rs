@@ -11,6 +11,7 @@ mod folding;
 mod history;
 mod inserts;
 mod instructions;
+mod ip_types;
 mod isolation;
 mod lists;
 mod lookups;
@@ -39,7 +40,17 @@ fn main() {
     let known = [
         &of_files[..],
         &of_history[..],
-        &["cymru", "providers", "sources", "queue", "folding", "metrics", "isolation", "instructions"],
+        &[
+            "cymru",
+            "providers",
+            "sources",
+            "queue",
+            "folding",
+            "metrics",
+            "ip_types",
+            "isolation",
+            "instructions",
+        ],
     ]
     .concat();
     if let Some(unknown) = wanted.iter().find(|w| !known.contains(&w.as_str())) {
@@ -77,6 +88,9 @@ fn main() {
     }
     if asked_for("metrics") {
         metrics::measure(&effort, &mut report);
+    }
+    if asked_for("ip_types") {
+        ip_types::measure(&effort, &mut report);
     }
     // Takes ten minutes, so it runs only if it is named.
     if wanted.iter().any(|what| what == "isolation") {

@@ -69,7 +69,7 @@ fn new(sessions: u64) -> String {
 }
 
 /// Each line is a statement and a transaction.
-fn singly(sessions: u64, address: impl Fn(u64) -> String) -> String {
+pub fn singly(sessions: u64, address: impl Fn(u64) -> String) -> String {
     let insert = |n| {
         let address = address(n);
         format!(

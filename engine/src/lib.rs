@@ -18,6 +18,7 @@ pub mod export;
 pub mod file_list;
 #[cfg(any(test, fuzzing))]
 pub mod invariants;
+pub mod ip_type;
 pub mod jsonb_text;
 pub mod legacy;
 pub mod lookup_key;

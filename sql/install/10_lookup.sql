@@ -8,7 +8,7 @@ BEGIN
     FROM pg_catalog.pg_class c
     WHERE c.relnamespace OPERATOR(pg_catalog.=) '@extschema@'::pg_catalog.regnamespace::oid
       AND c.relname::text OPERATOR(pg_catalog.=) ANY (pg_catalog.regexp_split_to_array($relations$
-        asn_inventory, attached_tables, block_answer, blocked_session_tables, blocklist_exception, completion_status, counter_delta,
+        address_types, asn_inventory, attached_tables, block_answer, blocked_session_tables, blocklist_exception, completion_status, counter_delta,
         dead_letter, default_schedule, enrich_metrics, enrich_progress, enrichment_job,
         enrichment_request, incomplete_session, ip_asn_history, ip_inventory, job_address,
         known_networks, moved_addresses, network_activity, network_delta, network_reclassification,
@@ -90,7 +90,7 @@ CREATE FUNCTION mmdb_files(
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_files_wrapper';
 COMMENT ON FUNCTION mmdb_files(text) IS
-    'returns the rows of mmdb_status() for the files of one setting; the argument is ''city'' or ''asn''';
+    'returns the rows of mmdb_status() for the files of one setting; the argument is ''city'', ''asn'' or ''types''';
 
 CREATE FUNCTION mmdb_in_service(kind text) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_in_service_wrapper';
@@ -103,12 +103,28 @@ CREATE FUNCTION mmdb_status(
     RETURNS SETOF record
     LANGUAGE sql VOLATILE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT f.* FROM (VALUES ('city'), ('asn')) k(kind) CROSS JOIN LATERAL @extschema@.mmdb_files(k.kind) f
+        SELECT f.* FROM (VALUES ('city'), ('asn'), ('types')) k(kind) CROSS JOIN LATERAL @extschema@.mmdb_files(k.kind) f
     $$;
 COMMENT ON FUNCTION mmdb_status() IS
-    'state of the mmdb files: one row for each file that the settings city_database and asn_database name; each row has the loaded file, its load time, and the reason if the extension refused a newer file';
+    'state of the mmdb files: one row for each file that the settings city_database, asn_database and ip_type_databases name; each row has the loaded file, its load time, and the reason if the extension refused a newer file';
+
+CREATE FUNCTION ip_type_entries(
+    ip inet, OUT type text, OUT list text, OUT provider text, OUT region text, OUT service text,
+    OUT published_at timestamptz, OUT is_usable boolean)
+    RETURNS SETOF record
+    LANGUAGE c STABLE STRICT PARALLEL SAFE ROWS 2 AS 'MODULE_PATHNAME', 'ip_type_entries_wrapper';
+COMMENT ON FUNCTION ip_type_entries(inet) IS
+    'types of an address, such as VPN or TOR, one row for each statement of a list in the mmdb files of the setting ip_type_databases; is_usable is false if the list is older than ip_type_max_age allows, and then states nothing';
+
+CREATE FUNCTION ip_type_lists(
+    OUT list text, OUT type text, OUT published_at timestamptz, OUT max_age_seconds bigint, OUT is_usable boolean,
+    OUT entries bigint, OUT notice text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE ROWS 20 AS 'MODULE_PATHNAME', 'ip_type_lists_wrapper';
+COMMENT ON FUNCTION ip_type_lists() IS
+    'lists in the loaded mmdb files of the setting ip_type_databases: their type, time and number of entries, the maximum age for the type from ip_type_max_age, and the copyright notice that a list requires';
 
 CREATE FUNCTION reload_mmdb() RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reload_mmdb_wrapper';
 COMMENT ON FUNCTION reload_mmdb() IS
-    'load the mmdb files that the settings city_database and asn_database name, if the files have changed; raises an error if a file is unusable; the previously loaded file then stays in use';
+    'load the mmdb files that the settings city_database, asn_database and ip_type_databases name, if the files have changed; raises an error if a file is unusable; the previously loaded file then stays in use';

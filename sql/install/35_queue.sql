@@ -21,9 +21,9 @@ CREATE FUNCTION is_provider(name text) RETURNS boolean
 COMMENT ON FUNCTION is_provider(text) IS 'true if providers() returns a provider of this name';
 
 CREATE FUNCTION may_be_asked(provider text, ip inet) RETURNS boolean
-    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'may_be_asked_wrapper';
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'may_be_asked_wrapper';
 COMMENT ON FUNCTION may_be_asked(text, inet) IS
-    'true if a provider can look up an address: false for every bogon, and for every IPv6 address if the provider supports only IPv4';
+    'true if a provider can look up an address: false for every bogon, for every IPv6 address if the provider supports only IPv4, and, for the provider greynoise, if a list in the files of ip_type_databases says that the address is a known research scanner (SCANNER_BENIGN)';
 
 CREATE FUNCTION lookup_key_of(provider text, ip inet, OUT lookup_kind text, OUT lookup_key text)
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'lookup_key_of_wrapper';

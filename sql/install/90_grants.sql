@@ -37,6 +37,7 @@ $$;
 -- Functions that read only this server's own mmdb files and constants may be called by all roles.
 GRANT EXECUTE ON FUNCTION ip_country(inet), ip_registered_country(inet), ip_city(inet), ip_location(inet), ip_asn(inet),
     ip_asn_org(inet), maxmind_lookup(inet), mmdb_in_service(text), read_address_list(text[]),
+    ip_type_entries(inet), ip_type_lists(), stored_types_of(jsonb),
     -- The planner checks these two when it converts a constant.
     parsed_address_in(cstring), parsed_address_out(parsed_address),
     is_bogon(inet), bogon_reason(inet), asn_registry(bigint), is_bogon_asn(bigint), classify_asn(bigint, text), classify_name(text),

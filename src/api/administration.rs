@@ -9,14 +9,17 @@ use crate::telemetry::{self, Counter, Distribution, Operation, cells, networks_s
 use crate::{error, row, sql_function};
 
 sql_function!(mmdb_files_wrapper, pg_finfo_mmdb_files_wrapper, mmdb_files);
-/// Returns the rows of `mmdb_status()` for one setting: one row for each file, or one row if it names no file.
+/// Returns the rows of `mmdb_status()` for one setting: one row for each file. A setting for locations or
+/// networks has one row if it names no file.
 fn mmdb_files(call: &Call) {
     let wanted = call.text(0).unwrap_or_default();
-    let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == wanted) else {
+    let Some(kind) = Kind::EVERY.into_iter().find(|kind| kind.name() == wanted) else {
         return call.set([]);
     };
     let named = kind.files();
-    let unnamed = named.is_empty().then_some((FileId { kind, number: 1 }, None));
+    // The setting of types may name no file.
+    let is_shown = named.is_empty() && kind != Kind::Types;
+    let unnamed = is_shown.then_some((FileId::of(kind, 1, ""), None));
     let all = named.into_iter().map(|file| (file.id, Some(file.path))).chain(unnamed);
     call.set(all.map(|(id, path)| mmdb_file(id, path)));
 }

@@ -6,6 +6,7 @@ mod analysis;
 mod cymru;
 mod enrich;
 mod inventory_columns;
+mod ip_types;
 mod lookup;
 mod metrics;
 mod procedures;

@@ -102,6 +102,9 @@ fn request_enrichment(call: &Call) {
     if let Some(reason) = bogon::reason(inet.address) {
         error::bogon_refused(inet.address, reason);
     }
+    if provider.leaves_out(inet.address) {
+        error::benign_scanner(provider.title(), inet.address);
+    }
     if !provider.takes(inet.address) {
         error::not_asked_about(provider.title(), inet.address);
     }

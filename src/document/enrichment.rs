@@ -29,12 +29,15 @@ use std::time::Duration;
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::country;
+use cowrie_enrich_engine::ip_type;
 use cowrie_enrich_engine::mmdb::{Location, Network, clean_name};
 use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::{JsonObject, Lifetimes, Purpose};
 use cowrie_enrich_engine::timestamp::Timestamp;
 
+use super::classification::{self, Classification};
 use super::skipped::{self, is_skipped};
+use crate::guc;
 use crate::mmdb::{Databases, Found};
 use crate::pg::clock;
 use crate::pg::jsonb::{self, Container, Object, Value};
@@ -241,7 +244,7 @@ pub(super) fn meta_of<'a>(document: Container<'a>, source: &str) -> Option<Conta
 }
 
 /// Returns the time of a source's answer. `None`: there is no answer, or it has no valid time.
-fn answered_at(document: Container<'_>, source: &str) -> Option<Timestamp> {
+pub fn answered_at(document: Container<'_>, source: &str) -> Option<Timestamp> {
     let own = || document.object(source).and_then(|own| own.text("cached_at"));
     let time = own().or_else(|| meta_of(document, source).and_then(|meta| meta.text("asked_at")));
     time.and_then(Timestamp::parse)
@@ -447,8 +450,33 @@ fn is_true(document: Container<'_>, source: &str, key: &str) -> bool {
 const MOST_TYPES: usize = 32;
 const LONGEST_TYPE: usize = 64;
 
-/// Returns the types of an address from SPUR's answer: its tunnels, its infrastructure and its client types.
+/// Returns the types of an address from SPUR's answer, and from the classification of the Python system.
 pub fn ip_types(document: Container<'_>) -> Vec<String> {
+    let mut types = spur_types(document);
+    add_classified(&mut types, classification::of(document));
+    types
+}
+
+/// Returns the type that a session of the address keeps if it arrives now. A classification of the Python
+/// system counts only as long as a list of its type.
+pub fn leading_type(document: Container<'_>) -> Option<String> {
+    let mut types = spur_types(document);
+    let now = clock::now();
+    let classified = classification::of(document);
+    add_classified(&mut types, classified.filter(|known| known.counts(&guc::ip_type_max_ages(), now)));
+    ip_type::leading(types.iter().map(String::as_str)).map(str::to_owned)
+}
+
+fn add_classified(types: &mut Vec<String>, classified: Option<Classification>) {
+    if let Some(known) = classified
+        && !types.iter().any(|other| other == known.kind)
+    {
+        types.push(known.kind.to_owned());
+    }
+}
+
+/// Returns the types in SPUR's answer: its tunnels, its infrastructure and its client types.
+pub fn spur_types(document: Container<'_>) -> Vec<String> {
     let mut types = Vec::new();
     let Some(spur) = document.object("spur") else { return types };
     if let Some(tunnels) = spur.get("tunnels") {
@@ -492,13 +520,4 @@ fn collect_types(value: Value<'_>, types: &mut Vec<String>, depth: usize) {
         }
         _ => {}
     }
-}
-
-/// Returns the one type that a session's snapshot keeps.
-pub fn leading_type(types: &[String]) -> Option<&str> {
-    const ORDER: [&str; 6] = ["VPN", "TOR", "PROXY", "DATACENTER", "RESIDENTIAL", "MOBILE"];
-    ORDER
-        .into_iter()
-        .find(|wanted| types.iter().any(|t| t == wanted))
-        .or_else(|| types.first().map(String::as_str))
 }

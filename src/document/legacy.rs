@@ -7,6 +7,7 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::legacy;
 use cowrie_enrich_engine::providers::cymru;
 
+use crate::document::classification;
 use crate::document::enrichment::country_text;
 use crate::pg::jsonb::{self, Container, Value};
 use crate::pg::varlena::OwnedVarlena;
@@ -78,7 +79,7 @@ pub fn of_address(document: Container<'_>, address: Address) -> Result<Option<Co
     if !document.is_object() {
         return Err("the value of column enrichment is not a JSON object".to_owned());
     }
-    if SOURCES.iter().any(|source| document.get(source).is_some()) {
+    if SOURCES.into_iter().chain([classification::KEY]).any(|source| document.get(source).is_some()) {
         return Ok(Some(document));
     }
     let session = match document.get("session") {

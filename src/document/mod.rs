@@ -2,10 +2,12 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | `classification` | the type of an address by the Python system |
 //! | `enrichment` | the documents of this extension: their content and its age |
 //! | `legacy` | the documents of the Python system, read by import |
 //! | `skipped` | lookups that a user left out or cancelled |
 
+pub mod classification;
 pub mod enrichment;
 pub mod legacy;
 pub mod skipped;

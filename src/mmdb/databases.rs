@@ -13,6 +13,7 @@ use memmap2::Mmap;
 
 use super::file::Kind;
 use super::private_copy;
+use super::types::TypeFiles;
 use crate::telemetry;
 
 pub(super) struct LoadedDatabase {
@@ -25,9 +26,10 @@ pub(super) struct LoadedDatabase {
 pub struct Databases {
     city: Vec<Option<LoadedDatabase>>,
     asn: Vec<Option<LoadedDatabase>>,
+    types: TypeFiles,
     /// Increases with every change of the maps.
     version: u64,
-    /// Builds of all files. An answer is due again when this changes.
+    /// Builds of the files of locations and networks. An answer is due again when this changes.
     builds: String,
 }
 
@@ -41,6 +43,7 @@ pub struct Found<'a, T> {
 }
 
 impl Databases {
+    /// Returns whether no file of locations or networks is loaded.
     pub fn is_empty(&self) -> bool {
         self.files(Kind::City).chain(self.files(Kind::Asn)).next().is_none()
     }
@@ -118,14 +121,16 @@ impl Databases {
         match kind {
             Kind::City => self.files(kind).next().is_some(),
             Kind::Asn => self.network_files().next().is_some(),
+            Kind::Types => !self.types.is_empty(),
         }
     }
 
     /// Returns the files of a setting that are in service.
     fn files(&self, kind: Kind) -> impl Iterator<Item = &Database<Mmap>> {
-        let files = match kind {
+        let files: &[Option<LoadedDatabase>] = match kind {
             Kind::City => &self.city,
             Kind::Asn => &self.asn,
+            Kind::Types => &[],
         };
         files.iter().flatten().map(|loaded| &loaded.database)
     }
@@ -138,11 +143,17 @@ impl Databases {
         own.chain(others)
     }
 
-    pub(super) fn of_mut(&mut self, kind: Kind) -> &mut Vec<Option<LoadedDatabase>> {
-        match kind {
-            Kind::City => &mut self.city,
-            Kind::Asn => &mut self.asn,
-        }
+    /// Returns the loaded files that say types of addresses.
+    pub fn types(&self) -> &TypeFiles {
+        &self.types
+    }
+
+    pub(super) fn types_mut(&mut self) -> &mut TypeFiles {
+        &mut self.types
+    }
+
+    pub(super) fn asked_in_order_mut(&mut self) -> [(Kind, &mut Vec<Option<LoadedDatabase>>); 2] {
+        [(Kind::City, &mut self.city), (Kind::Asn, &mut self.asn)]
     }
 
     /// Must be called after every change of the maps.
@@ -188,7 +199,7 @@ impl<T> Found<'_, T> {
 }
 
 /// Counts and logs a damaged record, and returns `None`. Verification makes damaged records very unlikely.
-fn answered<T>(result: Result<Option<T>, MmdbError>) -> Option<T> {
+pub(super) fn answered<T>(result: Result<Option<T>, MmdbError>) -> Option<T> {
     result.unwrap_or_else(|error| {
         telemetry::error("could not look up an address in an mmdb file", &error.to_string());
         None

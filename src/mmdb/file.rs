@@ -4,20 +4,26 @@ use cowrie_enrich_engine::mmdb::Content;
 
 use crate::guc;
 
-/// The two settings. Each names one or more files, which are asked in order.
+/// The settings. Each names one or more files. The files of locations and of networks are asked in order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     City,
     Asn,
+    /// Files that say types of addresses.
+    Types,
 }
 
 impl Kind {
+    /// The settings whose files are asked in order.
     pub const ALL: [Kind; 2] = [Kind::City, Kind::Asn];
+
+    pub const EVERY: [Kind; 3] = [Kind::City, Kind::Asn, Kind::Types];
 
     pub fn name(self) -> &'static str {
         match self {
             Kind::City => "city",
             Kind::Asn => "asn",
+            Kind::Types => "types",
         }
     }
 
@@ -25,6 +31,7 @@ impl Kind {
         match self {
             Kind::City => "cowrie_enrich.city_database",
             Kind::Asn => "cowrie_enrich.asn_database",
+            Kind::Types => "cowrie_enrich.ip_type_databases",
         }
     }
 
@@ -33,9 +40,13 @@ impl Kind {
         let paths = match self {
             Kind::City => guc::city_database(),
             Kind::Asn => guc::asn_database(),
+            Kind::Types => guc::ip_type_databases(),
         };
-        let number = |(number, path)| ConfiguredFile { id: FileId { kind: self, number }, path };
-        (1..).zip(paths).map(number).collect()
+        let file = |(number, path): (usize, String)| {
+            let id = FileId::of(self, number, &path);
+            ConfiguredFile { id, path }
+        };
+        (1..).zip(paths).map(file).collect()
     }
 
     /// Returns true if a file with this content is valid for this setting.
@@ -48,18 +59,32 @@ impl Kind {
 }
 
 /// A file's place in the settings. Its private copy belongs to the place: if the setting names another file, the copy
-/// stays in service until the other file has been verified.
+/// stays in service until the other file has been verified. The copy of a file of types belongs to its path instead. So
+/// a file that the setting names no more states nothing at once, and the order of the files does not matter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FileId {
     pub kind: Kind,
     /// Position in the setting, from 1.
     pub number: usize,
+    /// Fingerprint of the path of a file of types; 0 for other files.
+    fingerprint: u64,
 }
 
 impl FileId {
+    pub fn of(kind: Kind, number: usize, path: &str) -> FileId {
+        let fingerprint = if kind == Kind::Types { fingerprint(path) } else { 0 };
+        FileId { kind, number, fingerprint }
+    }
+
+    /// Returns whether both have the same private copy.
+    pub fn has_copy_of(self, other: FileId) -> bool {
+        self.stem() == other.stem()
+    }
+
     /// Returns the beginning of the names of the private copy and its status: `city`, `city.2`, `city.3` …
     pub fn stem(self) -> String {
         match self.number {
+            _ if self.kind == Kind::Types => format!("{TYPES_PREFIX}{:016x}", self.fingerprint),
             1 => self.kind.name().to_owned(),
             number => format!("{}.{number}", self.kind.name()),
         }
@@ -71,6 +96,16 @@ impl FileId {
         let behind = name.strip_prefix(kind.name())?.strip_prefix('.')?;
         behind.split(['.', '-']).next()?.parse().ok()
     }
+}
+
+/// Beginning of the names of the copies of files of types; a fingerprint of 16 digits follows.
+pub const TYPES_PREFIX: &str = "types-";
+
+/// FNV-1a: the same in each process and version.
+fn fingerprint(path: &str) -> u64 {
+    path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// A file that a setting names.

@@ -5,8 +5,10 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 
-use cowrie_enrich_engine::mmdb::{Database, MmdbError};
+use cowrie_enrich_engine::mmdb::types::{TypeDatabase, TypeList};
+use cowrie_enrich_engine::mmdb::{Database, Facts, MmdbError};
 use cowrie_enrich_engine::regular_file;
+use memmap2::Mmap;
 
 use super::private_copy::{self, Draft, ReplacementLock, Signature, Status, read_status};
 use super::{ConfiguredFile, FileId, Kind};
@@ -59,6 +61,9 @@ impl fmt::Display for ImportError {
             }
             ImportError::WrongContent { kind: Kind::Asn, database_type, .. } => {
                 write!(f, "a file of type \"{database_type}\" does not contain networks (ASNs) of addresses")
+            }
+            ImportError::WrongContent { kind: Kind::Types, database_type, .. } => {
+                write!(f, "a file of type \"{database_type}\" does not contain types of addresses")
             }
         }
     }
@@ -123,6 +128,9 @@ pub fn is_due(file: &ConfiguredFile) -> bool {
 
 /// Removes the copies of files that the settings name no more.
 pub fn remove_unnamed() {
+    if let Ok(Some(lock)) = ReplacementLock::take(false) {
+        private_copy::remove_unconfigured(&lock);
+    }
     for kind in Kind::ALL {
         let configured = kind.files().len();
         if private_copy::unnamed(kind, configured).is_empty() {
@@ -166,18 +174,8 @@ fn copy_and_verify(
         return Err(ImportError::Changing { kind, path: path.to_owned() });
     }
 
-    let damaged = |error| ImportError::Damaged { kind, path: path.to_owned(), error };
     let map = mapped_file::map(&draft.file).map_err(file_error)?;
-    let database = Database::open(map).map_err(damaged)?;
-    let facts = database.facts().clone();
-    if !kind.accepts(database.content()) {
-        return Err(ImportError::WrongContent {
-            kind,
-            path: path.to_owned(),
-            database_type: facts.database_type,
-        });
-    }
-    database.verify().map_err(damaged)?;
+    let (facts, lists) = verify(kind, path, map)?;
     let status = Status {
         file: None,
         source: Some(signature.clone()),
@@ -188,9 +186,31 @@ fn copy_and_verify(
         node_count: Some(i64::from(facts.node_count)),
         loaded_at: Some(clock::now()),
         last_error: None,
+        lists,
         refused: None,
     };
     Ok((draft, status))
+}
+
+/// Verifies a copy. Returns its metadata, and its lists if it says types.
+fn verify(kind: Kind, path: &str, map: Mmap) -> Result<(Facts, Vec<TypeList>), ImportError> {
+    let damaged = |error| ImportError::Damaged { kind, path: path.to_owned(), error };
+    if kind == Kind::Types {
+        let database = TypeDatabase::open(map).map_err(damaged)?;
+        database.verify().map_err(damaged)?;
+        return Ok((database.facts().clone(), database.lists().to_vec()));
+    }
+    let database = Database::open(map).map_err(damaged)?;
+    let facts = database.facts().clone();
+    if !kind.accepts(database.content()) {
+        return Err(ImportError::WrongContent {
+            kind,
+            path: path.to_owned(),
+            database_type: facts.database_type,
+        });
+    }
+    database.verify().map_err(damaged)?;
+    Ok((facts, Vec::new()))
 }
 
 /// Bytes to copy between two checks for interrupts.

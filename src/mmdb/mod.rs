@@ -9,6 +9,7 @@ mod databases;
 mod file;
 mod import;
 mod private_copy;
+mod types;
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub use databases::{Databases, Found};
 pub use file::{ConfiguredFile, FileId, Kind};
 pub use import::ImportError;
 pub use private_copy::Status;
+pub use types::{published, unix_seconds};
 
 /// How much work the caller allows.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,7 +80,7 @@ pub fn status(id: FileId) -> Option<Status> {
 }
 
 fn configured_files() -> impl Iterator<Item = ConfiguredFile> {
-    Kind::ALL.into_iter().flat_map(Kind::files)
+    Kind::EVERY.into_iter().flat_map(Kind::files)
 }
 
 fn look_for_newer(policy: LoadPolicy) {
@@ -130,10 +132,10 @@ fn refresh_maps() {
         // The cell is borrowed if a lookup is running further up the stack. That lookup keeps its maps.
         let Ok(mut databases) = cell.try_borrow_mut() else { return };
         let is_enabled = guc::names(&guc::enabled_sources(), guc::FILES);
-        let mut changed = false;
-        for kind in Kind::ALL {
-            let files = if is_enabled { kind.files() } else { Vec::new() };
-            let loaded = databases.of_mut(kind);
+        let wanted = |kind: Kind| if is_enabled { kind.files() } else { Vec::new() };
+        let mut changed = databases.types_mut().refresh(wanted(Kind::Types));
+        for (kind, loaded) in databases.asked_in_order_mut() {
+            let files = wanted(kind);
             changed |= loaded.len() != files.len();
             loaded.resize_with(files.len(), || None);
             for (file, slot) in files.iter().zip(loaded) {

@@ -10,12 +10,15 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use cowrie_enrich_engine::mmdb::types::TypeList;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
 use memmap2::Mmap;
 use serde_json::{Map, Value};
 
+use super::file::TYPES_PREFIX;
 use super::{FileId, Kind};
 use crate::pg::{self, mapped_file};
 
@@ -87,6 +90,8 @@ pub struct Status {
     pub node_count: Option<i64>,
     pub loaded_at: Option<Timestamp>,
     pub last_error: Option<String>,
+    /// The lists of a file that says types.
+    pub lists: Vec<TypeList>,
     pub refused: Option<Signature>,
 }
 
@@ -107,6 +112,9 @@ impl Status {
         put("node_count", self.node_count.map(Value::from));
         put("loaded_at", self.loaded_at.map(|at| Value::from(at.micros())));
         put("last_error", self.last_error.clone().map(Value::from));
+        if !self.lists.is_empty() {
+            put("lists", Some(self.lists.iter().map(list_to_json).collect()));
+        }
         put("refused", self.refused.as_ref().map(Signature::to_json));
         Value::Object(all)
     }
@@ -124,6 +132,11 @@ impl Status {
             node_count: number("node_count"),
             loaded_at: number("loaded_at").map(Timestamp::from_micros),
             last_error: text("last_error"),
+            lists: value
+                .get("lists")
+                .and_then(Value::as_array)
+                .map(|lists| lists.iter().filter_map(list_from_json).collect())
+                .unwrap_or_default(),
             refused: value.get("refused").and_then(Signature::from_json),
         }
     }
@@ -133,6 +146,24 @@ impl Status {
     pub fn serves(&self) -> bool {
         self.file.as_ref().is_some_and(|name| directory().join(name).exists())
     }
+}
+
+fn list_to_json(list: &TypeList) -> Value {
+    serde_json::json!({
+        "name": list.name, "type": list.kind, "published": list.published,
+        "entries": list.entries, "notice": list.notice,
+    })
+}
+
+fn list_from_json(value: &Value) -> Option<TypeList> {
+    let text = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
+    Some(TypeList {
+        name: text("name")?,
+        kind: text("type")?,
+        published: value.get("published")?.as_u64()?,
+        entries: value.get("entries").and_then(Value::as_u64),
+        notice: text("notice"),
+    })
 }
 
 fn is_copy_name(name: &str) -> bool {
@@ -298,6 +329,30 @@ fn remove_others(id: FileId, keep: &str) {
         let Some(name) = Path::new(&name).to_str() else { continue };
         if name.starts_with(&prefix) && is_copy_name(name) && name != keep {
             // If the copy cannot be removed now, the next import removes it.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// How long the copies of a file that is not configured stay. A process that has not read the new settings yet
+/// may take a new file for one that is not configured.
+const UNCONFIGURED_FOR: Duration = Duration::from_secs(3600);
+
+/// Removes the copies of files of types that are not configured any more.
+pub fn remove_unconfigured(_lock: &ReplacementLock) {
+    let wanted: Vec<String> = Kind::Types.files().iter().map(|file| file.id.stem()).collect();
+    let Ok(entries) = fs::read_dir(directory()) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| name.starts_with(TYPES_PREFIX)) else { continue };
+        let stem_length = TYPES_PREFIX.len() + 16;
+        if wanted.iter().any(|stem| name.get(..stem_length) == Some(stem)) {
+            continue;
+        }
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        let is_old = modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > UNCONFIGURED_FOR));
+        if is_old {
+            // If the file cannot be removed now, the next import removes it.
             let _ = fs::remove_file(entry.path());
         }
     }

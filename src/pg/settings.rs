@@ -123,12 +123,32 @@ pub trait Check {
     fn check(text: &str) -> Result<(), Refusal>;
 }
 
-/// Defines a text that only superusers may set and that must pass its check. An empty text always passes.
+/// Defines a text that only superusers may see and that must pass its check. An empty text always passes.
 pub fn define_checked<C: Check>(
     name: &'static CStr,
     short: &'static CStr,
     long: &'static CStr,
     setting: &'static GucSetting<Option<CString>>,
+) {
+    define_with_check::<C>(name, short, long, setting, GucFlags::SUPERUSER_ONLY);
+}
+
+/// Like [`define_checked`], for a text that all roles may see.
+pub fn define_checked_for_all<C: Check>(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+) {
+    define_with_check::<C>(name, short, long, setting, GucFlags::default());
+}
+
+fn define_with_check<C: Check>(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+    guard: GucFlags,
 ) {
     // SAFETY: no panic leaves the hook.
     unsafe {
@@ -138,7 +158,7 @@ pub fn define_checked<C: Check>(
             long,
             setting,
             GucContext::Sighup,
-            GucFlags::SUPERUSER_ONLY,
+            guard,
             Some(check_text::<C>),
             None,
             None,

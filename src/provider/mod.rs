@@ -16,6 +16,7 @@ use cowrie_enrich_engine::providers::{self, Lifetimes, Purpose, Settings};
 use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::guc;
+use crate::mmdb::{self, LoadPolicy};
 use crate::pg::clock;
 
 /// A source that is queried over the network; the number is its index in [`providers::ALL`].
@@ -162,9 +163,17 @@ impl Provider {
         !Providers::enabled().and(Providers::of([self])).is_empty()
     }
 
-    /// Returns whether the provider can know an address. Bogons never leave the machine.
+    /// Returns whether the provider can know an address, and should be asked about it. Bogons never leave the
+    /// machine.
     pub fn takes(self, address: Address) -> bool {
-        bogon::reason(address).is_none() && self.declared().takes(address)
+        bogon::reason(address).is_none() && self.declared().takes(address) && !self.leaves_out(address)
+    }
+
+    /// Returns whether an mmdb file says what the provider would say: that the address is a known research
+    /// scanner.
+    pub fn leaves_out(self, address: Address) -> bool {
+        self.declared().leaves_out_benign_scanners()
+            && mmdb::with(LoadPolicy::None, |files| files.types().is_benign_scanner(address))
     }
 }
 

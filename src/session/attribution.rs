@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::ip_type;
 use foldhash::fast::RandomState;
 
 use crate::document::enrichment::{self, Answer, Meta};
@@ -202,11 +203,14 @@ fn read_inventory(oids: ExtensionOids, address: Address, databases: &Databases) 
     addresses::probe(oids, address, snapshot, |row| {
         let known = addresses::read_known(row, databases);
         let document = addresses::document(row);
+        let is_bogon = document.is_some_and(enrichment::is_bogon);
+        let of_files = if is_bogon { None } else { databases.types().leading(address) };
+        let leading = ip_type::leading(known.ip_type.as_deref().into_iter().chain(of_files));
         let awaits = |asn: Option<i64>| match document {
-            Some(document) if enrichment::is_bogon(document) => Providers::NONE,
-            document => enrichment::awaited(document, asn, known.ip_type.as_deref()),
+            _ if is_bogon => Providers::NONE,
+            document => enrichment::awaited(document, asn, leading),
         };
-        let ip_type = known.ip_type.as_deref().map(|name| (text::owned(name), name.chars().count()));
+        let ip_type = leading.map(kept_type);
         let kept = document.map(|document| jsonb::owned_without(document, "_meta"));
         if known.is_due {
             let answer = Answer::for_address(address, databases);
@@ -236,18 +240,24 @@ fn read_inventory(oids: ExtensionOids, address: Address, databases: &Databases) 
     })
 }
 
+/// Returns a type for [`Attribution::ip_type`].
+fn kept_type(name: &str) -> (OwnedVarlena<Text>, usize) {
+    (text::owned(name), name.chars().count())
+}
+
 fn read_files(address: Address, databases: &Databases) -> Attribution {
     let answer = Answer::for_address(address, databases);
     let known = answer.is_hit() || answer.bogon.is_some();
+    let leading = if answer.bogon.is_some() { None } else { databases.types().leading(address) };
     Attribution {
         asn: answer.asn(),
         country: answer.country(),
-        ip_type: None,
+        ip_type: leading.map(kept_type),
         enrichment: known.then(|| answer.document(databases, Meta::Omitted)).and_then(Typed::into_owned),
         inventory: Inventory::Unknown,
         awaits: match answer.bogon {
             Some(_) => Providers::NONE,
-            None => enrichment::awaited(None, answer.asn(), None),
+            None => enrichment::awaited(None, answer.asn(), leading),
         },
         as_of: COMMITTED_AS_OF.get(),
     }

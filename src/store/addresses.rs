@@ -30,6 +30,7 @@ thread_local! {
 pub struct AddressFacts {
     pub asn: Option<i64>,
     pub country: Option<[u8; 2]>,
+    /// From providers.
     pub ip_type: Option<String>,
     /// True if the mmdb files in service are newer than its answer.
     pub is_due: bool,
@@ -70,7 +71,7 @@ pub fn read_known(row: &Row, databases: &Databases) -> AddressFacts {
     AddressFacts {
         asn: row.bigint(CURRENT_ASN),
         country: row.text(GEO_COUNTRY).and_then(|text| <[u8; 2]>::try_from(text).ok()).filter(|c| c != b"XX"),
-        ip_type: document.and_then(|d| enrichment::leading_type(&enrichment::ip_types(d)).map(str::to_owned)),
+        ip_type: document.and_then(enrichment::leading_type),
         is_due: is_document_due(row, document, databases),
     }
 }

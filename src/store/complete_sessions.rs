@@ -91,7 +91,7 @@ pub fn known(connection: &Connection, wanted: &[Address]) -> Vec<CurrentAttribut
         let read = |(address, asn, document): (Option<Address>, _, Option<Container<'_>>)| {
             let (address, document) = address.zip(document)?;
             let country = enrichment::country(document);
-            let ip_type = enrichment::leading_type(&enrichment::ip_types(document)).map(str::to_owned);
+            let ip_type = enrichment::leading_type(document);
             let document = Some(jsonb::owned_without(document, "_meta"));
             Some(CurrentAttribution { address, asn, country, ip_type, document })
         };

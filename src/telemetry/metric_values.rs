@@ -4,6 +4,7 @@
 //! Counters and histograms come from shared memory, and so do the last sizes that other databases' workers
 //! counted. The caller may pass current sizes of its own database.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use cowrie_enrich_engine::breaker::State;
@@ -36,6 +37,7 @@ pub fn families(own: Option<&Sizes>) -> Vec<Family> {
     families.extend(providers());
     families.extend(queues(&databases));
     families.extend(files());
+    families.extend(type_files());
     families.extend(server());
     families.extend(exports());
     families.extend(workers());
@@ -342,6 +344,37 @@ fn files() -> Vec<Family> {
         }
     }
     vec![ages, loaded, in_service]
+}
+
+/// Returns the state of the files that say types of addresses, and of their lists.
+fn type_files() -> Vec<Family> {
+    let mut ages = Family::of(&declared::IP_TYPE_LIST_AGE);
+    let (mut loaded, mut missing, mut usable, mut stale) = (0, 0, 0, 0);
+    let max_ages = guc::ip_type_max_ages();
+    let now = mmdb::unix_seconds(clock::now());
+    // A list that is in several files, by name and type, has the oldest of their times.
+    let mut published: BTreeMap<(String, String), u64> = BTreeMap::new();
+    for ConfiguredFile { id, .. } in Kind::Types.files() {
+        let Some(status) = mmdb::status(id).filter(mmdb::Status::serves) else {
+            missing += 1;
+            continue;
+        };
+        loaded += 1;
+        for list in status.lists {
+            *(if max_ages.allows(&list.kind, list.published, now) { &mut usable } else { &mut stale }) += 1;
+            let oldest = published.entry((list.name, list.kind)).or_insert(list.published);
+            *oldest = list.published.min(*oldest);
+        }
+    }
+    for ((name, kind), at) in &published {
+        ages = ages.with([name.as_str(), kind.as_str()], age(Some(mmdb::published(*at))));
+    }
+    let files = Family::of(&declared::IP_TYPE_FILES)
+        .with(["loaded"], number(loaded))
+        .with(["missing"], number(missing));
+    let lists =
+        Family::of(&declared::IP_TYPE_LISTS).with(["usable"], number(usable)).with(["stale"], number(stale));
+    vec![files, lists, ages]
 }
 
 fn server() -> Vec<Family> {

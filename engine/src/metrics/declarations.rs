@@ -137,6 +137,13 @@ families! {
     MMDB_IN_SERVICE: Gauge "enrich.mmdb_in_service" as "enrich_mmdb_in_service" in "1" by ["kind", "file"]
         => "1 if the mmdb file that a setting names is in service, else 0";
 
+    IP_TYPE_FILES: Gauge "enrich.ip_type_files" as "enrich_ip_type_files" in "{file}" by ["state"]
+        => "Configured mmdb files that say types of addresses, by state: loaded or missing";
+    IP_TYPE_LISTS: Gauge "enrich.ip_type_lists" as "enrich_ip_type_lists" in "{list}" by ["state"]
+        => "Lists in these files, by state: usable, or stale, which is older than ip_type_max_age";
+    IP_TYPE_LIST_AGE: Gauge "enrich.ip_type_list_age" as "enrich_ip_type_list_age_seconds" in "s" by ["list", "type"]
+        => "Time since the list was published";
+
     LAUNCHER_UP: Gauge "enrich.launcher_up" as "enrich_launcher_up" in "1" by []
         => "1 while the launcher, which starts the workers, runs, else 0";
     STANDBY: Gauge "enrich.server_standby" as "enrich_server_standby" in "1" by []

@@ -112,6 +112,11 @@ impl HttpProvider for GreyNoise {
     fn service(&self) -> &'static HttpService {
         &SERVICE
     }
+
+    /// A list of research scanners says what GreyNoise would say, and costs no quota.
+    fn leaves_out_benign_scanners(&self) -> bool {
+        true
+    }
 }
 
 fn read(address: Address, response: &HttpResponse<'_>) -> Option<ReadResult> {

@@ -75,6 +75,11 @@ pub trait Provider: Sync {
         true
     }
 
+    /// Returns whether it is not asked about known research scanners, because it has no further facts about them.
+    fn leaves_out_benign_scanners(&self) -> bool {
+        false
+    }
+
     /// Returns the key to look up for an address: the address, or a block whose addresses share one answer.
     fn lookup_key(&self, address: Address) -> Prefix {
         Prefix::host(address)

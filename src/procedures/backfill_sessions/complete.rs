@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
+use cowrie_enrich_engine::ip_type;
 
 use super::PageRange;
 use super::gather::Layout;
@@ -215,7 +216,7 @@ fn session(row: &Row, layout: &Layout, columns: &Snapshot) -> Option<Session> {
     let country = || own.and_then(enrichment::country);
     let ip_type = || {
         let types = own.map(enrichment::ip_types).unwrap_or_default();
-        enrichment::leading_type(&types).map(str::to_owned)
+        ip_type::leading(types.iter().map(String::as_str)).map(str::to_owned)
     };
     Some(Session {
         tuple_id: row.tuple_id(),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cowrie_enrich_engine::metrics::declarations;
+use cowrie_enrich_test_mmdb::types::TypesFile;
 use cowrie_enrich_upstreams::Behaviour;
 use postgres::Row;
 use postgres::types::Type;
@@ -267,10 +268,18 @@ fn strangers(expression: &str, known: &Known, recorded: &BTreeSet<String>) -> Ve
     wrong
 }
 
+fn use_a_list_of_types(lab: &Lab, db: &mut Database<'_>) {
+    let path = lab.cluster.files().join("types.mmdb");
+    TypesFile::new().list("exits", "TOR", 1_700_000_000).entry("exits", "192.0.2.1/32").write(&path);
+    lab.reconfigure(&[&format!("ip_type_databases = '{}'", path.display())]);
+    db.another().run("SELECT reload_mmdb()");
+}
+
 /// Makes the server do all kinds of work. Networks are created by calls, by sessions and by a worker. There are hits,
 /// updates, answers that serve several addresses, and a refused lookup.
 fn work(lab: &Lab, db: &mut Database<'_>) {
     lab.whois.behave(Behaviour::normal());
+    use_a_list_of_types(lab, db);
     COWRIE.create_attached(db);
     // One trigger call in 31 of a session is timed.
     for n in 0..64 {

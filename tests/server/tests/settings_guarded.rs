@@ -43,6 +43,8 @@ const SETTINGS: &[(&str, bool)] = &[
     ("greynoise_ttl", true),
     ("greynoise_url", false),
     ("http_proxy", false),
+    ("ip_type_databases", false),
+    ("ip_type_max_age", true),
     ("max_attempts", true),
     ("metrics", true),
     ("metrics_listen", false),

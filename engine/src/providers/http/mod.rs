@@ -64,6 +64,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 /// An HTTP provider. Its service contains everything else.
 pub(super) trait HttpProvider: Sync {
     fn service(&self) -> &'static HttpService;
+
+    /// See [`Provider::leaves_out_benign_scanners`].
+    fn leaves_out_benign_scanners(&self) -> bool {
+        false
+    }
 }
 
 /// The values that the provider's methods return, and the data for requests.
@@ -187,6 +192,10 @@ impl<T: HttpProvider> Provider for T {
 
     fn takes(&self, address: Address) -> bool {
         (self.service().takes)(address)
+    }
+
+    fn leaves_out_benign_scanners(&self) -> bool {
+        HttpProvider::leaves_out_benign_scanners(self)
     }
 
     fn purpose(&self) -> Purpose {

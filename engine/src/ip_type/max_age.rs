@@ -1,0 +1,162 @@
+//! Maximum ages of lists. A list that is older states nothing.
+//!
+//! ```text
+//! ages = age *("," age)
+//! age  = [TYPE ":"] number unit       ; without a type: for all other types
+//! unit = "minute" | "hour" | "day" | "week", or their plurals
+//! ```
+
+use std::collections::BTreeMap;
+
+use crate::export::settings::Refusal;
+use crate::mmdb::types::is_type;
+
+/// Tor exits change within hours. Other lists change slowly.
+pub const DEFAULT_MAX_AGES: &str = "7 days, TOR: 1 day";
+
+const MINUTE: u64 = 60;
+const DAY: u64 = 24 * 60 * MINUTE;
+
+/// Shortest and longest maximum age in seconds.
+const BOUNDS: std::ops::RangeInclusive<u64> = MINUTE..=3650 * DAY;
+
+/// Maximum age of lists of types without an age of their own, in seconds.
+const OTHERS: u64 = 7 * DAY;
+
+/// How far the time of a list may lie in the future, in seconds. A later time is wrong, so the age is unknown.
+const CLOCKS_DIFFER: u64 = DAY;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MaxAges {
+    others: u64,
+    by_type: BTreeMap<String, u64>,
+}
+
+impl MaxAges {
+    pub fn parse(text: &str) -> Result<Self, Refusal> {
+        let refused = |reason| Refusal {
+            reason,
+            hint: "Use for example '7 days, TOR: 1 day'. An age without a type is for all types that are not named.",
+        };
+        let mut others = None;
+        let mut by_type = BTreeMap::new();
+        for item in text.split(',') {
+            let (kind, age) =
+                item.split_once(':').map_or((None, item), |(kind, age)| (Some(kind.trim()), age));
+            let age = seconds(age)
+                .ok_or_else(|| refused("An age is not a number with minutes, hours, days or weeks."))?;
+            if !BOUNDS.contains(&age) {
+                return Err(refused("An age is shorter than 1 minute or longer than 3650 days."));
+            }
+            let earlier = match kind {
+                None => others.replace(age),
+                Some(kind) if is_type(kind) => by_type.insert(kind.to_owned(), age),
+                Some(_) => return Err(refused("A type is not a word in capitals.")),
+            };
+            if earlier.is_some() {
+                return Err(refused("Two ages are for the same type."));
+            }
+        }
+        Ok(Self { others: others.unwrap_or(OTHERS), by_type })
+    }
+
+    /// Returns the maximum age of lists of a type, in seconds.
+    pub fn of(&self, kind: &str) -> u64 {
+        self.by_type.get(kind).copied().unwrap_or(self.others)
+    }
+
+    /// Returns whether a list of this type counts. Times are in seconds since 1970.
+    pub fn allows(&self, kind: &str, published: u64, now: u64) -> bool {
+        published <= now.saturating_add(CLOCKS_DIFFER) && now.saturating_sub(published) <= self.of(kind)
+    }
+}
+
+impl Default for MaxAges {
+    fn default() -> Self {
+        Self::parse(DEFAULT_MAX_AGES).unwrap_or(Self { others: OTHERS, by_type: BTreeMap::new() })
+    }
+}
+
+fn seconds(age: &str) -> Option<u64> {
+    let age = age.trim();
+    let digits = age.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = age.split_at(digits);
+    let unit = unit.trim().to_ascii_lowercase();
+    let unit = match unit.strip_suffix('s').unwrap_or(&unit) {
+        "minute" => MINUTE,
+        "hour" => 60 * MINUTE,
+        "day" => DAY,
+        "week" => 7 * DAY,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn each_type_has_its_age_or_that_of_the_others() {
+        for (text, tor, vpn) in [
+            (DEFAULT_MAX_AGES, DAY, 7 * DAY),
+            ("3 days", 3 * DAY, 3 * DAY),
+            ("TOR: 90 minutes", 90 * MINUTE, 7 * DAY),
+            (" vpn_: 1 day ", 0, 0),
+            ("VPN:1week,TOR:2HOURS,30 Days", 2 * 60 * MINUTE, 7 * DAY),
+        ] {
+            match MaxAges::parse(text) {
+                Ok(ages) => assert_eq!((ages.of("TOR"), ages.of("VPN")), (tor, vpn), "{text}"),
+                Err(_) => assert_eq!(tor, 0, "{text}"),
+            }
+        }
+        assert_eq!(MaxAges::default(), MaxAges::parse(DEFAULT_MAX_AGES).unwrap());
+    }
+
+    #[test]
+    fn an_invalid_text_is_refused_with_the_reason() {
+        for (text, reason) in [
+            ("", "An age is not a number with minutes, hours, days or weeks."),
+            ("7", "An age is not a number with minutes, hours, days or weeks."),
+            ("days", "An age is not a number with minutes, hours, days or weeks."),
+            ("-1 days", "An age is not a number with minutes, hours, days or weeks."),
+            ("1.5 days", "An age is not a number with minutes, hours, days or weeks."),
+            ("7 days,", "An age is not a number with minutes, hours, days or weeks."),
+            ("1 fortnight", "An age is not a number with minutes, hours, days or weeks."),
+            ("99999999999999999999 days", "An age is not a number with minutes, hours, days or weeks."),
+            ("18446744073709551615 weeks", "An age is not a number with minutes, hours, days or weeks."),
+            ("0 days", "An age is shorter than 1 minute or longer than 3650 days."),
+            ("3651 days", "An age is shorter than 1 minute or longer than 3650 days."),
+            ("tor: 1 day", "A type is not a word in capitals."),
+            (": 1 day", "A type is not a word in capitals."),
+            ("7 days, 8 days", "Two ages are for the same type."),
+            ("TOR: 7 days, TOR: 7 days", "Two ages are for the same type."),
+        ] {
+            assert_eq!(MaxAges::parse(text).map_err(|refusal| refusal.reason), Err(reason), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_counts_until_its_age_is_over() {
+        let ages = MaxAges::default();
+        let published = 1_700_000_000;
+        for (kind, age) in [("TOR", DAY), ("VPN", 7 * DAY)] {
+            assert!(ages.allows(kind, published, published));
+            assert!(ages.allows(kind, published, published + age));
+            assert!(!ages.allows(kind, published, published + age + 1));
+            assert!(ages.allows(kind, published, published - DAY), "the clocks differ");
+            assert!(!ages.allows(kind, published, published - DAY - 1), "the time of the list is wrong");
+        }
+        assert!(!ages.allows("VPN", u64::MAX, 0) && !ages.allows("VPN", 0, u64::MAX));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_accepted_or_refused(text in "[ A-Z_a-z0-9:,]{0,40}") {
+            if let Ok(ages) = MaxAges::parse(&text) {
+                prop_assert!(BOUNDS.contains(&ages.of("TOR")) && BOUNDS.contains(&ages.of("OTHER")));
+            }
+        }
+    }
+}

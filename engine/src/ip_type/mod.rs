@@ -1,0 +1,62 @@
+//! Types of addresses, such as VPN or TOR: which of several types counts most, and how long a list's statement counts.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `max_age` | the maximum ages of lists, as a setting |
+//!
+//! [`crate::mmdb::types`] describes the types.
+
+mod max_age;
+
+pub use max_age::{DEFAULT_MAX_AGES, MaxAges};
+
+/// Types by precedence. A session keeps only one type of its address. The first types say most about an attacker who
+/// hides. Any other type comes after these.
+const PRECEDENCE: [&str; 10] = [
+    "VPN",
+    "TOR",
+    "RESIDENTIAL_PROXY",
+    "PROXY",
+    "RELAY",
+    "ANONYMOUS",
+    "SCANNER_BENIGN",
+    "DATACENTER",
+    "RESIDENTIAL",
+    "MOBILE",
+];
+
+/// Returns the place of a type in the order of precedence, from 0. Types without a place have the same, last one.
+pub fn rank(kind: &str) -> usize {
+    PRECEDENCE.iter().position(|known| *known == kind).unwrap_or(PRECEDENCE.len())
+}
+
+/// Returns the type of the highest precedence. Among types without a place, returns the first one.
+pub fn leading<'a>(types: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    types.into_iter().min_by_key(|kind| rank(kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mmdb::types::{BENIGN_SCANNER, is_type};
+
+    #[test]
+    fn the_first_type_in_the_order_leads() {
+        for (types, expected) in [
+            (&["DATACENTER", "VPN", "MINE"][..], Some("VPN")),
+            (&["MINE", "OTHER"], Some("MINE")),
+            (&["OTHER", "MOBILE"], Some("MOBILE")),
+            (&["DATACENTER", "SCANNER_BENIGN"], Some("SCANNER_BENIGN")),
+            (&["PROXY", "RESIDENTIAL_PROXY"], Some("RESIDENTIAL_PROXY")),
+            (&[], None),
+        ] {
+            assert_eq!(leading(types.iter().copied()), expected, "{types:?}");
+        }
+    }
+
+    #[test]
+    fn all_types_in_the_order_are_types() {
+        assert!(PRECEDENCE.iter().all(|kind| is_type(kind)));
+        assert!(rank(BENIGN_SCANNER) < PRECEDENCE.len());
+    }
+}

@@ -1,0 +1,25 @@
+-- Types of addresses from all sources. Files say what is true now, so their statements are read in each query and are
+-- not stored.
+
+CREATE FUNCTION stored_types_of(
+    enrichment jsonb, OUT type text, OUT source text, OUT provider text, OUT stated_at timestamptz)
+    RETURNS SETOF record
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE ROWS 1 AS 'MODULE_PATHNAME', 'stored_types_of_wrapper';
+COMMENT ON FUNCTION stored_types_of(jsonb) IS
+    'types of an address that an enrichment document contains, one row for each type and source: ''spur'', or ''ip_classification'' for a type that the Python system (the predecessor of the extension) determined; provider is the operator of a cloud, if the source names one';
+
+CREATE VIEW address_types AS
+    SELECT i.ip_address, t.type, t.source, false AS is_list, t.provider, NULL::text AS region, NULL::text AS service,
+           t.stated_at
+    FROM @extschema@.ip_inventory i
+    CROSS JOIN LATERAL @extschema@.stored_types_of(i.enrichment) t
+    UNION ALL
+    SELECT i.ip_address, e.type, e.list, true, e.provider, e.region, e.service, e.published_at
+    FROM @extschema@.ip_inventory i
+    CROSS JOIN LATERAL @extschema@.ip_type_entries(i.ip_address) e
+    WHERE e.is_usable;
+COMMENT ON VIEW address_types IS
+    'types of the addresses in ip_inventory, one row for each statement of a source: a stored answer of a provider, or a list in the mmdb files of the setting ip_type_databases that is not older than ip_type_max_age allows';
+COMMENT ON COLUMN address_types.source IS 'name of the provider, or of the list if is_list is true';
+COMMENT ON COLUMN address_types.stated_at IS
+    'time of the provider''s answer, or time at which the list was published';

@@ -1,0 +1,78 @@
+//! Types of addresses: the statements of lists in mmdb files, and the types in stored answers.
+
+use cowrie_enrich_engine::bogon;
+
+use crate::document::{classification, enrichment};
+use crate::mmdb::{self, Kind, LoadPolicy, published};
+use crate::pg::clock;
+use crate::pg::sql_function::Call;
+use crate::{error, guc, row, sql_function};
+
+sql_function!(ip_type_entries_wrapper, pg_finfo_ip_type_entries_wrapper, ip_type_entries);
+/// Returns a row for each statement of a list about an address. No list says anything about a bogon.
+fn ip_type_entries(call: &Call) {
+    let statements = match call.inet(0) {
+        None => Vec::new(),
+        Some(inet) if !inet.is_host => error::not_a_host(inet.address),
+        Some(inet) if bogon::reason(inet.address).is_some() => Vec::new(),
+        Some(inet) => mmdb::with(LoadPolicy::Import, |files| files.types().statements(inet.address)),
+    };
+    call.set(statements.into_iter().map(|statement| {
+        row![
+            Text: &statement.kind,
+            Text: &statement.list,
+            Text: statement.provider,
+            Text: statement.region,
+            Text: statement.service,
+            Timestamptz: statement.published,
+            Boolean: statement.is_usable,
+        ]
+    }));
+}
+
+sql_function!(ip_type_lists_wrapper, pg_finfo_ip_type_lists_wrapper, ip_type_lists);
+/// Returns a row for each list in the files in service.
+fn ip_type_lists(call: &Call) {
+    let max_ages = guc::ip_type_max_ages();
+    let now = clock::now();
+    let lists = Kind::Types
+        .files()
+        .into_iter()
+        .filter_map(|file| mmdb::status(file.id))
+        .filter(mmdb::Status::serves)
+        .flat_map(|status| status.lists);
+    let rows: Vec<_> = lists
+        .map(|list| {
+            let max_age = i64::try_from(max_ages.of(&list.kind)).unwrap_or(i64::MAX);
+            row![
+                Text: &list.name,
+                Text: &list.kind,
+                Timestamptz: published(list.published),
+                Bigint: max_age,
+                Boolean: max_ages.allows(&list.kind, list.published, mmdb::unix_seconds(now)),
+                Bigint: list.entries.and_then(|entries| i64::try_from(entries).ok()),
+                Text: list.notice,
+            ]
+        })
+        .collect();
+    call.set(rows);
+}
+
+sql_function!(stored_types_of_wrapper, pg_finfo_stored_types_of_wrapper, stored_types_of);
+/// Returns a row for each type of an address that a document names, with the source.
+fn stored_types_of(call: &Call) {
+    let Some(document) = call.jsonb(0) else {
+        call.set([]);
+        return;
+    };
+    let spur = enrichment::spur_types(document)
+        .into_iter()
+        .map(|kind| (kind, "spur", None, enrichment::answered_at(document, "spur")));
+    let classified = classification::of(document)
+        .map(|known| (known.kind.to_owned(), classification::KEY, known.provider, known.at));
+    let rows: Vec<_> = spur
+        .chain(classified)
+        .map(|(kind, source, provider, at)| row![Text: kind, Text: source, Text: provider, Timestamptz: at])
+        .collect();
+    call.set(rows);
+}

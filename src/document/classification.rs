@@ -1,0 +1,46 @@
+//! The classification of an address by the Python system, which imported documents contain.
+//!
+//! ```json
+//! {"ip_classification": {"ip_type": "cloud", "provider": "aws", "confidence": 0.99, "source": "cloud_aws",
+//!                        "classified_at": "2025-11-20T03:18:32+00:00"}}
+//! ```
+
+use cowrie_enrich_engine::ip_type::MaxAges;
+use cowrie_enrich_engine::timestamp::Timestamp;
+
+use crate::mmdb::unix_seconds;
+use crate::pg::jsonb::Container;
+
+/// Key in documents, and the source of the type.
+pub const KEY: &str = "ip_classification";
+
+pub struct Classification {
+    pub kind: &'static str,
+    /// `None` if the document has no valid time.
+    pub at: Option<Timestamp>,
+    /// Operator of the cloud, as the Python system wrote it.
+    pub provider: Option<String>,
+}
+
+/// Returns the classification in a document. `None`: there is none, or its type is unknown.
+pub fn of(document: Container<'_>) -> Option<Classification> {
+    let own = document.object(KEY)?;
+    let kind = match own.text("ip_type")?.trim().to_ascii_lowercase().as_str() {
+        "tor" => "TOR",
+        "cloud" | "datacenter" => "DATACENTER",
+        "residential" => "RESIDENTIAL",
+        _ => return None,
+    };
+    Some(Classification {
+        kind,
+        at: own.text("classified_at").and_then(Timestamp::parse),
+        provider: own.text("provider").filter(|name| !name.trim().is_empty()).map(str::to_owned),
+    })
+}
+
+impl Classification {
+    /// Returns whether it still counts: an address that was a Tor exit then may be none now.
+    pub fn counts(&self, max_ages: &MaxAges, now: Timestamp) -> bool {
+        self.at.is_some_and(|at| max_ages.allows(self.kind, unix_seconds(at), unix_seconds(now)))
+    }
+}

@@ -1,0 +1,170 @@
+//! The loaded files that say types of addresses.
+//!
+//! A list states nothing when it is older than the maximum age of its type. Its bit is then masked out of each
+//! lookup. The masks are computed when the backend looks for newer copies, so a statement sees one mask.
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::ip_type::rank;
+use cowrie_enrich_engine::mmdb::clean_name;
+use cowrie_enrich_engine::mmdb::types::{BENIGN_SCANNER, ListSet, TypeDatabase};
+use cowrie_enrich_engine::timestamp::Timestamp;
+use memmap2::Mmap;
+
+use super::databases::answered;
+use super::file::{ConfiguredFile, FileId};
+use super::private_copy;
+use crate::guc;
+use crate::pg::clock;
+use crate::telemetry;
+
+struct TypeFile {
+    id: FileId,
+    version: private_copy::Version,
+    database: TypeDatabase<Mmap>,
+    /// Place of each list's type in the order of precedence.
+    ranks: Vec<usize>,
+    /// The lists that are not too old.
+    usable: ListSet,
+    /// The lists of known research scanners.
+    scanners: ListSet,
+}
+
+/// The files in the order of the setting.
+#[derive(Default)]
+pub struct TypeFiles {
+    files: Vec<TypeFile>,
+}
+
+/// A statement of a list about an address.
+pub struct TypeStatement {
+    pub kind: String,
+    pub list: String,
+    pub provider: Option<String>,
+    pub region: Option<String>,
+    pub service: Option<String>,
+    pub published: Timestamp,
+    pub is_usable: bool,
+}
+
+impl TypeFiles {
+    /// Maps newer copies, and masks out the lists that are too old now. Returns whether lookups may have other
+    /// results than before.
+    pub(super) fn refresh(&mut self, wanted: Vec<ConfiguredFile>) -> bool {
+        if wanted.is_empty() && self.files.is_empty() {
+            return false;
+        }
+        let max_ages = guc::ip_type_max_ages();
+        let before: Vec<(FileId, private_copy::Version, ListSet)> = self.states().collect();
+        let mut old = std::mem::take(&mut self.files);
+        for ConfiguredFile { id, .. } in wanted {
+            let known = old.iter().position(|file| file.id.has_copy_of(id)).map(|n| old.swap_remove(n));
+            self.files.extend(refreshed(id, known));
+        }
+        let now = unix_seconds(clock::statement_start());
+        for file in &mut self.files {
+            let lists = file.database.lists().iter().enumerate();
+            let usable = lists.filter(|(_, list)| max_ages.allows(&list.kind, list.published, now));
+            file.usable = usable.map(|(number, _)| number).collect();
+        }
+        !self.states().eq(before)
+    }
+
+    fn states(&self) -> impl Iterator<Item = (FileId, private_copy::Version, ListSet)> {
+        self.files.iter().map(|file| (file.id, file.version, file.usable))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Returns the type with the highest precedence of those that usable lists state about an address.
+    pub fn leading(&self, address: Address) -> Option<&str> {
+        let mut leading: Option<(usize, &str)> = None;
+        for file in &self.files {
+            for list in file.matches(address, file.usable).iter() {
+                let rank = file.ranks[list];
+                if leading.is_none_or(|(known, _)| rank < known) {
+                    leading = Some((rank, &file.database.lists()[list].kind));
+                }
+            }
+        }
+        leading.map(|(_, kind)| kind)
+    }
+
+    /// Returns whether a usable list says that an address is a known research scanner.
+    pub fn is_benign_scanner(&self, address: Address) -> bool {
+        let mut with_scanners = self.files.iter().filter(|file| !(file.scanners & file.usable).is_empty());
+        with_scanners.any(|file| !file.matches(address, file.scanners & file.usable).is_empty())
+    }
+
+    /// Returns all statements about an address, also those of lists that are too old.
+    pub fn statements(&self, address: Address) -> Vec<TypeStatement> {
+        let mut statements = Vec::new();
+        let text = |text: Option<&str>| text.map(|text| clean_name(text).into_owned());
+        for file in &self.files {
+            let found = file.database.entries(address, |entry| {
+                let list = &file.database.lists()[entry.list];
+                statements.push(TypeStatement {
+                    kind: list.kind.clone(),
+                    list: list.name.clone(),
+                    provider: text(entry.provider),
+                    region: text(entry.region),
+                    service: text(entry.service),
+                    published: published(list.published),
+                    is_usable: file.usable.contains(entry.list),
+                });
+            });
+            answered(found.map(Some));
+        }
+        statements
+    }
+}
+
+impl TypeFile {
+    fn matches(&self, address: Address, lists: ListSet) -> ListSet {
+        if lists.is_empty() {
+            return ListSet::EMPTY;
+        }
+        answered(self.database.matches(address, lists).map(Some)).unwrap_or_default()
+    }
+}
+
+/// Returns the copy of a file in service. Keeps the current map if the copy cannot be read.
+fn refreshed(id: FileId, known: Option<TypeFile>) -> Option<TypeFile> {
+    let version = private_copy::version(id)?;
+    if known.as_ref().is_some_and(|known| known.version == version) {
+        return known.map(|known| TypeFile { id, ..known });
+    }
+    let Some((map, version)) = private_copy::map_current(id) else { return known };
+    match TypeDatabase::open(map) {
+        Ok(database) => {
+            let lists = || database.lists().iter().enumerate();
+            let scanners = lists().filter(|(_, list)| list.kind == BENIGN_SCANNER);
+            Some(TypeFile {
+                id,
+                version,
+                ranks: database.lists().iter().map(|list| rank(&list.kind)).collect(),
+                usable: ListSet::EMPTY,
+                scanners: scanners.map(|(number, _)| number).collect(),
+                database,
+            })
+        }
+        Err(error) => {
+            telemetry::error(
+                "could not read the extension's private copy of an mmdb file",
+                &format!("{}: {error}", id.stem()),
+            );
+            known
+        }
+    }
+}
+
+/// Returns the time of a list.
+pub fn published(unix_seconds: u64) -> Timestamp {
+    Timestamp::from_unix(i64::try_from(unix_seconds).unwrap_or(i64::MAX))
+}
+
+/// Returns a time as lists have it: in seconds since 1970.
+pub fn unix_seconds(time: Timestamp) -> u64 {
+    time.unix_seconds().max(0.0) as u64
+}
