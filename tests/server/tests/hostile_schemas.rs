@@ -65,7 +65,7 @@ fn use_everything(session: &mut Session, table: &str) {
         "SELECT enrich.classify_asn(64500::pg_catalog.int8, 'Example Hosting'::pg_catalog.text)",
         "SELECT enrich.ip_country('8.8.8.8'::pg_catalog.inet), enrich.maxmind_lookup('8.8.8.8'::pg_catalog.inet)",
         "SELECT enrich.request_enrichment('8.8.8.8'::pg_catalog.inet, 'cymru'::pg_catalog.text, 0::pg_catalog.int4)",
-        "SELECT enrich.request_enrichment(64500::pg_catalog.int8, 'cymru'::pg_catalog.text)",
+        "SELECT enrich.request_enrichment(15169::pg_catalog.int8, 'cymru'::pg_catalog.text)",
         "SELECT enrich.cancel_requests('dshield'::pg_catalog.text, '8.8.8.8'::pg_catalog.inet)",
         "SELECT enrich.retry_dead_letters(NULL::pg_catalog.text)",
         "SELECT enrich.asn_registry(64500::pg_catalog.int8), enrich.is_bogon_asn(64500::pg_catalog.int8)",

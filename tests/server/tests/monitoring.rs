@@ -421,7 +421,8 @@ fn prometheus_scrapes_a_real_run_and_the_seed_queries_are_right() {
     // Compares the networks created per minute. Prometheus extrapolates from the first and the last sample to the
     // ends of the window, at each end by at most 1.1 scrape intervals.
     let slack = 2.2 / (samples - 20.0);
-    let rates = prometheus.query(&format!("rate({CREATED}{{source=\"manual\", rir=\"unknown\"}}[5m]) * 60"));
+    let rates =
+        prometheus.query(&format!("sum by (country) (rate({CREATED}{{source=\"manual\"}}[5m])) * 60"));
     assert_eq!(rates.len(), countries.len(), "{rates:?}");
     for rate in &rates {
         let country = rate.label("country");
