@@ -12,6 +12,7 @@ use std::time::Duration;
 use cowrie_enrich_engine::export::settings::{self as export, Refusal};
 use cowrie_enrich_engine::file_list;
 use cowrie_enrich_engine::ip_type::MaxAges;
+use cowrie_enrich_engine::network_kind::NetworkKind;
 use cowrie_enrich_engine::providers::{self, Settings};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
@@ -34,6 +35,10 @@ static PROVIDERS: OnceLock<Vec<DefinedSetting>> = OnceLock::new();
 
 static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(3);
 static RETRY_BASE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+/// Of a lifetime of 90 days: 9, 30 and 180 days.
+static TTL_VPN_PERCENT: GucSetting<i32> = GucSetting::<i32>::new(10);
+static TTL_HOSTING_PERCENT: GucSetting<i32> = GucSetting::<i32>::new(33);
+static TTL_ISP_PERCENT: GucSetting<i32> = GucSetting::<i32>::new(200);
 static WORKER_ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static WORKER_NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static WORKER_ROLE: Text = Text::new(None);
@@ -224,6 +229,25 @@ fn define_worker() {
         (10, 3_600_000),
         GucFlags::UNIT_MS,
     );
+    for (name, short, setting) in [
+        (
+            c"cowrie_enrich.ttl_vpn_percent",
+            c"Lifetime of an answer that names a host of VPN services, in percent of the lifetime of other networks.",
+            &TTL_VPN_PERCENT,
+        ),
+        (
+            c"cowrie_enrich.ttl_hosting_percent",
+            c"Lifetime of an answer that names a cloud or a hosting provider, in percent of the lifetime of other networks.",
+            &TTL_HOSTING_PERCENT,
+        ),
+        (
+            c"cowrie_enrich.ttl_isp_percent",
+            c"Lifetime of an answer that names an internet service provider, in percent of the lifetime of other networks.",
+            &TTL_ISP_PERCENT,
+        ),
+    ] {
+        number(name, short, c"The lifetime of other networks is cymru_ttl.", setting, (1, 1000), GucFlags::default());
+    }
     guarded(
         c"cowrie_enrich.worker_role",
         c"Role whose rights the workers use to write to ip_inventory and asn_inventory.",
@@ -368,6 +392,15 @@ pub fn provider(declared: &dyn providers::Provider) -> Settings {
 /// Returns the number of failures after which a lookup is a dead letter.
 pub fn max_attempts() -> i32 {
     MAX_ATTEMPTS.get()
+}
+
+/// Returns the lifetime of an answer that names a network of a kind, in percent of the lifetime of other networks.
+pub fn ttl_percent(kind: NetworkKind) -> i32 {
+    match kind {
+        NetworkKind::Vpn => TTL_VPN_PERCENT.get(),
+        NetworkKind::Hosting => TTL_HOSTING_PERCENT.get(),
+        NetworkKind::Isp => TTL_ISP_PERCENT.get(),
+    }
 }
 
 /// Returns the pause after a lookup's first failure.

@@ -25,6 +25,7 @@ pub mod lookup_key;
 pub mod metrics;
 pub mod mmdb;
 pub mod net;
+pub mod network_kind;
 pub mod otlp;
 pub mod panics;
 pub mod prefix;

@@ -6,10 +6,35 @@ CREATE PROCEDURE build_asn_inventory(
 COMMENT ON PROCEDURE build_asn_inventory(integer, boolean, boolean) IS
     'create the networks that values of ip_inventory.enrichment name, and fill missing metadata of existing networks, in asn_inventory; commits after each batch; can be repeated';
 
-CREATE FUNCTION is_source_stale(enrichment jsonb, asn bigint, source text) RETURNS boolean
+-- The kind that makes an answer expire first comes first.
+CREATE FUNCTION network_kind(asn_type text, is_datacenter boolean, is_vpn boolean) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT CASE WHEN $3 THEN 'vpn' WHEN $2 OR $1 = 'HOSTING' THEN 'hosting' WHEN $1 = 'ISP' THEN 'isp' END
+    $$;
+COMMENT ON FUNCTION network_kind(text, boolean, boolean) IS
+    'kind of a network, from columns of asn_inventory: ''vpn'', ''hosting'', ''isp'', or null; an answer that names a network of a kind has the lifetime that the setting ttl_vpn_percent, ttl_hosting_percent or ttl_isp_percent determines';
+
+CREATE FUNCTION answer_lifetime(seconds integer, kind text) RETURNS integer
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'answer_lifetime_wrapper';
+COMMENT ON FUNCTION answer_lifetime(integer, text) IS
+    'lifetime in seconds of an answer that names a network of a kind, from the lifetime in networks of other kinds; the kind is a result of network_kind()';
+
+CREATE FUNCTION network_lifetime(seconds integer, asn bigint) RETURNS integer
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT @extschema@.answer_lifetime($1, (
+            SELECT @extschema@.network_kind(a.asn_type, a.is_known_hosting, a.is_known_vpn)
+            FROM @extschema@.asn_inventory a
+            WHERE a.asn_number = $2))
+    $$;
+COMMENT ON FUNCTION network_lifetime(integer, bigint) IS
+    'lifetime in seconds of an answer that names a network, from the lifetime in networks of other kinds; reads asn_inventory';
+
+CREATE FUNCTION is_source_stale(enrichment jsonb, asn bigint, source text, kind text DEFAULT NULL) RETURNS boolean
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_stale_wrapper';
-COMMENT ON FUNCTION is_source_stale(jsonb, bigint, text) IS
-    'true if refresh_stale() would look up an address at a source again: if the enrichment document contains no answer of the source, if the answer has expired, or if the answer comes from mmdb files other than the loaded ones';
+COMMENT ON FUNCTION is_source_stale(jsonb, bigint, text, text) IS
+    'true if refresh_stale() would look up an address at a source again: if the enrichment document contains no answer of the source, if the answer has expired, or if the answer comes from mmdb files other than the loaded ones; kind is the result of network_kind() for the network of the address';
 
 CREATE PROCEDURE refresh_stale(source text DEFAULT NULL, max_ips integer DEFAULT 1000)
     LANGUAGE c AS 'MODULE_PATHNAME', 'refresh_stale_wrapper';

@@ -42,7 +42,7 @@ GRANT EXECUTE ON FUNCTION ip_country(inet), ip_registered_country(inet), ip_city
     parsed_address_in(cstring), parsed_address_out(parsed_address),
     is_bogon(inet), bogon_reason(inet), asn_registry(bigint), is_bogon_asn(bigint), classify_asn(bigint, text), classify_name(text),
     canonical_address(inet), providers(), is_provider(text), may_be_asked(text, inet), lookup_key_of(text, inet), is_lookup_key(text, text),
-    is_source_fresh(jsonb, text, integer, integer), is_source_open(jsonb, text, boolean), has_sessions_since_skip(jsonb, text, bigint, timestamptz), is_source_stale(jsonb, bigint, text), sessions_wait_for_types(),
+    is_source_fresh(jsonb, text, integer, integer), is_source_open(jsonb, text, boolean), has_sessions_since_skip(jsonb, text, bigint, timestamptz), is_source_stale(jsonb, bigint, text, text), network_kind(text, boolean, boolean), sessions_wait_for_types(),
     session_address(text), session_address(inet), session_time(timestamptz), seen_over(timestamptz, timestamptz), lock_session_table(regclass, boolean), session_table_findings(regclass, name, name), library_version(), require_library(text),
     announced_prefix(jsonb), contains_bogon(cidr), prefix_size(cidr), is_benign_of(jsonb), document_time(text),
     geo_country_of(jsonb), ip_types_of(jsonb), is_scanner_of(jsonb), is_bogon_of(jsonb) TO PUBLIC;

@@ -2,6 +2,7 @@
 //! already.
 
 use cowrie_enrich_engine::lookup_key::LookupKey;
+use cowrie_enrich_engine::network_kind::NetworkKind;
 use cowrie_enrich_engine::providers::{Lifetimes, Purpose};
 use cowrie_enrich_engine::{as_registry, bogon};
 
@@ -12,9 +13,9 @@ use crate::pg::mvcc_snapshot;
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::sql_function::Call;
-use crate::pg::value::{Bigint, Boolean, ToSql, Typed, Value};
+use crate::pg::value::{Bigint, Boolean, Integer, ToSql, Typed, Value};
 use crate::provider::limiter;
-use crate::provider::{Provider, Providers};
+use crate::provider::{self, Provider, Providers};
 use crate::store::{ExtensionOids, cancel_requests as cancelling, queue, session_priority};
 use crate::{row, sql_function};
 
@@ -73,13 +74,22 @@ sql_function!(is_source_stale_wrapper, pg_finfo_is_source_stale_wrapper, is_sour
 fn is_source_stale(call: &Call) -> Option<Typed<Boolean>> {
     let (document, source) = (call.jsonb(0)?, call.text(2)?);
     let is_stale = match Provider::named(&source) {
-        Some(provider) => enrichment::is_stale(document, call.bigint(1), provider),
+        Some(provider) => {
+            let kind = call.text(3).and_then(|name| NetworkKind::named(&name));
+            enrichment::is_stale(document, call.bigint(1), provider, kind)
+        }
         None if source == "maxmind" => {
             mmdb::with(LoadPolicy::None, |files| files.is_due(enrichment::builds(document)))
         }
         None => error::unknown_source(&source),
     };
     Some(is_stale.to_sql())
+}
+
+sql_function!(answer_lifetime_wrapper, pg_finfo_answer_lifetime_wrapper, answer_lifetime);
+fn answer_lifetime(call: &Call) -> Option<Typed<Integer>> {
+    let kind = call.text(1).and_then(|name| NetworkKind::named(&name));
+    Some(provider::lifetime_in(call.integer(0)?, kind).to_sql())
 }
 
 sql_function!(

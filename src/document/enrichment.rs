@@ -31,6 +31,7 @@ use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::country;
 use cowrie_enrich_engine::ip_type;
 use cowrie_enrich_engine::mmdb::{Location, Network, clean_name};
+use cowrie_enrich_engine::network_kind::NetworkKind;
 use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::{JsonObject, Lifetimes, Purpose};
 use cowrie_enrich_engine::timestamp::Timestamp;
@@ -341,14 +342,19 @@ pub fn kept_by_others(
 /// Returns true if a provider's answer about an address is past its lifetime, or is missing and needed. A
 /// network provider is asked again about the addresses that it assigned to a network, and about addresses
 /// without a network. It is not asked about addresses whose network comes only from the mmdb files. A failure
-/// and a skipped lookup never become stale.
-pub fn is_stale(document: Container<'_>, asn: Option<i64>, provider: Provider) -> bool {
+/// and a skipped lookup never become stale. `kind` is the kind of the network of the address.
+pub fn is_stale(
+    document: Container<'_>,
+    asn: Option<i64>,
+    provider: Provider,
+    kind: Option<NetworkKind>,
+) -> bool {
     let source = provider.name();
     let state = meta_of(document, source).and_then(|meta| meta.text("state"));
     if matches!(state, Some("failed" | skipped::STATE)) {
         return false;
     }
-    let is_over = !is_fresh(document, source, provider.lifetimes());
+    let is_over = !is_fresh(document, source, provider.lifetimes_in(kind));
     match provider.purpose() {
         Purpose::Network if asn.is_none() => is_over || is_open(document, source, true),
         Purpose::Network => is_over && state != Some("absent") && document.object(source).is_some(),

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
+use cowrie_enrich_engine::network_kind::{self, NetworkKind};
 use cowrie_enrich_engine::providers::{self, Lifetimes, Purpose, Settings};
 use cowrie_enrich_engine::timestamp::Timestamp;
 
@@ -142,6 +143,16 @@ impl Provider {
         Configuration::read(|configuration| configuration.each[self.0].lifetimes)
     }
 
+    /// Returns the lifetimes of answers about an address in a network of this kind. The kind matters only for
+    /// answers that name the network.
+    pub fn lifetimes_in(self, kind: Option<NetworkKind>) -> Lifetimes {
+        let Lifetimes { value, absent } = self.lifetimes();
+        match self.purpose() {
+            Purpose::Network => Lifetimes { value: lifetime_in(value, kind), absent },
+            Purpose::IpType | Purpose::Facts => Lifetimes { value, absent },
+        }
+    }
+
     /// Returns why the current settings prevent requests to it.
     pub fn blocked_reason(self) -> Option<String> {
         Configuration::read(|configuration| configuration.each[self.0].blocked_reason.clone())
@@ -223,3 +234,8 @@ impl Providers {
 }
 
 const _: () = assert!(providers::ALL.len() <= 32 && !providers::ALL.is_empty());
+
+/// Returns the lifetime, in seconds, of an answer that names a network of this kind.
+pub fn lifetime_in(seconds: i32, kind: Option<NetworkKind>) -> i32 {
+    kind.map_or(seconds, |kind| network_kind::scaled(seconds, guc::ttl_percent(kind)))
+}

@@ -2,6 +2,7 @@
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::lookup_key::LookupKey;
+use cowrie_enrich_engine::network_kind::NetworkKind;
 use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::Lifetimes;
 use cowrie_enrich_engine::timestamp::Timestamp;
@@ -111,8 +112,10 @@ pub fn waited_for<T>(
     })
 }
 
-/// Deletes answers past their lifetime.
+/// Deletes answers past the longest lifetime that they can have.
 pub fn forget_stale(connection: &Connection, provider: Provider) {
     let Lifetimes { value, absent } = provider.lifetimes();
+    let of_kinds = NetworkKind::ALL.map(|kind| provider.lifetimes_in(Some(kind)).value);
+    let value = of_kinds.into_iter().fold(value, i32::max);
     FORGET.execute(connection, (provider.name(), value, absent));
 }

@@ -20,7 +20,7 @@ WITH waiting AS MATERIALIZED (
         SELECT c.prefix
         FROM @extschema@.block_answer c
         WHERE c.provider = $1 AND c.prefix BETWEEN w.lookup_key::cidr AND w.ip_address AND c.prefix >>= w.ip_address
-          AND c.asked_at > now() - make_interval(secs => CASE WHEN c.is_absent THEN $4 ELSE $3 END)
+          AND c.asked_at > now() - make_interval(secs => CASE WHEN c.is_absent THEN $4 ELSE @extschema@.network_lifetime($3, c.asn_number) END)
         ORDER BY c.prefix DESC
         LIMIT 1) AS prefix
     FROM waiting w

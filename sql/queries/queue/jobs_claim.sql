@@ -40,7 +40,7 @@ SELECT l.lookup_key, (
         SELECT true
         FROM @extschema@.block_answer c
         WHERE c.provider = $1 AND c.prefix BETWEEN l.lookup_key::cidr AND a.ip_address AND c.prefix >>= a.ip_address
-          AND c.asked_at > now() - make_interval(secs => CASE WHEN c.is_absent THEN $6 ELSE $5 END)
+          AND c.asked_at > now() - make_interval(secs => CASE WHEN c.is_absent THEN $6 ELSE @extschema@.network_lifetime($5, c.asn_number) END)
         LIMIT 1)
       ELSE (
         SELECT true

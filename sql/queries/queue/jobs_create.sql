@@ -45,7 +45,7 @@ WITH taken AS (
            bool_or(CASE WHEN p.shares THEN EXISTS (
                SELECT FROM @extschema@.block_answer c
                WHERE c.provider = w.provider AND c.prefix BETWEEN w.lookup_key::cidr AND w.ip_address AND c.prefix >>= w.ip_address
-                 AND c.asked_at > now() - make_interval(secs => CASE WHEN c.is_absent THEN p.absent ELSE p.value END))
+                 AND c.asked_at > now() - make_interval(secs => CASE WHEN c.is_absent THEN p.absent ELSE @extschema@.network_lifetime(p.value, c.asn_number) END))
            ELSE EXISTS (
                SELECT FROM @extschema@.ip_inventory i
                WHERE i.ip_address = w.ip_address

@@ -23,5 +23,5 @@ WHERE w.lookup_key NOT IN (SELECT a.lookup_key FROM waiting a)
         SELECT true
         FROM @extschema@.block_answer c
         WHERE c.provider = $1 AND c.prefix BETWEEN w.lookup_key::cidr AND w.ip AND c.prefix >>= w.ip
-          AND c.asked_at > now() - make_interval(secs => CASE WHEN c.is_absent THEN $5 ELSE $4 END)
+          AND c.asked_at > now() - make_interval(secs => CASE WHEN c.is_absent THEN $5 ELSE @extschema@.network_lifetime($4, c.asn_number) END)
         LIMIT 1) END IS NULL

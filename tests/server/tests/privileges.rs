@@ -37,6 +37,7 @@ const OFFLINE: &[&str] = &[
     "maxmind_lookup",
     "may_be_asked",
     "mmdb_in_service",
+    "network_kind",
     "parsed_address_in",
     "parsed_address_out",
     "providers",

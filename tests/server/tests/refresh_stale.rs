@@ -145,6 +145,72 @@ fn team_cymru_is_asked_where_it_had_a_say_or_nobody_has() {
     assert_eq!(result(&mut db), serde_json::json!({"cymru": 6}));
 }
 
+/// With the default settings: 9 days for hosts of VPN services, 29.7 for hosting, 180 for internet providers, otherwise 90.
+#[test]
+fn an_answer_that_names_a_network_expires_by_the_kind_of_the_network() {
+    let mut db = database();
+    db.run(
+        "INSERT INTO asn_inventory (asn_number, asn_type, is_known_hosting, is_known_vpn) VALUES
+             (64501, 'HOSTING', true, true), (64502, 'HOSTING', false, false), (64503, 'UNKNOWN', true, false),
+             (64504, 'ISP', false, false), (64505, 'ISP', true, false), (64506, 'EDUCATION', false, false)",
+    );
+    let ages = [8, 10, 29, 31, 89, 91, 179, 181];
+    let last_fresh =
+        [(64501, 8), (64502, 29), (64503, 29), (64504, 179), (64505, 29), (64506, 89), (64507, 89)];
+    let mut expected = Vec::new();
+    for (n, age) in ages.into_iter().enumerate() {
+        let at = ago(&mut db, age);
+        for (network, (asn, fresh_until)) in last_fresh.into_iter().enumerate() {
+            let ip = format!("60.0.{network}.{n}");
+            load(&mut db, &[(&ip, Some(asn), 1, value("cymru", &at))]);
+            if age > fresh_until {
+                expected.push(ip);
+            }
+        }
+    }
+    db.run("CALL refresh_stale('cymru')");
+    expected.sort();
+    assert_eq!(queued(&mut db, "cymru"), expected);
+    // The lifetime of an answer that names no network does not depend on the network. It is seven days here.
+    let (fresh, old) = (ago(&mut db, 6), ago(&mut db, 8));
+    load(
+        &mut db,
+        &[
+            ("61.0.0.1", Some(64501), 1, value("greynoise", &fresh)),
+            ("61.0.0.2", Some(64504), 1, value("greynoise", &old)),
+        ],
+    );
+    db.run("CALL refresh_stale('greynoise')");
+    let queued = queued(&mut db, "greynoise");
+    assert!(
+        queued.contains(&"61.0.0.2".to_owned()) && !queued.contains(&"61.0.0.1".to_owned()),
+        "{queued:?}"
+    );
+}
+
+#[test]
+fn the_percentages_of_lifetimes_change_at_a_reload() {
+    let cluster = cluster_with_world(&Options::named("stale-percent"));
+    let mut db = fresh_database(&cluster);
+    let lifetimes = "SELECT string_agg(answer_lifetime(1000, kind)::text, ',' ORDER BY n)
+                     FROM unnest('{vpn,hosting,isp,NULL,other}'::text[]) WITH ORDINALITY k(kind, n)";
+    assert_eq!(db.one(lifetimes), "100,330,2000,1000,1000");
+    assert_eq!(
+        db.one("SELECT answer_lifetime(2147483647, 'isp'), answer_lifetime(NULL, 'isp')"),
+        "2147483647|NULL"
+    );
+    cluster.reconfigure(&[
+        "cowrie_enrich.ttl_vpn_percent = 100".to_owned(),
+        "cowrie_enrich.ttl_hosting_percent = 50".to_owned(),
+        "cowrie_enrich.ttl_isp_percent = 1000".to_owned(),
+    ]);
+    wait_until(
+        "the settings are read",
+        || db.one(lifetimes),
+        |lifetimes| lifetimes == "1000,500,10000,1000,1000",
+    );
+}
+
 #[test]
 fn malformed_documents_count_as_without_an_answer() {
     let mut db = database();
@@ -337,5 +403,53 @@ fn the_worker_asks_again_and_an_old_answer_of_a_block_is_no_answer() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
     db.run("CALL enrich.refresh_stale()");
     assert_eq!(result(&mut db), serde_json::json!({"maxmind": 0, "cymru": 0}));
+    lab.assert_nothing_crashed();
+}
+
+/// The answer of a block has the same lifetime as the answers of its addresses.
+#[test]
+fn the_answer_of_a_block_is_used_again_as_long_as_the_kind_of_its_network_allows() {
+    let lab = Lab::start(
+        Options::named("stale-kinds").with_worker().conf("cowrie_enrich.enabled_sources = 'maxmind,cymru'"),
+    );
+    let mut db = lab.database();
+    COWRIE.create_attached(&mut db);
+    let mut networks = std::collections::BTreeSet::new();
+    let addresses: Vec<_> = members(0..200)
+        .into_iter()
+        .filter(|address| networks.insert(synthetic_asn(*address)))
+        .take(4)
+        .collect();
+    let [hosting, isp, unknown, vpn] = addresses[..] else { panic!("four networks") };
+    for (n, address) in addresses.iter().enumerate() {
+        db.run(&COWRIE.insert(&[(&format!("k{n}"), Some(&address.to_string()))]));
+    }
+    wait_for_the_queue(&mut db);
+    let asked = || lab.whois.record().questions_total();
+    assert_eq!(asked(), 4);
+    for (address, kind, is_vpn) in [
+        (hosting, "HOSTING", false),
+        (isp, "ISP", false),
+        (unknown, "UNKNOWN", false),
+        (vpn, "HOSTING", true),
+    ] {
+        db.run(&format!(
+            "UPDATE enrich.asn_inventory SET asn_type = '{kind}', is_known_hosting = false, is_known_vpn = {is_vpn}
+             WHERE asn_number = {}",
+            synthetic_asn(address)
+        ));
+    }
+    for (days, renewed, asked_then) in [(8, 0, 4), (2, 1, 5), (50, 2, 7), (40, 3, 10)] {
+        age(&mut db, "ip_inventory", days);
+        age(&mut db, "block_answer", days);
+        db.run("CALL enrich.refresh_stale('cymru')");
+        assert_eq!(result(&mut db), serde_json::json!({"cymru": renewed}), "after {days} more days");
+        wait_for_the_queue(&mut db);
+        assert_eq!(asked(), asked_then, "after {days} more days");
+    }
+    // The answer of the provider's block is 100 days old. It still serves another address of the block.
+    db.run(&format!("SELECT enrich.request_enrichment('{isp}', 'cymru')"));
+    wait_for_the_queue(&mut db);
+    assert_eq!(asked(), 10);
     lab.assert_nothing_crashed();
 }

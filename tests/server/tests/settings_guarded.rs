@@ -62,6 +62,9 @@ const SETTINGS: &[(&str, bool)] = &[
     ("spur_url", false),
     ("status_file", false),
     ("worker_enabled", true),
+    ("ttl_vpn_percent", true),
+    ("ttl_hosting_percent", true),
+    ("ttl_isp_percent", true),
     ("worker_naptime", true),
     ("worker_role", false),
 ];
