@@ -8,11 +8,14 @@ use server_tests::{Database, database, shared};
 /// The functions that every role may call. These functions read the server's files and constants. They read no table
 /// with the caller's privileges, and write nothing.
 const OFFLINE: &[&str] = &[
+    "announced_prefix",
     "asn_registry",
     "bogon_reason",
     "canonical_address",
     "classify_asn",
     "classify_name",
+    "contains_bogon",
+    "document_time",
     "geo_country_of",
     "has_sessions_since_skip",
     "ip_asn",
@@ -21,7 +24,10 @@ const OFFLINE: &[&str] = &[
     "ip_country",
     "ip_location",
     "ip_registered_country",
+    "ip_type_entries",
+    "ip_type_lists",
     "ip_types_of",
+    "is_benign_of",
     "is_bogon",
     "is_bogon_asn",
     "is_bogon_of",
@@ -40,6 +46,7 @@ const OFFLINE: &[&str] = &[
     "network_kind",
     "parsed_address_in",
     "parsed_address_out",
+    "prefix_size",
     "providers",
     "read_address_list",
     "require_library",
@@ -48,6 +55,7 @@ const OFFLINE: &[&str] = &[
     "session_table_findings",
     "session_time",
     "sessions_wait_for_types",
+    "stored_types_of",
 ];
 
 #[test]
