@@ -79,13 +79,17 @@ CREATE FUNCTION address_profile(ip inet, rel regclass DEFAULT NULL) RETURNS json
 DECLARE
     profile jsonb := @extschema@.address_facts(ip);
     address_column text;
+    -- With the column's type the call is exact. Otherwise it could match a function of another role better.
+    column_type text;
     days jsonb;
 BEGIN
     IF rel IS NULL OR profile IS NULL THEN
         RETURN profile;
     END IF;
-    SELECT a.ip_column INTO address_column
+    SELECT a.ip_column, CASE WHEN c.atttypid = 'inet'::regtype THEN 'inet' ELSE 'text' END
+    INTO address_column, column_type
     FROM @extschema@.attached_tables a
+    LEFT JOIN pg_attribute c ON c.attrelid = a.rel AND c.attname = a.ip_column AND NOT c.attisdropped
     WHERE a.rel = address_profile.rel
        OR a.rel IN (SELECT p.relid FROM pg_partition_ancestors(address_profile.rel) p)
     ORDER BY a.ip_column, a.time_column
@@ -96,7 +100,8 @@ BEGIN
     INTO days
     FROM @extschema@.session_timeline(rel, '1 day',
         condition => CASE WHEN address_column IS NULL THEN 'true'
-            ELSE format('@extschema@.session_address(s.%I) = %L::inet', address_column, profile ->> 'ip_address') END) t;
+            ELSE format('@extschema@.session_address(s.%I::pg_catalog.%s) OPERATOR(pg_catalog.=) %L::pg_catalog.inet',
+                        address_column, column_type, profile ->> 'ip_address') END) t;
     RETURN profile || jsonb_build_object('sessions_per_day', days);
 END
 $$;

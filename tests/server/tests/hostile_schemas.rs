@@ -160,7 +160,7 @@ fn functions_that_would_fit_better_are_not_called_by_ours_nor_by_the_worker() {
         || db.one("SELECT snapshot_asn IS NOT NULL FROM sessions WHERE id = 'w'"),
         |completed| completed == "t",
     );
-    assert!(!hostile::is_sprung(&mut db), "a function of the attacker's was called");
+    assert!(!hostile::is_sprung(&mut db), "a function of the attacker's was called:\n{}", lab.cluster.log());
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
     lab.assert_nothing_crashed();
 }
