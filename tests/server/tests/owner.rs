@@ -74,7 +74,7 @@ const ALTERATIONS: [(&str, &str); 10] = [
     ("a column that is gone", "ALTER TABLE enrich.ip_inventory DROP is_bogon CASCADE"),
     (
         "a document that is a number",
-        "ALTER EXTENSION cowrie_enrich DROP VIEW enrich.persistent_addresses; ALTER TABLE enrich.ip_inventory DROP geo_country CASCADE, DROP ip_types CASCADE, DROP is_scanner CASCADE, DROP is_bogon CASCADE; DROP TRIGGER inventory_changed ON enrich.ip_inventory; ALTER TABLE enrich.ip_inventory ALTER enrichment DROP DEFAULT, ALTER enrichment TYPE bigint USING 1234567890123",
+        "ALTER EXTENSION cowrie_enrich DROP VIEW enrich.persistent_addresses; ALTER EXTENSION cowrie_enrich DROP VIEW enrich.address_types; DROP VIEW enrich.address_types; ALTER TABLE enrich.ip_inventory DROP geo_country CASCADE, DROP ip_types CASCADE, DROP is_scanner CASCADE, DROP is_bogon CASCADE; DROP TRIGGER inventory_changed ON enrich.ip_inventory; ALTER TABLE enrich.ip_inventory ALTER enrichment DROP DEFAULT, ALTER enrichment TYPE bigint USING 1234567890123",
     ),
     (
         "another index under the name of the key",
