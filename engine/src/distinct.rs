@@ -1,9 +1,9 @@
 //! Counts distinct numbers in constant memory (HyperLogLog).
 //!
 //! A number is hashed. The first bits of the hash choose a register, and the register keeps the largest position of the
-//! first 1 in the other bits. So an observation can be made by several processes, in any order and repeatedly. The
-//! number of distinct numbers follows from the registers. Its standard error is 0.4 %. Up to a hundred numbers it is
-//! almost always exact.
+//! first 1 in the other bits. So several processes can observe the same number, in any order and repeatedly, and the
+//! registers stay the same. The estimate of how many distinct numbers were observed is computed from the registers. Its
+//! standard error is 0.4 %. Up to a hundred numbers it is almost always exact.
 //!
 //! The estimator is algorithm 6 of O. Ertl, "New cardinality estimation algorithms for HyperLogLog sketches" (2017),
 //! <https://arxiv.org/abs/1702.01284>. It needs no tables, and has no bias for small or medium numbers.
@@ -19,7 +19,7 @@ const RANK_BITS: u32 = u64::BITS - REGISTER_BITS;
 /// The largest rank, for a hash in which all these bits are 0.
 pub const LARGEST_RANK: u8 = RANK_BITS as u8 + 1;
 
-/// The effect of a number: the register must be at least the rank.
+/// The effect of observing a number: the value of the register becomes at least the rank.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Observation {
     /// Below [`REGISTERS`].

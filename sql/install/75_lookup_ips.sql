@@ -1,5 +1,5 @@
--- Lists of addresses. They are read and looked up without a write and without a request to a provider, so also on a
--- standby.
+-- Lists of addresses. Reading a list and looking up its addresses writes nothing and sends no request to a provider. So
+-- it also works on a standby.
 
 CREATE FUNCTION read_address_list(
     addresses text[], OUT line integer, OUT input text, OUT ip_address inet, OUT error text, OUT bogon_reason text,
@@ -10,7 +10,7 @@ CREATE FUNCTION read_address_list(
 COMMENT ON FUNCTION read_address_list(text[]) IS
     'parses the lines of a list of addresses, and looks the addresses up in the mmdb files; does the reading for lookup_ips()';
 
--- OFFSET 0 looks each address up by the key. A join would read the whole inventory for a short list.
+-- With OFFSET 0, PostgreSQL looks up each address by the key. A join would read the whole inventory for a short list.
 CREATE FUNCTION lookup_ips(
     addresses text[], OUT line integer, OUT input text, OUT ip_address inet, OUT error text, OUT is_bogon boolean,
     OUT bogon_reason text, OUT ip_types text[], OUT country text, OUT region text, OUT city text, OUT latitude float8,

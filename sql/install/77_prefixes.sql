@@ -1,6 +1,6 @@
--- Prefixes: sessions by announced prefix, and lists for firewalls. These functions read the table that the caller names
--- by campaign_addresses(), with the rights of the caller. No condition of the caller is evaluated, so they have a
--- search_path.
+-- Prefixes: sessions by announced prefix, and lists for firewalls. The caller names a session table. These functions
+-- read it by calling campaign_addresses(), with the rights of the caller. They evaluate no condition of the caller, so
+-- they have a search_path.
 
 CREATE FUNCTION announced_prefix(enrichment jsonb) RETURNS cidr
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'announced_prefix_wrapper';
@@ -75,7 +75,7 @@ CREATE FUNCTION session_prefixes(
 COMMENT ON FUNCTION session_prefixes(regclass, timestamptz) IS
     'addresses of the sessions of an attached table, one row for each, with the announced prefix that contains the address, otherwise its /24 or /48; for prefix_activity() and blocklist(); runs with the caller''s privileges';
 
--- A float8 holds every size of a prefix exactly, because it is a power of two.
+-- A float8 holds the size of every prefix exactly, because each size is a power of two.
 CREATE FUNCTION prefix_size(prefix cidr) RETURNS float8
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN pg_catalog.power(2::pg_catalog.float8, GREATEST(0,

@@ -19,7 +19,7 @@ COMMENT ON COLUMN blocklist_exception.asn_number IS
     'number of a network, all of whose addresses are exceptions; null if the row is about a prefix';
 COMMENT ON COLUMN blocklist_exception.note IS 'reason for the exception, for people who read the table';
 
--- A document that a client wrote may have any values. Comparing text never fails.
+-- A client may have written any values into the document. Comparing them as text never fails.
 CREATE FUNCTION is_benign_of(enrichment jsonb) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN COALESCE(

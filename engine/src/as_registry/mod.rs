@@ -4,8 +4,8 @@
 //! <https://www.iana.org/assignments/as-numbers> and <https://www.iana.org/assignments/iana-as-numbers-special-registry>.
 //! `engine/tests/iana/README.md` says how to update them.
 //!
-//! IANA records which registry received a range first. If a holder has moved its number to another registry, that is
-//! not recorded here. So an answer of Team Cymru is better than this registry.
+//! IANA records only the first registry of a range. If a holder has moved its number to another registry, the tables
+//! still have the first one. So an answer of Team Cymru is better than this registry.
 
 mod table;
 
@@ -23,8 +23,8 @@ pub fn registry(asn: u32) -> Option<Registry> {
     RANGES.get(after.checked_sub(1)?)?.1
 }
 
-/// Returns true if no network on the public internet can have a number: it is reserved for a special purpose, such as
-/// private use or documentation. Numbers that IANA has not allocated yet are no bogons, because the list of these
+/// Returns true if a number is reserved for a special purpose, such as private use or documentation. No network on the
+/// public internet has such a number. Numbers that IANA has not allocated yet are no bogons, because the list of these
 /// numbers changes.
 pub fn is_bogon(asn: u32) -> bool {
     let after = SPECIAL_PURPOSE.partition_point(|(first, _)| *first <= asn);

@@ -1,4 +1,4 @@
-//! Maximum ages of lists. A list that is older states nothing.
+//! Maximum ages of lists. An older list is ignored.
 //!
 //! ```text
 //! ages = age *("," age)

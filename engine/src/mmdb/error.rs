@@ -17,7 +17,7 @@ pub enum MmdbError {
     Unsupported { what: &'static str, value: u64 },
     /// The file contains neither locations nor networks of addresses.
     NoAnswers { database_type: String },
-    /// The file says of no address what type it has.
+    /// The file contains no types of addresses.
     NoTypes { database_type: String },
     /// The search tree is damaged on the way to `network`.
     Tree { network: String, reason: &'static str },

@@ -90,7 +90,8 @@ pub struct Location<'a> {
     pub accuracy_radius: Option<u32>,
 }
 
-/// Location of an address with the fields that a session's insert does not need. At least one field is known.
+/// Location of an address, including the fields that the insert of a session does not need. At least one field is
+/// known.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct DetailedLocation<'a> {
     pub location: Location<'a>,
@@ -193,7 +194,8 @@ impl<S: AsRef<[u8]>> Database<S> {
         self.find(address)?.map_or(Ok(None), |found| Self::location_of(&found))
     }
 
-    /// Returns the location with all known fields. Returns `None` if [`Self::location`] does, and no other field is known.
+    /// Returns the location with all known fields. Returns `None` if [`Self::location`] returns `None` and no other
+    /// field is known.
     pub fn detailed_location(&self, address: Address) -> Result<Option<DetailedLocation<'_>>, MmdbError> {
         let Some(found) = self.find(address)? else {
             return Ok(None);

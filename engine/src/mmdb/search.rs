@@ -10,7 +10,7 @@ use std::net::IpAddr;
 /// Number of leading zero bits of an IPv4 address in a tree of IPv6 addresses.
 const IPV4_DEPTH: usize = 96;
 
-/// Where searches start. It saves the 96 steps that all IPv4 addresses share.
+/// The node at which searches of IPv4 addresses start. This saves the 96 steps that all of them share.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Search {
     ipv4: Step,

@@ -3,8 +3,8 @@
 //! The first file with a value gives the value. A later file fills what the earlier files do not say, with two rules that
 //! keep values of different places apart:
 //!
-//! - City, coordinates and accuracy radius belong together. They come from one file, the first that has any of them. So do
-//!   region, postal code and time zone, which come from the file of the city if a file has a city.
+//! - City, coordinates and accuracy radius belong together. They come from the first file that has any of them. Region,
+//!   postal code and time zone also come from one file. If a file has a city, they come from the file of the city.
 //! - A file that names another country than an earlier file gives no city and no coordinates.
 //!
 //! The same holds for networks: a later file names the organisation only if it has the same ASN.

@@ -75,7 +75,8 @@ pub trait Provider: Sync {
         true
     }
 
-    /// Returns whether it is not asked about known research scanners, because it has no further facts about them.
+    /// Returns whether the provider is not asked about known research scanners, because it has no further facts about
+    /// them.
     fn leaves_out_benign_scanners(&self) -> bool {
         false
     }

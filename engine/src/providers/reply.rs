@@ -35,7 +35,7 @@ pub struct Finding {
 /// Facts about a network: the one that announces the address, or the one that was asked about.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NetworkInfo {
-    /// The AS number; `None` in an answer about a network, where it is the key of the answer.
+    /// The AS number. `None` in an answer about a network, because there the AS number is the key of the answer.
     pub asn: Option<u32>,
     /// Name of the organisation.
     pub name: Option<String>,

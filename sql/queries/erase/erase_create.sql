@@ -1,4 +1,5 @@
--- Creates rows for addresses that have none, in order. While a row is locked, a fold leaves the counts of its address.
+-- Creates rows for addresses that have none, in order. While a row is locked, folds skip the pending counts of its
+-- address.
 -- $1 inet[]: addresses
 INSERT INTO @extschema@.ip_inventory (ip_address)
 SELECT u.ip FROM unnest($1) u(ip) ORDER BY u.ip

@@ -1,4 +1,4 @@
--- Locks the jobs for whose answers addresses wait, and removes the addresses from the error texts of other jobs.
+-- Locks the jobs for which these addresses wait, and removes the addresses from the error texts of other jobs.
 -- $1 inet[]: addresses
 WITH locked AS MATERIALIZED (
     SELECT j.provider, j.lookup_key, j.last_error

@@ -1,5 +1,5 @@
--- Erases addresses from all tables except the inventories and the pending counts. The jobs are locked. A job for whose
--- answer no other address waits is deleted. An answer for a block is deleted if it names an address.
+-- Erases addresses from all tables except the inventories and the pending counts. The caller has locked the jobs. A job
+-- is deleted if no other address waits for its answer. An answer for a block is deleted if it names an address.
 -- $1 inet[]: addresses
 WITH history AS (
     DELETE FROM @extschema@.ip_asn_history h WHERE h.ip_address = ANY ($1)

@@ -1,4 +1,5 @@
--- Removes addresses from locked jobs, and deletes the jobs for which no address waits then. Returns the addresses.
+-- Removes addresses from locked jobs, and deletes the jobs for which no address waits any longer. Returns the
+-- addresses.
 -- $1 text: provider
 -- $2 inet: ip; null for all
 -- $3 text[]: lookup key

@@ -1,5 +1,6 @@
--- Locks the jobs that no worker has leased, of a provider or of one address at it, in key order. The next statement
--- then sees every address that waits for them: a new address locks its job first.
+-- Locks, in key order, the jobs of a provider that no worker has leased, or only those of one address. The next
+-- statement then sees every address that waits for these jobs, because a transaction locks a job before it adds an
+-- address.
 -- $1 text: provider
 -- $2 inet: ip; null for all
 SELECT j.lookup_key

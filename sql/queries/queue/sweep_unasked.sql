@@ -1,7 +1,7 @@
 -- Queues lookups that were never queued or got lost. Queues an address for each provider that was never asked about the
 -- address. Queues an address without a network again after the negative answer of a provider has expired. Queues a
--- skipped lookup if the address has sessions since. Reads $1 addresses after $2. Leaves out lookups that are queued or
--- dead letters. Returns the number of addresses that it read, and the last one.
+-- skipped lookup if the address has had sessions since then. Reads $1 addresses after $2. Leaves out lookups that are
+-- queued or dead letters. Returns the number of addresses that it read, and the last one.
 -- $1 bigint: most
 -- $2 inet: the last address that was read, or null
 -- $3 text[]: names of the providers

@@ -25,7 +25,8 @@ pub const DESCRIPTION_KEY: &str = "lists";
 /// Version of the table and of the records.
 pub const FORMAT: u64 = 1;
 
-/// Units of work that a lookup may spend on one record: a value, or a byte of text. `verify` allows no larger record.
+/// Maximum number of units of work that a lookup may spend on one record. A value, or a byte of text, is one unit.
+/// `verify` allows no larger record.
 pub(super) const WORK: usize = (1 << 14) + (256 << 10);
 
 /// Units of work of `verify` for each byte of data. Records share texts by pointers of three bytes.

@@ -20,9 +20,9 @@
 //! | `ANONYMOUS` | the vendor knows that the address hides its user, but not how |
 //! | `DATACENTER` | a hosting company or a cloud |
 //! | `RESIDENTIAL`, `MOBILE` | the access network of a private user |
-//! | `SCANNER_BENIGN` | a known research scanner; it is not asked of GreyNoise |
+//! | `SCANNER_BENIGN` | a known research scanner; GreyNoise is not asked about it |
 //!
-//! An operator may use other types for own lists.
+//! Operators may use other types for their own lists.
 
 mod compiled;
 mod flags;
@@ -38,7 +38,7 @@ use crate::address::Address;
 use flags::Family;
 use maxminddb::Reader;
 
-/// Type of a list of known research scanners. Addresses of this type are not asked of GreyNoise.
+/// Type of a list of known research scanners. GreyNoise is not asked about addresses of this type.
 pub const BENIGN_SCANNER: &str = "SCANNER_BENIGN";
 
 /// Maximum length of a type, in bytes.

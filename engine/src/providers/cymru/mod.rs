@@ -110,8 +110,8 @@ pub type NetworkReply = CymruReply<u32, NetworkAnswer>;
 pub struct CymruReply<K, A> {
     /// Answers for requested keys only. A key without an entry got no answer and is looked up again later.
     pub answers: BTreeMap<K, A>,
-    /// The reason why keys have no answer, if the exchange failed. `None` if all keys have an answer, or if the provider
-    /// ended a complete response without a row for some.
+    /// The reason why keys have no answer, if the exchange failed. `None` if all keys have an answer, or if a complete
+    /// response has no row for some keys.
     pub failure: Option<Failure>,
     pub anomalies: Anomalies,
     /// Either `Whois` or `Dns`.

@@ -11,9 +11,9 @@
 //! name     = *OCTET                               ; with commas; ends with ", " and the country
 //! ```
 //!
-//! No field of the row repeats the question except the number. So a row whose fields are in another order could pass
-//! for a valid one. A row is therefore dropped if any field does not have the form of its column. The number of columns
-//! separates these rows from those about addresses, which have seven.
+//! Of the fields of a row, only the number was in the request. So a row whose other fields are in a wrong order could
+//! look valid. Therefore a row is dropped if any field does not have the form of its column. Rows about addresses have
+//! seven columns, so they cannot be taken for rows about networks.
 
 use super::Registry;
 use super::route::{is_absent, parse_asn, parse_name};
@@ -97,7 +97,7 @@ fn has_form_of_date(text: &[u8]) -> bool {
         })
 }
 
-/// Refuses texts that belong into another column.
+/// Refuses texts that belong in another column.
 fn parse_network_name(text: &[u8]) -> Option<Option<String>> {
     let is_registry = std::str::from_utf8(text).is_ok_and(|text| Registry::parse(text).is_some());
     if is_registry || has_form_of_date(text) || text.len() == 2 && !is_absent(text) {
