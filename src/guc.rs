@@ -35,7 +35,7 @@ static PROVIDERS: OnceLock<Vec<DefinedSetting>> = OnceLock::new();
 
 static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(3);
 static RETRY_BASE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
-/// Of a lifetime of 90 days: 9, 30 and 180 days.
+/// With a lifetime of 90 days, the three percentages give 9, 30 and 180 days.
 static TTL_VPN_PERCENT: GucSetting<i32> = GucSetting::<i32>::new(10);
 static TTL_HOSTING_PERCENT: GucSetting<i32> = GucSetting::<i32>::new(33);
 static TTL_ISP_PERCENT: GucSetting<i32> = GucSetting::<i32>::new(200);

@@ -132,7 +132,8 @@ fn is_bogon_asn(call: &Call) -> Option<Typed<Boolean>> {
 
 sql_function!(contains_bogon_wrapper, pg_finfo_contains_bogon_wrapper, contains_bogon);
 fn contains_bogon(call: &Call) -> Typed<Boolean> {
-    // A prefix that is no block of canonical addresses contains the IPv4-mapped ones, which are bogons on the wire.
+    // `None` stands for a prefix that contains all IPv4-mapped addresses. These addresses are bogons on the
+    // wire.
     call.prefix(0).is_none_or(bogon::occur_in).to_sql()
 }
 

@@ -159,7 +159,8 @@ fn cancel_requests(call: &Call) -> Typed<Bigint> {
         error::not_a_host(network.address);
     }
     require_writable("cancel_requests()");
-    // With one snapshot for all statements, an address could be overlooked whose job is deleted.
+    // With one snapshot for all statements, the call could delete a job and overlook an address that waits for
+    // it.
     if mvcc_snapshot::is_kept_for_transaction() {
         error::needs_read_committed("cancel_requests()");
     }

@@ -22,7 +22,7 @@ pub struct Classification {
     pub provider: Option<String>,
 }
 
-/// Returns the classification in a document. `None`: there is none, or its type is unknown.
+/// Returns the classification in a document. Returns `None` if there is none, or if its type is unknown.
 pub fn of(document: Container<'_>) -> Option<Classification> {
     let own = document.object(KEY)?;
     let kind = match own.text("ip_type")?.trim().to_ascii_lowercase().as_str() {
@@ -39,7 +39,8 @@ pub fn of(document: Container<'_>) -> Option<Classification> {
 }
 
 impl Classification {
-    /// Returns whether it still counts: an address that was a Tor exit then may be none now.
+    /// Returns whether the classification is recent enough to count. A Tor exit of that time may not be a Tor
+    /// exit now.
     pub fn counts(&self, max_ages: &MaxAges, now: Timestamp) -> bool {
         self.at.is_some_and(|at| max_ages.allows(self.kind, unix_seconds(at), unix_seconds(now)))
     }

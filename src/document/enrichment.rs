@@ -425,8 +425,8 @@ pub fn country(document: Container<'_>) -> Option<String> {
         .map(country_text)
 }
 
-/// Minimum length of an announced prefix, for IPv4 and IPv6. Registries allocate no longer block, so a shorter prefix
-/// in a document is an error or a default route.
+/// Minimum length of an announced prefix, for IPv4 and IPv6. Registries allocate no larger blocks, so a shorter
+/// prefix in a document is an error or a default route.
 const SHORTEST_ANNOUNCED: (u8, u8) = (8, 16);
 
 /// Returns the announced prefix in Team Cymru's answer.

@@ -4,10 +4,10 @@
 //! {"_meta": {"greynoise": {"state": "skipped", "skipped_at": "2026-11-20T03:18:32.123456+00:00", "sessions": 3}}}
 //! ```
 //!
-//! Without this state a sweep would take the lookup for one that was never queued, and queue it. A skipped
-//! lookup is queued again by a call that asks about the address, or after another session of the address was
-//! stored. `sessions` is the number of the sessions of the address when the lookup was skipped.
-//! `lookups_skip.sql` writes the same.
+//! Without this state a sweep would queue the lookup, because the lookup would look as if it had never been
+//! queued. A skipped lookup is queued again by a call that asks about the address, or after another session of
+//! the address was stored. `sessions` is the number of the sessions of the address when the lookup was skipped.
+//! `lookups_skip.sql` writes the same format.
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 
@@ -34,7 +34,7 @@ pub fn is_skipped(document: Container<'_>, source: &str) -> bool {
 }
 
 /// Returns true if the lookup was skipped, and more sessions of the address were stored since. The number of
-/// sessions alone does not tell, because old sessions may have been deleted.
+/// sessions alone does not show this, because old sessions may have been deleted.
 pub fn has_sessions_since(
     document: Container<'_>,
     source: &str,

@@ -135,7 +135,7 @@ impl Databases {
         files.iter().flatten().map(|loaded| &loaded.database)
     }
 
-    /// Returns the ASN files. Without any, returns the city files that also have networks (Enterprise).
+    /// Returns the ASN files. If none is loaded, returns the city files that also have networks (Enterprise).
     fn network_files(&self) -> impl Iterator<Item = &Database<Mmap>> {
         let mut own = self.files(Kind::Asn).peekable();
         let without = own.peek().is_none();

@@ -58,9 +58,10 @@ impl Kind {
     }
 }
 
-/// A file's place in the settings. Its private copy belongs to the place: if the setting names another file, the copy
-/// stays in service until the other file has been verified. The copy of a file of types belongs to its path instead. So
-/// a file that the setting names no more states nothing at once, and the order of the files does not matter.
+/// A file's place in the settings. Its private copy belongs to the place: if the setting names another file,
+/// the copy stays in service until the other file has been verified. The copy of a file of types belongs to its
+/// path instead. So a file is out of use as soon as the setting no longer names it, and the order of the files
+/// does not matter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FileId {
     pub kind: Kind,
@@ -90,8 +91,8 @@ impl FileId {
         }
     }
 
-    /// Returns the number of the file of this kind to which a name in the directory of the copies belongs, if the number
-    /// is in the name.
+    /// Parses the name of a copy or status of this kind. Returns the number of the file, or `None` if the name
+    /// has no number.
     pub fn number_of(kind: Kind, name: &str) -> Option<usize> {
         let behind = name.strip_prefix(kind.name())?.strip_prefix('.')?;
         behind.split(['.', '-']).next()?.parse().ok()

@@ -80,7 +80,7 @@ pub enum Mode {
 /// A writer may still be writing a source that changed more recently.
 const STABLE_AFTER_SECONDS: i64 = 2;
 
-/// Puts a configured file into service unless it is already.
+/// Puts a configured file into service unless it is already in service.
 pub fn run(file: &ConfiguredFile, mode: Mode) -> Result<(), ImportError> {
     let ConfiguredFile { id, path } = file.clone();
     let kind = id.kind;
@@ -126,7 +126,7 @@ pub fn is_due(file: &ConfiguredFile) -> bool {
     is_wanted(file.id, &signature, Mode::IfChanged) && matches!(ReplacementLock::take(false), Ok(Some(_)))
 }
 
-/// Removes the copies of files that the settings name no more.
+/// Removes the copies of files that the settings no longer name.
 pub fn remove_unnamed() {
     if let Ok(Some(lock)) = ReplacementLock::take(false) {
         private_copy::remove_unconfigured(&lock);

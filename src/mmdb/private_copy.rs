@@ -266,8 +266,8 @@ impl ReplacementLock {
         written
     }
 
-    /// Removes the copies and statuses of files that a setting names no more. The first file's copy stays, because an
-    /// empty setting may be a mistake that a reload corrects.
+    /// Removes the copies and statuses of files that a setting no longer names. The first file's copy stays,
+    /// because an empty setting may be a mistake that a reload corrects.
     pub fn remove_unnamed(&self, kind: Kind, configured: usize) {
         for path in unnamed(kind, configured) {
             // If a file cannot be removed now, the next import removes it.
@@ -334,8 +334,8 @@ fn remove_others(id: FileId, keep: &str) {
     }
 }
 
-/// How long the copies of a file that is not configured stay. A process that has not read the new settings yet
-/// may take a new file for one that is not configured.
+/// How long the copies of a file stay after the last change if no setting names the file. Without this time, a
+/// process that has not read the new settings yet would remove the copy of a newly configured file.
 const UNCONFIGURED_FOR: Duration = Duration::from_secs(3600);
 
 /// Removes the copies of files of types that are not configured any more.

@@ -174,7 +174,7 @@ fn transact<T>(
     match transaction::run(|| store::run_for_worker(work)) {
         Ok(result) => result.ok_or(TransactionFailure { was_lock: false }),
         Err(failure) => {
-            let headline = "a step of a process that runs code of a table owner failed and will be retried";
+            let headline = "a step of an owner process failed and will be retried";
             match owner_process::own_worker_slot() {
                 Some(worker_slot) => kind.failed(&worker_slot.report, headline, &failure.message),
                 None => telemetry::error(headline, &failure.message),

@@ -22,11 +22,12 @@ use crate::pg::{Oid, catalog, parser};
 
 /// A statement that analyses a table, with the caller's condition.
 type Analysis<'a, P, C> = TableStatement<'a, P, C>;
-/// A network, its name and type, countries and types at the time of the attack, sessions, addresses, first and last
-/// seen. The caller only passes these values on.
+/// A row about a network: the ASN, the network's name and type, lists of countries and types at the time of the
+/// attack, numbers of sessions and addresses, first and last seen. The caller only passes these values on.
 pub type Networks = (Bigint, Text, Text, Array<Text>, Array<Text>, Bigint, Bigint, Timestamptz, Timestamptz);
-/// An address, its sessions, first and last seen, its network, the network's name and the country then, the same now,
-/// the change, its types, and whether it is a scanner.
+/// A row about an address: the address, its number of sessions, first and last seen. Then come the ASN, the
+/// network's name and the country, first of that time and then of now. The last fields are the change, the
+/// types, and whether the address is a scanner.
 pub type Addresses = (
     Inet,
     Bigint,
@@ -53,7 +54,7 @@ const ADDRESSES: Analysis<'static, (), Addresses> = TableStatement::new(
 );
 
 /// The parts of the statement for addresses that depend on whether the caller may read the inventories. Without
-/// `ip_inventory`, nothing is known about now.
+/// `ip_inventory`, the current values are unknown.
 const NOW: &str = "i.current_asn AS asn_now, \
     CASE WHEN i.geo_country OPERATOR(pg_catalog.<>) 'XX' THEN i.geo_country END AS country_now, \
     i.ip_types AS ip_types_now, i.is_scanner";

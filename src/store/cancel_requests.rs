@@ -1,7 +1,7 @@
 //! Cancels lookups that wait, and notes in their addresses that no sweep may queue them again.
 //!
-//! Order of locks: requests, jobs, networks, addresses; each except requests in key order. The worker holds no jobs while it
-//! waits for requests, because it skips locked requests.
+//! Order of locks: requests, jobs, networks, addresses. Except for requests, the rows of each kind are locked
+//! in key order. The worker holds no jobs while it waits for requests, because it skips locked requests.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +31,7 @@ thread_local! {
 /// Addresses per statement.
 const CHUNK: usize = 2_000;
 
-/// Removes the waiting requests and jobs of a provider, or of one address at it. Returns the number of
+/// Removes the waiting requests and jobs of a provider, or only those of one address. Returns the number of
 /// addresses and networks that waited. Leaves jobs that a worker has leased.
 pub fn run(connection: &Connection, provider: Provider, address: Option<Address>) -> i64 {
     let name = provider.name();

@@ -65,7 +65,7 @@ const ANONYMISE: TableStatement<'static, (Array<Tid>,), (Tid,)> =
 const DELETE: TableStatement<'static, (Array<Tid>,), (Tid,)> =
     TableStatement::new("sessions_delete", include_str!("../../sql/queries/erase/sessions_delete.sql"));
 
-/// The end of the reason why a table without the index of the completion is not intact. An erasure does not use this
+/// The end of the text that says that the index of the completion is missing. An erasure does not use this
 /// index. `attached_tables` gives this reason only if there is no other.
 const LACKS_INDEX: &str = "lacks the index of sessions with null snapshot columns";
 

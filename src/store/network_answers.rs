@@ -1,8 +1,8 @@
 //! Lookups of networks by their AS number: which networks to look up, and what is stored of the answers.
 //!
-//! Each network is looked up once after it was created, and again when its answer has expired. The worker finds new
-//! networks by an index of the networks for which no lookup was queued, so no session pays for it. Sweeps find the
-//! others. The job of a network has no waiting addresses.
+//! Each network is looked up once after it was created, and again when its answer has expired. The worker finds
+//! new networks by an index of the networks for which no lookup was queued, so storing a session costs no more.
+//! Sweeps find the others. The job of a network has no waiting addresses.
 
 use std::collections::BTreeMap;
 

@@ -123,8 +123,8 @@ fn seen(column: &[u8], is_local: bool, stored_time_zone: &[u8]) -> Vec<u8> {
     [&parts.concat()[..], b" END"].concat()
 }
 
-/// Returns a comparison of the bare column, for which the server can use an index. `seen` is compared as well, because a
-/// time without a time zone is compared with bounds that are a day wider.
+/// Returns a comparison of the bare column, for which the server can use an index. The statement also compares
+/// `seen`, because the bounds for a time without a time zone are a day wider.
 fn range(column: &[u8], is_local: bool, request: &Request<'_>) -> Vec<u8> {
     let local = |argument: &str, operator: &str| {
         format!(
@@ -164,8 +164,8 @@ impl Bucket {
         }
     }
 
-    /// Returns the expression for the bin of a time, and the one for the bucket of a bin. The second is computed once for
-    /// each group, because it is slower.
+    /// Returns the expression for the bin of a time, and the one for the bucket of a bin. The expression for
+    /// the bucket is computed only once for each group, because it is slower.
     fn expressions(&self) -> (String, String) {
         const LOCAL: &str = "pg_catalog.timezone($1, t.seen)";
         const FIRST: &str = "'2001-01-01 00:00:00'::timestamp";

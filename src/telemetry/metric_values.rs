@@ -352,7 +352,7 @@ fn type_files() -> Vec<Family> {
     let (mut loaded, mut missing, mut usable, mut stale) = (0, 0, 0, 0);
     let max_ages = guc::ip_type_max_ages();
     let now = mmdb::unix_seconds(clock::now());
-    // A list that is in several files, by name and type, has the oldest of their times.
+    // If several files have a list of the same name and type, the oldest of their times counts.
     let mut published: BTreeMap<(String, String), u64> = BTreeMap::new();
     for ConfiguredFile { id, .. } in Kind::Types.files() {
         let Some(status) = mmdb::status(id).filter(mmdb::Status::serves) else {

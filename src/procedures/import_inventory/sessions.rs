@@ -133,7 +133,8 @@ pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
     ));
 }
 
-/// Adds the change that takes each session's type from the list of types of older Python systems.
+/// Adds the change that sets each session's type to the first element of `snapshot_ip_types`, in which older
+/// Python systems stored the types.
 fn take_types(table: &Table, name: &str, changes: &mut Vec<tables::Change>) {
     match tables::types(table) {
         tables::Types::None => {}
