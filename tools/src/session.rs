@@ -30,7 +30,7 @@ pub struct Session {
 /// The effect of [`Session::add`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Added {
-    /// Approximate memory that the session takes in addition.
+    /// Approximate number of bytes by which the session has grown.
     pub bytes: usize,
     /// True for a second connect event with another time or address.
     pub is_other_connect: bool,

@@ -108,7 +108,7 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
     Ok(Some(parsed))
 }
 
-/// Refuses options that have no meaning together.
+/// Refuses options that cannot be combined.
 fn check(parsed: &Arguments) -> Result<(), lexopt::Error> {
     let prints = parsed.print_grants.is_some();
     let follows = parsed.follow.is_some();

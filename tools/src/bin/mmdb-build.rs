@@ -147,7 +147,7 @@ impl Arguments {
     }
 }
 
-/// Returns the argument, or the time that reproducible builds agree on.
+/// Returns the argument, or otherwise the time in the environment variable `SOURCE_DATE_EPOCH`.
 fn build_epoch(argument: Option<u64>) -> Result<Option<u64>, String> {
     match (argument, std::env::var("SOURCE_DATE_EPOCH")) {
         (Some(seconds), _) => Ok(Some(seconds)),

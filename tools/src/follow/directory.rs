@@ -77,8 +77,8 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// Returns the logs by the time of their first event. Of files with the same contents, it returns one: a plain file
-    /// instead of a compressed file, otherwise the longer file.
+    /// Returns the logs by the time of their first event. If several files have the same contents, it returns one of
+    /// them: a plain file instead of a compressed file, otherwise the longer file.
     pub fn scan(&mut self, directory: &Path) -> io::Result<Vec<Found>> {
         let mut known = HashMap::new();
         let mut logs: HashMap<LogId, Found> = HashMap::new();

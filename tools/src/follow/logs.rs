@@ -11,7 +11,7 @@ use super::directory::{FileVersion, Found, Scanner};
 use super::head::LogId;
 use super::reader::{LastLine, Reader, stated_length};
 
-/// Number of positions that are kept of logs that the directory does not have any more.
+/// Number of positions that are kept for logs that are no longer in the directory.
 const KEPT_POSITIONS: usize = 1000;
 
 /// Time after which a last line without an end is taken as it is, if a later log exists.
@@ -28,7 +28,7 @@ pub struct Position {
     pub name: String,
 }
 
-/// The size at which a log had no complete line left.
+/// The size of the log when all its complete lines had been read.
 #[derive(Clone, Copy, Debug)]
 struct Stalled {
     size: u64,

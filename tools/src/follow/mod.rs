@@ -6,14 +6,14 @@
 //!
 //! A session is stored once, whenever the program is killed:
 //!
-//! 1. A batch is inserted, and its rows, in one transaction.
+//! 1. A batch of sessions is inserted in one transaction, together with its rows in other tables.
 //! 2. Before the commit, the state file is written. It has the batch, the positions after it, and the open sessions.
-//! 3. The transaction commits. The batch leaves the state file when that is written next.
+//! 3. The transaction commits. The next version of the state file does not contain the batch.
 //!
-//! If the program is killed before 2, the next run reads the same lines again, and the transaction was aborted. If it is
+//! If the program is killed before 2, the transaction is aborted, and the next run reads the same lines again. If it is
 //! killed after 2, the next run inserts the batch of the state file again. If the transaction was committed, the unique
 //! key of the table stops every row, and the batch is done. Otherwise no row is stopped. A connection that is lost
-//! during the commit is the same case.
+//! during the commit is handled in the same way.
 
 mod check;
 mod directory;

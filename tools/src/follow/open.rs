@@ -7,8 +7,8 @@
 //! - If the open sessions take more than [`OpenLimits::bytes`], the largest of them are stored as they are.
 //!
 //! Events of a session that was stored recently are late. Their rows are stored, but the row of the session stays as it
-//! is. Time is the time in the log, so that a log of last year is read as if it were written now. If all logs are read
-//! to their end, it is the clock of this machine.
+//! is. Waits are measured by the times in the log, so that a log of last year is read as if it were written now. When
+//! all logs are read to their end, waits are measured by the clock of this machine.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -21,7 +21,8 @@ use crate::session::Session;
 /// Time for which a closed session waits for more events.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Time, in the log, for which the id of a stored session is remembered: if it was closed, and if it was not.
+/// Times, in the log, for which the id of a stored session is remembered: first for a closed session, then for a
+/// session without an end.
 const CLOSED_REMEMBERED: Duration = Duration::from_secs(3600);
 const UNCLOSED_REMEMBERED: Duration = Duration::from_secs(86_400);
 

@@ -323,7 +323,7 @@ impl Follower {
         self.database_problem.report(problem);
         let pause = self.backoff.map_or(FIRST_BACKOFF, |last| (last * 2).min(LONGEST_BACKOFF));
         self.backoff = Some(pause);
-        // The metrics say so before the pause.
+        // The metrics show the failure before the pause.
         self.measured_at = None;
         pause
     }

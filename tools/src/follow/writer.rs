@@ -137,7 +137,7 @@ impl Writer {
         Ok((Prepared { transaction, rows, cut: counts.cut }, number))
     }
 
-    /// Returns what became of a transaction of this server.
+    /// Returns the outcome of a transaction of this server.
     pub fn outcome(&mut self, transaction: i64) -> Result<Outcome, Error> {
         let status = self.client.query_one("SELECT txid_status($1)", &[&transaction]);
         let status: Option<String> = match status {
@@ -219,7 +219,7 @@ fn insert_statement(table: Table) -> String {
 
 impl Names {
     /// Finds the numbers of names, and stores names that the table lacks. Names are not unique in Cowrie's tables, so
-    /// the lowest number counts, and an advisory lock prevents that two loaders store the same name.
+    /// the lowest number counts, and an advisory lock prevents two loaders from storing the same name.
     fn find(&mut self, client: &mut Client, names: BTreeSet<&String>) -> Result<(), Error> {
         if self.numbers.len() > MOST_NAMES {
             self.numbers.clear();
@@ -270,7 +270,8 @@ impl ToSql for Cell {
     postgres::types::to_sql_checked!();
 }
 
-/// Returns true if the values of a row cause the error, or code that runs for each row. Another row may be stored.
+/// Returns true if the error comes from the values of a row, or from code that runs for each row. Then other rows may
+/// still be stored.
 pub fn is_caused_by_a_row(error: &Error) -> bool {
     // Program limits are here because an index can refuse a long value.
     const CLASSES: [&str; 5] = ["22", "23", "44", "54", "P0"];
