@@ -1,4 +1,4 @@
-//! Maximum ages of lists. An older list is ignored.
+//! Maximum ages of lists. A list that is older than its maximum age is ignored.
 //!
 //! ```text
 //! ages = age *("," age)

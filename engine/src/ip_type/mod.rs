@@ -25,7 +25,7 @@ const PRECEDENCE: [&str; 10] = [
     "MOBILE",
 ];
 
-/// Returns the place of a type in the order of precedence, from 0. All types without a place come after the last place.
+/// Returns the place of a type in the order of precedence, from 0. All other types come last, at the same place.
 pub fn rank(kind: &str) -> usize {
     PRECEDENCE.iter().position(|known| *known == kind).unwrap_or(PRECEDENCE.len())
 }

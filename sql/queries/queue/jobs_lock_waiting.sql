@@ -1,6 +1,5 @@
--- Locks, in key order, the jobs of a provider that no worker has leased, or only those of one address. The next
--- statement then sees every address that waits for these jobs, because a transaction locks a job before it adds an
--- address.
+-- Locks, in key order, a provider's jobs that no worker has leased, or only those of one address. The next statement
+-- then sees every address that waits for these jobs, because a transaction locks a job before it adds an address.
 -- $1 text: provider
 -- $2 inet: ip; null for all
 SELECT j.lookup_key

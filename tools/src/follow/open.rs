@@ -8,7 +8,7 @@
 //!
 //! Events of a session that was stored recently are late. Their rows are stored, but the row of the session stays as it
 //! is. Waits are measured by the times in the log, so that a log of last year is read as if it were written now. When
-//! all logs are read to their end, waits are measured by the clock of this machine.
+//! all logs are read to their end, a wait can also end by the clock of this machine.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
