@@ -19,7 +19,7 @@ CREATE VIEW address_types AS
     CROSS JOIN LATERAL @extschema@.ip_type_entries(i.ip_address) e
     WHERE e.is_usable;
 COMMENT ON VIEW address_types IS
-    'types of the addresses in ip_inventory, one row for each statement of a source: a stored answer of a provider, or a list in the mmdb files of the setting ip_type_databases that is not older than ip_type_max_age allows';
+    'types of the addresses in ip_inventory, one row for each type that a source names; a source is the stored answer of a provider, or a list in the files of ip_type_databases; lists older than ip_type_max_age are left out';
 COMMENT ON COLUMN address_types.source IS 'name of the provider, or of the list if is_list is true';
 COMMENT ON COLUMN address_types.stated_at IS
     'time of the provider''s answer, or time at which the list was published';
