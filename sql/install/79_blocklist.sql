@@ -66,15 +66,15 @@ BEGIN
         FROM @extschema@.session_prefixes(rel, since) p
         WHERE blocklist.unit <> 'address'
     ), kept AS MATERIALIZED (
-        SELECT s.ip_address, s.prefix, COALESCE(s.asn_number, @extschema@.ip_asn(s.ip_address)) AS asn_number,
-               s.sessions, s.first_seen, s.last_seen,
+        SELECT s.ip_address, s.prefix, n.asn_number, s.sessions, s.first_seen, s.last_seen,
                network(set_masklen(s.ip_address, CASE family(s.ip_address) WHEN 4 THEN 32 ELSE 64 END)) AS place
         FROM seen s
         LEFT JOIN @extschema@.ip_inventory i ON i.ip_address = s.ip_address
+        -- OFFSET 0 keeps the planner from looking up the network twice.
+        CROSS JOIN LATERAL (SELECT COALESCE(s.asn_number, @extschema@.ip_asn(s.ip_address)) AS asn_number OFFSET 0) n
         WHERE NOT @extschema@.is_bogon(s.ip_address) AND NOT @extschema@.is_benign_of(i.enrichment)
           AND NOT EXISTS (SELECT FROM @extschema@.blocklist_exception e WHERE e.prefix >>= s.ip_address)
-          AND NOT EXISTS (SELECT FROM @extschema@.blocklist_exception e
-                          WHERE e.asn_number = COALESCE(s.asn_number, @extschema@.ip_asn(s.ip_address)))
+          AND NOT EXISTS (SELECT FROM @extschema@.blocklist_exception e WHERE e.asn_number = n.asn_number)
     ), covering AS MATERIALIZED (
         -- One row for each prefix, or for each network and family.
         SELECT c.family, c.prefix, c.asn_number, c.places, c.size, c.sessions, c.addresses, c.first_seen, c.last_seen
