@@ -129,7 +129,8 @@ pub fn not_asked_about(provider: &str, address: Address) -> ! {
     )
 }
 
-/// A list says that the address is a known research scanner, and the provider is not asked about these.
+/// A list contains the address with the type SCANNER_BENIGN, and the provider is not asked about such
+/// addresses.
 pub fn benign_scanner(provider: &str, address: Address) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,

@@ -57,7 +57,7 @@ fn all_bogons<Bits: Into<u128> + Copy>(rows: &[Row<Bits>], network: u128, length
             Verdict::Global => false,
             Verdict::AsItsLast32Bits => all_bogons(&V4, network & u128::from(u32::MAX), length - 96, 32),
         },
-        // The recursion ends, because each half is smaller and a row has at least one address.
+        // The recursion ends at single addresses at the latest, because no row is smaller.
         Some(_) => {
             let upper = network | 1 << (width - length - 1);
             all_bogons(rows, network, length + 1, width) && all_bogons(rows, upper, length + 1, width)
@@ -448,7 +448,8 @@ mod tests {
         }
     }
 
-    /// Compares with each address of the block, for blocks around the borders of all rows.
+    /// Compares the result for a block with the results for each of its addresses. The blocks lie at the
+    /// borders of all rows.
     #[test]
     fn a_block_is_covered_if_each_of_its_addresses_is_a_bogon() {
         let check = |network: IpAddr, length: u8, last_bits: u32| {

@@ -1,7 +1,7 @@
 //! Circuit breaker of one provider.
 //!
 //! ```text
-//! Closed    -- fewer than OPENS_AFTER consecutive failures; each one blocks requests for backoff::delay
+//! Closed    -- fewer than OPENS_AFTER consecutive failures; each failure blocks requests for backoff::delay
 //! Open      -- requests are blocked until `until`
 //! HalfOpen  -- `until` has passed: one probe at a time is allowed, and its outcome decides
 //! ```

@@ -44,7 +44,7 @@ fn mix(number: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
-/// Estimates how many distinct numbers were observed, from the registers, of which there are [`REGISTERS`].
+/// Estimates how many distinct numbers were observed. `registers` has [`REGISTERS`] values.
 pub fn estimate(registers: impl Iterator<Item = u8>) -> f64 {
     let mut counts = [0_u32; LARGEST_RANK as usize + 1];
     for rank in registers {

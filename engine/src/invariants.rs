@@ -38,7 +38,8 @@ pub fn ip_text(bytes: &[u8]) {
         assert_eq!(Prefix::host(read).network(), read);
     }
     let listed = address_line::parse(text);
-    // Lists have comments and commas. A zone may contain the same characters.
+    // In a line of a list, these characters begin a comment or end the address. In a single address, they may
+    // belong to the zone.
     if read.is_ok() && !text.contains(['#', ';', ',']) {
         assert_eq!(listed.ok(), read.ok());
     } else if let Ok(Some(listed)) = listed {

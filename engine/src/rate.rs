@@ -59,8 +59,8 @@ impl Rate {
         Self { interval, tolerance: interval.saturating_mul(burst.max(1) - 1) }
     }
 
-    /// Limits requests to a provider that refuses requests if more than `per_second` arrive in any interval of one
-    /// second. Requests are evenly spaced, without bursts. 0 means no limit.
+    /// Returns a limit for a provider that accepts at most `per_second` requests in any interval of one second.
+    /// Requests are evenly spaced, without bursts. 0 means no limit.
     pub fn per_second(per_second: u32) -> Self {
         if per_second == 0 {
             return Self::NONE;

@@ -253,8 +253,8 @@ CREATE FUNCTION request_enrichment(ip inet, provider text, priority integer DEFA
 COMMENT ON FUNCTION request_enrichment(inet, text, integer) IS
     'queue the lookup of an address at a provider; the worker sends lookups with a higher priority first; raises an error for a bogon (an address that cannot be a source address on the public internet)';
 
--- Without this function a call with two literals would match both other functions, because the type of a literal is
--- unknown.
+-- Without this function, a call with two literals could mean request_enrichment(inet, text) or
+-- request_enrichment(bigint, text). PostgreSQL would reject it, because the type of a literal is unknown.
 CREATE FUNCTION request_enrichment(address text, provider text, priority integer DEFAULT 0) RETURNS void
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT @extschema@.request_enrichment($1::inet, $2, $3) $$;

@@ -31,7 +31,7 @@ CREATE FUNCTION campaign_addresses(
 COMMENT ON FUNCTION campaign_addresses(regclass, text) IS
     'addresses of a campaign, one row for each, those with the most sessions first, with the network and country at the last session of the campaign and now; the arguments are those of campaign_networks(); runs with the caller''s privileges';
 
--- The rules are those of the column change of campaign_addresses(). XX means that the country is unknown.
+-- Compares in the same way as campaign_addresses() does for its column change. XX means that the country is unknown.
 CREATE FUNCTION attribution_change(ip inet, asn bigint, country text) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$

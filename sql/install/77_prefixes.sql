@@ -1,6 +1,6 @@
 -- Prefixes: sessions by announced prefix, and lists for firewalls. The caller names a session table. These functions
--- read it by calling campaign_addresses(), with the rights of the caller. They evaluate no condition of the caller, so
--- they have a search_path.
+-- read it by calling campaign_addresses(), with the rights of the caller. They can set search_path, because they
+-- evaluate no condition of the caller.
 
 CREATE FUNCTION announced_prefix(enrichment jsonb) RETURNS cidr
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'announced_prefix_wrapper';

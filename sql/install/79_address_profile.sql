@@ -79,7 +79,8 @@ CREATE FUNCTION address_profile(ip inet, rel regclass DEFAULT NULL) RETURNS json
 DECLARE
     profile jsonb := @extschema@.address_facts(ip);
     address_column text;
-    -- With the column's type the call is exact. Otherwise it could match a function of another role better.
+    -- The cast to the column's type makes the call match exactly. Otherwise a function that another role created could
+    -- match better.
     column_type text;
     days jsonb;
 BEGIN

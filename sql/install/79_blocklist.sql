@@ -8,7 +8,8 @@ CREATE TABLE blocklist_exception (
     added_at   timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT blocklist_exception_target_check CHECK (num_nonnulls(prefix, asn_number) = 1)
 );
--- Without a replica identity, a publication FOR ALL TABLES would refuse deletes. Neither column can be a primary key.
+-- A publication FOR ALL TABLES would refuse deletes from a table without a replica identity. The table has no primary
+-- key, because one of its two target columns is null in each row.
 ALTER TABLE blocklist_exception REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('blocklist_exception', '');
 COMMENT ON TABLE blocklist_exception IS
@@ -126,7 +127,7 @@ BEGIN
            format('%s session%s%s%s', l.sessions, CASE WHEN l.sessions = 1 THEN '' ELSE 's' END, l.density,
                ', last on ' || to_char(l.last_seen AT TIME ZONE 'UTC', 'YYYY-MM-DD')),
            l.first_seen, l.last_seen,
-           -- In UTC, so that the result does not depend on the time zone of the connection.
+           -- Adds the interval in UTC, so that the result does not depend on the time zone of the connection.
            (l.last_seen AT TIME ZONE 'UTC' + lifetime) AT TIME ZONE 'UTC'
     FROM listed l
     ORDER BY l.family, l.place, l.asn_number;

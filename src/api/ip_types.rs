@@ -1,4 +1,4 @@
-//! Types of addresses: the statements of lists in mmdb files, and the types in stored answers.
+//! Types of addresses, from lists in mmdb files and from stored answers.
 
 use cowrie_enrich_engine::bogon;
 

@@ -114,7 +114,7 @@ fn bogon_reason(call: &Call) -> Option<Typed<Text>> {
     bogon::reason(host(call)?).map(ToSql::to_sql)
 }
 
-/// Returns the argument of a function about an ASN. 0 is in range, because it is a reserved ASN.
+/// Returns the first argument, an ASN. Accepts 0, because 0 is a reserved ASN.
 fn asn(call: &Call) -> Option<u32> {
     let asn = call.bigint(0)?;
     Some(u32::try_from(asn).unwrap_or_else(|_| error::asn_out_of_range(asn, 0)))
@@ -132,8 +132,8 @@ fn is_bogon_asn(call: &Call) -> Option<Typed<Boolean>> {
 
 sql_function!(contains_bogon_wrapper, pg_finfo_contains_bogon_wrapper, contains_bogon);
 fn contains_bogon(call: &Call) -> Typed<Boolean> {
-    // `None` stands for a prefix that contains all IPv4-mapped addresses. These addresses are bogons on the
-    // wire.
+    // `None` stands for a prefix that contains all IPv4-mapped addresses. On the internet, IPv4-mapped
+    // addresses are bogons.
     call.prefix(0).is_none_or(bogon::occur_in).to_sql()
 }
 

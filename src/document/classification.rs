@@ -39,8 +39,8 @@ pub fn of(document: Container<'_>) -> Option<Classification> {
 }
 
 impl Classification {
-    /// Returns whether the classification is recent enough to count. A Tor exit of that time may not be a Tor
-    /// exit now.
+    /// Returns whether the classification is recent enough to be used. For example, an address that was a Tor
+    /// exit may have another use now.
     pub fn counts(&self, max_ages: &MaxAges, now: Timestamp) -> bool {
         self.at.is_some_and(|at| max_ages.allows(self.kind, unix_seconds(at), unix_seconds(now)))
     }

@@ -339,10 +339,10 @@ pub fn kept_by_others(
     })
 }
 
-/// Returns true if a provider's answer about an address is past its lifetime, or is missing and needed. A
-/// network provider is asked again about the addresses that it assigned to a network, and about addresses
-/// without a network. It is not asked about addresses whose network comes only from the mmdb files. A failure
-/// and a skipped lookup never become stale. `kind` is the kind of the network of the address.
+/// Returns true if a provider's answer about an address has expired, or is missing and needed. A network
+/// provider is asked again if the address has no network, or if the provider determined its network. It is
+/// not asked again if the network comes only from the mmdb files. Failed and skipped lookups never become
+/// stale. `kind` is the kind of the address's network.
 pub fn is_stale(
     document: Container<'_>,
     asn: Option<i64>,
@@ -371,7 +371,7 @@ pub fn is_open(document: Container<'_>, source: &str, again: bool) -> bool {
     again && meta.text("retry_after").is_some_and(is_over)
 }
 
-/// Returns those of `providers` that should be asked about an address: they have no fresh answer, and have
+/// Returns the `providers` that should be asked about an address: they have no fresh answer, and have
 /// not failed. A skipped lookup is due again, because the caller asks about the address now.
 pub fn due(document: Container<'_>, asn: Option<i64>, providers: Providers) -> Providers {
     Providers::of(providers.iter().filter(|provider| {
@@ -463,8 +463,8 @@ pub fn ip_types(document: Container<'_>) -> Vec<String> {
     types
 }
 
-/// Returns the type that a session of the address keeps if it arrives now. A classification of the Python
-/// system counts only as long as a list of its type.
+/// Returns the type that a session of the address keeps if it arrives now. Ignores a classification of the
+/// Python system that is older than the maximum age of lists of its type.
 pub fn leading_type(document: Container<'_>) -> Option<String> {
     let mut types = spur_types(document);
     let now = clock::now();

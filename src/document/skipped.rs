@@ -1,4 +1,4 @@
-//! Lookups that a user left out or cancelled: `enrich_ips()` with the argument `sources`, `cancel_requests()`.
+//! Lookups that a user left out with the argument `sources` of `enrich_ips()`, or cancelled with `cancel_requests()`.
 //!
 //! ```json
 //! {"_meta": {"greynoise": {"state": "skipped", "skipped_at": "2026-11-20T03:18:32.123456+00:00", "sessions": 3}}}

@@ -29,7 +29,7 @@ pub struct Databases {
     types: TypeFiles,
     /// Increases with every change of the maps.
     version: u64,
-    /// Builds of the files of locations and networks. An answer is due again when this changes.
+    /// Builds of the files of locations and networks. An answer is due again when this text changes.
     builds: String,
 }
 
@@ -166,7 +166,7 @@ impl Databases {
     }
 }
 
-/// Returns the first value among some files, filled from the later files.
+/// Returns the first value that one of the files has. Later files fill its empty fields.
 fn first_filled<'a, T: Copy + PartialEq>(
     mut files: impl Iterator<Item = &'a Database<Mmap>>,
     find: impl Fn(&'a Database<Mmap>) -> Option<T>,

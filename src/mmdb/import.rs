@@ -136,7 +136,8 @@ pub fn remove_unnamed() {
         if private_copy::unnamed(kind, configured).is_empty() {
             continue;
         }
-        // Another process holds the lock if it imports a file. The next call removes the copies.
+        // Another process holds this lock while it imports a file. In that case, the next call removes the
+        // copies.
         if let Ok(Some(lock)) = ReplacementLock::take(false) {
             lock.remove_unnamed(kind, configured);
         }

@@ -76,7 +76,8 @@ impl Signature {
     }
 }
 
-/// The state of one configured file: the copy in service, and the source that was refused since.
+/// The state of one configured file: the copy in service, and the file that was refused after the copy was
+/// made.
 #[derive(Clone, Default, Debug)]
 pub struct Status {
     /// Name of the copy in service, within the directory.

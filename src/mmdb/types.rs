@@ -77,7 +77,7 @@ impl TypeFiles {
         self.files.is_empty()
     }
 
-    /// Returns the type with the highest precedence of those that usable lists state about an address.
+    /// Returns the type of an address with the highest precedence, from all usable lists.
     pub fn leading(&self, address: Address) -> Option<&str> {
         let mut leading: Option<(usize, &str)> = None;
         for file in &self.files {

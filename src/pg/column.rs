@@ -71,7 +71,7 @@ impl Column {
         matches!(self.type_oid, pg_sys::TIMESTAMPOID | pg_sys::DATEOID)
     }
 
-    /// Returns whether its type came with the server, so that no user owns it.
+    /// Returns whether the column's type came with the server. No user owns such a type.
     pub fn has_builtin_type(self) -> bool {
         self.type_oid.to_u32() < pg_sys::FirstNormalObjectId
     }

@@ -26,8 +26,8 @@ type Analysis<'a, P, C> = TableStatement<'a, P, C>;
 /// attack, numbers of sessions and addresses, first and last seen. The caller only passes these values on.
 pub type Networks = (Bigint, Text, Text, Array<Text>, Array<Text>, Bigint, Bigint, Timestamptz, Timestamptz);
 /// A row about an address: the address, its number of sessions, first and last seen. Then come the ASN, the
-/// network's name and the country, first of that time and then of now. The last fields are the change, the
-/// types, and whether the address is a scanner.
+/// network's name and the country at the last session, followed by their current values. The last fields are
+/// the change (such as `ASN_CHANGED`), the types, and whether the address is a scanner.
 pub type Addresses = (
     Inet,
     Bigint,

@@ -1,4 +1,5 @@
-//! Cancels lookups that wait, and notes in their addresses that no sweep may queue them again.
+//! Cancels waiting lookups. Records this in the rows of their addresses, so that no sweep queues the lookups
+//! again.
 //!
 //! Order of locks: requests, jobs, networks, addresses. Except for requests, the rows of each kind are locked
 //! in key order. The worker holds no jobs while it waits for requests, because it skips locked requests.

@@ -214,7 +214,8 @@ pub fn create_addresses(
     create_with(oids, connection, databases, missing, online, Providers::NONE)
 }
 
-/// Like [`create_addresses`]. The addresses note that the `skipped` providers are not asked.
+/// Like [`create_addresses`]. The documents of the addresses record the `skipped` providers, which are not
+/// asked.
 fn create_with(
     oids: ExtensionOids,
     connection: &Connection,

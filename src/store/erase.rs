@@ -65,8 +65,8 @@ const ANONYMISE: TableStatement<'static, (Array<Tid>,), (Tid,)> =
 const DELETE: TableStatement<'static, (Array<Tid>,), (Tid,)> =
     TableStatement::new("sessions_delete", include_str!("../../sql/queries/erase/sessions_delete.sql"));
 
-/// The end of the text that says that the index of the completion is missing. An erasure does not use this
-/// index. `attached_tables` gives this reason only if there is no other.
+/// End of the reason that `attached_tables` gives if the index for completing sessions is missing, and
+/// nothing else is wrong. An erasure does not use this index.
 const LACKS_INDEX: &str = "lacks the index of sessions with null snapshot columns";
 
 /// What happens to a session whose address is erased.
@@ -134,7 +134,7 @@ impl SessionTable {
     pub fn erase(&self, connection: &Connection, page: u32, which: Which, method: Method) -> Erased {
         let nothing = Erased { found: 0, written: 0, next: None };
         let Some(table) = UserTable::lock(self.counted.table, Lock::Write) else { return nothing };
-        // The snapshot keeps the rows in their places until they are written.
+        // As long as this snapshot is held, no other row can get the tuple id of a session that was read.
         let latest = Latest::take();
         let Some((tuple_ids, next)) = self.read(&latest, page, which) else { return nothing };
         let written =
@@ -142,8 +142,9 @@ impl SessionTable {
         Erased { found: tuple_ids.len() as i64, written, next }
     }
 
-    /// Erases all sessions of an address that a snapshot sees, without counting them as gone. Returns their number. Raises
-    /// an error if another transaction has locked one of them, because this transaction already holds other locks.
+    /// Erases all sessions of an address that a snapshot sees. The trigger appends no negative counts for them. Returns
+    /// their number. Raises an error if another transaction has locked one of them, because this transaction already
+    /// holds other locks.
     fn erase_uncounted(
         &self,
         connection: &Connection,
@@ -239,7 +240,7 @@ impl SessionTable {
     }
 }
 
-/// The rows are given by tuple id, and the table may be large.
+/// Without these settings, PostgreSQL could scan the whole table instead of fetching the rows by tuple id.
 const SETTINGS: &[(&CStr, &CStr)] = &[(c"enable_seqscan", c"off"), (c"jit", c"off")];
 
 fn address(row: &Row, column: Column) -> Option<Address> {
@@ -257,7 +258,7 @@ pub fn lock(connection: &Connection, addresses: &[Address]) {
     LOCK.execute(connection, (array(addresses),));
 }
 
-/// Erases those of these locked addresses that have no sessions. Returns their number.
+/// Erases the locked addresses that have no sessions. Returns their number.
 pub fn erase_unused(oids: ExtensionOids, connection: &Connection, locked: &[Address]) -> i64 {
     let unused: Vec<Address> = WITHOUT_SESSIONS
         .run(connection, (array(locked),), |rows| rows.iter().filter_map(|(address,)| address).collect());

@@ -20,8 +20,8 @@ pub struct RequestCount {
     pub requests: i64,
 }
 
-/// Collects all lookups of a plan in [`Plan::ask`]. `online` are the providers to ask. New addresses note which
-/// providers were `skipped`.
+/// Collects all lookups of a plan in [`Plan::ask`]. `online` are the providers to ask. The documents of new addresses
+/// record the `skipped` providers.
 pub fn plan_lookups(plan: &mut Plan, databases: &Databases, online: Providers, skipped: Providers) {
     let has_network = |address| databases.network(address).is_some();
     let new = plan.missing.keys().map(|address| {

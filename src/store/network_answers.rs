@@ -1,8 +1,8 @@
-//! Lookups of networks by their AS number: which networks to look up, and what is stored of the answers.
+//! Looks up networks by their AS number: selects the networks to look up, and stores the answers.
 //!
-//! Each network is looked up once after it was created, and again when its answer has expired. The worker finds
-//! new networks by an index of the networks for which no lookup was queued, so storing a session costs no more.
-//! Sweeps find the others. The job of a network has no waiting addresses.
+//! Each network is looked up once after it was created, and again when its answer has expired. A partial index contains
+//! the networks for which no lookup was queued. The worker finds new networks by this index, so a stored session queues
+//! no lookup of its network. Sweeps find networks with expired answers. The job of a network has no waiting addresses.
 
 use std::collections::BTreeMap;
 

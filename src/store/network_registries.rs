@@ -28,7 +28,7 @@ pub struct Batch {
     /// Networks without a registry, including those that have none in IANA's registries.
     pub read: usize,
     pub changed: Vec<i64>,
-    /// The network after which the next step continues; `None` at the end.
+    /// The next step continues after this network. `None` at the end.
     pub last: Option<i64>,
 }
 

@@ -17,8 +17,8 @@ pub struct NetworkFacts {
     pub name: Option<String>,
     pub country: Option<String>,
     pub registry: Option<String>,
-    /// Name of the network as the provider writes it, and the date of its allocation. Only answers about networks have
-    /// them.
+    /// The provider's name of the network, and the date of the network's allocation. Only answers to lookups by AS
+    /// number set these two fields.
     pub as_name: Option<String>,
     pub allocated_on: Option<String>,
     /// Times of the sessions from which the network is known, if it came from sessions.

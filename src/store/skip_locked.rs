@@ -26,7 +26,7 @@ thread_local! {
         "networks_share_free", include_str!("../../sql/queries/inventory/networks_share_free.sql")) };
 }
 
-/// Returns those of the `missing` addresses that another transaction is creating. None of them has a visible row.
+/// Returns the `missing` addresses that another transaction is creating. None of them has a visible row.
 pub fn addresses_being_created<'a>(
     oids: ExtensionOids,
     missing: impl Iterator<Item = &'a Address>,
@@ -51,7 +51,7 @@ pub fn networks_being_created<'a>(
     networks.copied().filter(|asn| is_being_created(*asn)).collect()
 }
 
-/// Returns those of some networks that exist now, even if the snapshot of the transaction does not see them.
+/// Returns the networks that exist now, even if the snapshot of the transaction does not see them.
 pub fn existing_networks<'a>(oids: ExtensionOids, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
     let (table, index) = oids.networks();
     let latest = mvcc_snapshot::Latest::take();

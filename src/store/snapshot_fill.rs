@@ -54,7 +54,8 @@ struct Statement {
 
 /// A statement that erases addresses with their snapshots.
 pub struct Erasure {
-    /// The address whose sessions are not counted as gone, because the caller deletes its counts too.
+    /// The trigger appends no negative counts for this address, because the caller deletes the counts of the
+    /// address.
     pub uncounted: Option<Address>,
 }
 
@@ -82,8 +83,8 @@ pub fn register(table: Oid, rows: impl Iterator<Item = (TupleId, Address, Values
     begin(Statement { table, values, erases: None })
 }
 
-/// Registers that a statement erases addresses of a table. The BEFORE trigger then empties the snapshot of each row that
-/// loses its address.
+/// Registers a statement that erases addresses of a table. The BEFORE trigger then empties the snapshot of each row
+/// that loses its address.
 #[must_use]
 pub fn register_erasure(table: Oid, erasure: Erasure) -> Registration {
     begin(Statement { table, values: HashMap::new(), erases: Some(erasure) })
@@ -101,7 +102,8 @@ pub fn is_erasing(table: Oid) -> bool {
     of_erasure(table, |_| true)
 }
 
-/// Returns true if the running statement erases a session of this address without counting it.
+/// Returns true if the running statement erases this address, and the trigger must not append negative counts
+/// for it.
 pub fn is_uncounted(table: Oid, address: Address) -> bool {
     of_erasure(table, |erasure| erasure.uncounted == Some(address))
 }

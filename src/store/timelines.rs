@@ -3,8 +3,9 @@
 //! A bucket of months or days follows the calendar of a time zone. A shorter bucket always has the same length. Both
 //! kinds are counted from 2001-01-01 00:00 in the time zone, which is a Monday, and begins a year and a quarter.
 //!
-//! The sessions of a table may have times without a time zone. The caller names the time zone in which they were
-//! written, because the time zone of a connection may have summer time, and then one hour of a year occurs twice.
+//! The sessions of a table may have times without a time zone. The caller names the time zone in which these times were
+//! written. The default is UTC instead of the connection's time zone, because summer time makes one hour of each year
+//! ambiguous.
 
 use std::ffi::CString;
 
@@ -18,7 +19,8 @@ use crate::pg::user_table::TableStatement;
 use crate::pg::value::{Bigint, Text, Timestamptz};
 use crate::pg::{catalog, text};
 
-/// The start of a bucket, a value of the column `by`, sessions, addresses.
+/// A row of a timeline: the start of the bucket, the value of the column `by`, and the numbers of sessions
+/// and addresses.
 pub type Buckets = (Timestamptz, Text, Bigint, Bigint);
 type Arguments = (Text, Text, Timestamptz, Timestamptz);
 
@@ -142,8 +144,8 @@ fn range(column: &[u8], is_local: bool, request: &Request<'_>) -> Vec<u8> {
     conditions.join(&b" AND "[..])
 }
 
-/// Bounds that can leave out plausible times, from 1970-01-03 to 2999, in microseconds since 2000. Others could be out of
-/// range when they are converted.
+/// Bounds that are compared with the bare column: from 1970-01-03 to 2999, in microseconds since 2000. The conversion
+/// of other bounds could fail. For those bounds the comparison of `seen` is enough.
 const USEFUL: std::ops::Range<i64> = -10_955 * 86_400_000_000..365_243 * 86_400_000_000;
 
 /// The length of a bucket, in one kind of unit.
@@ -164,8 +166,8 @@ impl Bucket {
         }
     }
 
-    /// Returns the expression for the bin of a time, and the one for the bucket of a bin. The expression for
-    /// the bucket is computed only once for each group, because it is slower.
+    /// Returns two expressions: one computes the bin of a time, the other the bucket of a bin. The second
+    /// expression is slower, so it is evaluated only once for each group.
     fn expressions(&self) -> (String, String) {
         const LOCAL: &str = "pg_catalog.timezone($1, t.seen)";
         const FIRST: &str = "'2001-01-01 00:00:00'::timestamp";

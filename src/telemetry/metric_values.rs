@@ -346,7 +346,7 @@ fn files() -> Vec<Family> {
     vec![ages, loaded, in_service]
 }
 
-/// Returns the state of the files that say types of addresses, and of their lists.
+/// Returns the state of the files with types of addresses, and the ages of their lists.
 fn type_files() -> Vec<Family> {
     let mut ages = Family::of(&declared::IP_TYPE_LIST_AGE);
     let (mut loaded, mut missing, mut usable, mut stale) = (0, 0, 0, 0);

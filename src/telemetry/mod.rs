@@ -175,8 +175,8 @@ pub fn happened(what: Distribution, value: i64) {
     publish_cell(what.sum(), value);
 }
 
-/// An amount and the index of its counter. The indexes of `Counter`s come first, then those of cells, then those of
-/// observations of networks. An observation has the amount 1.
+/// An amount and the index of its counter. The first indexes belong to the `Counter`s, the next ones to the cells, and
+/// the last ones to observations of networks. An observation has the amount 1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CounterDelta {
     pub index: i64,

@@ -42,7 +42,7 @@ impl PendingNetworks {
 
 const RANKS: i64 = LARGEST_RANK as i64 + 1;
 
-/// Returns the number of an observation among all observations. A prepared transaction stores this number.
+/// Returns the number that a prepared transaction stores for an observation.
 pub fn number(Observation { register, rank }: Observation) -> i64 {
     i64::from(register) * RANKS + i64::from(rank)
 }

@@ -388,8 +388,8 @@ impl Worker {
         result.map(|_| ())
     }
 
-    /// Creates jobs for networks for which none was created before. Looks for them every naptime, because not every
-    /// transaction that creates a network wakes the worker. Returns whether there may be more.
+    /// Creates jobs for networks that never had a job. Runs every naptime, because not every transaction that creates a
+    /// network wakes the worker. Returns whether there may be more such networks.
     fn create_jobs_of_networks(&mut self) -> Result<bool, Stop> {
         let Some(provider) = Providers::enabled().for_networks() else { return Ok(false) };
         let queued = self

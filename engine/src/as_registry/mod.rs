@@ -1,8 +1,9 @@
 //! IANA's registries of AS numbers: which registry received a number, and which numbers are bogons.
 //!
-//! The tables are constants, so a lookup needs neither a file nor the network. They are those of 2026-06-01:
-//! <https://www.iana.org/assignments/as-numbers> and <https://www.iana.org/assignments/iana-as-numbers-special-registry>.
-//! `engine/tests/iana/README.md` says how to update them.
+//! The tables are constants, so a lookup needs neither a file nor the network. They contain the registries as of
+//! 2026-06-01: <https://www.iana.org/assignments/as-numbers> and
+//! <https://www.iana.org/assignments/iana-as-numbers-special-registry>. `engine/tests/iana/README.md` says how to
+//! update them.
 //!
 //! IANA records only the first registry of a range. If a holder has moved its number to another registry, the tables
 //! still have the first one. So an answer of Team Cymru is better than this registry.

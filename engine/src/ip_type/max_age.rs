@@ -20,7 +20,7 @@ const DAY: u64 = 24 * 60 * MINUTE;
 /// Shortest and longest maximum age in seconds.
 const BOUNDS: std::ops::RangeInclusive<u64> = MINUTE..=3650 * DAY;
 
-/// Maximum age of lists of types without an age of their own, in seconds.
+/// Maximum age, in seconds, of lists of a type without a maximum age of its own.
 const OTHERS: u64 = 7 * DAY;
 
 /// How far the time of a list may lie in the future, in seconds. A later time is wrong, so the age is unknown.

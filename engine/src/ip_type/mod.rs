@@ -1,4 +1,4 @@
-//! Types of addresses, such as VPN or TOR: which of several types counts most, and how long a list's statement counts.
+//! Types of addresses, such as VPN or TOR: the precedence of types, and the maximum ages of lists.
 //!
 //! | file | holds |
 //! |---|---|

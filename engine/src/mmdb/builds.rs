@@ -19,8 +19,9 @@ fn describe_setting(files: &[Option<u64>]) -> String {
     each.collect::<Vec<_>>().join("+")
 }
 
-/// Returns true if a file in service differs from the file at the same place in `of_answer`, the files of an earlier
-/// answer. Files that are not loaded do not count: an answer does not expire because a file is missing.
+/// Returns true if a file in service differs from the file that was used for an earlier answer. `of_answer` has the
+/// builds of that answer's files. A file that is not loaded now does not count: a missing file does not make an answer
+/// expire.
 pub fn is_due(now: &str, of_answer: Option<&str>) -> bool {
     let Some(of_answer) = of_answer else { return true };
     if now == of_answer {

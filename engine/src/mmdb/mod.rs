@@ -54,7 +54,7 @@ pub struct Database<S: AsRef<[u8]>> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     pub database_type: String,
-    /// Name of the vendor. It is the type if the vendor is unknown.
+    /// Name of the vendor, or `database_type` if the vendor is unknown.
     pub vendor: String,
     /// Seconds since 1970.
     pub build_epoch: u64,

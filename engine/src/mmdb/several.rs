@@ -12,7 +12,7 @@
 use super::{DetailedLocation, Location, Network};
 
 impl<'a> Location<'a> {
-    /// Returns this location, with the values of a later file where this location has none.
+    /// Returns this location. A later file fills its empty fields.
     pub fn or(self, later: Location<'a>) -> Location<'a> {
         let same_country = self.may_be_in_country_of(&later);
         let place = if self.has_place() || !same_country { self } else { later };
@@ -48,7 +48,7 @@ impl<'a> Location<'a> {
 }
 
 impl<'a> DetailedLocation<'a> {
-    /// Returns this location, with the values of a later file where this location has none.
+    /// Returns this location. A later file fills its empty fields.
     pub fn or(self, later: DetailedLocation<'a>) -> DetailedLocation<'a> {
         let is_open = !self.location.has_place() && self.location.may_be_in_country_of(&later.location);
         let is_better = later.location.has_place() || !self.has_details();
@@ -67,7 +67,7 @@ impl<'a> DetailedLocation<'a> {
 }
 
 impl<'a> Network<'a> {
-    /// Returns this network, with the organisation of a later file if this network has none.
+    /// Returns this network. If it has no organisation, a later file names the organisation.
     pub fn or(self, later: Network<'a>) -> Network<'a> {
         let organization = later.organization.filter(|_| later.asn == self.asn);
         Network { asn: self.asn, organization: self.organization.or(organization) }

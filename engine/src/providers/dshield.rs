@@ -9,7 +9,7 @@
 //! 200 {"ip":{"number":"198.51.100.7","count":null,"attacks":null,…,"as":64500,"asname":"EXAMPLE","network":"…"}}
 //!                                 ; never reported; 0 may replace null; the network's fields exist for every
 //!                                 ; routed address
-//! 200 {"error":"bad IP address"}  ; about the lookup; other errors are failures of the provider
+//! 200 {"error":"bad IP address"}  ; an error of this lookup; other errors are failures of the provider
 //! ```
 //!
 //! An older form, made from XML, wraps values: `"count":{"text":"141"}`. Numbers arrive as numbers or as texts.

@@ -25,17 +25,18 @@ pub enum Answer {
 /// Facts about an address, a block or a network.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Finding {
-    /// Stored in the document of the address or network under the provider's name. The caller adds the time of receipt.
+    /// The caller stores these data in the document of the address or network, under the provider's name. The caller
+    /// adds the time of receipt.
     pub source_data: JsonObject,
     pub network: Option<NetworkInfo>,
     /// The prefix for which the answer is valid, if it is smaller than the lookup's block.
     pub prefix: Option<Prefix>,
 }
 
-/// Facts about a network: the one that announces the address, or the one that was asked about.
+/// Facts about a network. The lookup was for the AS number, or for an address that the network announces.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NetworkInfo {
-    /// The AS number. `None` in an answer about a network, because there the AS number is the key of the answer.
+    /// The AS number. `None` in the answer to a lookup by AS number, because the caller knows the number.
     pub asn: Option<u32>,
     /// Name of the organisation.
     pub name: Option<String>,

@@ -1,5 +1,6 @@
--- Replaces the addresses of a table's sessions at these tuple ids by the value for no address. The BEFORE trigger of the
--- extension empties the snapshot columns. Runs as the table's owner, who may have no rights on the extension's objects.
+-- Sets the address of a table's sessions at these tuple ids to null, or to an empty text if the column is NOT NULL. The
+-- BEFORE trigger of the extension empties the snapshot columns. Runs as the table's owner, who may have no rights on the
+-- extension's objects.
 -- $1 tid[]: places
 WITH place AS MATERIALIZED (
     SELECT s.ctid AS place

@@ -1,5 +1,5 @@
--- Counts the lookup keys that a provider must be asked about so that all given addresses have answers. Leaves out keys
--- that wait already, and addresses that an earlier answer serves.
+-- Counts the lookup keys that must be sent to a provider to get answers for some addresses. Leaves out keys that wait
+-- already, and addresses for which an earlier answer is still valid.
 -- $1 text: provider
 -- $2 inet[]: ip
 -- $3 boolean: true if answers are for blocks

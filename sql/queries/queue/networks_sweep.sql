@@ -1,5 +1,6 @@
 -- Creates jobs for networks whose answer has expired, or whose job got lost. Reads $2 networks after $3. Leaves out
--- bogons, and lookups that are queued, dead letters or cancelled. Returns the last network that it read, and their number.
+-- bogons, and lookups that are queued, dead letters or cancelled. Returns the last network that it read, and how many
+-- networks it read.
 -- $1 text: provider
 -- $2 bigint: most
 -- $3 bigint: asn

@@ -133,8 +133,8 @@ pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
     ));
 }
 
-/// Adds the change that sets each session's type to the first element of `snapshot_ip_types`, in which older
-/// Python systems stored the types.
+/// Adds the change that sets the type of each session to the first type in `snapshot_ip_types`. Older Python
+/// systems stored a list of types in this column.
 fn take_types(table: &Table, name: &str, changes: &mut Vec<tables::Change>) {
     match tables::types(table) {
         tables::Types::None => {}

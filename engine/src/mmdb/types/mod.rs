@@ -157,7 +157,7 @@ impl<S: AsRef<[u8]>> TypeDatabase<S> {
         ListSet::first(self.lists.len())
     }
 
-    /// Returns those of the `usable` lists that contain the address. Allocates nothing.
+    /// Returns the `usable` lists that contain the address. Allocates nothing.
     #[inline]
     pub fn matches(&self, address: Address, usable: ListSet) -> Result<ListSet, MmdbError> {
         let Some(record) = self.find(address)? else {

@@ -67,7 +67,7 @@ pub fn network_answer(bytes: &[u8]) {
         assert!(ASKED.contains(asn), "{asn} was not asked");
         sane_network_answer(answer);
         if let NetworkAnswer::Network(_) = answer {
-            // Only a row of five columns that begins with the number can be the source.
+            // An answer must come from a row of five columns that begins with the number.
             let row = |line: &&&[u8]| {
                 let number = line.split(|byte| *byte == b'|').next().unwrap_or_default();
                 number.trim_ascii() == asn.to_string().as_bytes()

@@ -11,9 +11,9 @@
 //! name     = *OCTET                               ; with commas; ends with ", " and the country
 //! ```
 //!
-//! Of the fields of a row, only the number was in the request. So a row whose other fields are in a wrong order could
-//! look valid. Therefore a row is dropped if any field does not have the form of its column. Rows about addresses have
-//! seven columns, so they cannot be taken for rows about networks.
+//! The request contained the number of a row, but not the values of its other fields. If these fields are in a wrong
+//! order, the row can still look valid. So a row is dropped if any field does not have the form of its column. Rows
+//! about addresses have seven columns. So they cannot be mistaken for rows about networks.
 
 use super::Registry;
 use super::route::{is_absent, parse_asn, parse_name};

@@ -7,7 +7,7 @@ use std::mem;
 /// Maximum length of a line in bytes. Rows have about 100. A longer line is dropped up to its end.
 pub const LONGEST_LINE: usize = 4096;
 
-/// Line of the first question in the request, after `begin` and `verbose`.
+/// Line of the first key in the request, after `begin` and `verbose`.
 const FIRST_LINE: usize = 3;
 
 /// Collects bytes until a line is complete.
@@ -72,7 +72,7 @@ pub(super) fn is_error(line: &[u8]) -> bool {
     starts_with(line, b"Error:")
 }
 
-/// Returns the index of the question to which an error line belongs: `Error: no ASN or IP match on line 3.`
+/// Returns the index of the key to which an error line belongs: `Error: no ASN or IP match on line 3.`
 pub(super) fn question_of_error(line: &[u8]) -> Option<usize> {
     let words = String::from_utf8_lossy(line);
     let (_, number) = words.rsplit_once("on line ")?;

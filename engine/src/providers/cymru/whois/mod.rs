@@ -64,7 +64,7 @@ pub(super) fn longest_to_connect(timeout: Duration) -> Duration {
     Limits::new(timeout, 0).connect
 }
 
-/// Returns the request. The first question is on line 3. The server's error lines use these line numbers.
+/// Returns the request. The first key is on line 3. The server's error lines use these line numbers.
 pub fn request<Q: Display>(questions: impl IntoIterator<Item = Q>) -> String {
     let mut text = String::from("begin\nverbose\n");
     for question in questions {
@@ -116,7 +116,7 @@ struct Talked {
 }
 
 impl Talked {
-    /// Builds the reply. `cut`: the response ended too early. `complete`: all questions have an answer.
+    /// Builds the reply. `cut`: the response ended too early. `complete`: all keys have an answer.
     fn reply<K, A>(
         self,
         cut: bool,

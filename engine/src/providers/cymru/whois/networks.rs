@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 /// Columns of a row about an address.
 const ADDRESS_COLUMNS: usize = 7;
 const HEADINGS: [&str; COLUMNS] = ["AS", "CC", "Registry", "Allocated", "AS Name"];
-/// Text of the error line about a number that Team Cymru does not know.
+/// Text of the error line that Team Cymru sends for an unknown number.
 const NO_MATCH: &str = "no ASN or IP match";
 
 /// Parses a response in pieces of any size.
