@@ -217,7 +217,8 @@ pub fn sessions_not_intact(table: &str, reason: &str) -> ! {
     )
 }
 
-/// The statement that erases sessions would run code of a third role.
+/// The statement that erases sessions would fire a trigger with code of a third role. A third role is not the
+/// table's owner, the extension's owner or a superuser.
 pub fn erasure_blocked(table: &str, reason: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -239,7 +240,7 @@ pub fn no_value_for_no_address(table: &str) -> ! {
     )
 }
 
-/// A policy or trigger of the owner keeps sessions as they are.
+/// A row-level security policy or a trigger prevents the erasure.
 pub fn could_not_erase(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

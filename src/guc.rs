@@ -394,7 +394,7 @@ pub fn max_attempts() -> i32 {
     MAX_ATTEMPTS.get()
 }
 
-/// Returns the lifetime of an answer that names a network of a kind, in percent of the lifetime of other networks.
+/// Returns the percentage that scales the lifetime of an answer about an address in a network of this kind.
 pub fn ttl_percent(kind: NetworkKind) -> i32 {
     match kind {
         NetworkKind::Vpn => TTL_VPN_PERCENT.get(),

@@ -16,7 +16,7 @@ const REGISTER_BITS: u32 = 16;
 pub const REGISTERS: usize = 1 << REGISTER_BITS;
 /// Bits of the hash that determine the rank.
 const RANK_BITS: u32 = u64::BITS - REGISTER_BITS;
-/// The largest rank, for a hash in which all these bits are 0.
+/// The largest rank: that of a hash whose last [`RANK_BITS`] bits are all 0.
 pub const LARGEST_RANK: u8 = RANK_BITS as u8 + 1;
 
 /// The effect of observing a number: the value of the register becomes at least the rank.
@@ -162,7 +162,7 @@ mod tests {
             prop_assert_eq!(registers(numbers.iter().chain(&numbers).copied()), once);
         }
 
-        /// Up to 500 numbers of a small range, as many of them repeat.
+        /// Up to 500 numbers from a small range, so that many numbers repeat.
         #[test]
         fn some_hundred_numbers_are_counted_within_a_few(numbers in prop::collection::vec(0..2_000_u64, 0..500)) {
             let distinct = numbers.iter().collect::<std::collections::BTreeSet<_>>().len() as f64;

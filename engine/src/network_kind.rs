@@ -1,7 +1,7 @@
 //! Kinds of networks, which determine how long an answer that names a network stays valid.
 //!
-//! Addresses of clouds and of VPN services change their network and country often. Those of internet providers keep them
-//! for months.
+//! Addresses of clouds and of VPN services often change their network and country. Addresses of internet providers keep
+//! their network and country for months.
 
 /// A kind for which lifetimes have a percentage of their own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -208,8 +208,8 @@ CREATE FUNCTION source_rank(source text) RETURNS integer
 COMMENT ON FUNCTION source_rank(text) IS
     'rank of a source of the country or the registry of a network; from the highest to the lowest rank: ''manual'', ''cymru'', ''maxmind'', ''iana'' (registries of AS numbers), sources of imported rows, ''document'' (JSON that a client wrote into the column enrichment of a table with trust_input)';
 
--- Names have an order of their own. Files name the organisation ("Hetzner Online GmbH"), Team Cymru names the network
--- ("HETZNER-AS"). A name of unknown source may come from a file, so it ranks above Team Cymru as well.
+-- For names, the sources have other ranks. Files name the organisation ("Hetzner Online GmbH"), Team Cymru names the
+-- network ("HETZNER-AS"). A name of unknown source may come from a file, so it ranks above Team Cymru as well.
 CREATE FUNCTION name_rank(source text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT CASE source WHEN 'manual' THEN 3 WHEN 'maxmind' THEN 2 WHEN 'cymru' THEN 0 WHEN 'document' THEN -1 ELSE 1 END $$;

@@ -1,5 +1,5 @@
--- Types of addresses from all sources. Files say what is true now, so their statements are read in each query and are
--- not stored.
+-- Types of addresses from all sources. The files contain the present types. So each query reads these types from the
+-- files, and the extension does not store them.
 
 CREATE FUNCTION stored_types_of(
     enrichment jsonb, OUT type text, OUT source text, OUT provider text, OUT stated_at timestamptz)

@@ -9,7 +9,7 @@ use crate::pg::sql_function::Call;
 use crate::{error, guc, row, sql_function};
 
 sql_function!(ip_type_entries_wrapper, pg_finfo_ip_type_entries_wrapper, ip_type_entries);
-/// Returns a row for each statement of a list about an address. No list says anything about a bogon.
+/// Returns a row for each entry of a list that contains an address. Returns no row for a bogon.
 fn ip_type_entries(call: &Call) {
     let statements = match call.inet(0) {
         None => Vec::new(),

@@ -74,7 +74,7 @@ impl Databases {
     pub fn city(&self, address: Address) -> Option<&str> {
         match self.city.as_slice() {
             [Some(file)] => answered(file.database.city(address)),
-            // Whether a city counts depends on the other values of its file.
+            // Other values of the same file decide whether its city is used.
             _ => self.location(address)?.value.city,
         }
     }

@@ -4,7 +4,8 @@ use cowrie_enrich_engine::mmdb::Content;
 
 use crate::guc;
 
-/// The settings. Each names one or more files. The files of locations and of networks are asked in order.
+/// The settings. Each setting names one or more files. Files of locations and of networks are searched in the
+/// order of the setting.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     City,
@@ -58,10 +59,10 @@ impl Kind {
     }
 }
 
-/// A file's place in the settings. Its private copy belongs to the place: if the setting names another file,
-/// the copy stays in service until the other file has been verified. The copy of a file of types belongs to its
-/// path instead. So a file is out of use as soon as the setting no longer names it, and the order of the files
-/// does not matter.
+/// A file's place in the settings. Its private copy belongs to the place: if the setting names another file, the copy
+/// stays in service until the other file has been verified. The copy of a file of types belongs to the file's path
+/// instead. So the order of these files does not matter. A file is out of use as soon as the setting no longer names
+/// it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FileId {
     pub kind: Kind,

@@ -193,7 +193,7 @@ fn copy_and_verify(
     Ok((draft, status))
 }
 
-/// Verifies a copy. Returns its metadata, and its lists if it says types.
+/// Verifies a copy. Returns its metadata, and the lists of a file of types.
 fn verify(kind: Kind, path: &str, map: Mmap) -> Result<(Facts, Vec<TypeList>), ImportError> {
     let damaged = |error| ImportError::Damaged { kind, path: path.to_owned(), error };
     if kind == Kind::Types {

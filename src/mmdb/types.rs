@@ -97,7 +97,7 @@ impl TypeFiles {
         with_scanners.any(|file| !file.matches(address, file.scanners & file.usable).is_empty())
     }
 
-    /// Returns all statements about an address, also those of lists that are too old.
+    /// Returns the entries for an address from all lists, including lists that are too old.
     pub fn statements(&self, address: Address) -> Vec<TypeStatement> {
         let mut statements = Vec::new();
         let text = |text: Option<&str>| text.map(|text| clean_name(text).into_owned());

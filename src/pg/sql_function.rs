@@ -17,7 +17,8 @@ pub struct Call {
     fcinfo: pg_sys::FunctionCallInfo,
 }
 
-/// The fields of an `interval`. From version 17 on, an infinite interval has the smallest or largest values.
+/// The fields of an `interval`. From version 17 on, the fields of an infinite interval have the smallest or
+/// the largest possible values.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Interval {
     pub months: i32,

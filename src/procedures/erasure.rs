@@ -4,7 +4,7 @@ use super::Run;
 use crate::error;
 use crate::store::erase::{Method, SessionTable, Which};
 
-/// Number of times that a statement may change none of the sessions that it was given.
+/// Number of consecutive attempts in which a statement may change none of its sessions.
 const ATTEMPTS: u32 = 3;
 
 /// Erases sessions of some tables, in batches. Returns their number.

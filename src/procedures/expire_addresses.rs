@@ -1,4 +1,4 @@
-//! Erases the addresses of old sessions, and addresses without a newer session.
+//! Erases the addresses of old sessions, and all data about addresses that have no newer session.
 
 use super::erasure::sessions;
 use super::refresh_session_counts::fold;

@@ -180,8 +180,8 @@ impl Provider {
         bogon::reason(address).is_none() && self.declared().takes(address) && !self.leaves_out(address)
     }
 
-    /// Returns whether an mmdb file says what the provider would say: that the address is a known research
-    /// scanner.
+    /// Returns true if the address is not looked up at the provider, because a list names it as a known
+    /// research scanner.
     pub fn leaves_out(self, address: Address) -> bool {
         self.declared().leaves_out_benign_scanners()
             && mmdb::with(LoadPolicy::None, |files| files.types().is_benign_scanner(address))

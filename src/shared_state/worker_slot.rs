@@ -68,7 +68,7 @@ impl WorkerSlot {
         self.waits_for.fetch_or(1 << provider, Ordering::AcqRel);
     }
 
-    /// Removes the note that the process waits for a permit. Returns whether the note was set.
+    /// Clears the flag that the process waits for a permit. Returns whether the flag was set.
     pub fn waits_no_more(&self, provider: usize) -> bool {
         self.waits_for.fetch_and(!(1 << provider), Ordering::AcqRel) & 1 << provider != 0
     }

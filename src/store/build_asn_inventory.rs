@@ -247,7 +247,8 @@ impl WrittenRanks {
 }
 
 impl NetworkSources {
-    /// Returns the source of a new network: the one that has its name, MaxMind first.
+    /// Returns the source of a new network: `cymru` if Team Cymru has values and the mmdb files have no name,
+    /// otherwise `maxmind`.
     fn better(&self) -> &'static str {
         if self.maxmind.name.is_some() || is_empty(&self.cymru) { "maxmind" } else { "cymru" }
     }

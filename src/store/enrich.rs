@@ -63,7 +63,8 @@ pub struct Plan {
     pub fresh: i64,
     /// Providers that should be asked about these addresses.
     pub ask: Vec<(Address, Provider)>,
-    /// Providers that should be asked about the due addresses, unless the mmdb files change that.
+    /// Providers to ask about the due addresses. A network provider is left out if the mmdb files now have
+    /// the network.
     pub ask_if_renewed: Vec<(Address, Provider)>,
     pub lookups: Lookups,
 }
@@ -71,10 +72,10 @@ pub struct Plan {
 /// Which lookups [`write`] queues.
 #[derive(Clone, Copy, Default)]
 pub enum Lookups {
-    /// Those in [`Plan::ask`], and those of each address that is created or renewed.
+    /// The lookups in [`Plan::ask`], and the lookups of each address that is created or renewed.
     #[default]
     OfWritten,
-    /// Only those in [`Plan::ask`]. New addresses note which providers were `skipped`.
+    /// Only the lookups in [`Plan::ask`]. The documents of new addresses record the `skipped` providers.
     Planned { skipped: Providers },
 }
 
@@ -310,8 +311,8 @@ pub fn write_answers(
     UPDATE.execute(connection, (array(&addresses), asns, documents, LAYOUT_VERSION, source));
 }
 
-/// Returns the networks and documents of some addresses, from the mmdb files. The documents note the `skipped`
-/// providers that could be asked.
+/// Returns the networks and documents of some addresses, from the mmdb files. The documents record the `skipped`
+/// providers, if they can be asked about the address.
 fn answers(
     databases: &Databases,
     addresses: &[Address],
@@ -332,7 +333,7 @@ fn answers(
 }
 
 /// Sorts addresses, which are in key order, into three groups: those without a row, those due, and those that
-/// need no lookup in the mmdb files. For the third group, notes the providers of `online` to ask.
+/// need no lookup in the mmdb files. For the third group, records the providers of `online` to ask.
 /// Neighbouring keys are found on the index page that was read last.
 pub fn plan(
     oids: ExtensionOids,

@@ -5,7 +5,8 @@
 //! pending counts, and takes a snapshot. It erases the sessions and the pending counts that the snapshot sees, and the
 //! row. A session that is stored later has a pending count that the snapshot does not see. So the counts stay exact.
 //!
-//! Sessions are read below the executor and written as the owner of their table.
+//! Sessions are read by a scan of the table, without a query. They are written with the rights of the table's
+//! owner.
 
 use std::ffi::CStr;
 use std::ops::ControlFlow;
@@ -90,8 +91,8 @@ pub struct SessionTable {
     owner: Oid,
 }
 
-/// Returns the session tables, or those that hold the sessions of `rel`. Raises an error if the current role does not
-/// have the rights of an owner, or if the addresses of a table cannot be read.
+/// Returns the session tables, or only `rel` with its partitions. Raises an error if the current role lacks the rights
+/// of a table's owner. Also raises an error if a table's addresses cannot be read.
 pub fn tables(oids: ExtensionOids, connection: &Connection, rel: Option<Oid>) -> Vec<SessionTable> {
     let (all, of_rel) = acting_as(oids.owner, || {
         let of_rel = rel.map(|rel| backfill_sessions::tables(connection, rel));
@@ -121,7 +122,7 @@ pub struct Erased {
     pub found: i64,
     /// Number of sessions that were written.
     pub written: i64,
-    /// The page after those that were read. `None`: the table is at its end.
+    /// The next page to read. `None` at the end of the table.
     pub next: Option<u32>,
 }
 
@@ -130,7 +131,7 @@ impl SessionTable {
         catalog::table_name(self.counted.table)
     }
 
-    /// Erases sessions from `page` on, until there are enough for a transaction.
+    /// Erases sessions from `page` on. Stops after the page that completes a batch.
     pub fn erase(&self, connection: &Connection, page: u32, which: Which, method: Method) -> Erased {
         let nothing = Erased { found: 0, written: 0, next: None };
         let Some(table) = UserTable::lock(self.counted.table, Lock::Write) else { return nothing };
@@ -250,7 +251,8 @@ fn address(row: &Row, column: Column) -> Option<Address> {
     }
 }
 
-/// Locks addresses and what waits for them, in the order of locks.
+/// Locks what an erasure of addresses changes, in the order of locks: jobs, networks, addresses. Creates
+/// missing rows of addresses.
 pub fn lock(connection: &Connection, addresses: &[Address]) {
     JOBS.execute(connection, (array(addresses),));
     NETWORKS.execute(connection, (array(addresses),));
@@ -309,7 +311,7 @@ fn pending_counts(oids: ExtensionOids, latest: &Latest, address: Address) -> Vec
     found
 }
 
-/// Returns the time that was this long ago. `None`: the interval is not positive, or longer than a thousand years.
+/// Returns the current time minus `age`. Returns `None` if the age is not positive, or longer than a thousand years.
 pub fn moment_before(connection: &Connection, age: Interval) -> Option<Timestamp> {
     const YEARS: i32 = 1_000;
     let Interval { months, days, microseconds } = age;
@@ -320,7 +322,7 @@ pub fn moment_before(connection: &Connection, age: Interval) -> Option<Timestamp
     is_short.then(|| MOMENT_BEFORE.first(connection, (months, days, seconds), |(moment,)| moment))?.flatten()
 }
 
-/// Returns addresses without a session since a time, in order, after `after`.
+/// Returns addresses after `after` that had no session since `moment`, in key order.
 pub fn expired(connection: &Connection, moment: Timestamp, after: Option<Address>) -> Vec<Address> {
     EXPIRED.run(connection, (moment, after, ADDRESSES as i64), |rows| {
         rows.iter().filter_map(|(address,)| address).collect()

@@ -1,7 +1,7 @@
 //! Fills the registries of existing networks from IANA's registries of AS numbers.
 //!
-//! A network that the extension creates has a registry at once. Other rows may lack one, for example rows that
-//! a client inserted. A step waits for no other transaction.
+//! A network that the extension creates has a registry at once. Other rows may lack one, for example rows that a client
+//! inserted. A step skips networks that another transaction has locked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +25,7 @@ thread_local! {
 
 /// The result of one step.
 pub struct Batch {
-    /// Networks without a registry, including those that have none in IANA's registries.
+    /// Number of networks without a registry that the step read.
     pub read: usize,
     pub changed: Vec<i64>,
     /// The next step continues after this network. `None` at the end.

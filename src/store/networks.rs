@@ -76,8 +76,8 @@ pub fn iana_registry(asn: i64) -> Option<&'static str> {
     as_registry::registry(u32::try_from(asn).ok()?).map(Registry::name)
 }
 
-/// Returns the registry of a new network, and its source. A value of a source that ranks below IANA's registries is
-/// replaced. The ranks are those of `source_rank` in SQL.
+/// Returns the registry of a new network, and its source. IANA's registries replace a value whose source has a lower
+/// rank. `source_rank` in SQL defines the ranks.
 fn registry_and_source<'a>(asn: i64, known: Option<&'a str>, source: &'a str) -> (Option<&'a str>, &'a str) {
     let is_better = known.is_some() && matches!(source, "manual" | "cymru" | "maxmind");
     match iana_registry(asn) {
@@ -260,9 +260,9 @@ fn numbers(rows: &Rows<NetworkColumns>) -> Vec<i64> {
     rows.iter().filter_map(|(asn, ..)| asn).collect()
 }
 
-/// Creates one network with a caller's values, or corrects it and sets `last_seen` to now. Values of other callers
-/// are replaced only if `overwrites` is true. Passes the row of the network to `read`. Counts one operation in every
-/// case.
+/// Creates one network with a caller's values, or corrects it and sets `last_seen` to now. Values of other callers are
+/// replaced only if `overwrites` is true. Passes the row of the network to `read`. The metrics count one operation for
+/// each call.
 pub fn ensure<T>(
     connection: &Connection,
     asn: i64,

@@ -103,7 +103,7 @@ fn arguments<'a>(request: &Request<'a>) -> (&'a [u8], &'a [u8], Timestamp, Times
 /// Returns the expression for the time of a session, null if the time is implausible. Some implausible times cannot be
 /// converted. A comparison never fails.
 fn seen(column: &[u8], is_local: bool, stored_time_zone: &[u8]) -> Vec<u8> {
-    // The server converts with an interval much faster than with the name of a time zone.
+    // The server converts a time much faster if the time zone is an interval instead of a name.
     let zone = if stored_time_zone.eq_ignore_ascii_case(b"utc") { "'00:00:00'::interval" } else { "$2" };
     let ([before, after], least, now) = match is_local {
         true => (

@@ -97,7 +97,8 @@ impl Claimed {
             Asked::Address(address) => bogon::reason(*address).is_none(),
             Asked::Network(asn) => !as_registry::is_bogon(*asn),
         });
-        // One claim returns lookups of one kind only. This keeps the kinds apart in any case.
+        // A claim returns lookups of one kind only. The kinds are separated here again, so that a request
+        // never mixes them.
         let is_network = |(_, asked): &(LookupKey, Asked)| matches!(asked, Asked::Network(_));
         let (networks, addresses): (Vec<_>, Vec<_>) = public.partition(is_network);
         let permits = permits.into_iter().map(Some).chain(std::iter::repeat_with(|| None));

@@ -65,7 +65,7 @@ impl MaxAges {
         self.by_type.get(kind).copied().unwrap_or(self.others)
     }
 
-    /// Returns whether a list of this type counts. Times are in seconds since 1970.
+    /// Returns whether a list of this type is recent enough to be used. Times are in seconds since 1970.
     pub fn allows(&self, kind: &str, published: u64, now: u64) -> bool {
         published <= now.saturating_add(CLOCKS_DIFFER) && now.saturating_sub(published) <= self.of(kind)
     }

@@ -10,8 +10,8 @@ mod max_age;
 
 pub use max_age::{DEFAULT_MAX_AGES, MaxAges};
 
-/// Types by precedence. A session keeps only one type of its address. The first types say most about an attacker who
-/// hides. Any other type comes after these.
+/// Types by precedence. A session keeps only one type of its address. The first types tell most about an attacker who
+/// hides. Types that are not in this list come last.
 const PRECEDENCE: [&str; 10] = [
     "VPN",
     "TOR",
@@ -30,7 +30,8 @@ pub fn rank(kind: &str) -> usize {
     PRECEDENCE.iter().position(|known| *known == kind).unwrap_or(PRECEDENCE.len())
 }
 
-/// Returns the type of the highest precedence. Among types without a place, returns the first one.
+/// Returns the type of the highest precedence. If none of the types is in `PRECEDENCE`, returns the first
+/// one.
 pub fn leading<'a>(types: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     types.into_iter().min_by_key(|kind| rank(kind))
 }

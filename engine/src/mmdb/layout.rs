@@ -270,9 +270,9 @@ fn look_at(data: Section<'_>, record: usize, seen: &mut [bool]) -> Result<(), su
     Ok(())
 }
 
-/// Returns whether a candidate path starts with these keys. The elements of arrays are not sampled, so a path through an
-/// array belongs to a family. No candidate path starts with most keys of a record,
-/// such as continents, subdivisions and geoname ids.
+/// Returns whether a candidate path starts with these keys. Most keys of a record, such as continents and geoname ids,
+/// start no candidate path. The elements of arrays are not sampled. A path through an array is used if its family is
+/// used.
 fn leads_on(keys: &[&[u8]]) -> bool {
     CANDIDATES.iter().any(|(_, _, path)| path.len() > keys.len() && starts_with(path, keys))
 }

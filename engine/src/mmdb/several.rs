@@ -7,7 +7,7 @@
 //!   postal code and time zone also come from one file. If a file has a city, they come from the file of the city.
 //! - A file that names another country than an earlier file gives no city and no coordinates.
 //!
-//! The same holds for networks: a later file names the organisation only if it has the same ASN.
+//! A later file names the organisation of a network only if it has the same ASN as the earlier file.
 
 use super::{DetailedLocation, Location, Network};
 

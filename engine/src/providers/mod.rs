@@ -75,8 +75,8 @@ pub trait Provider: Sync {
         true
     }
 
-    /// Returns whether the provider is not asked about known research scanners, because it has no further facts about
-    /// them.
+    /// Returns true if the provider has no further facts about known research scanners. Such addresses are not looked
+    /// up at the provider.
     fn leaves_out_benign_scanners(&self) -> bool {
         false
     }

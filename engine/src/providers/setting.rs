@@ -66,7 +66,7 @@ impl fmt::Debug for Settings {
 pub enum Value {
     /// Without surrounding blanks. `None` if empty.
     Text(Option<String>),
-    /// Also the index of a chosen word, and 1 for a switch that is on.
+    /// A number, the index of a chosen word, or 1 for a switch that is on.
     Number(i32),
 }
 

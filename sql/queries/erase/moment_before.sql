@@ -1,4 +1,4 @@
--- The time that was this long ago, if the interval is positive.
+-- Returns the current time minus the interval. Returns no row if the interval is not positive.
 -- $1 integer: months
 -- $2 integer: days
 -- $3 float8: seconds

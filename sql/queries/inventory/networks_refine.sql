@@ -1,8 +1,8 @@
--- Refines the metadata of existing networks. A field is set if it is null or the source is better. The source cymru may
--- also correct its own names, because a name describes the network itself. Its other values describe one address or
--- prefix and may not be corrected that way. The values are compared again after the rows are locked, because another
--- transaction may have written a better value meanwhile. Returns the networks that changed, and whether they existed
--- before this transaction.
+-- Refines the metadata of existing networks. Sets a field if it is null or its source has a lower rank. The source
+-- cymru may also correct its own names, because a name describes the network itself. It may not correct its other
+-- values, because they describe one address or prefix. The values are compared again after the rows are locked, because
+-- another transaction may have written a better value meanwhile. Returns the networks that changed, and whether they
+-- existed before this transaction.
 -- $1 bigint[]: asn
 -- $2 text[]: name
 -- $3 text[]: country

@@ -1,5 +1,5 @@
--- Creates jobs from at most $1 requests, with each lookup and each address once. Leases a lookup at once if an
--- earlier answer covers it, because it needs no request.
+-- Creates jobs from at most $1 requests. Requests for the same lookup share one job. Leases a job at once if an earlier
+-- answer covers its lookup, because the job needs no request to the provider.
 -- $1 bigint: most
 -- $2 float8: lease in seconds
 -- $3 bigint: leased by

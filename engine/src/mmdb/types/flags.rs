@@ -27,7 +27,7 @@ pub(super) struct Family {
     keys: &'static [(&'static [u8], &'static str)],
     /// States a type only if no other key of the record does.
     fallback: Option<&'static [u8]>,
-    /// Type of every record that has any key. If it is set, `keys` is empty.
+    /// Type of every record that has any key. A family with such a type has no `keys`.
     every_record: Option<&'static str>,
     provider: &'static [u8],
     service: &'static [u8],

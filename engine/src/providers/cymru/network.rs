@@ -81,7 +81,8 @@ fn parse_registry(text: &[u8]) -> Option<Option<Registry>> {
     }
 }
 
-/// Drops a date that is not in the calendar, without the row.
+/// Returns `Some(None)` for a date that is absent or not in the calendar. Returns `None` if the text does not
+/// have the form of a date.
 fn parse_date(text: &[u8]) -> Option<Option<String>> {
     if text.is_empty() || is_absent(text) {
         return Some(None);

@@ -79,7 +79,7 @@ pub(super) fn exchange(settings: &CymruSettings, addresses: &[Address], cancel: 
     run(&settings.whois_host, settings.whois_port, addresses, &limits, cancel)
 }
 
-/// Looks up networks. The request contains no address, because its rows would have another form.
+/// Looks up networks. The request contains no address, because rows about addresses have another form.
 pub(super) fn exchange_networks(settings: &CymruSettings, asns: &[u32], cancel: &Cancel) -> NetworkReply {
     let limits = Limits::new(settings.timeout, asns.len());
     let request = request(asns.iter().map(|asn| format!("AS{asn}")));

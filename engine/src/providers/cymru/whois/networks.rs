@@ -153,7 +153,7 @@ mod tests {
         })
     }
 
-    /// Checks that the lines give no answer, and returns how they are counted.
+    /// Asserts that the lines give no answer. Returns the numbers of foreign and of malformed lines.
     fn dropped(lines: &str) -> (u64, u64) {
         let parsed = parse(lines);
         assert_eq!(parsed.answers, BTreeMap::new(), "{lines}");
