@@ -42,7 +42,7 @@ families! {
         => "Networks added to asn_inventory, by source, country and registry";
     RECORDS_UPDATED: Counter "asn_inventory.records_updated" as "asn_inventory_records_updated_total" in "{network}"
         by ["source", "update_type"]
-        => "Networks updated in asn_inventory, by source and kind of update (metadata or times seen)";
+        => "Updates of networks in asn_inventory, by source and by changed data: metadata, or first_seen and last_seen";
     TOTAL_COUNT: Gauge "asn_inventory.total_count" as "asn_inventory_size" in "{network}" by ["database"]
         => "Rows in asn_inventory, one for each network";
     UNIQUE_SEEN: Gauge "asn_inventory.unique_seen" as "asn_inventory_unique_seen" in "{network}" by []
@@ -52,7 +52,7 @@ families! {
         => "Processor time to create or update one network, excluding waits for locks and disks";
     PENDING_NETWORKS: Gauge "enrich.reclassifications_pending" as "enrich_reclassifications_pending" in "{network}"
         by ["database"]
-        => "Networks that the worker has not classified again yet after an edit of known_networks";
+        => "Networks whose row in known_networks was edited, and whose type in asn_inventory is not updated yet";
     PENDING_COUNTS_AGE: Gauge "enrich.pending_counts_oldest_age" as "enrich_pending_counts_oldest_age_seconds" in "s"
         by ["database"]
         => "Age of the oldest count of sessions or addresses that is not in the inventories yet; 0 if there is none";
@@ -64,7 +64,7 @@ families! {
     ADDRESSES: Counter "enrich.addresses" as "enrich_addresses_total" in "{address}" by []
         => "Addresses that sessions and calls looked up";
     LOOKUPS: Counter "enrich.lookups" as "enrich_lookups_total" in "{address}" by ["result"]
-        => "Addresses for which data was found, by place: the inventory, the mmdb files or a provider";
+        => "Addresses for which data was found, by origin of the data: the inventory, the mmdb files or a provider";
     WITHOUT_ADDRESS: Counter "enrich.sessions_without_address" as "enrich_sessions_without_address_total" in "{session}" by []
         => "Sessions stored without a valid address; their snapshot columns stay null, and they are not counted";
     ERRORS: Counter "enrich.errors" as "enrich_errors_total" in "{error}" by []
@@ -80,10 +80,10 @@ families! {
         => "Lookups sent to a provider; one request may contain several";
     PROVIDER_ANSWERS: Counter "enrich.provider_answers" as "enrich_provider_answers_total" in "{address}"
         by ["provider", "result"]
-        => "Stored answers of a provider: with data (value), or that the provider has no data (absent)";
+        => "Stored answers of a provider, by result: value (the provider has data) or absent (the provider has no data)";
     PROVIDER_SHARED: Counter "enrich.provider_shared_answers" as "enrich_provider_shared_answers_total" in "{address}"
         by ["provider"]
-        => "Addresses that got the answer to the lookup of another address in the same prefix";
+        => "Addresses whose answer came from the lookup of another address in the same prefix";
     PROVIDER_UNANSWERED: Counter "enrich.provider_unanswered" as "enrich_provider_unanswered_total" in "{lookup}"
         by ["provider", "reason"]
         => "Lookups without an answer: missing from the provider's reply, or refused by the provider";
@@ -101,7 +101,7 @@ families! {
     PROVIDER_IN_FLIGHT: Gauge "enrich.provider_in_flight" as "enrich_provider_in_flight" in "{request}" by ["provider"]
         => "Requests to a provider that are under way, in all databases";
     PROVIDER_QUOTA: Gauge "enrich.provider_quota" as "enrich_provider_quota" in "{request}" by ["provider"]
-        => "Requests to a provider that are allowed per day (UTC); not shown if there is no limit";
+        => "Number of requests per day (UTC) that the quota of the provider allows; not shown if the provider has no quota";
     PROVIDER_QUOTA_LEFT: Gauge "enrich.provider_quota_left" as "enrich_provider_quota_left" in "{request}" by ["provider"]
         => "Requests to a provider that are still allowed today (UTC)";
     PROVIDER_ENABLED: Gauge "enrich.provider_enabled" as "enrich_provider_enabled" in "1" by ["provider"]
@@ -171,12 +171,12 @@ families! {
         by ["database", "step"]
         => "Steps that failed and were rolled back, of the worker and of the processes that run code of table owners";
     WORKER_NAPTIMES: Counter "enrich.worker_naptimes" as "enrich_worker_naptimes_total" in "{naptime}" by ["database"]
-        => "Time that the worker was idle, in units of worker_naptime";
+        => "Number of full sleeps (naptimes) of the worker: the time slept, divided by worker_naptime";
     COMPLETIONS_PENDING: Gauge "enrich.completions_pending" as "enrich_completions_pending" in "{address}" by ["database"]
-        => "Pairs of address and table: an answer for nulls in the snapshot columns is stored, but the sessions do not have the values yet";
+        => "Addresses whose sessions have null snapshot columns that can be filled now; an address counts once for each session table";
     COMPLETION_OLDEST_AGE: Gauge "enrich.completion_oldest_age" as "enrich_completion_oldest_age_seconds" in "s"
         by ["database"]
-        => "Age of the oldest session completion that is pending; 0 if there is none";
+        => "Longest time for which a session has had null snapshot columns that can be filled; 0 if there is no such session";
     SUSPENDED_OWNERS: Gauge "enrich.suspended_owners" as "enrich_suspended_owners" in "{role}" by ["database"]
         => "Owners of session tables whose code is not run until resume_owner() is called; see suspended_owner";
     ABANDONED_PROCESSES: Gauge "enrich.owner_processes_abandoned" as "enrich_owner_processes_abandoned" in "{process}"
@@ -186,7 +186,7 @@ families! {
         in "{process}" by ["database"]
         => "Processes for code of table owners that could not be started, because max_worker_processes was reached";
     UNSAFE_FOREIGN_KEYS: Gauge "enrich.unsafe_foreign_keys" as "enrich_unsafe_foreign_keys" in "{key}" by ["database"]
-        => "Foreign keys that can run code as the extension's owner; while one exists, the worker does nothing; see unsafe_foreign_keys";
+        => "Foreign keys that can run code as the extension's owner; any such key stops the worker; see the view unsafe_foreign_keys";
     TABLES_NOT_INTACT: Gauge "enrich.attached_tables_not_intact" as "enrich_attached_tables_not_intact" in "{table}"
         by ["database"]
         => "Session tables that have changed since they were attached; see not_intact_reason in attached_tables";
