@@ -77,7 +77,7 @@ COMMENT ON FUNCTION bogon_reason(inet) IS 'reason why an address is a bogon; nul
 CREATE FUNCTION asn_registry(asn bigint) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'asn_registry_wrapper';
 COMMENT ON FUNCTION asn_registry(bigint) IS
-    'regional internet registry (ARIN, RIPE, APNIC, LACNIC or AFRINIC) that received an ASN from IANA; null if IANA has reserved or not yet allocated the ASN; needs neither a file nor the network; does not know ASNs that moved to another registry later';
+    'regional internet registry (ARIN, RIPE, APNIC, LACNIC or AFRINIC) that received an ASN from IANA; null if IANA has reserved or not yet allocated the ASN; ignores a later move of the ASN to another registry; reads no file and sends no request';
 
 CREATE FUNCTION is_bogon_asn(asn bigint) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_bogon_asn_wrapper';

@@ -16,7 +16,7 @@ COMMENT ON FUNCTION geo_country_of(jsonb) IS
 CREATE FUNCTION ip_types_of(enrichment jsonb) RETURNS text[]
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_types_of_wrapper';
 COMMENT ON FUNCTION ip_types_of(jsonb) IS
-    'types of an address, for example VPN or DATACENTER, from the key spur of an enrichment document (a value of ip_inventory.enrichment); spur lists types of tunnels, infrastructure and clients; in upper case, without duplicates';
+    'types of an address according to SPUR, for example VPN or DATACENTER, in upper case and without duplicates; the argument is a value of ip_inventory.enrichment; the types are those of tunnels, infrastructure and clients in the key spur';
 
 CREATE FUNCTION is_scanner_of(enrichment jsonb) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_scanner_of_wrapper';
@@ -85,7 +85,7 @@ SELECT pg_catalog.pg_extension_config_dump('asn_inventory', '');
 COMMENT ON TABLE asn_inventory IS 'one row for each known network (autonomous system)';
 COMMENT ON COLUMN asn_inventory.asn_number IS 'autonomous system number, 1 to 4294967295';
 COMMENT ON COLUMN asn_inventory.organization_name IS
-    'organisation that runs the network; the key provenance in the column enrichment names the source of the name';
+    'organisation that runs the network; for the source of this value, see the key provenance in the column enrichment';
 COMMENT ON COLUMN asn_inventory.organization_country IS
     'two-letter code of a country: from Team Cymru, the country where the network is registered; from MaxMind, the country of the address by which the extension first learned of the network';
 COMMENT ON COLUMN asn_inventory.rir_registry IS 'regional internet registry (ARIN, RIPE, APNIC, LACNIC or AFRINIC); the registry that received the ASN from IANA, until a source of higher rank has a value';
@@ -220,7 +220,7 @@ CREATE TABLE counter_delta (
 ALTER TABLE counter_delta REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('counter_delta', '');
 COMMENT ON TABLE counter_delta IS
-    'metric counts that prepared transactions stored: the worker adds these counts to the counters of enrich_metrics and deletes the rows; transactions only insert rows';
+    'increments of metric counters, stored by prepared transactions; transactions only insert rows; the worker adds the increments to the counters of enrich_metrics and deletes the rows';
 COMMENT ON COLUMN counter_delta.library IS
     'version of the library cowrie_enrich that stored the count; a worker that has loaded another version deletes the row without adding the count';
 COMMENT ON COLUMN counter_delta.counter_index IS
@@ -234,7 +234,7 @@ CREATE TABLE recount_request (
 ALTER TABLE recount_request REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('recount_request', '');
 COMMENT ON TABLE recount_request IS
-    'one row for each transaction that could not store its session counts in session_delta or its sessions in incomplete_session; because of such a row, the worker recounts all sessions; the recount deletes the row';
+    'requests to recount all sessions: a transaction inserts a row if it could not insert rows into session_delta or incomplete_session; the worker then recounts all sessions; the recount deletes the row';
 COMMENT ON COLUMN recount_request.requested_at IS 'time when the transaction committed';
 COMMENT ON COLUMN recount_request.sessions IS
     'number of honeypot sessions that the transaction could not count; 0 if the transaction counted all its sessions';

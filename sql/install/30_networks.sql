@@ -3,7 +3,7 @@
 CREATE FUNCTION classify_name(organization_name text) RETURNS text
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'classify_name_wrapper';
 COMMENT ON FUNCTION classify_name(text) IS
-    'returns the type of a network (HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN), derived from whole words in the name of its organisation';
+    'returns the type of a network: HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN; whole words in the organisation name determine the type';
 
 CREATE TABLE known_networks (
     asn_number bigint PRIMARY KEY CHECK (asn_number BETWEEN 1 AND 4294967295),
@@ -15,7 +15,7 @@ CREATE TABLE known_networks (
     source     text CHECK (source <> '')
 );
 COMMENT ON TABLE known_networks IS
-    'list of networks whose type is known; this type takes precedence over a type derived from the name of the organisation; you can edit the table; pg_dump includes only rows that you added or changed, so rows that you deleted exist again after a restore';
+    'networks whose type is known; this type overrides a type derived from the organisation name; you can edit the table; pg_dump includes only rows that you added or changed; a restore brings back deleted rows that came with the extension';
 COMMENT ON COLUMN known_networks.asn_type IS 'type of the network: HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN';
 COMMENT ON COLUMN known_networks.is_seed IS
     'true if the row came with the extension and is unchanged; pg_dump omits such rows';
@@ -92,7 +92,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION known_network_edited() IS
-    'trigger on known_networks: sets is_seed to false in edited rows, so that pg_dump includes these rows, and source to null, so that no list replaces them';
+    'trigger on known_networks: when a user edits a row, sets is_seed to false, so that pg_dump includes the row; also sets source to null, so that loading a list does not replace the row';
 CREATE TRIGGER known_network_edited BEFORE UPDATE ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_edited();
 
@@ -206,7 +206,7 @@ CREATE FUNCTION source_rank(source text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT CASE source WHEN 'manual' THEN 4 WHEN 'cymru' THEN 3 WHEN 'maxmind' THEN 2 WHEN 'iana' THEN 1 WHEN 'document' THEN -1 ELSE 0 END $$;
 COMMENT ON FUNCTION source_rank(text) IS
-    'rank of a source of the country or the registry of a network; from the highest to the lowest rank: ''manual'', ''cymru'', ''maxmind'', ''iana'' (registries of AS numbers), sources of imported rows, ''document'' (JSON that a client wrote into the column enrichment of a table with trust_input)';
+    'rank of a source of countries and registries; a value from a higher rank replaces a value from a lower rank; from high to low: ''manual'', ''cymru'', ''maxmind'', ''iana'' (only registries), imported rows, ''document''; ''document'' is JSON that a client wrote into the column enrichment of a table with the option trust_input';
 
 -- For names, the sources have other ranks. Files name the organisation ("Hetzner Online GmbH"), Team Cymru names the
 -- network ("HETZNER-AS"). A name of unknown source may come from a file, so it ranks above Team Cymru as well.
@@ -214,7 +214,7 @@ CREATE FUNCTION name_rank(source text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT CASE source WHEN 'manual' THEN 3 WHEN 'maxmind' THEN 2 WHEN 'cymru' THEN 0 WHEN 'document' THEN -1 ELSE 1 END $$;
 COMMENT ON FUNCTION name_rank(text) IS
-    'rank of a source of names of organisations; from the highest to the lowest rank: ''manual'', ''maxmind'', sources of imported rows, ''cymru'', ''document'' (JSON that a client wrote into the column enrichment of a table with trust_input)';
+    'rank of a source of organisation names; a name from a higher rank replaces a name from a lower rank; from high to low: ''manual'', ''maxmind'', imported rows, ''cymru'', ''document''; ''document'' is JSON that a client wrote into the column enrichment of a table with the option trust_input';
 
 CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, source text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -264,7 +264,7 @@ COMMENT ON FUNCTION request_enrichment(text, text, integer) IS
 CREATE FUNCTION request_enrichment(asn bigint, provider text DEFAULT 'cymru') RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'request_network_enrichment_wrapper';
 COMMENT ON FUNCTION request_enrichment(bigint, text) IS
-    'queue the lookup of a network at a provider; raises an error for a bogon (a reserved ASN), and if the provider does not look up networks';
+    'queue the lookup of a network at a provider; raises an error if the ASN is reserved (a bogon), or if the provider does not look up networks';
 
 CREATE FUNCTION ensure_asn_inventory(
     asn bigint, organization_name text DEFAULT NULL, organization_country text DEFAULT NULL,
@@ -277,7 +277,7 @@ COMMENT ON FUNCTION ensure_asn_inventory(bigint, text, text, text, boolean) IS
 CREATE FUNCTION enrich_ip(ip inet, force boolean DEFAULT false) RETURNS ip_inventory
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_ip_wrapper';
 COMMENT ON FUNCTION enrich_ip(inet, boolean) IS
-    'return the ip_inventory row of an address; if the row is missing or outdated, or force is true, first fills the row from the mmdb files and queues lookups at providers';
+    'return the ip_inventory row of an address; fills a missing or outdated row from the mmdb files, and queues lookups at providers; with force => true, does this even if the row is up to date';
 
 CREATE FUNCTION enrich_addresses(ips inet[], force boolean, sources text[], max_requests bigint) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_addresses_wrapper';

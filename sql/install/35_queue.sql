@@ -23,12 +23,12 @@ COMMENT ON FUNCTION is_provider(text) IS 'true if providers() returns a provider
 CREATE FUNCTION may_be_asked(provider text, ip inet) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'may_be_asked_wrapper';
 COMMENT ON FUNCTION may_be_asked(text, inet) IS
-    'true if a provider can look up an address: false for every bogon, for every IPv6 address if the provider supports only IPv4, and, for the provider greynoise, if a list in the files of ip_type_databases says that the address is a known research scanner (SCANNER_BENIGN)';
+    'true if a provider can look up an address; false for a bogon; false for an IPv6 address if the provider supports only IPv4; for the provider greynoise, also false for a known research scanner; the files of ip_type_databases list such scanners as SCANNER_BENIGN';
 
 CREATE FUNCTION lookup_key_of(provider text, ip inet, OUT lookup_kind text, OUT lookup_key text)
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'lookup_key_of_wrapper';
 COMMENT ON FUNCTION lookup_key_of(text, inet) IS
-    'kind and key of a lookup of an address at a provider: for the provider cymru, the /24 or /48 prefix of the address, because longer prefixes are not routed globally; for other providers, the address itself';
+    'lookup_kind and lookup_key of the job that looks up an address at a provider; for the provider cymru, the key is the /24 or /48 prefix of the address, because longer prefixes are not routed globally; for other providers, the key is the address';
 
 CREATE FUNCTION is_lookup_key(lookup_kind text, lookup_key text) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_lookup_key_wrapper';
@@ -50,7 +50,7 @@ CREATE FUNCTION has_sessions_since_skip(
     enrichment jsonb, source text, session_count bigint, last_seen timestamptz) RETURNS boolean
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'has_sessions_since_skip_wrapper';
 COMMENT ON FUNCTION has_sessions_since_skip(jsonb, text, bigint, timestamptz) IS
-    'true if an enrichment document says that the lookup at a source was skipped, and the address has more sessions or a later session since; a lookup is skipped by cancel_requests(), or by enrich_ips() with the argument sources';
+    'true if an enrichment document says that a lookup was skipped, and the address has had a session since then; cancel_requests() skips the lookups that it removes; enrich_ips() skips lookups at providers that its argument sources omits';
 
 CREATE TABLE enrichment_request (
     ip_address   inet CHECK (ip_address = canonical_address(ip_address)),
@@ -65,7 +65,7 @@ CREATE TABLE enrichment_request (
 ALTER TABLE enrichment_request REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('enrichment_request', '');
 COMMENT ON TABLE enrichment_request IS
-    'requested lookups: the worker creates a job in enrichment_job from each request, and deletes the request; duplicate requests are possible, and lead to one job';
+    'requested lookups: for each request, the worker creates a job in enrichment_job and deletes the request; several requests for the same lookup lead to one job';
 COMMENT ON COLUMN enrichment_request.ip_address IS
     'address to look up, without a netmask; an IPv4-mapped IPv6 address is stored as IPv4, as in ip_inventory.ip_address; null if the request is about a network';
 COMMENT ON COLUMN enrichment_request.asn_number IS 'ASN of the network to look up; null if the request is about an address';
@@ -119,7 +119,7 @@ COMMENT ON COLUMN enrichment_job.due_at IS
 COMMENT ON COLUMN enrichment_job.leased_by IS
     'id of the worker that has leased the job; a lease reserves the job for the worker until due_at; null if the job is not leased';
 COMMENT ON COLUMN enrichment_job.attempts IS
-    'number of failed attempts of this lookup, without failures because of a provider outage or a rate limit';
+    'number of failed attempts of this lookup; failures because of a provider outage or a rate limit do not count';
 COMMENT ON COLUMN enrichment_job.failed_at IS
     'time of the last failed attempt, without attempts that were postponed or not sent';
 
@@ -136,8 +136,8 @@ ALTER TABLE job_address SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_v
 SELECT pg_catalog.pg_extension_config_dump('job_address', '');
 COMMENT ON TABLE job_address IS
     'addresses that wait for the answer to a job in enrichment_job: one row per provider and address';
-COMMENT ON COLUMN job_address.lookup_kind IS 'lookup_kind of the job for whose answer the address waits';
-COMMENT ON COLUMN job_address.lookup_key IS 'lookup_key of the job for whose answer the address waits';
+COMMENT ON COLUMN job_address.lookup_kind IS 'lookup_kind of the job for this address in enrichment_job';
+COMMENT ON COLUMN job_address.lookup_key IS 'lookup_key of the job for this address in enrichment_job';
 
 CREATE TABLE dead_letter (
     provider     text NOT NULL,
@@ -214,7 +214,7 @@ COMMENT ON FUNCTION retry_dead_letters(text) IS
 CREATE FUNCTION cancel_requests(provider text, ip inet DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cancel_requests_wrapper';
 COMMENT ON FUNCTION cancel_requests(text, inet) IS
-    'remove the waiting lookups of one provider from the queue, or the waiting lookup of one address at the provider; returns the number of addresses; lookups that a worker has leased stay and end by themselves; sweeps queue a removed lookup again only after a new session of the address';
+    'remove the waiting lookups of one provider from the queue, or only the lookup of one address; returns the number of addresses; does not remove lookups that a worker has leased; the worker does not queue a removed lookup again before a new session of the address';
 
 CREATE VIEW queue_status AS
     SELECT p.provider,

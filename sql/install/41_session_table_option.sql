@@ -13,7 +13,7 @@ COMMENT ON TABLE session_table_option IS 'options of attached tables; see set_se
 COMMENT ON COLUMN session_table_option.rel IS
     'the attached table; never a partition, but its partitioned table; the options also apply to partitions and inheritance children that have the same owner as the table';
 COMMENT ON COLUMN session_table_option.run_triggers IS
-    'true if the table owner allows triggers with code of other roles to fire when the extension runs an UPDATE to fill null snapshot columns';
+    'true if the extension fills null snapshot columns even when its UPDATE fires triggers with code of other roles; the table owner sets this option';
 COMMENT ON COLUMN session_table_option.trust_input IS
     'true if the extension keeps values that clients write into the snapshot columns of this table, including enrichment; only a superuser or the extension''s owner can turn this on';
 COMMENT ON COLUMN session_table_option.table_owner IS

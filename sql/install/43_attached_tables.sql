@@ -164,6 +164,6 @@ COMMENT ON COLUMN attached_tables.not_intact_reason IS
 COMMENT ON COLUMN attached_tables.is_readable IS
     'true if refresh_session_counts() can read the addresses of all sessions of the table; while this is false for any table, refresh_session_counts() lowers no counts, because sessions that cannot be read would be missing';
 COMMENT ON COLUMN attached_tables.blocked_reason IS
-    'trigger because of which the extension does not fill null snapshot columns of the table or of one of its partitions, and why; null if there is no such trigger; see blocked_session_tables';
+    'why a trigger prevents the extension from filling null snapshot columns of the table or of a partition; null if no trigger prevents this; see blocked_session_tables';
 COMMENT ON COLUMN attached_tables.inherits_from IS
     'attached table from which this table inherits; null if there is none; campaign_networks() for the parent table includes the sessions of this table';

@@ -45,7 +45,7 @@ CREATE INDEX session_completion_due_idx ON session_completion (rel, due_at) WHER
 ALTER TABLE session_completion SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 SELECT pg_catalog.pg_extension_config_dump('session_completion', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_completion IS
-    'sessions with null snapshot columns that an answer can fill: one row for each address and each table with such sessions';
+    'sessions whose null snapshot columns the extension can still fill: one row for each pair of an address and a table with such sessions';
 COMMENT ON COLUMN session_completion.ip_address IS
     'address without a netmask; an IPv4-mapped IPv6 address is stored as IPv4, as in ip_inventory.ip_address';
 COMMENT ON COLUMN session_completion.rel IS 'table that holds the sessions; for a partitioned table, the partition';
@@ -54,11 +54,11 @@ COMMENT ON COLUMN session_completion.due_at IS
 COMMENT ON COLUMN session_completion.leased_by IS
     'id of the background process that has reserved (leased) this row until due_at; this process runs as the owner of the session table; null if no process has leased the row';
 COMMENT ON COLUMN session_completion.is_renewed IS
-    'true if another answer or session of the address arrived while leased_by was set; another attempt then follows at once';
+    'true if another answer about the address, or another session from it, arrived during the lease; another attempt then follows at once';
 COMMENT ON COLUMN session_completion.attempts IS
-    'number of consecutive attempts that failed or found the sessions locked; each such attempt lengthens the pause before the next attempt and reduces the batch size';
+    'number of consecutive failed attempts; an attempt also fails if the sessions are locked; each failure lengthens the pause before the next attempt and reduces the batch size';
 COMMENT ON COLUMN session_completion.pending_since IS
-    'time at which the sessions began to wait for an attempt; null while due_at is null';
+    'time at which an attempt to fill the null snapshot columns became possible; failed attempts do not change this time; null while due_at is null';
 COMMENT ON COLUMN session_completion.last_error IS
     'why the last attempt did not fill the null snapshot columns; null if the last attempt filled them, or if there was no attempt';
 
@@ -71,7 +71,7 @@ SELECT pg_catalog.pg_extension_config_dump('suspended_owner', '');
 COMMENT ON TABLE suspended_owner IS
     'suspended owners of session tables: the extension no longer runs code of these roles, for example triggers, because such code did not end after its cancellation, or repeatedly ended the process that ran the code; resume_owner() ends the suspension';
 COMMENT ON COLUMN suspended_owner.owner IS 'role that owns session tables and is suspended';
-COMMENT ON COLUMN suspended_owner.reason IS 'what the code of the role did that led to the suspension';
+COMMENT ON COLUMN suspended_owner.reason IS 'reason for the suspension, for example that a trigger did not end after its cancellation';
 CREATE TRIGGER owner_resumed AFTER DELETE ON suspended_owner
     FOR EACH ROW EXECUTE FUNCTION request_appended();
 
@@ -151,4 +151,4 @@ CREATE VIEW completion_status AS
         WHERE t.rel::pg_catalog.oid OPERATOR(pg_catalog.=) c.oid
         ORDER BY t.trigger_name LIMIT 1) b ON true;
 COMMENT ON VIEW completion_status IS
-    'sessions with null snapshot columns, by table: number of their addresses (all, due now, leased by a process, delayed after a failure); longest wait of an address whose answer has arrived; reason why the nulls are not filled now';
+    'tables with sessions whose null snapshot columns are not filled yet, one row for each table; waiting is the number of addresses of these sessions; due, leased and delayed are parts of this number; oldest_age is the longest wait since an answer arrived; blocked_reason says why the extension does not fill the nulls now';

@@ -26,7 +26,7 @@ COMMENT ON COLUMN procedure_call.relation IS
 COMMENT ON COLUMN procedure_call.lock_kind IS
     'value of pg_locks.objsubid for the advisory lock that a running call of the procedure holds';
 COMMENT ON COLUMN procedure_call.done IS
-    'part of the column total that was finished in the current phase when the call last committed a batch';
+    'number of finished items in the current phase at the last commit of the call; total is the number of all items of the phase';
 COMMENT ON COLUMN procedure_call.ended_at IS
     'end of the call; null while the call runs; stays null if the call failed or was killed';
 COMMENT ON COLUMN procedure_call.result IS
@@ -70,5 +70,5 @@ COMMENT ON TABLE rejected_row IS
     'rows of other tables that a procedure could not use, or could use only in part, each with the reason; you can delete rows from rejected_row';
 COMMENT ON COLUMN rejected_row.relation IS 'table that contains the unusable row';
 COMMENT ON COLUMN rejected_row.row_key IS
-    'key of the unusable row in the table that the column relation names, or the ctid of the row if that table has no key';
+    'key of the unusable row; if the table of the row has no key, the ctid of the row';
 COMMENT ON COLUMN rejected_row.content IS 'the invalid values of the unusable row, shortened';

@@ -4,7 +4,7 @@ CREATE PROCEDURE build_asn_inventory(
     batch_size integer DEFAULT 1000, progress boolean DEFAULT true, verbose boolean DEFAULT false)
     LANGUAGE c AS 'MODULE_PATHNAME', 'build_asn_inventory_wrapper';
 COMMENT ON PROCEDURE build_asn_inventory(integer, boolean, boolean) IS
-    'create the networks that values of ip_inventory.enrichment name, and fill missing metadata of existing networks, in asn_inventory; commits after each batch; can be repeated';
+    'create rows in asn_inventory for the networks in ip_inventory.enrichment, and fill missing metadata of existing rows; commits after each batch; can be repeated';
 
 -- The kind that makes an answer expire first comes first.
 CREATE FUNCTION network_kind(asn_type text, is_datacenter boolean, is_vpn boolean) RETURNS text
@@ -13,12 +13,12 @@ CREATE FUNCTION network_kind(asn_type text, is_datacenter boolean, is_vpn boolea
         SELECT CASE WHEN $3 THEN 'vpn' WHEN $2 OR $1 = 'HOSTING' THEN 'hosting' WHEN $1 = 'ISP' THEN 'isp' END
     $$;
 COMMENT ON FUNCTION network_kind(text, boolean, boolean) IS
-    'kind of a network, from columns of asn_inventory: ''vpn'', ''hosting'', ''isp'', or null; an answer that names a network of a kind has the lifetime that the setting ttl_vpn_percent, ttl_hosting_percent or ttl_isp_percent determines';
+    'kind of a network, from columns of asn_inventory: ''vpn'', ''hosting'', ''isp'', or null; for each kind, the setting ttl_vpn_percent, ttl_hosting_percent or ttl_isp_percent determines the lifetime of answers';
 
 CREATE FUNCTION answer_lifetime(seconds integer, kind text) RETURNS integer
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'answer_lifetime_wrapper';
 COMMENT ON FUNCTION answer_lifetime(integer, text) IS
-    'lifetime in seconds of an answer that names a network of a kind, from the lifetime in networks of other kinds; the kind is a result of network_kind()';
+    'converts the normal lifetime of an answer, in seconds, to the lifetime for a kind of network; kind is a result of network_kind(); settings such as ttl_isp_percent contain the percentage';
 
 CREATE FUNCTION network_lifetime(seconds integer, asn bigint) RETURNS integer
     LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -29,7 +29,7 @@ CREATE FUNCTION network_lifetime(seconds integer, asn bigint) RETURNS integer
             WHERE a.asn_number = $2))
     $$;
 COMMENT ON FUNCTION network_lifetime(integer, bigint) IS
-    'lifetime in seconds of an answer that names a network, from the lifetime in networks of other kinds; reads asn_inventory';
+    'converts the normal lifetime of an answer, in seconds, to the lifetime for a network; asn_inventory determines the kind of the network; see answer_lifetime()';
 
 CREATE FUNCTION is_source_stale(enrichment jsonb, asn bigint, source text, kind text DEFAULT NULL) RETURNS boolean
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_stale_wrapper';

@@ -40,4 +40,4 @@ CREATE FUNCTION lookup_ips(
         ORDER BY l.line
     $$;
 COMMENT ON FUNCTION lookup_ips(text[]) IS
-    'returns one row for each line of a list of addresses, in the order of the list, with the data of the mmdb files and of the inventories; a bad line has a reason in the column error; writes nothing, and sends no request; runs with the caller''s privileges';
+    'looks up a list of addresses in the mmdb files and the inventories; returns one row for each line of the list, in the same order; for an invalid line, the column error contains the reason; writes nothing and sends no requests; runs with the caller''s privileges';

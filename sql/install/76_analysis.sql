@@ -18,7 +18,7 @@ CREATE FUNCTION campaign_networks(
     RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'campaign_networks_wrapper';
 COMMENT ON FUNCTION campaign_networks(regclass, text) IS
-    'networks of a campaign, one row for each, those with the most sessions first; the campaign consists of the sessions of an attached table for which an SQL condition is true; in the condition, the alias s stands for a row; runs with the caller''s privileges';
+    'networks of a campaign, one row for each network; networks with the most sessions come first; a campaign is the set of sessions in an attached table that meet an SQL condition; in the condition, s is the alias of the table; runs with the caller''s privileges';
 
 CREATE FUNCTION campaign_addresses(
     rel regclass, condition text DEFAULT 'true', OUT ip_address inet, OUT sessions bigint,
@@ -29,7 +29,7 @@ CREATE FUNCTION campaign_addresses(
     RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'campaign_addresses_wrapper';
 COMMENT ON FUNCTION campaign_addresses(regclass, text) IS
-    'addresses of a campaign, one row for each, those with the most sessions first, with the network and country at the last session of the campaign and now; the arguments are those of campaign_networks(); runs with the caller''s privileges';
+    'addresses of a campaign, one row for each address; shows the network and country at the last session of the campaign, and the current network and country; addresses with the most sessions come first; takes the same arguments as campaign_networks(); runs with the caller''s privileges';
 
 -- Compares in the same way as campaign_addresses() does for its column change. XX means that the country is unknown.
 CREATE FUNCTION attribution_change(ip inet, asn bigint, country text) RETURNS text
@@ -59,7 +59,7 @@ CREATE FUNCTION session_timeline(
     RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'session_timeline_wrapper';
 COMMENT ON FUNCTION session_timeline(regclass, interval, text, text, timestamptz, timestamptz, text, text) IS
-    'number of sessions and addresses of an attached table by time, and by the values of a column if by names one; buckets of days and months follow the calendar of time_zone; stored_time_zone is the time zone of a time column that has none; runs with the caller''s privileges';
+    'numbers of sessions and addresses of an attached table in each time bucket; if the argument by names a column, one row for each bucket and value of the column; buckets of days and months begin at midnight in time_zone; stored_time_zone is the time zone of the values in a time column of type timestamp without time zone; runs with the caller''s privileges';
 
 CREATE VIEW network_activity AS
     SELECT n.asn_number, n.organization_name, n.organization_country, n.asn_type, n.is_known_hosting, n.is_known_vpn,
@@ -71,7 +71,7 @@ CREATE VIEW network_activity AS
     CROSS JOIN (SELECT pg_catalog.sum(a.total_session_count) AS sessions FROM @extschema@.asn_inventory a) t
     ORDER BY n.total_session_count DESC;
 COMMENT ON VIEW network_activity IS
-    'one row for each network, the networks with the most sessions first: number of its present addresses, number and times of the sessions from these addresses; recent sessions are missing until the worker or fold_statistics() adds their counts';
+    'networks with the numbers of their current addresses and sessions, and the times of the first and last session; networks with the most sessions come first; recent sessions are missing until the worker or fold_statistics() adds their counts';
 COMMENT ON COLUMN network_activity.session_percent IS
     'sessions of this network as a percentage of the sessions of all networks';
 

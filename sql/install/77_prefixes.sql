@@ -9,7 +9,7 @@ COMMENT ON FUNCTION announced_prefix(jsonb) IS
 
 CREATE FUNCTION contains_bogon(prefix cidr) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'contains_bogon_wrapper';
-COMMENT ON FUNCTION contains_bogon(cidr) IS 'true if an address of a prefix is a bogon';
+COMMENT ON FUNCTION contains_bogon(cidr) IS 'true if the prefix contains at least one bogon';
 
 CREATE FUNCTION since_condition(rel regclass, since timestamptz) RETURNS text
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -73,7 +73,7 @@ CREATE FUNCTION session_prefixes(
         LEFT JOIN longest l ON l.ip_address = s.ip_address
     $$;
 COMMENT ON FUNCTION session_prefixes(regclass, timestamptz) IS
-    'addresses of the sessions of an attached table, one row for each, with the announced prefix that contains the address, otherwise its /24 or /48; for prefix_activity() and blocklist(); runs with the caller''s privileges';
+    'addresses of the sessions of an attached table, one row for each address; prefix is the announced prefix that contains the address, or the /24 or /48 prefix if no announced prefix is known; used by prefix_activity() and blocklist(); runs with the caller''s privileges';
 
 -- A float8 holds the size of every prefix exactly, because each size is a power of two.
 CREATE FUNCTION prefix_size(prefix cidr) RETURNS float8

@@ -72,7 +72,7 @@ CREATE FUNCTION address_facts(ip inet) RETURNS jsonb
         LEFT JOIN @extschema@.asn_inventory n ON n.asn_number = l.asn_number
     $$;
 COMMENT ON FUNCTION address_facts(inet) IS
-    'the result of address_profile() without sessions: what the mmdb files, the inventories and the queue know about an address';
+    'data about an address in the mmdb files, the inventories and the queue; address_profile() returns this data, and can add sessions';
 
 CREATE FUNCTION address_profile(ip inet, rel regclass DEFAULT NULL) RETURNS jsonb
     LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -107,4 +107,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION address_profile(inet, regclass) IS
-    'everything that this server knows about an address, as one JSON object: place, network and its history, sources with the ages of their answers, waiting and failed lookups, and, if a session table is named, the sessions of each day (UTC); the table is read with the caller''s privileges';
+    'all data about an address, as one JSON object: location, current and earlier networks, answers of sources, waiting and failed lookups; if rel names a session table, also the number of sessions on each day (UTC); reads the session table with the caller''s privileges';

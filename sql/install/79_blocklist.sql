@@ -17,7 +17,7 @@ COMMENT ON TABLE blocklist_exception IS
 COMMENT ON COLUMN blocklist_exception.prefix IS
     'a prefix, or a single address; null if the row is about a network';
 COMMENT ON COLUMN blocklist_exception.asn_number IS
-    'number of a network, all of whose addresses are exceptions; null if the row is about a prefix';
+    'ASN of a network; blocklist() returns no address of this network; null if the row is about a prefix';
 COMMENT ON COLUMN blocklist_exception.note IS 'reason for the exception, for people who read the table';
 
 -- A client may have written any values into the document. Comparing them as text never fails.
@@ -28,7 +28,7 @@ CREATE FUNCTION is_benign_of(enrichment jsonb) RETURNS boolean
         OR enrichment OPERATOR(pg_catalog.->) 'greynoise' OPERATOR(pg_catalog.->>) 'classification' OPERATOR(pg_catalog.=) 'benign',
         false);
 COMMENT ON FUNCTION is_benign_of(jsonb) IS
-    'true if GreyNoise''s answer in an enrichment document (a value of ip_inventory.enrichment) says that the address belongs to a common service (riot) or to a benign scanner';
+    'true if GreyNoise''s answer says that the address belongs to a common service (riot) or to a benign scanner; the argument is a value of ip_inventory.enrichment';
 
 CREATE FUNCTION blocklist(
     rel regclass, since timestamptz, min_sessions integer DEFAULT 1, unit text DEFAULT 'address',
@@ -134,4 +134,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION blocklist(regclass, timestamptz, integer, text, float8, interval) IS
-    'addresses from which sessions of an attached table came since a time, for a firewall; with unit => ''prefix'' or ''asn'', dense prefixes or networks replace their addresses; never contains bogons, benign scanners, common services and the targets in blocklist_exception; runs with the caller''s privileges';
+    'list for a firewall: addresses from which sessions of an attached table came since a time; with unit => ''prefix'', a prefix replaces its addresses if sessions came from a large part of the prefix; with unit => ''asn'', a network replaces its addresses in the same way; omits bogons, benign scanners, common services and the targets in blocklist_exception; runs with the caller''s privileges';

@@ -68,7 +68,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quota_restored() IS
-    'trigger on provider_quota: when pg_restore loads the number of requests of a day, adds this number to the number that the database has already stored for that day';
+    'trigger on provider_quota: if a day already has a row, adds the number of requests that pg_restore loads to the number in this row';
 CREATE TRIGGER quota_restored BEFORE INSERT ON provider_quota
     FOR EACH ROW
     WHEN (pg_trigger_depth() = 0
