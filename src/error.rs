@@ -26,7 +26,7 @@ pub fn not_a_host(address: Address) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         "invalid address: must be a single host".to_owned(),
-        Some(format!("The value is the address {address} with a prefix length, which denotes a network.")),
+        Some(format!("The address {address} has a prefix length, so the value is a network.")),
         Some("To drop the prefix length, write host(address)::inet."),
     )
 }
@@ -107,7 +107,7 @@ pub fn bogon_asn_refused(asn: u32) -> ! {
     )
 }
 
-/// The provider has no facts about networks.
+/// The provider does not look up networks.
 pub fn no_lookups_of_networks(provider: &str) -> ! {
     let able = Provider::all().filter(|provider| provider.declared().knows_networks());
     let names: Vec<String> = able.map(|provider| format!("'{}'", provider.name())).collect();
@@ -331,10 +331,7 @@ pub fn may_not_import() -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         "permission denied for procedure import_inventory".to_owned(),
-        Some(
-            "The procedure does not verify the values that the procedure imports into the inventories."
-                .to_owned(),
-        ),
+        Some("The procedure imports values into the inventories without a check.".to_owned()),
         Some("Call the procedure as a superuser or as the owner of the extension."),
     )
 }

@@ -237,7 +237,7 @@ fn a_tree_deeper_than_an_address_is_refused() {
     let Some(MmdbError::Tree { network, reason }) = complaint("deep", &chain(129, Record::Data(0))) else {
         panic!("not refused");
     };
-    assert_eq!((network.as_str(), reason), ("0.0.0.0/32", "is deeper than an address has bits"));
+    assert_eq!((network.as_str(), reason), ("0.0.0.0/32", "has more levels than an address has bits"));
     // The tree is too deep only on a path through a node that was visited before, at a lesser depth.
     let mut writer = chain(128, Record::Data(0));
     writer.nodes.push([Record::Node(1), Record::Nothing]);
@@ -245,7 +245,7 @@ fn a_tree_deeper_than_an_address_is_refused() {
     let Some(MmdbError::Tree { reason, .. }) = complaint("deep by detour", &writer) else {
         panic!("not refused")
     };
-    assert_eq!(reason, "is deeper than an address has bits");
+    assert_eq!(reason, "has more levels than an address has bits");
 }
 
 #[test]

@@ -381,7 +381,7 @@ fn a_file_that_answers_nothing_is_refused() {
         assert_eq!(error, MmdbError::NoAnswers { database_type: "GeoIP2-Domain".into() });
         assert_eq!(
             error.to_string(),
-            "mmdb file of type \"GeoIP2-Domain\" contains neither countries or cities nor AS numbers"
+            "mmdb file of type \"GeoIP2-Domain\" contains no countries, cities or AS numbers"
         );
     }
 }

@@ -132,12 +132,12 @@ fn a_record_that_contradicts_the_table_is_refused() {
         (text("TOR"), "names no list"),
         (hostile(text("7"), vec![of(0)]), "names no list"),
         (hostile(Value::U64(0), vec![]), "names no list"),
-        (hostile(Value::U64(1 << 3), vec![of(3)]), "names a list that the file does not have"),
-        (hostile(Value::U64(3), vec![of(0)]), "names other lists in its matches"),
-        (hostile(Value::U64(1), vec![of(0), of(1)]), "names other lists in its matches"),
-        (hostile(Value::U64(1), vec![of(0), of(99)]), "names other lists in its matches"),
-        (hostile(Value::U64(1), vec![of(0), map([])]), "names other lists in its matches"),
-        (map([("lists", Value::U64(1))]), "names other lists in its matches"),
+        (hostile(Value::U64(1 << 3), vec![of(3)]), "refers to a list that is not in the file"),
+        (hostile(Value::U64(3), vec![of(0)]), "the keys lists and matches refer to different lists"),
+        (hostile(Value::U64(1), vec![of(0), of(1)]), "the keys lists and matches refer to different lists"),
+        (hostile(Value::U64(1), vec![of(0), of(99)]), "the keys lists and matches refer to different lists"),
+        (hostile(Value::U64(1), vec![of(0), map([])]), "the keys lists and matches refer to different lists"),
+        (map([("lists", Value::U64(1))]), "the keys lists and matches refer to different lists"),
     ] {
         let mut writer = lists().writer();
         writer.insert("9.0.0.0/8", record.clone());

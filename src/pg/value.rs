@@ -262,7 +262,7 @@ macro_rules! tuples {
             const OIDS: &'static [pg_sys::Oid] = &[$($type::OID),*];
         }
 
-        #[allow(non_camel_case_types, reason = "the macro needs a second name for each type")]
+        #[allow(non_camel_case_types, reason = "the macro uses each name for a type parameter and for a variable")]
         impl<$($type: SqlType, $argument: ToSql<$type>),*> Arguments<($($type,)*)> for ($($argument,)*) {
             type Written = [Value; <[i32]>::len(&[$($number),*])];
 

@@ -77,7 +77,7 @@ pub fn build(call: &Call) {
             );
             pg::warning(
                 &message,
-                "The table rejected_row lists these addresses. The procedure used the valid parts.",
+                "The procedure ignored the invalid parts. The table rejected_row lists these addresses.",
             );
         }
         vec![

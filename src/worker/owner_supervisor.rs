@@ -270,7 +270,7 @@ impl Owners {
             if history.crashes >= MAX_CRASHES {
                 history.crashes = 0;
                 let reason = format!(
-                    "code of the owner, such as a trigger, ended the process that ran the code, {MAX_CRASHES} times in a row"
+                    "code of the owner, such as a trigger, ended its background process {MAX_CRASHES} times in a row"
                 );
                 self.to_suspend.insert(owner, reason);
             }

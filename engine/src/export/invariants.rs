@@ -16,7 +16,7 @@ pub fn scrape_request(bytes: &[u8]) {
         assert!(hosts.iter().any(|host| has(&lower, host)), "accepts a request for another host");
     }
     match asked {
-        None => assert!(bytes.len() < LONGEST, "waits for more than the longest head"),
+        None => assert!(bytes.len() < LONGEST, "waits for more bytes after a head of the maximum length"),
         Some(Request::Metrics { head_only }) => {
             assert!(has(bytes, b"/metrics") && has(bytes, if head_only { b"HEAD " } else { b"GET " }));
         }

@@ -44,10 +44,9 @@ impl fmt::Display for MmdbError {
                  {available} are there"
             ),
             Self::Unsupported { what, value } => write!(f, "mmdb {what} {value} is not supported"),
-            Self::NoAnswers { database_type } => write!(
-                f,
-                "mmdb file of type \"{database_type}\" contains neither countries or cities nor AS numbers"
-            ),
+            Self::NoAnswers { database_type } => {
+                write!(f, "mmdb file of type \"{database_type}\" contains no countries, cities or AS numbers")
+            }
             Self::NoTypes { database_type } => write!(
                 f,
                 "mmdb file of type \"{database_type}\" contains no types of addresses, such as VPN or TOR"

@@ -36,7 +36,7 @@ impl Search {
         match found {
             Step::Data(offset) => Ok(Some(offset)),
             Step::Nothing => Ok(None),
-            Step::Node(_) => Err("is deeper than an address has bits"),
+            Step::Node(_) => Err("has more levels than an address has bits"),
             Step::Astray => Err("leads outside the data"),
         }
     }

@@ -115,14 +115,14 @@ fn walk(
             Step::Node(child) => match heights[child as usize] {
                 OPEN => return broken("leads back to itself"),
                 UNSEEN if path.len() >= bits => {
-                    return broken("is deeper than an address has bits");
+                    return broken("has more levels than an address has bits");
                 }
                 UNSEEN => {
                     heights[child as usize] = OPEN;
                     path.push(Frame { node: child, taken: 0 });
                 }
                 height if path.len() + usize::from(height) > bits => {
-                    return broken("is deeper than an address has bits");
+                    return broken("has more levels than an address has bits");
                 }
                 _ => {}
             },

@@ -41,8 +41,8 @@ pub static GREYNOISE_URL: Setting = url(
 pub static GREYNOISE_API_KEY_FILE: Setting = key_file(
     c"cowrie_enrich.greynoise_api_key_file",
     c"Path of the file with the GreyNoise API key, or the word 'community' for requests without a key.",
-    c"The worker reads the key file before each request. If the value of the setting is 'community', the worker sends at most \
-        50 requests a day. If the setting is empty, no requests are sent to GreyNoise.",
+    c"The worker reads the key file before each request. With 'community', the worker sends at most 50 requests a day. \
+        If the setting is empty, the worker sends no requests to GreyNoise.",
 );
 pub static GREYNOISE_RATE: Setting =
     rate(c"cowrie_enrich.greynoise_rate", c"Maximum number of requests to GreyNoise per second.", 10);

@@ -111,7 +111,7 @@ pub trait Provider: Sync {
 
     /// Like `fetch`, for distinct networks. Only called if `knows_networks` returns true.
     fn fetch_networks(&self, _asns: &[u32], _settings: &Settings, _cancel: &Cancel) -> Reply {
-        Reply::unsent(Failure::Io("the provider has no facts about networks".to_owned()))
+        Reply::unsent(Failure::Io("the provider does not look up networks".to_owned()))
     }
 }
 

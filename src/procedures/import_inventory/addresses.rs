@@ -297,7 +297,7 @@ fn keeps_our_row(
         return true;
     }
     let address = imported.known.address;
-    let reason = format!("the row was merged into the row of the same address, {address}");
+    let reason = format!("another row has the same address, {address}; the rows were merged");
     let is_ours = |spelling: &str| {
         let host = spelling.strip_suffix(if address.ip().is_ipv4() { "/32" } else { "/128" });
         host.unwrap_or(spelling) == address.to_string()

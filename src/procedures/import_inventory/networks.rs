@@ -58,7 +58,7 @@ pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
         if is_repeated || round != Some(0) && !rounds.is_empty() {
             report.merge(
                 row.shown_key(),
-                &format!("the row was merged into the row of the same network, AS{asn}"),
+                &format!("another row has the same network, AS{asn}; the rows were merged"),
                 Some(row.shown(COLUMNS)),
             );
         } else {

@@ -150,14 +150,14 @@ fn every_row_is_taken_merged_or_listed() {
             "\"\"|ip_address is empty",
             "1.2.3.4.5|ip_address is not the address of a single host",
             "198.51.100.0/24|ip_address is not the address of a single host",
-            "2001:DB8:5::1|the row was merged into the row of the same address, 2001:db8:5::1",
+            "2001:DB8:5::1|another row has the same address, 2001:db8:5::1; the rows were merged",
             "81.2.69.3|current_asn is \"0\", not an ASN",
             "81.2.69.4|the value of column enrichment is not a JSON object",
             "81.2.69.5|the value of column enrichment is not a JSON object",
             "81.2.69.7|cymru.asn is true, not an ASN",
             "81.2.69.7|key greynoise in column enrichment is not a JSON object",
             "81.2.69.7|key maxmind in column enrichment is not a JSON object",
-            "::ffff:81.2.69.2|the row was merged into the row of the same address, 81.2.69.2",
+            "::ffff:81.2.69.2|another row has the same address, 81.2.69.2; the rows were merged",
             "sensor.example|ip_address is not the address of a single host",
         ];
         if orm {
@@ -618,7 +618,7 @@ fn tables_and_columns_may_be_missing_or_of_the_neighbouring_type() {
             "enrichment cannot be read as JSON|1",
             "ip_address is empty|4500",
             "ip_address is not the address of a single host|1",
-            "the row was merged into the row of the same address, 23.1.0.1|2",
+            "another row has the same address, 23.1.0.1; the rows were merged|2",
         ]
     );
 }

@@ -74,7 +74,7 @@ fn hostile_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("its second half", good[good.len() / 2..].to_vec(), "the search tree needs"),
         ("a marker alone", b"\xab\xcd\xefMaxMind.com".to_vec(), "runs past the end"),
         ("a loop in the tree", chain(100, Record::Node(50)), "leads back to itself"),
-        ("a tree deeper than addresses", chain(129, Record::Data(0)), "deeper than an address"),
+        ("a tree deeper than addresses", chain(129, Record::Data(0)), "more levels than an address"),
         ("a branch into nowhere", chain(97, Record::Raw(u32::MAX >> 8)), "leads outside the data"),
         ("a pointer behind the end", with_record(Value::Pointer(u32::MAX)), "runs past the end"),
         ("a pointer to itself", with_record(Value::Pointer(record)), "pointer to a pointer"),

@@ -332,7 +332,7 @@ fn an_owner_whose_code_ends_its_processes_is_suspended_until_resumed() {
     wait_until("the owner is suspended", || (suspended(&mut db), state(&mut db)), |(s, _)| *s == ["exiting"]);
     assert_eq!(
         db.one("SELECT reason FROM enrich.suspended_owner"),
-        "code of the owner, such as a trigger, ended the process that ran the code, 3 times in a row"
+        "code of the owner, such as a trigger, ended its background process 3 times in a row"
     );
     wait_until(
         "the view says why",
@@ -340,7 +340,7 @@ fn an_owner_whose_code_ends_its_processes_is_suspended_until_resumed() {
         |reasons| {
             *reasons
                 == [
-                    "the owner is suspended: code of the owner, such as a trigger, ended the process that ran the code, 3 times in a row",
+                    "the owner is suspended: code of the owner, such as a trigger, ended its background process 3 times in a row",
                 ]
         },
     );

@@ -128,7 +128,7 @@ pub(super) fn check(data: Section<'_>, record: usize, all: ListSet, work: &mut u
         return Err(fault("names no list"));
     }
     if lists & all != lists {
-        return Err(fault("names a list that the file does not have"));
+        return Err(fault("refers to a list that is not in the file"));
     }
     let mut stated = ListSet::EMPTY;
     let mut is_outside = false;
@@ -137,7 +137,7 @@ pub(super) fn check(data: Section<'_>, record: usize, all: ListSet, work: &mut u
         stated.insert(entry.list);
     })?;
     if is_outside || stated != lists {
-        return Err(fault("names other lists in its matches"));
+        return Err(fault("the keys lists and matches refer to different lists"));
     }
     Ok(())
 }

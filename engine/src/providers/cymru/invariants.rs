@@ -95,7 +95,7 @@ fn read_networks_in_pieces(asked: &[u32], bytes: &[u8], size: usize) -> ParsedNe
 pub(super) fn sane_network_answer(answer: &NetworkAnswer) {
     match answer {
         NetworkAnswer::Network(network) => {
-            assert_ne!(*network, Network::default(), "an answer without a value is absent");
+            assert_ne!(*network, Network::default(), "an answer without any value must be Absent");
             assert!(network.country.is_none_or(|country| country.iter().all(u8::is_ascii_uppercase)));
             network.name.iter().for_each(|name| stored_name(name));
             network.allocated.iter().for_each(|date| sane_date(date));

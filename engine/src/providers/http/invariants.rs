@@ -47,7 +47,10 @@ pub fn dshield_answer(bytes: &[u8]) {
     if let Some(Demand::Pause(rest)) = reply.demand
         && reply.failure.as_ref().is_some_and(|failure| matches!(failure, Failure::Status { code: 429, .. }))
     {
-        assert!(rest >= Duration::from_secs(300), "the Internet Storm Center asks for five minutes");
+        assert!(
+            rest >= Duration::from_secs(300),
+            "the Internet Storm Center demands a pause of five minutes after status 429"
+        );
     }
     if let Some(Answer::Found(Finding { source_data, .. }) | Answer::Absent(Some(source_data))) =
         reply.answers.get(&asked())
@@ -74,7 +77,7 @@ pub fn spur_answer(bytes: &[u8]) {
         }
         Some(Answer::Absent(Some(source_data))) => {
             let nothing = source_data.iter().all(|(member, value)| member == "ip" || says_nothing(value));
-            assert!(nothing, "an answer with data was taken as absent");
+            assert!(nothing, "an answer with data was classified as Absent");
             assert_eq!(named(&body, "ip"), Some(true), "an answer about another address");
         }
         _ => {}
@@ -127,7 +130,7 @@ pub fn http_settings(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(target) = Target::parse(text) {
         let about = target.about(asked(), "?json");
-        let uri: Uri = about.parse().expect("a URL with an address appended is a URL");
+        let uri: Uri = about.parse().expect("a URL stays valid if an address is appended");
         assert_eq!(uri.authority().map(|who| who.as_str().to_ascii_lowercase()), Some(target.host.clone()));
         assert!(uri.path().ends_with(&format!("/{ASKED}")) && uri.query() == Some("json"), "{about}");
         assert!(!target.host.contains('@') && !about.contains(['#', ' ']) && about.len() < 2200);
@@ -212,7 +215,10 @@ fn sane_reply(service: &HttpService, reply: &Reply, status: u16) {
         Some(Demand::Pause(rest)) => {
             assert!(matches!(status, 429 | 503) && (SHORTEST_PAUSE..=LONGEST_PAUSE).contains(rest));
         }
-        None => assert!(!matches!(status, 401 | 403 | 429), "the reply lacks the demand of the provider"),
+        None => assert!(
+            !matches!(status, 401 | 403 | 429),
+            "a reply with status 401, 403 or 429 must contain a demand"
+        ),
     }
     if let Some(notice) = &reply.notice {
         assert!(!notice.is_empty() && notice.len() < 200 && !notice.contains(char::is_control));

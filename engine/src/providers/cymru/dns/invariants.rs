@@ -41,7 +41,7 @@ fn texts_are_read(texts: &[Vec<u8>]) {
         if let Some(answer) = answer {
             sane_answer(address, &answer);
             if let super::super::RouteAnswer::Route(route) = &answer {
-                assert!(route.prefix.is_some(), "no proof that the text is about {address}");
+                assert!(route.prefix.is_some(), "accepted a route without a prefix for {address}");
                 assert!(route.name.is_none());
             }
         }
