@@ -175,7 +175,7 @@ fn define_files() {
     );
     settings::define_checked_for_all::<MaxAge>(
         c"cowrie_enrich.ip_type_max_age",
-        c"Age from which a list in a file of ip_type_databases states nothing.",
+        c"Age from which the extension ignores a list in a file of ip_type_databases.",
         c"An age without a type is for all types that are not named. Units are minutes, hours, days and weeks.",
         &IP_TYPE_MAX_AGE,
     );

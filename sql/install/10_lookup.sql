@@ -114,7 +114,7 @@ CREATE FUNCTION ip_type_entries(
     RETURNS SETOF record
     LANGUAGE c STABLE STRICT PARALLEL SAFE ROWS 2 AS 'MODULE_PATHNAME', 'ip_type_entries_wrapper';
 COMMENT ON FUNCTION ip_type_entries(inet) IS
-    'types of an address, such as VPN or TOR, one row for each statement of a list in the mmdb files of the setting ip_type_databases; is_usable is false if the list is older than ip_type_max_age allows, and then states nothing';
+    'types of an address, such as VPN or TOR, one row for each statement of a list in the mmdb files of the setting ip_type_databases; is_usable is false if the list is older than ip_type_max_age allows, and is therefore ignored';
 
 CREATE FUNCTION ip_type_lists(
     OUT list text, OUT type text, OUT published_at timestamptz, OUT max_age_seconds bigint, OUT is_usable boolean,
