@@ -156,27 +156,28 @@ impl Check for MaxAge {
 fn define_files() {
     settings::define_checked::<Files>(
         c"cowrie_enrich.city_database",
-        c"Paths of mmdb files that map addresses to locations, separated by commas.",
-        c"The files are asked in the order of the list. The extension verifies each file and copies it into the data directory. Lookups read only these copies.",
+        c"Paths, separated by commas, of mmdb files that map addresses to locations.",
+        c"Lookups search the files in the order of the list. The extension verifies each file and copies it into the data directory. Lookups read only these copies.",
         &CITY_DATABASE,
     );
     settings::define_checked::<Files>(
         c"cowrie_enrich.asn_database",
-        c"Paths of mmdb files that map addresses to networks, separated by commas.",
-        c"The files are asked in the order of the list. The extension verifies each file and copies it into the data directory. Lookups read only these copies.",
+        c"Paths, separated by commas, of mmdb files that map addresses to networks.",
+        c"Lookups search the files in the order of the list. The extension verifies each file and copies it into the data directory. Lookups read only these copies.",
         &ASN_DATABASE,
     );
     settings::define_checked::<TypeFiles>(
         c"cowrie_enrich.ip_type_databases",
-        c"Paths of mmdb files that say types of addresses, such as VPN or TOR, separated by commas.",
-        c"Files that mmdb-build compiled from lists, MaxMind's Anonymous-IP and IPinfo's privacy files. The extension verifies each \
-        file and copies it into the data directory. Lookups read only these copies.",
+        c"Paths, separated by commas, of mmdb files with types of addresses, such as VPN or TOR.",
+        c"Accepts files that mmdb-build compiled from lists, MaxMind's Anonymous-IP and Anonymous-Plus files, and IPinfo's \
+        privacy files. The extension verifies each file and copies it into the data directory. Lookups read only these copies.",
         &IP_TYPE_DATABASES,
     );
     settings::define_checked_for_all::<MaxAge>(
         c"cowrie_enrich.ip_type_max_age",
-        c"Age from which the extension ignores a list in a file of ip_type_databases.",
-        c"An age without a type is for all types that are not named. Units are minutes, hours, days and weeks.",
+        c"Maximum age of a list in the files of ip_type_databases.",
+        c"The extension ignores older lists. An age without a type applies to all types without an age of their own. \
+        Units are minutes, hours, days and weeks.",
         &IP_TYPE_MAX_AGE,
     );
     settings::define_checked::<Sources>(
@@ -232,21 +233,21 @@ fn define_worker() {
     for (name, short, setting) in [
         (
             c"cowrie_enrich.ttl_vpn_percent",
-            c"Lifetime of an answer that names a host of VPN services, in percent of the lifetime of other networks.",
+            c"Lifetime of a Team Cymru answer that names a network with VPN services, in percent of cymru_ttl.",
             &TTL_VPN_PERCENT,
         ),
         (
             c"cowrie_enrich.ttl_hosting_percent",
-            c"Lifetime of an answer that names a cloud or a hosting provider, in percent of the lifetime of other networks.",
+            c"Lifetime of a Team Cymru answer that names a network of a cloud or hosting provider, in percent of cymru_ttl.",
             &TTL_HOSTING_PERCENT,
         ),
         (
             c"cowrie_enrich.ttl_isp_percent",
-            c"Lifetime of an answer that names an internet service provider, in percent of the lifetime of other networks.",
+            c"Lifetime of a Team Cymru answer that names a network of an internet service provider, in percent of cymru_ttl.",
             &TTL_ISP_PERCENT,
         ),
     ] {
-        number(name, short, c"The lifetime of other networks is cymru_ttl.", setting, (1, 1000), GucFlags::default());
+        number(name, short, c"For networks of no special kind, the lifetime is cymru_ttl.", setting, (1, 1000), GucFlags::default());
     }
     guarded(
         c"cowrie_enrich.worker_role",
@@ -256,7 +257,7 @@ fn define_worker() {
     );
     settings::define_checked::<DatabaseNames>(
         c"cowrie_enrich.databases",
-        c"Names of the databases that get a worker, separated by commas.",
+        c"Names, separated by commas, of the databases that get a worker.",
         c"If the setting is empty, every database that has the extension gets a worker.",
         &DATABASES,
     );
@@ -359,7 +360,7 @@ fn files(setting: &Text) -> Vec<String> {
     text(setting).and_then(|list| file_list::parse(&list).ok()).unwrap_or_default()
 }
 
-/// Returns the paths of the files that say types of addresses.
+/// Returns the paths of the files with types of addresses.
 pub fn ip_type_databases() -> Vec<String> {
     files(&IP_TYPE_DATABASES)
 }

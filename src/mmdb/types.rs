@@ -1,6 +1,6 @@
 //! The loaded files that say types of addresses.
 //!
-//! A list states nothing when it is older than the maximum age of its type. Its bit is then masked out of each
+//! A list is ignored when it is older than the maximum age of its type. Its bit is then masked out of each
 //! lookup. The masks are computed when the backend looks for newer copies, so a statement sees one mask.
 
 use cowrie_enrich_engine::address::Address;

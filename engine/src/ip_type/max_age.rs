@@ -36,7 +36,7 @@ impl MaxAges {
     pub fn parse(text: &str) -> Result<Self, Refusal> {
         let refused = |reason| Refusal {
             reason,
-            hint: "Use for example '7 days, TOR: 1 day'. An age without a type is for all types that are not named.",
+            hint: "Use for example '7 days, TOR: 1 day'. An age without a type applies to all types without an age of their own.",
         };
         let mut others = None;
         let mut by_type = BTreeMap::new();
