@@ -4,8 +4,8 @@
 //! targets of `fuzz/` call it. The invariants of a private parser are in the folder of the parser.
 //!
 //! An invariant covers everything that callers rely on: every field is valid and bounded, and no result is about an
-//! address that was not requested. It computes this in another way than the parser. "Does not panic" alone is not
-//! enough.
+//! address that was not requested. The function checks this in another way than the parser. It is not enough that a
+//! parser does not panic.
 
 pub use crate::export::invariants::{collector_settings, scrape_request};
 pub use crate::otlp::invariants::collector_answer;

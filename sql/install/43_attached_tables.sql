@@ -91,7 +91,7 @@ CREATE VIEW attached_tables AS
              JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) part.oid AND f.relkind OPERATOR(pg_catalog.=) 'f'
              ORDER BY f.oid
              LIMIT 1)) AS reason) u
-    -- The first trigger that does not fire. The triggers of a partition that is itself partitioned need not fire.
+    -- The first trigger that is missing, replaced or disabled. A partition that is itself partitioned needs no triggers.
     LEFT JOIN LATERAL (
         SELECT CASE WHEN t.oid IS NULL THEN pg_catalog.format('%s has no trigger %I', r.oid::pg_catalog.regclass, w.name)
                     WHEN t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::pg_catalog."char"[])

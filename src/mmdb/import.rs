@@ -77,7 +77,8 @@ pub enum Mode {
     Ask,
 }
 
-/// A writer may still be writing a source that changed more recently.
+/// A source that changed less than this many seconds ago may be incomplete, because a program may still be
+/// writing it.
 const STABLE_AFTER_SECONDS: i64 = 2;
 
 /// Puts a configured file into service unless it is already in service.

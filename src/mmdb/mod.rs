@@ -129,7 +129,7 @@ fn import_in_background(_argument: i32) {
 
 fn refresh_maps() {
     DATABASES.with(|cell| {
-        // The cell is borrowed if a lookup is running further up the stack. That lookup keeps its maps.
+        // The cell is already borrowed if this process is inside a lookup. That lookup keeps its maps.
         let Ok(mut databases) = cell.try_borrow_mut() else { return };
         let is_enabled = guc::names(&guc::enabled_sources(), guc::FILES);
         let wanted = |kind: Kind| if is_enabled { kind.files() } else { Vec::new() };

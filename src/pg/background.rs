@@ -61,7 +61,7 @@ macro_rules! background_process {
 const LAUNCHER_RESTARTS_AFTER: c_int = 5;
 
 /// Makes the postmaster start a program as soon as it can, and again whenever it ends. Called from
-/// `_PG_init`. Does nothing unless the library is being preloaded, and nothing in pg_upgrade's server.
+/// `_PG_init`. Does nothing if the library is not being preloaded, or in the server that pg_upgrade starts.
 pub fn register(program: Program) {
     // SAFETY: reads two flags. They show that the postmaster is starting, which is when registration is
     // allowed.

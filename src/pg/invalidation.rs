@@ -28,7 +28,7 @@ pub fn constraints_version() -> u64 {
     CONSTRAINTS.get()
 }
 
-/// Grows when a change of the watched table's content was announced by [`announce`].
+/// Returns a number that increases when [`announce`] announces a change of the watched table's content.
 pub fn content_version(table: pg_sys::Oid) -> u64 {
     register();
     if WATCHED.get() != table {

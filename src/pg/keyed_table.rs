@@ -29,7 +29,7 @@ impl Keyed {
         }
         let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         // SAFETY: a lock on an OID is valid even if no relation has this OID. try_table_open returns null for a
-        // relation that does not exist. Otherwise the relation is locked and is closed when this is dropped.
+        // relation that does not exist. Otherwise the relation is locked, and `drop` closes it.
         unsafe {
             if !pg_sys::ConditionalLockRelationOid(table, mode)
                 || !pg_sys::ConditionalLockRelationOid(index, mode)

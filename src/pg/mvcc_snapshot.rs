@@ -106,9 +106,9 @@ pub fn is_kept_for_transaction() -> bool {
 
 /// Returns the snapshot with which a session's insert reads the inventory: the statement's snapshot, if there
 /// is one. In a serializable transaction, returns SnapshotSelf, which sees all committed rows and takes no
-/// predicate locks. With predicate locks, reads that the users did not request could make two sessions fail.
-/// A read with SnapshotSelf may miss a row that is being updated. The attribution then comes from the mmdb
-/// files.
+/// predicate locks. The user did not request these reads, and their predicate locks could make transactions
+/// fail. A read with SnapshotSelf may miss a row that is being updated. The attribution then comes from the
+/// mmdb files.
 pub fn for_probe() -> Option<View<'static>> {
     if is_serializable() {
         return Some(View(&raw mut pg_sys::SnapshotSelfData, PhantomData));

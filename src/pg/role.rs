@@ -75,7 +75,8 @@ pub fn with_settings<T>(settings: &[(&CStr, &CStr)], work: impl FnOnce() -> T) -
 
 /// Runs `work` as `role` with `search_path = pg_catalog, pg_temp`.
 ///
-/// On ERROR the abort of the surrounding (sub)transaction restores both, as it does for SECURITY DEFINER functions.
+/// On ERROR, the abort of the surrounding (sub)transaction restores the role and search_path, as it does for SECURITY
+/// DEFINER functions.
 ///
 /// Names in results are quoted only where necessary, regardless of the session's `quote_all_identifiers`,
 /// because the statements store and compare names.

@@ -20,9 +20,9 @@ pub enum AddressValue<'a> {
     Text(&'a [u8]),
 }
 
-/// Passes every non-null value of a column to `read`: of a table itself, or of all partitions of a
-/// partitioned table. Partitions that are not tables are skipped. Returns whether every table had such a
-/// column.
+/// Passes every non-null value of a column to `read`. Reads the table, or all partitions of a partitioned
+/// table. Skips partitions that are not tables, such as foreign tables. Returns whether every table had such
+/// a column.
 pub fn column(table: pg_sys::Oid, name: &CStr, mut read: impl FnMut(AddressValue<'_>)) -> bool {
     let latest = mvcc_snapshot::Latest::take();
     let mut is_whole = true;

@@ -166,8 +166,8 @@ fn define_with_check<C: Check>(
     }
 }
 
-/// Refuses the value if the check panics. An ERROR has the same effect, because pgrx turns it into a panic.
-/// For example, memory may run out while a reason is copied.
+/// Refuses the value if the check panics or raises an ERROR. For example, memory may run out while a reason
+/// is copied.
 unsafe extern "C-unwind" fn check_text<C: Check>(
     value: *mut *mut c_char,
     _extra: *mut *mut c_void,

@@ -117,7 +117,8 @@ pub fn current_level() -> Level {
 /// Makes all triggers of this transaction immediate, as SET CONSTRAINTS ALL IMMEDIATE does. The triggers that
 /// a statement fires then run as the role that runs the statement. Called inside a transaction.
 pub fn defer_nothing() {
-    // SAFETY: a node of the type that the function takes, zeroed, which means all constraints, immediate.
+    // SAFETY: the node has the type that the function expects. A zeroed node names no constraint, which means
+    // all constraints, and makes them immediate.
     unsafe {
         let node: *mut pg_sys::ConstraintsSetStmt =
             pg_sys::palloc0(size_of::<pg_sys::ConstraintsSetStmt>()).cast();

@@ -26,7 +26,8 @@ pub enum Count {
     /// Lookup keys that an exchange left without an answer, and those that the provider refused.
     Unanswered,
     Refused,
-    /// Rows dropped: for addresses that were not in the request, invalid, too long.
+    /// Dropped rows: rows about addresses that were not in the request, malformed rows, and rows that are too
+    /// long.
     Foreign,
     Malformed,
     Oversized,

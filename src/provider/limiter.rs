@@ -190,7 +190,8 @@ impl Permit {
     }
 
     /// Returns whether the permit's request may be sent now. The rate counts the request from here on, even
-    /// if the permit was taken earlier. A pause that the provider has asked for since then applies.
+    /// if the permit was taken earlier. If the provider has asked for a pause in the meantime, the request
+    /// waits.
     pub fn send_time(&mut self, limits: &Limits) -> SendTime {
         if self.is_counted {
             return SendTime::Now;

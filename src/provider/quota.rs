@@ -5,11 +5,11 @@
 //! jobs. So the request is durable before it is sent.
 //!
 //! The highest number of all ledgers is the number spent. Nothing is spent before every worker has read its ledger.
-//! This rule applies after a start of the server. It applies again when a database is to have its first worker since
-//! then.
+//! This rule applies after a start of the server. It applies again when a database needs its first worker after
+//! that start.
 //!
-//! Each worker also writes the other databases' spending into its ledger, at its start and at every sweep. So
-//! the spending of a database that is dropped is not lost.
+//! Each worker also writes the spending of other databases into its ledger, at its start and at every sweep.
+//! So the spending of a database is not lost when the database is dropped.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

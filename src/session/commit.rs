@@ -155,9 +155,9 @@ fn were_not_queued(failure: &Failure) {
     );
 }
 
-/// Queues lookups for sessions of existing addresses whose network or type is still unknown. A pending answer may be
-/// stored before this transaction's sessions become visible. The worker reads the request after this commit, and
-/// then completes these sessions.
+/// Queues lookups for sessions of existing addresses whose network or type is still unknown. Otherwise the worker could
+/// store a pending answer before it sees this transaction's sessions, and would not complete them. The worker reads the
+/// request after this commit, and then completes these sessions.
 pub fn queue_awaited(oids: ExtensionOids, addresses: &PendingAddresses, budget: &LockWaitBudget) {
     let some = addresses.values().any(|pending| pending.was_added && !pending.awaits.is_empty());
     // Without a worker, no answer is pending.
@@ -181,7 +181,7 @@ pub fn queue_awaited(oids: ExtensionOids, addresses: &PendingAddresses, budget: 
     }
 }
 
-/// Notes which tables have sessions with gaps that an enabled provider may fill.
+/// Records which tables have sessions with gaps that an enabled provider may fill.
 pub fn note_incomplete(
     oids: ExtensionOids,
     addresses: &PendingAddresses,
@@ -231,9 +231,11 @@ pub fn note_incomplete(
 /// When addresses are created.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum CreationTime {
-    /// Before a foreign key is checked. If this fails, the addresses are created without their networks.
+    /// Addresses are created before a foreign key is checked. If this fails, the addresses are created
+    /// without their networks.
     ForeignKeyCheck,
-    /// At commit, when statement_timeout no longer runs. If this fails, folding creates the rows.
+    /// Addresses are created at commit, when statement_timeout no longer runs. If this fails, folding creates
+    /// the rows.
     Commit,
 }
 

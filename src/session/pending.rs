@@ -36,8 +36,7 @@ struct Pending {
     /// True if all addresses must stay in memory, because a foreign key needs them created before it is
     /// checked.
     referenced: bool,
-    /// Entries stay after a rollback, because a
-    /// completion that finds nothing costs little.
+    /// Entries stay after a rollback, because an unnecessary completion costs little.
     other_incomplete: OtherIncomplete,
 }
 

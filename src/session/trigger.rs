@@ -180,8 +180,8 @@ fn before(layout: &TriggerLayout, trigger_call: &TriggerCall, event: Event) -> T
             // The extension fills snapshots and leaves the address as it is spelled.
             let is_same = layout.ip.is_some_and(|column| old.same(&row, column));
             let row = if is_filled && is_same { row } else { source.respelled(row) };
-            // An UPDATE fills the snapshot only if the row had no valid address before. Otherwise the attack was
-            // earlier, and the worker adds later answers.
+            // An UPDATE fills the snapshot only if the row had no valid address before. If the row had one, the
+            // snapshot belongs to the time of the attack. The worker then adds later answers.
             match before {
                 None => fill(layout, row, source.address, ExistingValues::Kept),
                 Some(_) => row,

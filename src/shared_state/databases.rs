@@ -12,7 +12,7 @@ crate::zeroable! {
 }
 
 crate::zeroable! {
-    /// A database that is to have a worker and has none.
+    /// A database that needs a worker and has none.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct WaitingDatabase {
         /// 0 is an empty entry.

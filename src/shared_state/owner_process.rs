@@ -85,7 +85,7 @@ pub fn contained_within<T>(limit: Duration, work: impl FnOnce() -> T) -> Result<
     limited.result
 }
 
-/// Records that code of the owner begins in this process, or ends.
+/// Records that code of the owner begins or ends in this process.
 fn code_runs(runs: bool) {
     let Some((slot, _)) = OWN.get() else { return };
     let now = clock::now();

@@ -22,8 +22,8 @@ crate::zeroable! {
         pub pauses: u32,
         /// Requests in a row whose lookup the provider rejected as invalid.
         pub refusals: u32,
-        /// The database whose worker gets the next permit, and until when the permit is kept for it. Otherwise the
-        /// worker would wait while other workers send one request after another.
+        /// The database whose worker gets the next permit, and the time until which the permit is kept for it. Without
+        /// this turn, workers of other databases could take each free permit first.
         pub next_turn: u32,
         pub turn_ends: Timestamp,
         /// Unset before the first.

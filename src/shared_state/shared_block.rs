@@ -67,7 +67,7 @@ crate::zeroable! {
         pub spans_collected: AtomicBool,
         pub networks_sampled: AtomicU64,
         pub spans: Ring<WORDS, SPANS>,
-        /// `ledgers_known`: since the server started, every database that is to have a worker has reported its spent
+        /// `ledgers_known`: since the server started, every database that needs a worker has reported its spent
         /// quotas. `awaited_since`: when the wait for a database that has not reported began.
         pub ledgers_known: AtomicBool,
         pub awaited_since: AtomicTimestamp,

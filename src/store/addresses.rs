@@ -32,7 +32,7 @@ pub struct AddressFacts {
     pub country: Option<[u8; 2]>,
     /// From providers.
     pub ip_type: Option<String>,
-    /// True if the mmdb files in service are newer than its answer.
+    /// True if the stored values come from older mmdb files than the files in service.
     pub is_due: bool,
 }
 

@@ -130,8 +130,8 @@ impl SessionEvidence {
 /// In the order of locks.
 pub type Addresses = BTreeMap<Address, SessionEvidence>;
 
-/// Networks that this call has already written, by source. Each is written once, even if sessions
-/// repeat it.
+/// Networks that this call has already written, by source. The call writes each network once, even if many
+/// sessions name it.
 #[derive(Default)]
 pub struct HandledNetworks(HashSet<(NetworkSource, i64)>);
 

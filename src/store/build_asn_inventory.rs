@@ -39,10 +39,10 @@ thread_local! {
         "networks_in_use", include_str!("../../sql/queries/inventory/networks_in_use.sql")) };
 }
 
-/// Custom plans, because the best plan for reading depends on the number of rows.
+/// Forces custom plans, because the best plan for reading depends on the number of rows.
 const READING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_custom_plan"), (c"jit", c"off")];
-/// Generic plans, because rows are always written by their keys. The plan of a foreign key's check, which
-/// runs for each row, is then made only once.
+/// Forces generic plans, because rows are always written by their keys. PostgreSQL then plans the check of a
+/// foreign key, which runs for each row, only once.
 const WRITING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_generic_plan"), (c"jit", c"off")];
 /// Rows are visited, and therefore locked, in the order of their key. Each given row is looked up, or the key's
 /// index is scanned if the rows are most of a small table. No other index supports the statement's condition
@@ -82,7 +82,7 @@ struct NetworkSources {
 }
 
 /// The best rank that was written so far for a network's name, country and registry. A network occurs in many
-/// batches, and few of them have better values.
+/// batches. A later batch is written only if it has better values.
 #[derive(Default)]
 pub struct WrittenRanks(BTreeMap<i64, [u8; 3]>);
 

@@ -150,7 +150,8 @@ pub fn visit(
     })
 }
 
-/// Returns a table with the index of its incomplete sessions, and whether the index has sessions that lack the type alone.
+/// Returns a table with the index of its incomplete sessions. Also returns whether the index has sessions that lack
+/// only the type.
 fn found(connection: &Connection, table: Oid) -> Option<(Table, bool)> {
     let indexes: Vec<Oid> =
         INDEXES.run(connection, (table,), |rows| rows.iter().filter_map(|(index,)| index).collect());
@@ -258,9 +259,9 @@ pub struct SnapshotValues<'a> {
     pub document: Option<&'a OwnedVarlena>,
 }
 
-/// Fills null columns of these sessions of a table, as its owner; returns how many sessions it filled. Rows that another
-/// transaction has locked are left out, and all rows of a table that [`blocked_reason`] names. An ERROR of the owner's
-/// code fails the caller.
+/// Fills null columns of these sessions of a table, as its owner. Returns how many sessions it filled. Leaves out rows
+/// that another transaction has locked. Fills nothing in a table with a [`blocked_reason`]. An ERROR in the owner's
+/// code reaches the caller.
 pub fn fill(connection: &Connection, table: &UserTable, sessions: &[SnapshotValues<'_>]) -> usize {
     as_owner(table, || update(connection, table, sessions).len())
 }

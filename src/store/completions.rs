@@ -171,7 +171,8 @@ pub fn renew(connection: &Connection, addresses: &[Address]) {
     }
 }
 
-/// Deletes rows of dropped tables. Also makes those rows due that no later answer will make due.
+/// Deletes rows of dropped tables. Also makes rows due whose address is not in the inventory, because no
+/// answer will make them due.
 pub fn forget(connection: &Connection) {
     FORGET.execute(connection, ());
 }

@@ -320,7 +320,7 @@ fn drop_uncounted(
     dropped
 }
 
-/// Creates and renews addresses and their networks. Leaves those whose network another transaction is
+/// Creates and renews addresses and their networks. Leaves out addresses whose network another transaction is
 /// creating or has locked.
 fn create(oids: ExtensionOids, connection: &Connection, databases: &Databases, mut plan: Plan) {
     let mut named = enrich::networks_of(&plan, databases);
@@ -341,7 +341,7 @@ fn create(oids: ExtensionOids, connection: &Connection, databases: &Databases, m
     enrich::update_addresses(oids, connection, databases, &plan.due, LockPolicy::Skip, Providers::NONE);
 }
 
-/// Locks the networks of these addresses and the networks with pending counts, in order. Leaves those that
+/// Locks the networks of these addresses and the networks with pending counts, in order. Skips networks that
 /// another transaction has locked. Returns the locked networks.
 fn lock_networks(connection: &Connection, addresses: &BTreeSet<Address>, pass: &mut FoldPass) -> Vec<i64> {
     LOCK_NETWORKS.run(connection, (array(addresses),), |rows| {

@@ -115,9 +115,9 @@ impl ExtensionOids {
         })
     }
 
-    /// Uses the owner of `ip_inventory`. The owner of the extension may be the superuser who ran
-    /// `pg_upgrade`, and the owner of a new function may be the superuser who updated the extension. Neither
-    /// may give this code more rights.
+    /// Uses the owner of `ip_inventory`, so that this code does not get the rights of a superuser. The owner
+    /// of the extension may be the superuser who ran `pg_upgrade`. The owner of a new function may be the
+    /// superuser who updated the extension.
     fn at(schema: Oid, owner: Oid) -> ExtensionOids {
         let inventory = relation::find(schema, c"ip_inventory");
         ExtensionOids {
@@ -130,7 +130,7 @@ impl ExtensionOids {
 }
 
 /// Runs `work` in the current transaction of a process that the worker started, as the extension's owner or
-/// `worker_role`. `None`: the extension does not exist, or does not fit the library.
+/// `worker_role`. Returns `None` if the extension does not exist, or does not fit the library.
 pub fn run_for_worker<T>(work: impl FnOnce(ExtensionOids, &Connection) -> T) -> Option<T> {
     let extension = catalog::extension()?;
     let is_compatible = versions::compare(&extension.version) == VersionMatch::Compatible;

@@ -166,7 +166,8 @@ fn corrections(
             found.corrected = corrected.unwrap_or_default();
         });
     });
-    // A request stays while the sessions of a table cannot be read, because counts may be too high.
+    // A request stays while the sessions of a table cannot be read. Such a recount lowers no counts, so
+    // counts may still be too high.
     if !found.is_partial() {
         recount_requests::done(connection);
     }

@@ -153,7 +153,7 @@ pub fn add(connection: &Connection, rel: Oid, whole: bool) -> Result<(), Failure
     })
 }
 
-/// Of a table and its partitions, returns those whose foreign key is not validated.
+/// Returns the tables whose foreign key is not validated: the table itself, or some of its partitions.
 pub fn not_valid(connection: &Connection, rel: Oid) -> Vec<Oid> {
     STATE.run(connection, (rel,), |rows| rows.iter().filter_map(|(table,)| table).collect())
 }

@@ -91,7 +91,7 @@ impl Sizes {
     }
 }
 
-/// After one wait for a lock, counting waits for no further lock.
+/// Settings for the counts that follow after a count has waited for a lock. These counts wait for no lock.
 const AT_ONCE: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"1ms")];
 
 /// Counts each size separately, so that a lock on one table hides only one size.

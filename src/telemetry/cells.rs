@@ -307,7 +307,8 @@ impl Distribution {
         }
     }
 
-    /// Returns the factor between the bounds and the cells. Cells keep times in nanoseconds.
+    /// Returns the factor that converts a bound of the metric to the unit of its cells. Cells keep times in
+    /// nanoseconds.
     fn unit(self) -> f64 {
         match self {
             Distribution::Operation(_) => 1e6,

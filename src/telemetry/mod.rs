@@ -1,6 +1,6 @@
 //! Counters of committed work, and rate-limited log messages.
 //!
-//! A counter of work moves when the transaction that did the work commits. Until then its counts are in this
+//! A counter of work changes when the transaction that did the work commits. Until then its counts are in this
 //! backend's own memory, one set of counts per level of subtransactions. On release, a level's counts are added to
 //! those of the parent level. On rollback they are dropped. Errors are counted at once, because the error happened
 //! even if its transaction is rolled back. Requests to providers and collectors are counted at once too. The shared
@@ -130,7 +130,7 @@ fn pending(count: impl FnOnce(&mut PendingCounts)) {
     });
 }
 
-/// Adds to a counter. It moves when the transaction commits; `Errors` moves at once.
+/// Adds to a counter. The counter changes when the transaction commits; `Errors` changes at once.
 pub fn add(counter: Counter, amount: i64) {
     if matches!(counter, Counter::Errors) {
         publish(counter as usize, amount);

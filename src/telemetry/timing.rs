@@ -38,8 +38,8 @@ impl Work {
 const SAMPLED: u32 = 31;
 
 thread_local! {
-    /// Calls until the next timed one, by event. The first value depends on the process, so that backends
-    /// with a single call are sampled too.
+    /// Number of calls until the next call is timed, for each event. The first value depends on the process,
+    /// so that backends with a single call are sampled too.
     static UNTIL_NEXT: [Cell<u32>; Event::ALL.len()] = const { [const { Cell::new(u32::MAX) }; Event::ALL.len()] };
 }
 

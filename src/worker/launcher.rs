@@ -6,8 +6,8 @@
 //!
 //! The launcher cannot read the catalogs of other databases. So it starts a worker in each unknown database.
 //! A worker that finds no extension reports this and ends. It is not started again until an extension is
-//! announced. A database created from a template is announced by the first work that is queued in it, or
-//! found when the list of databases is read the next time.
+//! announced. A new database may get the extension from its template. The launcher then learns of it when
+//! work is queued in the database, or when the launcher reads the list of databases again.
 //!
 //! On a standby, the launcher only supervises the exporter until the server is promoted.
 
@@ -70,8 +70,7 @@ struct DatabaseState {
     backoff_until: Timestamp,
     /// Why it has no worker, and since when.
     no_worker: Option<(NoWorkerReason, Timestamp)>,
-    /// `is_wanted`: the database is to have a worker. `has_reported`: that worker has read the ledger of spent
-    /// quotas.
+    /// `is_wanted`: the database should have a worker. `has_reported`: the worker has read the ledger of spent quotas.
     is_wanted: bool,
     has_reported: bool,
     /// True if the other databases wait for its ledger.
@@ -99,7 +98,7 @@ impl DatabaseState {
         !self.is_wanted || self.has_reported || self.has_no_extension
     }
 
-    /// Returns whether the other databases have to wait, from now on, until this one has reported.
+    /// Makes the other databases wait until this one has reported. Returns true if this is new.
     fn becomes_awaited(&mut self) -> bool {
         let is_awaited = !self.has_reported();
         is_awaited && !std::mem::replace(&mut self.is_awaited, is_awaited)

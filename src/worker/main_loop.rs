@@ -47,11 +47,13 @@ const RESTORE_PAUSE: Duration = Duration::from_millis(500);
 const RESTORE_IS_OVER: Duration = Duration::from_secs(2);
 /// How often the worker looks for pg_restore.
 const RESTORE_CHECKED_EVERY: Duration = Duration::from_millis(250);
-/// Intervals at which sizes are counted: after this worker has changed them, and otherwise. Counting takes at most a
-/// fiftieth of the time.
+/// Interval at which sizes are counted after this worker has changed them. Counting takes at most a
+/// fiftieth of the time, see [`COUNTING_SHARE`].
 const COUNTED_EVERY: Duration = Duration::from_secs(1);
+/// Interval at which sizes are counted if this worker has not changed them.
 const COUNTED_ANYWAY: Duration = Duration::from_secs(10);
-/// The same while the queue is empty, because DDL on session tables wakes no worker.
+/// Interval at which sizes are counted while the queue is empty. They are still counted, because DDL on session tables
+/// wakes no worker.
 const COUNTED_WHEN_IDLE: Duration = Duration::from_secs(60);
 const COUNTING_SHARE: u32 = 50;
 /// A count waits at most this long for a lock; the next count comes later by [`COUNTING_SHARE`] times the

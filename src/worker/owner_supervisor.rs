@@ -85,8 +85,8 @@ impl History {
         self.cost = Some(self.cost.map_or(time, |cost| cost.mul_f64(0.7) + time.mul_f64(0.3)));
     }
 
-    /// Returns the key by which owners are served, lowest first. It is the time used lately plus the expected
-    /// time of the next process, less a part of the time waited.
+    /// Returns the sort key of the owner. The owner with the lowest key is served first. The key is the time
+    /// used lately plus the expected time of the next process, minus a part of the time waited.
     fn key(&self, now: Timestamp) -> i64 {
         let waited = self.waits_since.map_or(Duration::ZERO, |since| now - since);
         let expected = self.used(now) + self.cost.unwrap_or(UNKNOWN_COST);

@@ -47,7 +47,7 @@ pub struct ProviderQueue {
     batches: VecDeque<Batch>,
     /// When the batches that are not sent yet were claimed.
     claimed_at: Timestamp,
-    /// The most urgent jobs need no request, so the next claim looks at many jobs together.
+    /// True if the most urgent jobs need no request. The next claim then reads many jobs at once.
     next_jobs_have_answers: bool,
     /// The settings allowed lookups of networks when jobs were last claimed.
     looked_up_networks: bool,
@@ -92,8 +92,8 @@ impl ProviderQueue {
         self.batches.iter().any(|batch| matches!(batch, Batch::Claimed(_)))
     }
 
-    /// Adds jobs that earlier answers serve. Blocks form one batch of any size, because their addresses are
-    /// read in parts.
+    /// Adds completed batches for jobs that earlier answers cover. Blocks form one batch of any size, because
+    /// their addresses are read in parts.
     pub fn serve(&mut self, lookup_keys: impl IntoIterator<Item = LookupKey>) {
         let shares = self.provider.declared().shares_answers();
         let together = if shares { usize::MAX } else { MOST_TOGETHER };
@@ -116,8 +116,8 @@ impl ProviderQueue {
         self.batches.extend(separate.map(Batch::Completed));
     }
 
-    /// Sends jobs while there are some and the provider may be queried. If no claimed job needs a request, it
-    /// stops until the next round, because completed batches must not wait longer.
+    /// Sends jobs until no job is left, or the provider may not be queried. If no claimed job needs a
+    /// request, stops until the next round, because completed batches must not wait longer.
     pub fn send(
         &mut self,
         steps: &Steps,

@@ -1,4 +1,4 @@
-//! The recount that a worker starts by itself, after a commit could not append its counts.
+//! Recounts sessions after a commit could not append its counts. The worker starts this recount by itself.
 //!
 //! A recount reads all attached tables at one moment, because the inventory does not record from which table a count
 //! came. That takes long for large tables, so a separate process does it, in one transaction. It reads below the
@@ -28,7 +28,8 @@ crate::background_process!(cowrie_enrich_recount_main, run);
 /// Pause before a failed recount is tried again, doubling, because it may have read all tables.
 const AGAIN_BASE: Duration = Duration::from_secs(5);
 const AGAIN_CAP: Duration = Duration::from_secs(300);
-/// Attempts of one process, while tables are being attached or another session holds a lock that it needs.
+/// Maximum number of attempts of one process. An attempt ends if tables are being attached, or if another
+/// session holds a lock that it needs.
 const ATTEMPTS: u32 = 100;
 
 /// The recount of a worker's database, as the worker sees it.

@@ -55,7 +55,7 @@ impl ExitReason {
     }
 }
 
-/// Why a database that is to have a worker has none.
+/// Why a database that needs a worker has none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum NoWorkerReason {
@@ -63,7 +63,7 @@ pub enum NoWorkerReason {
     Slot = 1,
     /// The limit of workers is reached.
     Room,
-    /// The last one failed, and the pause before the next one is not over.
+    /// The last worker failed, and the pause before the next start is not over.
     Pause,
 }
 
@@ -140,8 +140,8 @@ pub fn transaction_is_prepared() {
         .for_each(|(_, mark)| exclusion::mark(mark));
 }
 
-/// Called before COMMIT PREPARED. If several transactions are prepared, the marks may belong to another one. Then
-/// the wake-up is unnecessary, but it costs little.
+/// Called before COMMIT PREPARED. If several transactions are prepared, the marks may belong to another prepared
+/// transaction. The wake-up is then unnecessary, but costs little.
 fn prepared_commits() {
     if !shared_state::is_shared() {
         return;
@@ -290,7 +290,8 @@ fn database_is_needed(database: Oid) {
     block.launcher.set_latch();
 }
 
-/// Returns until when a database must stay without a worker, if it must.
+/// Returns the time until which a database must stay without a worker. Returns `None` if it may have a worker
+/// now.
 pub fn cooldown_end(database: Oid) -> Option<Timestamp> {
     let (wanted, now) = (database.to_u32(), clock::now());
     shared_state::locked(|guarded| {

@@ -107,8 +107,8 @@ impl Steps {
         );
     }
 
-    /// Returns true if no foreign key can run code as the extension's owner. Queries only if a constraint has changed
-    /// since the last time that no such key existed.
+    /// Returns true if no foreign key can run code as the extension's owner. After a safe result, queries again only if
+    /// a constraint has changed.
     fn keys_are_safe(&self, oids: ExtensionOids) -> bool {
         let version = invalidation::constraints_version();
         if self.keys_were_safe_at.get() == Some(version) {

@@ -77,7 +77,7 @@ impl BatchTrace {
         (self.trace, self.apply)
     }
 
-    /// Ends the spans: the batch was stored, or will not be because of this error.
+    /// Ends the spans. `error` says why the batch cannot be stored; `None` if it was stored.
     pub fn end(self, error: Option<&str>) {
         let now = clock::unix_nanoseconds();
         let after = |time: Duration| self.began + u64::try_from(time.as_nanos()).unwrap_or_default();

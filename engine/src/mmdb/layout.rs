@@ -176,7 +176,8 @@ impl Layout {
                 layout.paths[*field as usize].push(path);
             }
         }
-        // In a record without an ASN, a name is not that of a network. The key "name" occurs in files of every kind.
+        // In a record without an ASN, a name need not be the name of a network. Files of every kind have the key
+        // "name".
         if layout.of(Asn).is_empty() {
             layout.paths[Organization as usize].clear();
         }

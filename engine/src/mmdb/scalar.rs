@@ -1,6 +1,7 @@
 //! Converts values of any type to countries, coordinates and ASNs.
 //!
-//! An invalid value gives `None`, never an error. An unusual record must not cost a session its other facts.
+//! An invalid value gives `None`, never an error. So a session still gets the other facts of an unusual
+//! record.
 
 use super::format::Token;
 use crate::country;

@@ -16,8 +16,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::ControlFlow;
 
 /// Limits on the data that a lookup may have to skip in one record, or in one value to which it points. The crate fails
-/// a lookup that meets 65,536 values or 2 MiB of text. A path goes through at most three maps and one text, so four
-/// times these limits stays below. A City record of MaxMind has about 100 values and 3 kB.
+/// a lookup that meets 65,536 values or 2 MiB of text. A path goes through at most three maps and one text. So a lookup
+/// meets less than four times these limits, which the crate allows. A City record of MaxMind has about 100 values and 3
+/// kB.
 const VALUES_A_RECORD: usize = 1 << 14;
 const TEXT_A_RECORD: usize = 256 << 10;
 

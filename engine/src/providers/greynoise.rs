@@ -148,7 +148,8 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
     }
 }
 
-/// Reads a 404. Only a body about an address is an answer. A page that reports an unknown URL is not.
+/// Reads a 404. Its body is an answer only if the body is about an address. A page that reports an unknown
+/// URL is no answer.
 fn read_absence(address: Address, body: &[u8]) -> Option<ReadResult> {
     let object = http::object(body)?;
     let seen = match Flags::read(&object) {

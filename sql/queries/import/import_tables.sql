@@ -1,6 +1,6 @@
--- Tables with these names in a schema, with a row for each column. Returns whether the table can be imported, and the
--- estimated number of rows. Also returns whether the column is never null, the name of its type if that is a built-in
--- base type, and the type as SQL writes it. Takes no lock on the tables.
+-- Returns a row for each column of the tables with these names in a schema. The row says whether the table can be
+-- imported, and has its estimated number of rows. It also says whether the column is NOT NULL, and has the column's type
+-- as SQL writes it. The name of the type is null unless the type is a built-in base type. Takes no lock on the tables.
 -- $1 oid: schema
 -- $2 text[]: names
 SELECT c.relname::text, c.oid, c.relkind IN ('r', 'p') AND c.relpersistence <> 't', c.reltuples::bigint,

@@ -19,7 +19,7 @@ WITH given AS (
     FROM @extschema@.asn_inventory a
     WHERE a.asn_number = ANY ($1)
 ), better AS (
-    -- Most values are known already, or have the same source. Only the others are ranked.
+    -- Most values are known already, or have the same source. Ranks are computed only for the other values.
     SELECT k.asn_number,
            CASE WHEN g.name IS DISTINCT FROM k.organization_name
                  AND (k.organization_name IS NULL OR g.name_source IS DISTINCT FROM k.name_source

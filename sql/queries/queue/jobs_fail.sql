@@ -1,7 +1,7 @@
 -- Retries jobs without an answer after a pause that doubles, or makes them dead letters. If $4 is true, a failure uses
--- up an attempt. If $4 is false, it does so only if the provider answered other lookups since the job's last failure,
--- and so was not down. If $4 is null, no attempt is used up, because the provider refused all requests or was not
--- asked.
+-- up an attempt. If $4 is false, a failure uses up an attempt only if the provider has answered other lookups since the
+-- job's last failure. Otherwise the provider may have been down. If $4 is null, no attempt is used up, because the
+-- provider refused all requests or got none.
 -- $1 text: provider
 -- $2 text[]: lookup key
 -- $3 text[]: error

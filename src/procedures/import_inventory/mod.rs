@@ -52,7 +52,8 @@ pub fn take_over(call: &Call) {
         say_what_is_missing(&tables, &shown);
         let resume = run.resume_at().map(|kept| ResumePosition::read(kept, &shown)).unwrap_or_default();
         let mut import = Import { run, schema: shown, counts: resume.counts, resume: resume.position };
-        // History comes before addresses, because an address without history gets a first row of history.
+        // History comes before addresses, because the import of an address without history creates a first
+        // row of history.
         for (phase, name) in TABLES.iter().enumerate() {
             if let Some(table) = tables.iter().find(|table| table.name == *name) {
                 import.table(phase, table, &tables);
@@ -256,8 +257,8 @@ impl Import<'_, '_> {
             counts.rejected += report.rejected;
             counts.merged += report.merged;
             counts.partly_used += report.partly_used;
-            // Stores the position after the last row too. Otherwise replaced documents would be counted as
-            // replaced again.
+            // Stores the position after the last row too. Otherwise a repeated call would count the same
+            // replaced documents again.
             (read, Some(checkpoint_json(schema, phase, counts, next.as_ref())))
         });
         next

@@ -217,7 +217,8 @@ pub struct Observation {
     pub source: String,
 }
 
-/// Writes observations. Returns the number of new ones, and those that exist already from another source.
+/// Writes observations. Returns the number of new observations, and the observations that exist already from
+/// another source.
 pub fn write_history(connection: &Connection, observations: &[Observation]) -> (i64, Vec<(usize, String)>) {
     if observations.is_empty() {
         return (0, Vec::new());

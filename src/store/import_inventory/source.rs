@@ -61,7 +61,8 @@ pub struct WantedColumn {
 pub enum Kind {
     /// As text, for any type.
     Text,
-    /// As a timestamp. A time without a time zone is taken as UTC, because Python programs write it so.
+    /// Converted to a timestamp. A time without a time zone counts as UTC, because Python programs write it
+    /// so.
     Time,
 }
 
@@ -432,8 +433,8 @@ impl<'a> Reader<'a> {
         ]
     }
 
-    /// Returns the expressions for the columns of a kind, and fills up to the number that the statement
-    /// returns.
+    /// Returns the expressions for the columns of a kind, followed by nulls until there are `number`
+    /// expressions.
     fn columns(&self, kind: Kind, number: usize) -> impl Iterator<Item = String> {
         let missing = match kind {
             Kind::Text => "NULL::pg_catalog.text",

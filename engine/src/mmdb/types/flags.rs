@@ -178,7 +178,8 @@ impl Family {
             }
         })?;
         for list in self.matches(data, record)?.iter() {
-            // The names are those of the anonymizer, not of the hosting company.
+            // The names in a record are names of the anonymizing service. They do not name the hosting
+            // company.
             let kind = self.keys.get(list).map(|(_, kind)| *kind);
             let named = !matches!(kind, Some("DATACENTER" | "TOR" | "MOBILE"));
             visit(Entry {

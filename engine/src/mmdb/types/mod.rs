@@ -64,7 +64,8 @@ pub fn is_list_name(text: &str) -> bool {
 /// A list of addresses that have one type.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TypeList {
-    /// In a vendor's file: the type of the file, for all of its lists. Has no control characters.
+    /// Name of the list. In a vendor's file, the name of all lists is the type of the file. Has no control
+    /// characters.
     pub name: String,
     /// See [`is_type`].
     pub kind: String,

@@ -64,7 +64,8 @@ impl Route {
 #[derive(Clone, Default, Debug)]
 pub(super) struct Candidates {
     best: Option<Route>,
-    /// The lowest numbers seen. One more than `MOST_ORIGINS`, because the winner may be among them.
+    /// The lowest numbers of all rows, at most `MOST_ORIGINS` + 1. One more is kept, because the number of
+    /// the best row may be among them.
     numbers: BTreeSet<u32>,
     absent: bool,
     refused: Option<String>,
