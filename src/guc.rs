@@ -328,7 +328,7 @@ fn define_exporter() {
     GucRegistry::define_float_guc(
         c"cowrie_enrich.otlp_sample_ratio",
         c"Fraction of created or updated rows of asn_inventory for which a span is sent to the OpenTelemetry collector.",
-        c"A value of 0 means no spans of these rows. Spans of requests to providers are always sent.",
+        c"If the value is 0, no spans of these rows are sent. Spans of requests to providers are always sent.",
         &OTLP_SAMPLE_RATIO,
         0.0,
         1.0,

@@ -92,7 +92,7 @@ static NETWORKS: Setting = Setting {
     short: c"Looks up the registry, the country of registration and the name of each network at Team Cymru.",
     long:
         c"The worker sends the AS number of each network in asn_inventory once, and again when the answer has expired. \
-        If the setting is off, the worker does not send lookups of networks. Lookups that wait are not deleted.",
+        If the setting is off, the worker does not send lookups of networks. Waiting lookups stay in the queue.",
     kind: Kind::Switch { default: true },
     guarded: false,
 };
