@@ -114,7 +114,7 @@ fn a_wrong_node_count_is_seen_at_the_separator() {
         bytes[at] = 1;
         assert_eq!(
             Database::open(bytes).unwrap().verify().unwrap_err().to_string(),
-            "mmdb metadata, node_count: no separator where the search tree would end"
+            "mmdb metadata, node_count: the separator after the search tree is missing"
         );
     }
 }

@@ -15,7 +15,7 @@ COMMENT ON COLUMN session_priority.expression IS
 COMMENT ON COLUMN session_priority.set_by IS
     'owner of the table when the expression was set; the expression is evaluated only while this role owns the table; for sessions in a partition, this role must also own the partition';
 COMMENT ON COLUMN session_priority.search_path IS
-    'search_path with which names in the expression are resolved; copied from the database session that called set_session_priority()';
+    'search_path for names in the expression; copied from the database session that called set_session_priority()';
 
 CREATE FUNCTION set_session_priority(rel regclass, expression text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_session_priority_wrapper';

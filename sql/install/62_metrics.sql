@@ -8,12 +8,12 @@ COMMENT ON FUNCTION enrich_metrics() IS
 
 CREATE VIEW enrich_metrics AS SELECT * FROM @extschema@.enrich_metrics();
 COMMENT ON VIEW enrich_metrics IS
-    'the rows of enrich_metrics(); counters cover only this session of the database unless shared_preload_libraries contains cowrie_enrich';
+    'the rows of enrich_metrics(); the counters cover the whole cluster if shared_preload_libraries contains cowrie_enrich, otherwise only the current database session';
 
 CREATE FUNCTION prometheus_metrics() RETURNS text
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'prometheus_metrics_wrapper';
 COMMENT ON FUNCTION prometheus_metrics() IS
-    'the metrics of enrich_metrics() in the text format of Prometheus; counters cover only this session of the database unless shared_preload_libraries contains cowrie_enrich';
+    'the metrics of enrich_metrics() in the text format of Prometheus; the counters cover the whole cluster if shared_preload_libraries contains cowrie_enrich, otherwise only the current database session';
 
 CREATE FUNCTION status_json() RETURNS jsonb
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'status_json_wrapper';

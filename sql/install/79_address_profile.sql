@@ -3,7 +3,7 @@
 CREATE FUNCTION document_time(text) RETURNS timestamptz
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'document_time_wrapper';
 COMMENT ON FUNCTION document_time(text) IS
-    'parses a time as enrichment documents contain it (ISO 8601); null if the text is not a time; never raises an error';
+    'parses a time of an enrichment document, in ISO 8601 format; null if the text is not a time; never raises an error';
 
 -- Runs as the extension's owner, so that a reader of profiles needs no rights on the tables of the queue.
 CREATE FUNCTION address_facts(ip inet) RETURNS jsonb

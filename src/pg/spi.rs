@@ -27,7 +27,10 @@ pub struct Statement<P, C = ()> {
 impl<P: Parameters, C: Columns> Statement<P, C> {
     /// Used in a constant. Does not compile if the header of `text` declares other parameters.
     pub const fn new(name: &'static str, text: &'static str) -> Self {
-        assert!(value::declares(text, P::NAMES), "the statement's header declares other parameters");
+        assert!(
+            value::declares(text, P::NAMES),
+            "the header of the statement must declare the same parameters as the code"
+        );
         let plan = RefCell::new((String::new(), std::ptr::null_mut()));
         Statement { name, text, skips_locked: false, plan, of: PhantomData }
     }

@@ -85,7 +85,10 @@ pub struct TableStatement<'a, P, C> {
 impl<'a, P: Parameters, C: Columns> TableStatement<'a, P, C> {
     /// Used in a constant. Does not compile if the header of `text` declares other parameters.
     pub const fn new(name: &'static str, text: &'static str) -> Self {
-        assert!(value::declares(text, P::NAMES), "the statement's header declares other parameters");
+        assert!(
+            value::declares(text, P::NAMES),
+            "the header of the statement must declare the same parameters as the code"
+        );
         TableStatement {
             name,
             text,

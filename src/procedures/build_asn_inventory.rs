@@ -131,7 +131,7 @@ fn reclassify(run: &mut Run, state: &mut BuildProgress) {
     }
     if blocked > 0 {
         pg::notice(&format!(
-            "{}: did not classify {blocked} networks again, because other transactions have locked the rows of these networks",
+            "{}: did not update the types of {blocked} networks, because other transactions have locked the rows of these networks",
             PROCEDURE.name()
         ));
     }

@@ -55,7 +55,7 @@ families! {
         => "Networks whose row in known_networks was edited, and whose type in asn_inventory is not updated yet";
     PENDING_COUNTS_AGE: Gauge "enrich.pending_counts_oldest_age" as "enrich_pending_counts_oldest_age_seconds" in "s"
         by ["database"]
-        => "Age of the oldest count of sessions or addresses that is not in the inventories yet; 0 if there is none";
+        => "Longest time for which a count of sessions or addresses has waited to be added to the inventories; 0 if no count waits";
     COUNTS_LOST: Counter "enrich.session_counts_lost" as "enrich_session_counts_lost_total" in "{session}" by []
         => "Sessions that were stored but could not be counted at commit; the worker then recounts all sessions";
     RECOUNT_OLDEST_AGE: Gauge "enrich.recount_oldest_age" as "enrich_recount_oldest_age_seconds" in "s" by ["database"]
@@ -77,7 +77,7 @@ families! {
         => "Finished requests to a provider, by outcome";
     PROVIDER_LOOKUPS: Counter "enrich.provider_lookups" as "enrich_provider_lookups_total" in "{lookup}"
         by ["provider"]
-        => "Lookups sent to a provider; one request may contain several";
+        => "Lookups sent to a provider; one request may contain several lookups";
     PROVIDER_ANSWERS: Counter "enrich.provider_answers" as "enrich_provider_answers_total" in "{address}"
         by ["provider", "result"]
         => "Stored answers of a provider, by result: value (the provider has data) or absent (the provider has no data)";

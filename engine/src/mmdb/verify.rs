@@ -47,7 +47,7 @@ pub(super) fn verify_records(
     if plan.separator(bytes).iter().any(|byte| *byte != 0) {
         return Err(MmdbError::Metadata {
             field: "node_count",
-            reason: "no separator where the search tree would end".into(),
+            reason: "the separator after the search tree is missing".into(),
         });
     }
 
