@@ -82,7 +82,7 @@ COMMENT ON FUNCTION asn_registry(bigint) IS
 CREATE FUNCTION is_bogon_asn(asn bigint) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_bogon_asn_wrapper';
 COMMENT ON FUNCTION is_bogon_asn(bigint) IS
-    'true if an ASN is a bogon: according to the IANA registry of special-purpose AS numbers, no network on the public internet has it, for example because it is for private use; false for AS112, because servers around the world announce it';
+    'true if an ASN is a bogon, which no network on the public internet has; the IANA registry of special-purpose AS numbers lists bogons, for example ASNs for private use; false for AS112, which servers around the world announce';
 
 CREATE FUNCTION mmdb_files(
     kind text, OUT kind_ text, OUT file_number integer, OUT source_path text, OUT vendor text, OUT database_type text,
@@ -95,7 +95,7 @@ COMMENT ON FUNCTION mmdb_files(text) IS
 CREATE FUNCTION mmdb_in_service(kind text) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_in_service_wrapper';
 COMMENT ON FUNCTION mmdb_in_service(text) IS
-    'true if an mmdb file of the given kind (''city'' or ''asn'') is loaded, otherwise false; null for any other kind; also null if the setting enabled_sources does not contain maxmind, because the extension then uses no mmdb files';
+    'true if an mmdb file of the kind ''city'' or ''asn'' is loaded; null for any other kind; null if the setting enabled_sources does not contain maxmind, because the extension then uses no mmdb files';
 
 CREATE FUNCTION mmdb_status(
     OUT kind text, OUT file_number integer, OUT source_path text, OUT vendor text, OUT database_type text,
@@ -114,7 +114,7 @@ CREATE FUNCTION ip_type_entries(
     RETURNS SETOF record
     LANGUAGE c STABLE STRICT PARALLEL SAFE ROWS 2 AS 'MODULE_PATHNAME', 'ip_type_entries_wrapper';
 COMMENT ON FUNCTION ip_type_entries(inet) IS
-    'types of an address, such as VPN or TOR, one row for each statement of a list in the mmdb files of the setting ip_type_databases; is_usable is false if the list is older than ip_type_max_age allows, and is therefore ignored';
+    'types of an address, such as VPN or TOR, in the mmdb files of the setting ip_type_databases; one row for each entry of a list; is_usable is false if the list is older than ip_type_max_age allows; the extension ignores such a list';
 
 CREATE FUNCTION ip_type_lists(
     OUT list text, OUT type text, OUT published_at timestamptz, OUT max_age_seconds bigint, OUT is_usable boolean,
@@ -122,9 +122,9 @@ CREATE FUNCTION ip_type_lists(
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE ROWS 20 AS 'MODULE_PATHNAME', 'ip_type_lists_wrapper';
 COMMENT ON FUNCTION ip_type_lists() IS
-    'lists in the loaded mmdb files of the setting ip_type_databases: their type, time and number of entries, the maximum age for the type from ip_type_max_age, and the copyright notice that a list requires';
+    'lists in the loaded mmdb files of the setting ip_type_databases; each row has the type, time, number of entries and required copyright notice of the list, and the maximum age that ip_type_max_age sets';
 
 CREATE FUNCTION reload_mmdb() RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reload_mmdb_wrapper';
 COMMENT ON FUNCTION reload_mmdb() IS
-    'load the mmdb files that the settings city_database, asn_database and ip_type_databases name, if the files have changed; raises an error if a file is unusable; the previously loaded file then stays in use';
+    'load the mmdb files that the settings city_database, asn_database and ip_type_databases name, if the files have changed; if a file is unusable, raises an error and keeps the previously loaded file in use';

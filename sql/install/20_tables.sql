@@ -50,7 +50,7 @@ CREATE FUNCTION seen_over(first_seen timestamptz, last_seen timestamptz) RETURNS
          AND last_seen OPERATOR(pg_catalog.>=) first_seen
         THEN last_seen OPERATOR(pg_catalog.-) first_seen END;
 COMMENT ON FUNCTION seen_over(timestamptz, timestamptz) IS
-    'time between a first and a last session, given the times of both; null if one of these times is before 1970 or after 2999';
+    'time from first_seen to last_seen; null if one of these times is before 1970 or after 2999';
 
 CREATE TABLE asn_inventory (
     asn_number            bigint PRIMARY KEY CHECK (asn_number BETWEEN 1 AND 4294967295),
@@ -87,8 +87,8 @@ COMMENT ON COLUMN asn_inventory.asn_number IS 'autonomous system number, 1 to 42
 COMMENT ON COLUMN asn_inventory.organization_name IS
     'organisation that runs the network; for the source of this value, see the key provenance in the column enrichment';
 COMMENT ON COLUMN asn_inventory.organization_country IS
-    'two-letter code of a country: from Team Cymru, the country where the network is registered; from MaxMind, the country of the address by which the extension first learned of the network';
-COMMENT ON COLUMN asn_inventory.rir_registry IS 'regional internet registry (ARIN, RIPE, APNIC, LACNIC or AFRINIC); the registry that received the ASN from IANA, until a source of higher rank has a value';
+    'two-letter code of a country; from Team Cymru, the country where the network is registered; from MaxMind, the country of the address for which the extension created this row';
+COMMENT ON COLUMN asn_inventory.rir_registry IS 'regional internet registry (ARIN, RIPE, APNIC, LACNIC or AFRINIC); first the registry that received the ASN from IANA; a source of higher rank replaces this value';
 COMMENT ON COLUMN asn_inventory.allocated_on IS 'date when the registry allocated the ASN, from Team Cymru';
 COMMENT ON COLUMN asn_inventory.as_name IS
     'name of the network as Team Cymru writes it, with the country of registration at its end, for example ''GOOGLE, US''';
@@ -107,7 +107,7 @@ COMMENT ON COLUMN asn_inventory.enrichment IS
 COMMENT ON COLUMN asn_inventory.enrichment_updated_at IS
     'time when a source last changed organization_name, organization_country, rir_registry, allocated_on or as_name';
 COMMENT ON COLUMN asn_inventory.lookup_queued_at IS
-    'time when the worker first queued a lookup of the network at a provider; null if the worker has not queued one yet';
+    'time when the worker first queued a lookup of the network at a provider; null before the first such lookup';
 
 CREATE TABLE ip_inventory (
     ip_address            inet PRIMARY KEY CHECK (ip_address = canonical_address(ip_address)),
@@ -177,7 +177,7 @@ COMMENT ON COLUMN ip_inventory.ip_types IS
     'types of the address according to SPUR, for example VPN, TOR, PROXY or DATACENTER';
 COMMENT ON COLUMN ip_inventory.is_scanner IS 'true if GreyNoise has seen the address scan the internet';
 COMMENT ON COLUMN ip_inventory.is_bogon IS
-    'true if the address is a bogon, which is an address that cannot be a source address on the public internet; bogon_reason() returns the reason';
+    'true if the address is a bogon (an address that cannot be a source address on the public internet); bogon_reason() returns the reason';
 
 CREATE TABLE ip_asn_history (
     ip_address          inet NOT NULL,
@@ -239,7 +239,7 @@ COMMENT ON COLUMN recount_request.requested_at IS 'time when the transaction com
 COMMENT ON COLUMN recount_request.sessions IS
     'number of honeypot sessions that the transaction could not count; 0 if the transaction counted all its sessions';
 COMMENT ON COLUMN recount_request.has_gaps IS
-    'true if the transaction stored sessions with null snapshot columns that are possibly missing from incomplete_session; the recount then adds the missing sessions';
+    'true if the transaction stored sessions with null snapshot columns, and possibly could not register all of them in incomplete_session; the recount then registers the missing sessions';
 
 CREATE TABLE network_delta (
     asn_number bigint NOT NULL,

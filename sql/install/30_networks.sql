@@ -109,7 +109,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION known_network_restored() IS
-    'trigger on known_networks: replaces a row that came with the extension by an inserted row for the same network, for example during a restore; sets source of rows with is_seed';
+    'trigger on known_networks: deletes the row that came with the extension if a user or a restore inserts a row for the same network; if is_seed is true in the inserted row, sets source to ''cowrie_enrich'' instead';
 CREATE TRIGGER known_network_restored BEFORE INSERT ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_restored();
 
@@ -125,7 +125,7 @@ CREATE INDEX network_reclassification_asn_number_idx ON network_reclassification
 ALTER TABLE network_reclassification REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('network_reclassification', '');
 COMMENT ON TABLE network_reclassification IS
-    'networks that the worker must classify again, because a user added, changed or deleted their row in known_networks; users'' transactions only insert rows';
+    'networks whose row in known_networks was added, changed or deleted; the worker classifies these networks again, then deletes the rows';
 COMMENT ON COLUMN network_reclassification.edited_at IS 'start time of the transaction that edited known_networks';
 
 CREATE FUNCTION reclassification_appended() RETURNS trigger
@@ -199,7 +199,7 @@ CREATE FUNCTION classify_network(
         LEFT JOIN @extschema@.known_networks k ON k.asn_number = $1
     $$;
 COMMENT ON FUNCTION classify_network(bigint, text, boolean, boolean) IS
-    'returns the type of a network and the flags is_known_hosting and is_known_vpn: from known_networks if the network is listed there; otherwise a type derived from the given name, and the flags that the caller passed';
+    'returns the type of a network and the flags is_known_hosting and is_known_vpn; if known_networks has a row for the network, all values come from this row; otherwise, derives the type from the given name, and returns the flags that the caller passed';
 
 -- The rank of a source. A source may replace values of a lower rank.
 CREATE FUNCTION source_rank(source text) RETURNS integer
@@ -227,7 +227,7 @@ CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, so
             OR ($4 = $2 -> 'provenance' ->> $3 AND $4 = 'cymru' AND $3 = 'organization_name')
     $$;
 COMMENT ON FUNCTION may_replace(text, jsonb, text, text) IS
-    'true if a source is allowed to set a field of a network: if the field is null, if its value comes from a source of lower rank, or if the field is organization_name and both values come from ''cymru''';
+    'true if a source is allowed to set a field of a network; the field must be null, or its value must come from a source of lower rank; Team Cymru is also allowed to replace its own organization_name';
 
 CREATE FUNCTION merge_enrichment(old jsonb, new jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -272,7 +272,7 @@ CREATE FUNCTION ensure_asn_inventory(
     RETURNS asn_inventory
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'ensure_asn_inventory_wrapper';
 COMMENT ON FUNCTION ensure_asn_inventory(bigint, text, text, text, boolean) IS
-    'create a row in asn_inventory for a network, or update last_seen of the existing row; the given metadata fill null values and replace values of sources, but values of an earlier call only if overwrite is true; later answers of sources do not replace the given metadata';
+    'create a row in asn_inventory for a network, or update last_seen of the existing row; the given metadata fill null values and replace values of sources; the given metadata replace values of an earlier call only if overwrite is true; later answers of sources do not replace the given metadata';
 
 CREATE FUNCTION enrich_ip(ip inet, force boolean DEFAULT false) RETURNS ip_inventory
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_ip_wrapper';
@@ -282,7 +282,7 @@ COMMENT ON FUNCTION enrich_ip(inet, boolean) IS
 CREATE FUNCTION enrich_addresses(ips inet[], force boolean, sources text[], max_requests bigint) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_addresses_wrapper';
 COMMENT ON FUNCTION enrich_addresses(inet[], boolean, text[], bigint) IS
-    'does the writing for enrich_ips(); not meant to be called directly';
+    'writes the rows in ip_inventory when a client calls enrich_ip() or enrich_ips(); not meant to be called directly';
 
 CREATE FUNCTION enrich_ips(
     ips inet[], force boolean DEFAULT false, sources text[] DEFAULT NULL, max_requests bigint DEFAULT NULL)
@@ -296,4 +296,4 @@ CREATE FUNCTION enrich_ips(
         CROSS JOIN LATERAL (SELECT * FROM @extschema@.ip_inventory r WHERE r.ip_address = wanted.ip OFFSET 0) i;
     $$;
 COMMENT ON FUNCTION enrich_ips(inet[], boolean, text[], bigint) IS
-    'return the ip_inventory rows of many addresses, as enrich_ip() does for one; sources names the providers to ask, and ''{maxmind}'' none of them; raises an error before it writes anything if the call would queue more than max_requests requests; locks inventory rows in key order, so that concurrent calls cannot deadlock';
+    'does the same as enrich_ip() for many addresses, and returns their ip_inventory rows; sources names the providers to ask; with ''{maxmind}'', the call asks no provider; raises an error and writes nothing if the call would queue more than max_requests requests; locks inventory rows in key order, so that concurrent calls cannot deadlock';

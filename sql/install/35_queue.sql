@@ -33,18 +33,18 @@ COMMENT ON FUNCTION lookup_key_of(text, inet) IS
 CREATE FUNCTION is_lookup_key(lookup_kind text, lookup_key text) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_lookup_key_wrapper';
 COMMENT ON FUNCTION is_lookup_key(text, text) IS
-    'true if a lookup key has the format of its kind: for the kind ''host'', the format of host(inet); for the kind ''prefix'', the format of cidr, but not a single address; for the kind ''asn'', decimal digits';
+    'true if a lookup key has the format that its kind requires; kind ''host'': an address as host(inet) returns it; kind ''prefix'': a cidr value, but never a single address; kind ''asn'': decimal digits';
 
 CREATE FUNCTION is_source_fresh(
     enrichment jsonb, source text, value_lifetime integer, absent_lifetime integer) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_fresh_wrapper';
 COMMENT ON FUNCTION is_source_fresh(jsonb, text, integer, integer) IS
-    'true if an enrichment document contains an unexpired answer of a source; an answer with data expires after value_lifetime seconds, an answer without data after absent_lifetime seconds';
+    'true if an enrichment document contains an answer of a source that has not expired; an answer with data expires after value_lifetime seconds; an answer without data expires after absent_lifetime seconds';
 
 CREATE FUNCTION is_source_open(enrichment jsonb, source text, again boolean) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_open_wrapper';
 COMMENT ON FUNCTION is_source_open(jsonb, text, boolean) IS
-    'true if an enrichment document contains no answer of a source and no failed lookup; with again => true, also true if the source answered that it has no data, and the time retry_after in the key _meta has passed';
+    'true if, according to an enrichment document, a source has neither answered nor failed; with again => true, also true if the source had no data and the time retry_after in the key _meta has passed';
 
 CREATE FUNCTION has_sessions_since_skip(
     enrichment jsonb, source text, session_count bigint, last_seen timestamptz) RETURNS boolean
@@ -83,7 +83,7 @@ CREATE TRIGGER request_appended AFTER INSERT ON enrichment_request
 CREATE FUNCTION requests_removed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'requests_removed_wrapper';
 COMMENT ON FUNCTION requests_removed() IS
-    'trigger on enrichment_request: after a request was deleted, lets triggers of session tables insert a request for the same lookup again';
+    'trigger on enrichment_request: after a request was deleted, triggers of session tables can insert a request for the same lookup again';
 -- While no worker reads requests, equal requests are appended only once. A deleted request may be appended again.
 CREATE TRIGGER requests_removed AFTER DELETE OR TRUNCATE ON enrichment_request
     FOR EACH STATEMENT EXECUTE FUNCTION requests_removed();
@@ -111,7 +111,7 @@ SELECT pg_catalog.pg_extension_config_dump('enrichment_job', '');
 COMMENT ON TABLE enrichment_job IS
     'jobs, which are lookups without an answer yet: one row per provider and lookup key';
 COMMENT ON COLUMN enrichment_job.lookup_kind IS
-    '''asn'' for the lookup of a network; for the lookup of an address, ''prefix'' at the provider cymru, because one answer of Team Cymru is valid for a whole prefix, and ''host'' at other providers; see lookup_key_of()';
+    '''asn'' if the job looks up a network; ''prefix'' if the job looks up an address at the provider cymru, because an answer of Team Cymru is valid for a whole prefix; ''host'' if the job looks up an address at another provider; see lookup_key_of()';
 COMMENT ON COLUMN enrichment_job.lookup_key IS
     'a host in the format of host(inet), such as 203.0.113.7 or 2001:db8::7; a prefix in the format of cidr, such as 203.0.113.0/24 or 2001:db8:1::/48; an ASN in decimal digits, such as 15169';
 COMMENT ON COLUMN enrichment_job.due_at IS
@@ -121,7 +121,7 @@ COMMENT ON COLUMN enrichment_job.leased_by IS
 COMMENT ON COLUMN enrichment_job.attempts IS
     'number of failed attempts of this lookup; failures because of a provider outage or a rate limit do not count';
 COMMENT ON COLUMN enrichment_job.failed_at IS
-    'time of the last failed attempt, without attempts that were postponed or not sent';
+    'time of the last failed attempt; postponed attempts and unsent attempts do not count';
 
 CREATE TABLE job_address (
     provider    text NOT NULL,
@@ -204,12 +204,12 @@ COMMENT ON TABLE provider_quota IS
     'number of requests per day (UTC) to providers with a daily quota; each request is counted before it is sent';
 COMMENT ON COLUMN provider_quota.requests IS 'number of requests that this database sent on this day';
 COMMENT ON COLUMN provider_quota.cluster_spent IS
-    'number of requests that all databases of the cluster had sent on this day when this database sent its last request; the highest cluster_spent of all databases is the current number';
+    'number of requests that all databases of the cluster sent on this day, up to the last request of this database; the highest cluster_spent of all databases is the current number';
 
 CREATE FUNCTION retry_dead_letters(provider text DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'retry_dead_letters_wrapper';
 COMMENT ON FUNCTION retry_dead_letters(text) IS
-    'queue the failed lookups (dead letters) of one provider again, or of all providers if the argument is null; sets the number of failed attempts to 0; returns the number of lookups';
+    'queue the failed lookups (dead letters) of one provider again; if the argument is null, queue those of all providers again; sets the number of failed attempts to 0; returns the number of queued lookups';
 
 CREATE FUNCTION cancel_requests(provider text, ip inet DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cancel_requests_wrapper';
@@ -250,4 +250,4 @@ CREATE VIEW queue_status AS
         FROM @extschema@.dead_letter GROUP BY provider) d
       ON d.provider OPERATOR(pg_catalog.=) p.provider;
 COMMENT ON VIEW queue_status IS
-    'size and age of the lookup queue by provider: requests without a job yet, jobs (due now, leased by a worker, delayed after a failure), addresses that wait for an answer, dead letters';
+    'size and age of the lookup queue, one row for each provider: requests that have no job yet; jobs that are due, leased by a worker, or delayed after a failure; addresses that wait for an answer; dead letters';

@@ -11,11 +11,11 @@ CREATE TABLE session_table_option (
 SELECT pg_catalog.pg_extension_config_dump('session_table_option', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_table_option IS 'options of attached tables; see set_session_table_options()';
 COMMENT ON COLUMN session_table_option.rel IS
-    'the attached table; never a partition, but its partitioned table; the options also apply to partitions and inheritance children that have the same owner as the table';
+    'the attached table, never one of its partitions; the options also apply to partitions and inheritance children that have the same owner as the table';
 COMMENT ON COLUMN session_table_option.run_triggers IS
     'true if the extension fills null snapshot columns even when its UPDATE fires triggers with code of other roles; the table owner sets this option';
 COMMENT ON COLUMN session_table_option.trust_input IS
-    'true if the extension keeps values that clients write into the snapshot columns of this table, including enrichment; only a superuser or the extension''s owner can turn this on';
+    'true if the extension keeps values that clients write into the snapshot columns of this table, also in the column enrichment; only a superuser or the extension''s owner can set trust_input to true';
 COMMENT ON COLUMN session_table_option.table_owner IS
     'owner of the table when the options were set; if the owner has changed since then, the options do not apply';
 

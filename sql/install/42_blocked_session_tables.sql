@@ -67,4 +67,4 @@ WHERE t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::"char"[])
         AND p.relowner OPERATOR(pg_catalog.=) c.relowner
         AND pg_catalog.pg_get_userbyid(p.relowner) OPERATOR(pg_catalog.=) o.table_owner);
 COMMENT ON VIEW blocked_session_tables IS
-    'triggers because of which the extension does not fill null snapshot columns of a table: an UPDATE would run code of a role that is neither the table owner, nor the extension''s owner, nor a superuser; the option run_triggers of the table allows such triggers';
+    'triggers that prevent the extension from filling null snapshot columns of a table; such a trigger would run code of a role that is neither the table owner, nor the extension''s owner, nor a superuser; the option run_triggers of the table allows such triggers';

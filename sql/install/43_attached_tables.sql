@@ -162,7 +162,7 @@ COMMENT ON COLUMN attached_tables.is_intact IS
 COMMENT ON COLUMN attached_tables.not_intact_reason IS
     'problem of a column, index, trigger, partition or inheritance child of the table, for example a disabled trigger; null if there is none';
 COMMENT ON COLUMN attached_tables.is_readable IS
-    'true if refresh_session_counts() can read the addresses of all sessions of the table; while this is false for any table, refresh_session_counts() lowers no counts, because sessions that cannot be read would be missing';
+    'true if refresh_session_counts() can read the addresses of all sessions of the table; while is_readable is false for an attached table, refresh_session_counts() lowers no counts, because unread sessions would be missing from the counts';
 COMMENT ON COLUMN attached_tables.blocked_reason IS
     'why a trigger prevents the extension from filling null snapshot columns of the table or of a partition; null if no trigger prevents this; see blocked_session_tables';
 COMMENT ON COLUMN attached_tables.inherits_from IS

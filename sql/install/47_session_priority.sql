@@ -20,4 +20,4 @@ COMMENT ON COLUMN session_priority.search_path IS
 CREATE FUNCTION set_session_priority(rel regclass, expression text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_session_priority_wrapper';
 COMMENT ON FUNCTION set_session_priority(regclass, text) IS
-    'set an SQL expression over the alias s, which stands for a row of an attached table; if a provider has a daily quota, addresses of sessions with a high value are looked up first; null removes the expression';
+    'set an SQL expression that computes the priority of each session in an attached table; the alias s stands for a row of the table; at providers with a daily quota, the worker first looks up addresses of sessions with a high priority; null removes the expression';

@@ -50,9 +50,9 @@ COMMENT ON COLUMN session_completion.ip_address IS
     'address without a netmask; an IPv4-mapped IPv6 address is stored as IPv4, as in ip_inventory.ip_address';
 COMMENT ON COLUMN session_completion.rel IS 'table that holds the sessions; for a partitioned table, the partition';
 COMMENT ON COLUMN session_completion.due_at IS
-    'earliest time of the next attempt to fill the null snapshot columns: if leased_by is set, the end of the lease; otherwise, the end of the pause after a failed attempt; null while the row waits for an answer or a backfill';
+    'earliest time of the next attempt to fill the null snapshot columns; while leased_by is set, the end of the lease; after a failed attempt, the end of the pause; null while the row waits for an answer or a backfill';
 COMMENT ON COLUMN session_completion.leased_by IS
-    'id of the background process that has reserved (leased) this row until due_at; this process runs as the owner of the session table; null if no process has leased the row';
+    'id of the background process that has reserved (leased) this row until due_at; the process runs with the rights of the owner of the session table; null if the row is not leased';
 COMMENT ON COLUMN session_completion.is_renewed IS
     'true if another answer about the address, or another session from it, arrived during the lease; another attempt then follows at once';
 COMMENT ON COLUMN session_completion.attempts IS
@@ -69,7 +69,7 @@ CREATE TABLE suspended_owner (
 );
 SELECT pg_catalog.pg_extension_config_dump('suspended_owner', '');
 COMMENT ON TABLE suspended_owner IS
-    'suspended owners of session tables: the extension no longer runs code of these roles, for example triggers, because such code did not end after its cancellation, or repeatedly ended the process that ran the code; resume_owner() ends the suspension';
+    'suspended owners of session tables; the extension no longer runs code of these roles, for example triggers; the reason is that the code did not stop when it was cancelled, or that the code repeatedly ended its process; resume_owner() ends the suspension';
 COMMENT ON COLUMN suspended_owner.owner IS 'role that owns session tables and is suspended';
 COMMENT ON COLUMN suspended_owner.reason IS 'reason for the suspension, for example that a trigger did not end after its cancellation';
 CREATE TRIGGER owner_resumed AFTER DELETE ON suspended_owner

@@ -4,7 +4,7 @@ CREATE FUNCTION enrich_metrics(OUT name text, OUT type text, OUT labels jsonb, O
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_metrics_wrapper';
 COMMENT ON FUNCTION enrich_metrics() IS
-    'all metrics of the extension, with their Prometheus names and labels; counters cover the whole cluster if shared_preload_libraries contains cowrie_enrich, otherwise only this database session; sizes, such as numbers of rows, are those of the current database during the call';
+    'all metrics of the extension, with their Prometheus names and labels; counters cover the whole cluster if shared_preload_libraries contains cowrie_enrich, otherwise only the current database session; the call measures sizes, such as numbers of rows, in the current database';
 
 CREATE VIEW enrich_metrics AS SELECT * FROM @extschema@.enrich_metrics();
 COMMENT ON VIEW enrich_metrics IS
@@ -18,4 +18,4 @@ COMMENT ON FUNCTION prometheus_metrics() IS
 CREATE FUNCTION status_json() RETURNS jsonb
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'status_json_wrapper';
 COMMENT ON FUNCTION status_json() IS
-    'current content of the file that the setting status_file names, as JSON: for each kind of work (phase) of the extension, the keys metrics, checkpoint and dead_letter';
+    'current content of the file that the setting status_file names, as JSON; the object of each phase (kind of work of the extension) has the keys metrics, checkpoint and dead_letter';

@@ -67,8 +67,8 @@ CREATE TABLE rejected_row (
 );
 SELECT pg_catalog.pg_extension_config_dump('rejected_row', '');
 COMMENT ON TABLE rejected_row IS
-    'rows of other tables that a procedure could not use, or could use only in part, each with the reason; you can delete rows from rejected_row';
-COMMENT ON COLUMN rejected_row.relation IS 'table that contains the unusable row';
+    'rows of other tables that a procedure rejected, or used only in part, each with the reason; you can delete rows from rejected_row';
+COMMENT ON COLUMN rejected_row.relation IS 'table that contains the rejected row';
 COMMENT ON COLUMN rejected_row.row_key IS
-    'key of the unusable row; if the table of the row has no key, the ctid of the row';
-COMMENT ON COLUMN rejected_row.content IS 'the invalid values of the unusable row, shortened';
+    'key of the rejected row; if the table of the row has no key, the ctid of the row';
+COMMENT ON COLUMN rejected_row.content IS 'the invalid values of the rejected row, shortened';

@@ -34,7 +34,7 @@ COMMENT ON FUNCTION network_lifetime(integer, bigint) IS
 CREATE FUNCTION is_source_stale(enrichment jsonb, asn bigint, source text, kind text DEFAULT NULL) RETURNS boolean
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_stale_wrapper';
 COMMENT ON FUNCTION is_source_stale(jsonb, bigint, text, text) IS
-    'true if refresh_stale() would look up an address at a source again: if the enrichment document contains no answer of the source, if the answer has expired, or if the answer comes from mmdb files other than the loaded ones; kind is the result of network_kind() for the network of the address';
+    'true if refresh_stale() would look up an address at a source again; this is so if the enrichment document has no answer of the source, an expired answer, or an answer from other mmdb files than the loaded ones; kind is the result of network_kind() for the network of the address';
 
 CREATE PROCEDURE refresh_stale(source text DEFAULT NULL, max_ips integer DEFAULT 1000)
     LANGUAGE c AS 'MODULE_PATHNAME', 'refresh_stale_wrapper';

@@ -8,7 +8,7 @@ CREATE FUNCTION read_address_list(
     RETURNS SETOF record
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'read_address_list_wrapper';
 COMMENT ON FUNCTION read_address_list(text[]) IS
-    'parses the lines of a list of addresses, and looks the addresses up in the mmdb files; does the reading for lookup_ips()';
+    'parses the lines of a list of addresses, and looks up the addresses in the mmdb files; lookup_ips() calls this function';
 
 -- With OFFSET 0, PostgreSQL looks up each address by the key. A join would read the whole inventory for a short list.
 CREATE FUNCTION lookup_ips(

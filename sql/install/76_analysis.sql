@@ -49,7 +49,7 @@ CREATE FUNCTION attribution_change(ip inet, asn bigint, country text) RETURNS te
         LEFT JOIN @extschema@.ip_inventory i ON i.ip_address = @extschema@.session_address($1)
     $$;
 COMMENT ON FUNCTION attribution_change(inet, bigint, text) IS
-    'compares an ASN and a country that were recorded for an address, for example in snapshot columns, with those in ip_inventory now: STABLE, ASN_CHANGED, COUNTRY_CHANGED, or UNKNOWN if a value that the comparison needs is missing; the ASN is compared first; needs SELECT on ip_inventory';
+    'compares the ASN and the country that were recorded for an address, for example in snapshot columns, with the current values in ip_inventory; returns ASN_CHANGED if the ASNs differ, otherwise COUNTRY_CHANGED or STABLE; returns UNKNOWN if a value that the comparison needs is missing; needs SELECT on ip_inventory';
 
 CREATE FUNCTION session_timeline(
     rel regclass, bucket interval, by text DEFAULT NULL, time_zone text DEFAULT 'UTC',
@@ -110,7 +110,7 @@ CREATE VIEW persistent_addresses AS
     WHERE @extschema@.seen_over(i.first_seen, i.last_seen) OPERATOR(pg_catalog.>=) interval '1 day'
     ORDER BY @extschema@.seen_over(i.first_seen, i.last_seen) DESC;
 COMMENT ON VIEW persistent_addresses IS
-    'addresses whose first and last session are at least one day apart, those with the longest time between these sessions first; recent sessions are missing until the worker or fold_statistics() adds their counts';
+    'addresses whose first and last session are at least one day apart, in descending order of the time between these sessions; recent sessions are missing until the worker or fold_statistics() adds their counts';
 COMMENT ON COLUMN persistent_addresses.seen_over IS 'time between the first and the last session from the address';
 
 -- The indexes are covering: campaign_networks(), session_timeline() and a comparison with the inventory read only columns
@@ -182,7 +182,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION session_index_commands(regclass, boolean) IS
-    'commands that create the missing indexes of an attached table for analysis queries; run each command in its own transaction, for example with \gexec of psql';
+    'commands that create the missing indexes for analysis queries on an attached table; run each command in its own transaction, for example with \gexec of psql';
 
 CREATE FUNCTION index_session_table(rel regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
@@ -200,4 +200,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION index_session_table(regclass) IS
-    'create the missing indexes of an attached table and its inheritance children for analysis queries; blocks writers; for a table without partitions, session_index_commands() returns commands that do not block writers';
+    'create the missing indexes for analysis queries on an attached table and its inheritance children; blocks writers; for a table without partitions, session_index_commands() returns commands that do not block writers';

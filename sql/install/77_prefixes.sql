@@ -5,7 +5,7 @@
 CREATE FUNCTION announced_prefix(enrichment jsonb) RETURNS cidr
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'announced_prefix_wrapper';
 COMMENT ON FUNCTION announced_prefix(jsonb) IS
-    'announced prefix in Team Cymru''s answer in an enrichment document (a value of ip_inventory.enrichment); null if there is none, or if it is shorter than /8 for IPv4 or /16 for IPv6; never raises an error';
+    'announced prefix in Team Cymru''s answer in an enrichment document (a value of ip_inventory.enrichment); null if no prefix is announced; null for a prefix shorter than /8 (IPv4) or /16 (IPv6); never raises an error';
 
 CREATE FUNCTION contains_bogon(prefix cidr) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'contains_bogon_wrapper';
@@ -37,7 +37,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION since_condition(regclass, timestamptz) IS
-    'condition for campaign_addresses() that selects the sessions of an attached table since a time; if the time is null, a condition that selects all sessions';
+    'SQL condition for campaign_addresses() that selects the sessions of an attached table at or after a given time; if the time is null, the condition selects all sessions';
 
 -- Known prefixes come from answers about single addresses and from answers about blocks. An address without an answer
 -- belongs to the longest known prefix that contains it.
@@ -104,4 +104,4 @@ CREATE FUNCTION prefix_activity(
         ORDER BY p.sessions DESC, p.prefix
     $$;
 COMMENT ON FUNCTION prefix_activity(regclass, timestamptz) IS
-    'prefixes from which the sessions of an attached table came, those with the most sessions first: the announced prefix if Team Cymru named it, otherwise the /24 or /48; density is the part of the prefix from which sessions came; runs with the caller''s privileges';
+    'prefixes of the addresses in the sessions of an attached table, in descending order of the number of sessions; each prefix is the announced prefix if Team Cymru named it, otherwise the /24 or /48; density is the number of addresses with sessions (for IPv6, of /64 prefixes), divided by prefix_size(); runs with the caller''s privileges';

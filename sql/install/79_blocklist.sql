@@ -13,12 +13,12 @@ CREATE TABLE blocklist_exception (
 ALTER TABLE blocklist_exception REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('blocklist_exception', '');
 COMMENT ON TABLE blocklist_exception IS
-    'prefixes and networks that blocklist() never returns, such as your own and those of your monitoring; you can edit the table';
+    'prefixes and networks that blocklist() never returns, for example your own networks and the addresses of your monitoring; you can edit the table';
 COMMENT ON COLUMN blocklist_exception.prefix IS
     'a prefix, or a single address; null if the row is about a network';
 COMMENT ON COLUMN blocklist_exception.asn_number IS
     'ASN of a network; blocklist() returns no address of this network; null if the row is about a prefix';
-COMMENT ON COLUMN blocklist_exception.note IS 'reason for the exception, for people who read the table';
+COMMENT ON COLUMN blocklist_exception.note IS 'reason for the exception; the extension does not use this text';
 
 -- A client may have written any values into the document. Comparing them as text never fails.
 CREATE FUNCTION is_benign_of(enrichment jsonb) RETURNS boolean

@@ -11,7 +11,7 @@ CREATE FUNCTION mentions_address(content text, ips inet[]) RETURNS boolean
         WHERE @extschema@.session_address(w.word) = ANY ($2))
     $$;
 COMMENT ON FUNCTION mentions_address(text, inet[]) IS
-    'true if a text contains one of these addresses, in any spelling';
+    'true if a text contains one of the given addresses, in any notation';
 
 CREATE PROCEDURE erase_address(ip inet, delete_sessions boolean DEFAULT false)
     LANGUAGE c AS 'MODULE_PATHNAME', 'erase_address_wrapper';
@@ -22,4 +22,4 @@ CREATE PROCEDURE expire_addresses(
     older_than interval, rel regclass DEFAULT NULL, delete_sessions boolean DEFAULT false)
     LANGUAGE c AS 'MODULE_PATHNAME', 'expire_addresses_wrapper';
 COMMENT ON PROCEDURE expire_addresses(interval, regclass, boolean) IS
-    'erase the addresses of sessions that are older, in one attached table or in all, then erase addresses without a newer session from all tables of the extension; commits after each batch; can be repeated';
+    'erase the addresses of sessions older than older_than, in one attached table or in all attached tables; then erase addresses without a newer session from all tables of the extension; commits after each batch; can be repeated';

@@ -49,7 +49,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION network_restored() IS
-    'trigger on asn_inventory: when pg_restore loads a network for which the trigger address_restored has created a row with only the AS number, fills that row';
+    'trigger on asn_inventory: when pg_restore loads a network for which a row with only the AS number exists, fills this row; address_restored() creates such rows';
 CREATE TRIGGER network_restored BEFORE INSERT ON asn_inventory
     FOR EACH ROW
     WHEN (pg_trigger_depth() = 0

@@ -33,11 +33,11 @@ CREATE VIEW unsafe_foreign_keys AS
           ON theirs.attrelid OPERATOR(pg_catalog.=) c.confrelid AND theirs.attnum OPERATOR(pg_catalog.=) k.their_number) a
     WHERE c.contype OPERATOR(pg_catalog.=) 'f'::pg_catalog."char" AND NOT a.are_safe;
 COMMENT ON VIEW unsafe_foreign_keys IS
-    'foreign keys to tables of the extension whose referencing columns have another type than the referenced columns; the check of such a key casts the values, so the creator of a cast can run code as the owner of the extension';
+    'foreign keys to tables of the extension, if the types of the referencing and the referenced column differ; the check of such a key runs a cast; the creator of the cast can thereby run code as the owner of the extension';
 COMMENT ON COLUMN unsafe_foreign_keys.types IS
-    'types of the referencing columns; if a referencing column has another type than the referenced column, the owner of that other type can create a cast, and the check of the key runs the code of the cast';
+    'types of the referencing columns; if such a type differs from the type of the referenced column, the owner of the type can create a cast; the check of the key runs the code of this cast';
 COMMENT ON COLUMN unsafe_foreign_keys.drop_command IS
-    'statement that drops the foreign key; null if a partition inherited the key, because only the foreign key of the partitioned table can be dropped';
+    'statement that drops the foreign key; null if a partition inherited the key; in that case, drop the key of the partitioned table';
 
 -- When addresses are deleted, the server checks the keys of session tables as the owners of those tables. Their code
 -- then runs while the check is planned. Outside a restricted operation, that code can leave a cursor WITH HOLD, whose
@@ -80,4 +80,4 @@ CREATE TRIGGER addresses_leave BEFORE DELETE OR TRUNCATE OR UPDATE OF ip_address
 CREATE FUNCTION delete_addresses(ips inet[]) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'delete_addresses_wrapper';
 COMMENT ON FUNCTION delete_addresses(inet[]) IS
-    'delete addresses from ip_inventory and return their number; fails if a foreign key of a session table references one of the addresses; until the transaction ends, deferred constraints are checked after each statement, as after SET CONSTRAINTS ALL IMMEDIATE';
+    'delete addresses from ip_inventory, and return the number of deleted addresses; fails if a foreign key of a session table references one of the addresses; has the same effect on later statements of the transaction as SET CONSTRAINTS ALL IMMEDIATE';
