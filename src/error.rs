@@ -234,8 +234,8 @@ pub fn erasure_blocked(table: &str, reason: &str) -> ! {
 pub fn no_value_for_no_address(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
-        format!("the address column of {table} has no value for a session without an address"),
-        Some("The column has type inet and does not accept null.".to_owned()),
+        format!("could not remove an address from a session of {table}"),
+        Some("The address column has type inet and does not accept null.".to_owned()),
         Some("Use ALTER TABLE ... ALTER COLUMN ... DROP NOT NULL, or pass delete_sessions => true."),
     )
 }
@@ -309,7 +309,7 @@ pub fn may_not_trust() -> ! {
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         "permission denied to set trust_input".to_owned(),
         Some(
-            "If trust_input is on, the extension copies values that clients write into this table to the inventories, which all session tables share."
+            "If trust_input is on, the extension copies values that clients write into this table to the inventories. All session tables share the inventories."
                 .to_owned(),
         ),
         Some("Ask a superuser or the owner of the extension to set trust_input."),
@@ -444,7 +444,7 @@ pub fn no_column_to_group_by(table: &str, column: &str) -> ! {
         format!("column \"{column}\" of {table} does not exist"),
         None,
         Some(
-            "Pass the name of a column of the table in argument \"by\", or one of network, country, type. Write the name without quotation marks.",
+            "Pass network, country, type, or the name of a column of the table in the argument \"by\". Write the name without quotation marks.",
         ),
     )
 }
@@ -475,7 +475,7 @@ pub fn invalid_bucket() -> ! {
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         "invalid bucket".to_owned(),
         Some(
-            "A bucket must be positive, and consist either of months and years, or of weeks and days, or of shorter units."
+            "A bucket must be positive. A bucket must consist of years and months only, of weeks and days only, or of shorter units only."
                 .to_owned(),
         ),
         Some("Use for example '1 month', '7 days' or '6 hours'."),
@@ -501,7 +501,7 @@ pub fn wrong_column_type(table: &str, column: &str, found: &str, wanted: &str) -
         format!("column {column} of {table} has type {found}, but must have type {wanted}"),
         None,
         Some(
-            "Change the type of the column. Or rename the column: the import then adds a column with the old name and the right type.",
+            "Change the type of the column, or rename the column. If you rename the column, the import adds a column with the old name and the right type.",
         ),
     )
 }

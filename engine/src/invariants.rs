@@ -119,7 +119,11 @@ pub fn foreign_text(bytes: &[u8]) {
     }
     if let Some(name) = legacy::name(text) {
         stored_name(&name);
-        assert_eq!(legacy::name(&name), Some(name.clone()), "a name changes when it is read again");
+        assert_eq!(
+            legacy::name(&name),
+            Some(name.clone()),
+            "reading a cleaned name again must not change the name"
+        );
         let _ = classify::by_name(&name);
     }
     json(bytes);
@@ -129,11 +133,14 @@ pub fn foreign_text(bytes: &[u8]) {
 fn json(bytes: &[u8]) {
     for escapes in [Escapes::Unicode, Escapes::Ascii] {
         let kept = keepable(bytes, escapes).into_owned();
-        assert_eq!(keepable(&kept, escapes), kept, "a text changes when it is cleaned again");
+        assert_eq!(keepable(&kept, escapes), kept, "cleaning a text again must not change the text");
         assert!(kept.len() <= bytes.len());
         match serde_json::from_slice::<Value>(&kept) {
             Ok(value) => no_nul(&value),
-            Err(_) => assert!(serde_json::from_slice::<Value>(bytes).is_err(), "the cleaned JSON is invalid"),
+            Err(_) => assert!(
+                serde_json::from_slice::<Value>(bytes).is_err(),
+                "cleaning must keep valid JSON valid"
+            ),
         }
     }
     if let Ok(text) = std::str::from_utf8(bytes) {

@@ -76,7 +76,7 @@ fn metadata_that_cannot_be_right_is_refused() {
         (
             "build_epoch",
             Some(Value::U64(9_224_318_016_000)),
-            "mmdb metadata, build_epoch: is not a time before the year 10000",
+            "mmdb metadata, build_epoch: the time is in the year 10000 or later",
         ),
         ("node_count", Some(text("many")), "mmdb metadata, node_count: is not a number"),
         ("node_count", None, "mmdb metadata, node_count: is missing"),
@@ -134,7 +134,7 @@ fn damaged_records_are_refused_with_their_network() {
     record_is_refused(Value::Raw(vec![0x62, 0, 0]), "double is not 8 bytes");
     record_is_refused(Value::Raw(vec![0, 5]), "unknown type of value");
     record_is_refused(Value::Raw(vec![0, 255]), "unknown type of value");
-    record_is_refused(Value::Raw(vec![0x02, 7]), "bool is neither 0 nor 1");
+    record_is_refused(Value::Raw(vec![0x02, 7]), "boolean value is neither 0 nor 1");
     record_is_refused(Value::Raw(vec![0xC5, 0, 0, 0, 0, 0]), "number is wider than its type");
     record_is_refused(Value::Raw(vec![0x42, 0xFF, 0xFE]), "text is not UTF-8");
     record_is_refused(Value::Raw(vec![0xE1, 0xA1, 1, 0x41, b'x']), "key is not text");

@@ -101,14 +101,14 @@ fn an_invalid_table_of_lists_is_refused() {
     for (table, expected) in [
         ("no".to_owned(), "is no JSON"),
         ("{}".to_owned(), "format is missing"),
-        (r#"{"format":1}"#.to_owned(), "must have 1 to 64 lists"),
-        (list(""), "must have 1 to 64 lists"),
-        (list(&[tor; 65].join(",")), "must have 1 to 64 lists"),
+        (r#"{"format":1}"#.to_owned(), "the number of lists is not between 1 and 64"),
+        (list(""), "the number of lists is not between 1 and 64"),
+        (list(&[tor; 65].join(",")), "the number of lists is not between 1 and 64"),
         (list(&tor.replace("tor", "")), "list 0 has no valid name"),
         (list(&tor.replace("TOR", "tor")), "list 0 has no valid type"),
         (list(&tor.replace(":1}", ":-1}")), "list 0 has no valid time"),
         (list(&tor.replace(":1}", ":253402300800}")), "list 0 has no valid time"),
-        (list(&format!("{tor},{tor}")), "list 1 has the name of another list"),
+        (list(&format!("{tor},{tor}")), "list 1 has the same name as another list"),
     ] {
         match TypeDatabase::open(lists().bytes_with_table(&table)) {
             Err(MmdbError::Metadata { field: "description, lists", reason }) => assert_eq!(reason, expected),

@@ -63,7 +63,10 @@ impl fmt::Display for ImportError {
                 write!(f, "a file of type \"{database_type}\" does not contain networks (ASNs) of addresses")
             }
             ImportError::WrongContent { kind: Kind::Types, database_type, .. } => {
-                write!(f, "a file of type \"{database_type}\" does not contain types of addresses")
+                write!(
+                    f,
+                    "a file of type \"{database_type}\" does not contain types of addresses, such as VPN or TOR"
+                )
             }
         }
     }

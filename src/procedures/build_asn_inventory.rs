@@ -187,7 +187,7 @@ fn show(rejections: &PageRejections, most: usize) -> usize {
     }
     let more = rejections.skipped.len().saturating_sub(most);
     if more > 0 && most > 0 {
-        pg::notice(&format!("{}: skipped {more} more addresses of this batch", PROCEDURE.name()));
+        pg::notice(&format!("{}: skipped {more} further addresses of this batch", PROCEDURE.name()));
     }
     rejections.skipped.len().min(most)
 }

@@ -139,10 +139,7 @@ fn request_recount(oids: ExtensionOids, missing: RecountRequest) {
         recount_requests::append(oids, missing);
     });
     if let Err(failure) = requested {
-        telemetry::error(
-            "could not store a request to recount the sessions in the table recount_request",
-            &failure.message,
-        );
+        telemetry::error("could not store a recount request in the table recount_request", &failure.message);
         registry::recount_is_needed();
     }
 }
@@ -305,7 +302,7 @@ pub fn create(
             CreationTime::Commit => {
                 "could not create inventory rows for the addresses of a transaction; fold_statistics() or the worker will create these rows later"
             }
-            CreationTime::ForeignKeyCheck => "could not create rows with networks for addresses that a foreign key requires",
+            CreationTime::ForeignKeyCheck => "could not create rows of ip_inventory and their networks for a foreign key",
         };
         telemetry::error(what, &failure.message);
     })

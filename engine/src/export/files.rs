@@ -82,7 +82,7 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
                     return Err(Errno::LOOP.into());
                 }
                 if found.st_uid != 0 && found.st_uid != rustix::process::geteuid().as_raw() {
-                    return Err(io::Error::other("a link on the path belongs to another user"));
+                    return Err(io::Error::other("the path contains a symbolic link of another user"));
                 }
                 let target = rustix::fs::readlinkat(&next, "", Vec::new())?;
                 let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
@@ -289,7 +289,7 @@ mod tests {
         }
         let failure = write(&link, Path::new("/proc")).expect_err("it is a stranger's link");
         assert!(
-            failure.ends_with("link: a link on the path belongs to another user")
+            failure.ends_with("link: the path contains a symbolic link of another user")
                 && !outside.join("a.json").exists(),
             "{failure}"
         );

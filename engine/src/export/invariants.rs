@@ -13,7 +13,7 @@ pub fn scrape_request(bytes: &[u8]) {
     if matches!(asked, Some(Request::Metrics { .. } | Request::Health { .. })) {
         let lower = bytes.to_ascii_lowercase();
         let hosts = [&b"localhost"[..], b"127.0.0.1", b"[", b"http/1.0"];
-        assert!(hosts.iter().any(|host| has(&lower, host)), "accepts a request for another host");
+        assert!(hosts.iter().any(|host| has(&lower, host)), "a request for another host must be rejected");
     }
     match asked {
         None => assert!(bytes.len() < LONGEST, "waits for more bytes after a head of the maximum length"),

@@ -332,8 +332,12 @@ impl Shared {
     fn why_not_written(&self, number: u64, error: &io::Error) -> String {
         let is_replaced = self.lock().connections.iter().all(|connection| connection.number != number);
         match error.kind() {
-            _ if is_replaced => "newer connections replaced a scraper".to_owned(),
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => "a scraper did not read in time".to_owned(),
+            _ if is_replaced => {
+                "the exporter closed the connection of a scraper to accept newer connections".to_owned()
+            }
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                "a scraper did not read the answer in time".to_owned()
+            }
             _ => format!("a scraper closed the connection: {error}"),
         }
     }

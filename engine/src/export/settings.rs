@@ -52,7 +52,7 @@ pub fn status_file(value: &str, data_directory: &Path) -> Result<PathBuf, Refusa
     }
     if PHASES.iter().any(|phase| name.strip_suffix(".json") == Some(phase)) {
         return refused(
-            "The extension uses this file name for the status of one kind of work, in the same directory.",
+            "In the directory of status_file, the extension uses this file name for the status of one kind of work.",
         );
     }
     if path.starts_with(data_directory) {

@@ -51,7 +51,11 @@ impl MaxAges {
             let earlier = match kind {
                 None => others.replace(age),
                 Some(kind) if is_type(kind) => by_type.insert(kind.to_owned(), age),
-                Some(_) => return Err(refused("A type is not a word in capitals.")),
+                Some(_) => {
+                    return Err(refused(
+                        "A type must consist of capital letters, digits and underscores, and start with a letter.",
+                    ));
+                }
             };
             if earlier.is_some() {
                 return Err(refused("Two ages are for the same type."));
@@ -128,8 +132,14 @@ mod tests {
             ("18446744073709551615 weeks", "An age is not a number with minutes, hours, days or weeks."),
             ("0 days", "An age is shorter than 1 minute or longer than 3650 days."),
             ("3651 days", "An age is shorter than 1 minute or longer than 3650 days."),
-            ("tor: 1 day", "A type is not a word in capitals."),
-            (": 1 day", "A type is not a word in capitals."),
+            (
+                "tor: 1 day",
+                "A type must consist of capital letters, digits and underscores, and start with a letter.",
+            ),
+            (
+                ": 1 day",
+                "A type must consist of capital letters, digits and underscores, and start with a letter.",
+            ),
             ("7 days, 8 days", "Two ages are for the same type."),
             ("TOR: 7 days, TOR: 7 days", "Two ages are for the same type."),
         ] {

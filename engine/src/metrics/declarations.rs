@@ -66,9 +66,9 @@ families! {
     LOOKUPS: Counter "enrich.lookups" as "enrich_lookups_total" in "{address}" by ["result"]
         => "Addresses for which data was found, by origin of the data: the inventory, the mmdb files or a provider";
     WITHOUT_ADDRESS: Counter "enrich.sessions_without_address" as "enrich_sessions_without_address_total" in "{session}" by []
-        => "Sessions stored without a valid address; their snapshot columns stay null, and they are not counted";
+        => "Sessions stored without a valid address; the extension does not count these sessions, and leaves their snapshot columns null";
     ERRORS: Counter "enrich.errors" as "enrich_errors_total" in "{error}" by []
-        => "Internal errors that did not make a session or call fail; see the server log";
+        => "Internal errors after which the session or call continued; see the server log";
     TRIGGER_DURATION: Histogram "enrich.trigger_duration" as "enrich_trigger_duration_seconds" in "s" by ["event"]
         => "Time in the trigger of the extension before and after a session is stored and at commit, including waits; measured for a sample";
 
@@ -131,16 +131,16 @@ families! {
         => "Rows in dead_letter: lookups that failed max_attempts times";
 
     MMDB_BUILD_AGE: Gauge "enrich.mmdb_build_age" as "enrich_mmdb_build_age_seconds" in "s" by ["kind", "file", "vendor"]
-        => "Time since the mmdb file in service was built";
+        => "Time since the loaded mmdb file was built";
     MMDB_LOADED: Gauge "enrich.mmdb_loaded" as "enrich_mmdb_loaded_timestamp_seconds" in "s" by ["kind", "file", "vendor"]
-        => "Unix time when the mmdb file was put into service";
+        => "Unix time when the mmdb file was loaded";
     MMDB_IN_SERVICE: Gauge "enrich.mmdb_in_service" as "enrich_mmdb_in_service" in "1" by ["kind", "file"]
-        => "1 if the mmdb file that a setting names is in service, else 0";
+        => "1 if the mmdb file that a setting names is loaded, else 0";
 
     IP_TYPE_FILES: Gauge "enrich.ip_type_files" as "enrich_ip_type_files" in "{file}" by ["state"]
-        => "Configured mmdb files that say types of addresses, by state: loaded or missing";
+        => "Configured mmdb files of ip_type_databases, by state: loaded or missing";
     IP_TYPE_LISTS: Gauge "enrich.ip_type_lists" as "enrich_ip_type_lists" in "{list}" by ["state"]
-        => "Lists in these files, by state: usable, or stale, which is older than ip_type_max_age";
+        => "Lists in the loaded files of ip_type_databases, by state: usable, or stale (older than ip_type_max_age allows)";
     IP_TYPE_LIST_AGE: Gauge "enrich.ip_type_list_age" as "enrich_ip_type_list_age_seconds" in "s" by ["list", "type"]
         => "Time since the list was published";
 
@@ -169,7 +169,7 @@ families! {
         => "Steps of the worker that failed and were rolled back";
     WORKER_STEP_ERRORS: Counter "enrich.worker_step_errors" as "enrich_worker_step_errors_total" in "{error}"
         by ["database", "step"]
-        => "Steps that failed and were rolled back, of the worker and of the processes that run code of table owners";
+        => "Failed steps of the worker and of the processes that run code of table owners; failed steps were rolled back";
     WORKER_NAPTIMES: Counter "enrich.worker_naptimes" as "enrich_worker_naptimes_total" in "{naptime}" by ["database"]
         => "Number of full sleeps (naptimes) of the worker: the time slept, divided by worker_naptime";
     COMPLETIONS_PENDING: Gauge "enrich.completions_pending" as "enrich_completions_pending" in "{address}" by ["database"]
@@ -181,7 +181,7 @@ families! {
         => "Owners of session tables whose code is not run until resume_owner() is called; see suspended_owner";
     ABANDONED_PROCESSES: Gauge "enrich.owner_processes_abandoned" as "enrich_owner_processes_abandoned" in "{process}"
         by ["database"]
-        => "Processes in which code of a table owner did not end after it was cancelled; at three, no further process is started";
+        => "Processes that still run code of a table owner after the code was cancelled; while there are three, no further process for such code starts";
     LAUNCH_FAILURES: Counter "enrich.owner_process_launch_failures" as "enrich_owner_process_launch_failures_total"
         in "{process}" by ["database"]
         => "Processes for code of table owners that could not be started, because max_worker_processes was reached";

@@ -41,7 +41,7 @@ impl fmt::Display for MmdbError {
             Self::Truncated { needed, available } => write!(
                 f,
                 "mmdb file is truncated or its metadata is wrong: the search tree needs {needed} bytes, \
-                 {available} are there"
+                 but the file has only {available} bytes for the tree"
             ),
             Self::Unsupported { what, value } => write!(f, "mmdb {what} {value} is not supported"),
             Self::NoAnswers { database_type } => {

@@ -64,7 +64,7 @@ impl Plan {
         };
         one_of("binary_format_major_version", &[2])?;
         if number("build_epoch")? > LAST_BUILD {
-            let reason = "is not a time before the year 10000".into();
+            let reason = "the time is in the year 10000 or later".into();
             return Err(MmdbError::Metadata { field: "build_epoch", reason });
         }
         let ip_version = one_of("ip_version", &[4, 6])?;
@@ -239,11 +239,11 @@ impl<'a> Section<'a> {
             10 => unsigned(16).map(Token::Unsigned),
             11 => Ok(Token::Array(size)),
             14 if size < 2 => Ok(Token::Bool(size == 1)),
-            14 => Err(fault("bool is neither 0 nor 1")),
+            14 => Err(fault("boolean value is neither 0 nor 1")),
             15 => take(size)?
                 .try_into()
                 .map(|bytes| Token::Float(f32::from_be_bytes(bytes)))
-                .map_err(|_| fault("float is not 4 bytes")),
+                .map_err(|_| fault("float value is not 4 bytes long")),
             _ => Err(fault("unknown type of value")),
         }
     }

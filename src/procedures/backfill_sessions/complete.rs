@@ -383,8 +383,8 @@ impl Writer<'_> {
         self.completed.filtered.push(table);
         pg::warning(
             &format!(
-                "forced row-level security of {} can hide sessions from the table owner; the column held of the \
-                 result counts the hidden sessions",
+                "forced row-level security of {} can hide sessions from the table owner; the result column \"held\" \
+                 counts the hidden sessions",
                 self.table.shown()
             ),
             "Create a policy that lets the owner update all sessions, or run ALTER TABLE ... NO FORCE ROW LEVEL SECURITY. Then call backfill_sessions() again.",

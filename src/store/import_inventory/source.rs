@@ -91,7 +91,10 @@ pub const fn wanted(columns: &'static [WantedColumn]) -> &'static [WantedColumn]
         }
         n += 1;
     }
-    assert!(texts <= TEXTS && times <= TIMES, "the import reads more columns than import_read returns");
+    assert!(
+        texts <= TEXTS && times <= TIMES,
+        "the import needs more columns than the statement import_read returns"
+    );
     columns
 }
 

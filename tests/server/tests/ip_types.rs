@@ -541,7 +541,7 @@ fn invalid_settings_are_refused_with_a_hint() {
     for (setting, value, detail, hint) in [
         ("ip_type_max_age", "TOR", "An age is not a number", "7 days, TOR: 1 day"),
         ("ip_type_max_age", "0 days", "shorter than 1 minute", "7 days, TOR: 1 day"),
-        ("ip_type_max_age", "tor: 1 day", "not a word in capitals", "7 days, TOR: 1 day"),
+        ("ip_type_max_age", "tor: 1 day", "A type must consist of capital letters", "7 days, TOR: 1 day"),
         ("ip_type_databases", "/a,,/b", "an empty path", "single commas"),
         ("ip_type_databases", "/a, /a", "a path twice", "single commas"),
         ("ip_type_databases", &thirty_three.join(","), "more than 32 paths", "single commas"),

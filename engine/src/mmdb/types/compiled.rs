@@ -46,7 +46,7 @@ pub(super) fn lists(table: Option<&str>) -> Result<Vec<TypeList>, MmdbError> {
         .get("lists")
         .and_then(Value::as_array)
         .filter(|lists| (1..=ListSet::CAPACITY).contains(&lists.len()))
-        .ok_or_else(|| invalid(format!("must have 1 to {} lists", ListSet::CAPACITY)))?;
+        .ok_or_else(|| invalid(format!("the number of lists is not between 1 and {}", ListSet::CAPACITY)))?;
     let mut read: Vec<TypeList> = Vec::with_capacity(lists.len());
     for (index, list) in lists.iter().enumerate() {
         let of_list = |reason: &str| invalid(format!("list {index} {reason}"));
@@ -60,7 +60,7 @@ pub(super) fn lists(table: Option<&str>) -> Result<Vec<TypeList>, MmdbError> {
             .filter(|seconds| *seconds <= LAST_BUILD)
             .ok_or_else(|| of_list("has no valid time"))?;
         if read.iter().any(|other| other.name == name) {
-            return Err(of_list("has the name of another list"));
+            return Err(of_list("has the same name as another list"));
         }
         read.push(TypeList {
             name: name.to_owned(),

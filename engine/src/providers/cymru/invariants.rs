@@ -41,7 +41,7 @@ pub fn whois_answer(bytes: &[u8]) {
     let reply = providers::Reply::from(reply);
     for answer in reply.answers.values() {
         if let providers::Answer::Found(finding) = answer {
-            let network = finding.network.as_ref().expect("a route names a network");
+            let network = finding.network.as_ref().expect("an answer with data names a network");
             assert!(serde_json::to_string(&finding.source_data).expect("JSON").len() < 4096);
             assert_eq!(finding.source_data["asn"], network.asn.expect("an AS number"));
             assert!(network.country.as_deref().is_none_or(|country| {

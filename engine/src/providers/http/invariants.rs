@@ -108,11 +108,14 @@ pub fn http_answer(bytes: &[u8]) {
             let reply = service.judge(asked(), &response, None);
             sane_reply(service, &reply, response.status.as_u16());
             if response.status.is_success() && response.body.is_err() {
-                assert!(reply.answers.is_empty(), "an answer from half a body");
+                assert!(reply.answers.is_empty(), "a response with a broken body must not contain answers");
             }
         }
         Err(failure) => {
-            assert!(!failure.is_unreachable(), "{failure}: there was a connection");
+            assert!(
+                !failure.is_unreachable(),
+                "{failure}: a host with an open connection must not count as unreachable"
+            );
             sane_failure(&failure);
         }
     }

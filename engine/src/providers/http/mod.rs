@@ -356,7 +356,8 @@ impl HttpService {
             }
             Some(ReadResult::Failed(words)) => {
                 let words = cut(&hide(&printable(&words)));
-                reply.failure = Some(Failure::Malformed(format!("the answer is an error: {words}")));
+                reply.failure =
+                    Some(Failure::Malformed(format!("the provider answered with an error: {words}")));
                 reply.anomalies.malformed = 1;
             }
             None => reply = self.judge_status(address, response, body, hide),

@@ -113,7 +113,7 @@ pub(in crate::providers) const fn ttl(name: &'static CStr, short: &'static CStr)
 }
 
 pub(in crate::providers) const fn absent_ttl(name: &'static CStr, short: &'static CStr) -> Setting {
-    let long = c"The setting does not apply to failed requests, which give no answer.";
+    let long = c"The setting does not apply to failed requests, because a failed request returns no answer.";
     lifetime(name, short, long, 2 * DAY)
 }
 

@@ -124,7 +124,7 @@ fn requests_say_what_they_have_to_and_no_more() {
 
 #[test]
 fn each_status_means_what_the_table_says() {
-    let spoken = |status: &str| answer(status, "", r#"{"message":"the\u0007 words"}"#);
+    let spoken = |status: &str| answer(status, "", r#"{"message":"out\u0007 of memory"}"#);
     for (status, demanded) in
         [("500 Oops", false), ("502 Bad Gateway", false), ("418 x", false), ("204 No", false)]
     {
@@ -134,7 +134,7 @@ fn each_status_means_what_the_table_says() {
     }
     assert_eq!(
         failure_of(spoken("500 Oops")),
-        Failure::Status { code: 500, text: "500 Internal Server Error: the words".into() }
+        Failure::Status { code: 500, text: "500 Internal Server Error: out of memory".into() }
     );
     for status in ["401 Unauthorized", "403 Forbidden"] {
         let reply = reply_to(spoken(status));
@@ -142,14 +142,14 @@ fn each_status_means_what_the_table_says() {
         assert_eq!(
             why,
             format!(
-                "GreyNoise does not allow the request: {status}: the words; see cowrie_enrich.greynoise_api_key_file"
+                "GreyNoise does not allow the request: {status}: out of memory; see cowrie_enrich.greynoise_api_key_file"
             )
         );
-        assert_eq!(reply.failure.unwrap().to_string(), format!("{status}: the words"));
+        assert_eq!(reply.failure.unwrap().to_string(), format!("{status}: out of memory"));
         assert!(reply.answers.is_empty() && !reply.blames_lookup);
     }
     let refused = reply_to(spoken("400 Bad Request"));
-    assert_eq!(refused.answers[&address()], Answer::Refused("the words".into()));
+    assert_eq!(refused.answers[&address()], Answer::Refused("out of memory".into()));
     assert_eq!((refused.failure, refused.demand), (None, None));
     let wordless = reply_to(answer("400 Bad Request", "", "<html>"));
     assert_eq!(wordless.answers[&address()], Answer::Refused("400 Bad Request".into()));
@@ -709,7 +709,7 @@ fn error_of_the_provider_is_not_held_against_the_lookup() {
         ask(&Dshield, &dshield(&Server::answering(answer("200 OK", "", body)).url("")))
     };
     let failed = ask_dshield(&format!(" data\u{7}base is down {}", "x".repeat(500)));
-    let words = format!("the answer is an error: database is down {}", "x".repeat(100 - 17));
+    let words = format!("the provider answered with an error: database is down {}", "x".repeat(100 - 17));
     assert_eq!(failed.failure, Some(Failure::Malformed(words)));
     assert!(failed.answers.is_empty() && !failed.blames_lookup && failed.demand.is_none());
     let refused = ask_dshield("Bad IP address");

@@ -17,15 +17,17 @@ pub fn dns_message(bytes: &[u8]) {
             assert_eq!(response.truncated, flags & 2 != 0);
             match response.outcome {
                 Outcome::Texts(texts) => {
-                    assert_eq!(code, 0, "an answer with an error");
+                    assert_eq!(code, 0, "a message with an error code must not have texts");
                     // Names may be compressed, but texts appear byte by byte.
                     assert!(!texts.is_empty() && texts.concat().len() < bytes.len());
-                    assert!(!response.truncated, "a text of a truncated message");
+                    assert!(!response.truncated, "a truncated message must not have texts");
                     texts_are_read(&texts);
                 }
-                Outcome::Nothing => assert!(matches!(code, 0 | 3), "an error counts as no record"),
+                Outcome::Nothing => {
+                    assert!(matches!(code, 0 | 3), "an error must not count as a missing record")
+                }
                 Outcome::Failed(why) => assert!(!why.is_empty() && !why.contains(char::is_control)),
-                Outcome::Unanswered => panic!("a response counts as unanswered"),
+                Outcome::Unanswered => panic!("a response must not count as unanswered"),
             }
         }
         None => texts_are_read(&[bytes.to_vec()]),

@@ -68,7 +68,9 @@ fn outcome(message: &Message) -> Outcome {
             let texts: Vec<_> = message.answers.iter().filter_map(text).collect();
             match texts.is_empty() {
                 false => Outcome::Texts(texts),
-                true if is_referral(message) => Outcome::Failed("a referral to other servers".into()),
+                true if is_referral(message) => {
+                    Outcome::Failed("the DNS server only referred to other DNS servers".into())
+                }
                 true => Outcome::Nothing,
             }
         }
