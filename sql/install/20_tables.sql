@@ -88,7 +88,7 @@ COMMENT ON COLUMN asn_inventory.organization_name IS
     'organisation that runs the network; for the source of this value, see the key provenance in the column enrichment';
 COMMENT ON COLUMN asn_inventory.organization_country IS
     'two-letter code of a country; from Team Cymru, the country where the network is registered; from MaxMind, the country of the address for which the extension created this row';
-COMMENT ON COLUMN asn_inventory.rir_registry IS 'regional internet registry (ARIN, RIPE, APNIC, LACNIC or AFRINIC); first the registry that received the ASN from IANA; a source of higher rank replaces this value';
+COMMENT ON COLUMN asn_inventory.rir_registry IS 'regional internet registry (ARIN, RIPE, APNIC, LACNIC or AFRINIC); initially the registry to which IANA assigned the ASN; a source of higher rank replaces this value';
 COMMENT ON COLUMN asn_inventory.allocated_on IS 'date when the registry allocated the ASN, from Team Cymru';
 COMMENT ON COLUMN asn_inventory.as_name IS
     'name of the network as Team Cymru writes it, with the country of registration at its end, for example ''GOOGLE, US''';

@@ -109,7 +109,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION known_network_restored() IS
-    'trigger on known_networks: deletes the row that came with the extension if a user or a restore inserts a row for the same network; if is_seed is true in the inserted row, sets source to ''cowrie_enrich'' instead';
+    'trigger on known_networks: deletes the row that came with the extension if a user or a restore inserts a row for the same network; if is_seed is true in the inserted row, deletes no row, and sets source to ''cowrie_enrich''';
 CREATE TRIGGER known_network_restored BEFORE INSERT ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_restored();
 
@@ -227,7 +227,7 @@ CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, so
             OR ($4 = $2 -> 'provenance' ->> $3 AND $4 = 'cymru' AND $3 = 'organization_name')
     $$;
 COMMENT ON FUNCTION may_replace(text, jsonb, text, text) IS
-    'true if a source is allowed to set a field of a network; the field must be null, or its value must come from a source of lower rank; Team Cymru is also allowed to replace its own organization_name';
+    'true if a source is allowed to set a field of a network; the field must be null, or its value must come from a source of lower rank; Team Cymru is also allowed to replace an organization_name from Team Cymru';
 
 CREATE FUNCTION merge_enrichment(old jsonb, new jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp

@@ -39,7 +39,7 @@ CREATE FUNCTION is_source_fresh(
     enrichment jsonb, source text, value_lifetime integer, absent_lifetime integer) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_fresh_wrapper';
 COMMENT ON FUNCTION is_source_fresh(jsonb, text, integer, integer) IS
-    'true if an enrichment document contains an answer of a source that has not expired; an answer with data expires after value_lifetime seconds; an answer without data expires after absent_lifetime seconds';
+    'true if the answer of a source in an enrichment document has not expired; an answer with data expires after value_lifetime seconds; an answer without data expires after absent_lifetime seconds';
 
 CREATE FUNCTION is_source_open(enrichment jsonb, source text, again boolean) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_open_wrapper';
@@ -209,7 +209,7 @@ COMMENT ON COLUMN provider_quota.cluster_spent IS
 CREATE FUNCTION retry_dead_letters(provider text DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'retry_dead_letters_wrapper';
 COMMENT ON FUNCTION retry_dead_letters(text) IS
-    'queue the failed lookups (dead letters) of one provider again; if the argument is null, queue those of all providers again; sets the number of failed attempts to 0; returns the number of queued lookups';
+    'queue the failed lookups (dead letters) of one provider again; if the argument is null, queue the dead letters of all providers again; sets the number of failed attempts to 0; returns the number of queued lookups';
 
 CREATE FUNCTION cancel_requests(provider text, ip inet DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cancel_requests_wrapper';

@@ -15,7 +15,7 @@ COMMENT ON COLUMN session_table_option.rel IS
 COMMENT ON COLUMN session_table_option.run_triggers IS
     'true if the extension fills null snapshot columns even when its UPDATE fires triggers with code of other roles; the table owner sets this option';
 COMMENT ON COLUMN session_table_option.trust_input IS
-    'true if the extension keeps values that clients write into the snapshot columns of this table, also in the column enrichment; only a superuser or the extension''s owner can set trust_input to true';
+    'true if the extension keeps values that clients write into the snapshot columns of this table, including the column enrichment; only a superuser or the extension''s owner can set trust_input to true';
 COMMENT ON COLUMN session_table_option.table_owner IS
     'owner of the table when the options were set; if the owner has changed since then, the options do not apply';
 

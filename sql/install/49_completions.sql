@@ -102,7 +102,7 @@ COMMENT ON FUNCTION resume_owner(name) IS
 CREATE FUNCTION abandoned_processes() RETURNS integer
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'abandoned_processes_wrapper';
 COMMENT ON FUNCTION abandoned_processes() IS
-    'number of background processes of this database that still run code of a table owner, for example a trigger, after its cancellation';
+    'number of background processes of this database that still run code of a table owner, for example a trigger, after the worker cancelled the code';
 
 -- One row for each table, because the reason depends on the table and not on the address.
 CREATE VIEW completion_status AS

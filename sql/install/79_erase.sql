@@ -16,7 +16,7 @@ COMMENT ON FUNCTION mentions_address(text, inet[]) IS
 CREATE PROCEDURE erase_address(ip inet, delete_sessions boolean DEFAULT false)
     LANGUAGE c AS 'MODULE_PATHNAME', 'erase_address_wrapper';
 COMMENT ON PROCEDURE erase_address(inet, boolean) IS
-    'erase an address from the sessions of all attached tables and from all tables of the extension; the sessions stay without address and snapshot columns, or are deleted if delete_sessions is true; the caller must have the rights of the owners of all attached tables; commits after each batch; can be repeated';
+    'erase an address from the sessions of all attached tables and from all tables of the extension; removes the address and the snapshot values from each session, or deletes the session if delete_sessions is true; the caller must have the rights of the owners of all attached tables; commits after each batch; can be repeated';
 
 CREATE PROCEDURE expire_addresses(
     older_than interval, rel regclass DEFAULT NULL, delete_sessions boolean DEFAULT false)

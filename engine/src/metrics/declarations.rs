@@ -70,7 +70,7 @@ families! {
     ERRORS: Counter "enrich.errors" as "enrich_errors_total" in "{error}" by []
         => "Internal errors after which the session or call continued; see the server log";
     TRIGGER_DURATION: Histogram "enrich.trigger_duration" as "enrich_trigger_duration_seconds" in "s" by ["event"]
-        => "Time in the trigger of the extension before and after a session is stored and at commit, including waits; measured for a sample";
+        => "Time that the extension's triggers take before and after a session is stored, and at commit; includes waits; measured for a sample of sessions";
 
     PROVIDER_REQUESTS: Counter "enrich.provider_requests" as "enrich_provider_requests_total" in "{request}"
         by ["provider", "outcome"]
@@ -89,7 +89,7 @@ families! {
         => "Lookups without an answer: missing from the provider's reply, or refused by the provider";
     PROVIDER_DROPPED: Counter "enrich.provider_dropped_rows" as "enrich_provider_dropped_rows_total" in "{row}"
         by ["provider", "reason"]
-        => "Rows in replies of a provider that were dropped: not requested, malformed, or too long";
+        => "Dropped rows in replies of a provider: not requested, malformed, or too long";
     PROVIDER_DEAD_LETTERS: Counter "enrich.provider_dead_letters" as "enrich_provider_dead_letters_total" in "{address}"
         by ["provider"]
         => "Lookups that became dead letters, because they failed max_attempts times";
@@ -169,7 +169,7 @@ families! {
         => "Steps of the worker that failed and were rolled back";
     WORKER_STEP_ERRORS: Counter "enrich.worker_step_errors" as "enrich_worker_step_errors_total" in "{error}"
         by ["database", "step"]
-        => "Failed steps of the worker and of the processes that run code of table owners; failed steps were rolled back";
+        => "Failed steps of the worker and of the processes that run code of table owners; each failed step was rolled back";
     WORKER_NAPTIMES: Counter "enrich.worker_naptimes" as "enrich_worker_naptimes_total" in "{naptime}" by ["database"]
         => "Number of full sleeps (naptimes) of the worker: the time slept, divided by worker_naptime";
     COMPLETIONS_PENDING: Gauge "enrich.completions_pending" as "enrich_completions_pending" in "{address}" by ["database"]
@@ -178,13 +178,13 @@ families! {
         by ["database"]
         => "Longest time for which a session has had null snapshot columns that can be filled; 0 if there is no such session";
     SUSPENDED_OWNERS: Gauge "enrich.suspended_owners" as "enrich_suspended_owners" in "{role}" by ["database"]
-        => "Owners of session tables whose code is not run until resume_owner() is called; see suspended_owner";
+        => "Suspended owners of session tables; the extension runs no code of these roles until resume_owner() is called; see suspended_owner";
     ABANDONED_PROCESSES: Gauge "enrich.owner_processes_abandoned" as "enrich_owner_processes_abandoned" in "{process}"
         by ["database"]
-        => "Processes that still run code of a table owner after the code was cancelled; while there are three, no further process for such code starts";
+        => "Processes that still run code of a table owner after the code was cancelled; while three such processes exist, the worker starts no further process for code of table owners";
     LAUNCH_FAILURES: Counter "enrich.owner_process_launch_failures" as "enrich_owner_process_launch_failures_total"
         in "{process}" by ["database"]
-        => "Processes for code of table owners that could not be started, because max_worker_processes was reached";
+        => "Failed starts of processes for code of table owners, because max_worker_processes was reached";
     UNSAFE_FOREIGN_KEYS: Gauge "enrich.unsafe_foreign_keys" as "enrich_unsafe_foreign_keys" in "{key}" by ["database"]
         => "Foreign keys that can run code as the extension's owner; any such key stops the worker; see the view unsafe_foreign_keys";
     TABLES_NOT_INTACT: Gauge "enrich.attached_tables_not_intact" as "enrich_attached_tables_not_intact" in "{table}"
