@@ -16,7 +16,7 @@ const REGISTER_BITS: u32 = 16;
 pub const REGISTERS: usize = 1 << REGISTER_BITS;
 /// Bits of the hash that determine the rank.
 const RANK_BITS: u32 = u64::BITS - REGISTER_BITS;
-/// The largest rank: that of a hash whose last [`RANK_BITS`] bits are all 0.
+/// The largest rank: the rank of a hash whose `RANK_BITS` bits are all 0.
 pub const LARGEST_RANK: u8 = RANK_BITS as u8 + 1;
 
 /// The effect of observing a number: the value of the register becomes at least the rank.
