@@ -253,7 +253,7 @@ const OWN_SETTINGS: [(&CStr, &CStr); 8] = [
     (c"default_transaction_read_only", c"off"),
     (c"default_transaction_deferrable", c"off"),
     (c"session_replication_role", c"origin"),
-    // A worker that waits for a lock blocks others: it gives up and retries later.
+    // A worker that waits for a lock blocks other sessions. So the worker gives up and retries later.
     (c"lock_timeout", c"500ms"),
     // The worker runs many short statements over tables that are full at one moment and empty at the next. So
     // each plan is made for the current values, without JIT compilation.

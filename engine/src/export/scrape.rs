@@ -35,7 +35,8 @@ const READ_WITHIN: Duration = Duration::from_secs(5);
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 /// Time from the owner's response until its last byte is sent.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
-/// How long unread bytes are discarded. Closing a socket with unread bytes would discard the response.
+/// How long unread bytes are read and dropped before a socket is closed. Closing a socket with unread bytes would
+/// discard the response.
 const DRAINED_WITHIN: Duration = Duration::from_secs(1);
 /// Maximum number of discarded pieces.
 const MOST_DRAINED: usize = 16;

@@ -149,7 +149,7 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
 }
 
 /// Reads a 404. Its body is an answer only if the body is about an address. A page that reports an unknown
-/// URL is no answer.
+/// URL is not an answer.
 fn read_absence(address: Address, body: &[u8]) -> Option<ReadResult> {
     let object = http::object(body)?;
     let seen = match Flags::read(&object) {

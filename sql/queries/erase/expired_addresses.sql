@@ -1,5 +1,5 @@
--- Addresses without a session since a time, in order, after $2. Also addresses that are only in the history or in dead
--- letters.
+-- Returns addresses without a session since a time, in order, after $2. Also returns addresses that only the history or
+-- the dead letters contain.
 -- $1 timestamptz: time
 -- $2 inet: the last address of the batch before, or null
 -- $3 bigint: most

@@ -1,4 +1,4 @@
--- Networks without a registry, in order, after $1.
+-- Returns networks without a registry, in order, after $1.
 -- $1 bigint: asn
 -- $2 bigint: most
 SELECT a.asn_number

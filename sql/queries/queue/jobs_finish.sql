@@ -3,7 +3,7 @@
 -- after a pause if another transaction holds an address.
 -- $1 text: provider
 -- $2 text[]: lookup key
--- $3 text[]: those of $2 with an address that another transaction holds
+-- $3 text[]: the lookup keys in $2 with an address that another transaction holds
 -- $4 float8: pause in seconds
 WITH waiting AS MATERIALIZED (
     SELECT j.lookup_key

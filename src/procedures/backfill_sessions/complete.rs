@@ -115,12 +115,12 @@ impl<T> Gap<T> {
     }
 }
 
-/// The sessions with incomplete snapshots that some pages of a table contain.
+/// The sessions with incomplete snapshots on some pages of a table.
 pub struct IncompleteSessions {
     sessions: Vec<Session>,
     lengths: [Length; 2],
     pub rows: i64,
-    /// The page after them.
+    /// The page after these pages.
     pub page: u32,
 }
 

@@ -28,7 +28,7 @@ pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
             Err(reason) => {
                 let rejected = report.rows.len();
                 report.reject(row, COLUMNS, reason);
-                // An address has several rows, so its key alone does not identify one.
+                // An address has several rows, so the address alone does not identify a row.
                 report.rows[rejected].row_key = key(row);
             }
         }

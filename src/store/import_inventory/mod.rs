@@ -143,9 +143,9 @@ pub struct StoredAddress<'a> {
 /// How to merge the two rows of an address.
 pub struct Decision {
     pub moves: bool,
-    /// jsonb objects whose keys keep their values in this inventory: keys of the document, and of its
-    /// `_meta`.
+    /// A jsonb object. Its keys are the keys of the document whose values in this inventory stay.
     pub stands: Typed<Jsonb>,
+    /// The same for the keys of the document's `_meta`.
     pub states_stand: Typed<Jsonb>,
 }
 

@@ -409,8 +409,8 @@ impl<'a> Reader<'a> {
         let key = &self.key.name;
         let columns = self.columns(Kind::Text, TEXTS).chain(self.columns(Kind::Time, TIMES));
         let columns: Vec<String> = columns.collect();
-        // Uses the type's own order if it is in `ORDERED`, because an index supports it. Otherwise uses the
-        // order of the text.
+        // Uses the order of the key's type if `ORDERED` contains the type, because an index has this order.
+        // Otherwise uses the order of the text.
         let (order, last) = match self.key.builtin_type().filter(|name| ORDERED.contains(name)) {
             Some(type_name) => (format!("t.{key}"), format!("$1::pg_catalog.{type_name}")),
             None => {
