@@ -145,7 +145,7 @@ pub struct Decision {
     pub moves: bool,
     /// A jsonb object. Its keys are the keys of the document whose values in this inventory stay.
     pub stands: Typed<Jsonb>,
-    /// The same for the keys of the document's `_meta`.
+    /// A jsonb object. Its keys are the keys of `_meta` whose values in this inventory stay.
     pub states_stand: Typed<Jsonb>,
 }
 
