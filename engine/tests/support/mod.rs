@@ -11,9 +11,9 @@ pub fn in_bounded_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T +
     let thread = std::thread::spawn(move || {
         let _ = done.send(work());
     });
-    match wait.recv_timeout(std::time::Duration::from_secs(20)) {
+    match wait.recv_timeout(std::time::Duration::from_secs(300)) {
         Ok(result) => result,
-        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("{what}: no answer within 20 s"),
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("{what}: no answer within 300 s"),
         Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
             panic!("{what}: panicked: {:?}", thread.join().err().map(|_| "see above"))
         }
