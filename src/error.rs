@@ -21,7 +21,7 @@ fn raise(code: PgSqlErrorCode, message: String, detail: Option<String>, hint: Op
     unreachable!("ERROR does not return")
 }
 
-/// An `inet` argument is a network, but a single host is required.
+/// Raises an error because an `inet` argument is a network, and the function requires a single host.
 pub fn not_a_host(address: Address) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,

@@ -39,8 +39,8 @@ pub fn remedy(result: VersionMatch) -> &'static str {
 }
 
 thread_local! {
-    /// The result stays valid: objects do not become older, and an update to newer objects fails with this
-    /// library.
+    /// True stays valid after it is set. Objects are never replaced by older ones, and this library refuses an update to objects of
+    /// a newer version.
     static IS_COMPATIBLE: Cell<bool> = const { Cell::new(false) };
 }
 

@@ -17,7 +17,7 @@ pub fn register() {
 }
 
 fn before_commit() {
-    // First, because it counts and queues work, which the next steps store.
+    // `pending` is the first step, because it counts sessions and queues lookups. The next steps store the counts and lookups.
     pending::before_commit();
     if transaction::is_being_prepared() {
         counter_deltas::store_of_prepared();
@@ -37,8 +37,7 @@ fn ended(outcome: Outcome) {
     attribution::transaction_ended(outcome);
     telemetry::transaction_ended(outcome);
     inbox_duplicates::transaction_ended(outcome);
-    // Last, so that the steps above have published their results before another process is woken. These steps are
-    // independent of each other.
+    // Called last, because it wakes other processes. The steps above have published their results by then.
     registry::transaction_ended(outcome);
 }
 

@@ -255,8 +255,9 @@ mod tests {
         }
     }
 
-    /// The registries again, typed from their pages: prefix and "globally reachable". Here the longest match wins.
-    /// The table above uses another rule, so this test finds a row in the wrong place.
+    /// The entries of the registries again, copied from their pages by hand: prefix and "globally reachable". In this list the
+    /// longest matching prefix decides. In the table above the first match decides. So this test finds a row of the table in the
+    /// wrong place.
     const REGISTRY: &str = "
         0.0.0.0/8 no
         10.0.0.0/8 no

@@ -96,8 +96,8 @@ impl Breaker {
         }
         self.failures = self.failures.saturating_add(1);
         let until = now + backoff::delay(self.failures, base, LONGEST_PAUSE, random);
-        // The time of a lost probe does not prolong the pause. The earlier pause of a closed breaker stays if it is
-        // longer.
+        // If the breaker is open, a probe whose answer got lost does not prolong the pause. If the breaker was closed, a longer
+        // earlier pause stays.
         let floor = if open { self.backoff_until } else { self.until };
         self.until = until.max(floor);
         self.probes = 0;
@@ -278,7 +278,7 @@ mod tests {
                         if before.probes > 0 {
                             probe_ends = None;
                         }
-                        // At most one step, and never beyond the longest pause with its jitter.
+                        // Each failure adds at most one to the count. The pause never exceeds the longest pause with its jitter.
                         prop_assert!(breaker.failures <= before.failures + 1);
                         let longest = backoff::delay(breaker.failures, BASE, LONGEST_PAUSE, 1.0);
                         prop_assert!(breaker.until <= before.until.max(now + longest));

@@ -14,8 +14,8 @@ pub enum Escapes {
     Ascii,
 }
 
-/// Returns the text without the escapes that cannot be stored. NUL is dropped; any other one becomes a question mark.
-/// Returns the text itself if nothing has to change.
+/// Returns the text without the escapes that cannot be stored. Drops NUL, and replaces every other such escape with a question
+/// mark. Returns the text itself if nothing has to change.
 ///
 /// The text may have any encoding in which every ASCII byte is an ASCII character. It need not be JSON.
 pub fn keepable(text: &[u8], escapes: Escapes) -> Cow<'_, [u8]> {

@@ -4,10 +4,10 @@
 //! has no clock and no lock. It lives in zeroed shared memory under its owner's lock. Days begin at midnight UTC and
 //! are counted from 2000-01-01.
 //!
-//! A clock that is set back over midnight shows the previous day. The usage of that day is no longer known, so new
-//! grants count for the later day, which stays within its limit. If the clock is set back by more than a day, it was
-//! wrong before. Then the usage of the later day is copied to the day that the clock shows now, so requests are not
-//! blocked until a date years ahead. For the same reason a ledger is used only for the day that the clock shows.
+//! A clock that is set back over midnight shows the previous day. The usage of that day is no longer known. So new grants are added
+//! to the usage of the later day, and the limit of the later day applies. A clock that is set back by more than a day was wrong
+//! before. Then the usage of the later day is copied to the day that the clock shows now. Otherwise requests could be blocked until
+//! a date years ahead. For the same reason a ledger is used only for the day that the clock shows.
 
 use crate::timestamp::Timestamp;
 

@@ -10,8 +10,8 @@ use std::process;
 use std::time::SystemTime;
 
 pub fn bits() -> u64 {
-    // PostgreSQL forks its processes. Processes that their parent forks after it drew its key all have this key. The
-    // process id and the time make their numbers different.
+    // PostgreSQL forks its processes. If a parent process has chosen its random key, all processes that it forks later have the
+    // same key. The process id and the time make their numbers different.
     RandomState::new().hash_one((process::id(), SystemTime::now()))
 }
 

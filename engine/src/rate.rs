@@ -21,7 +21,7 @@ pub struct Rate {
     pub tolerance: Duration,
 }
 
-/// Result of `admit`. Times are those of one clock that all processes read.
+/// Result of `admit`. All times come from one clock, which all processes read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Admission {
     /// The request is allowed. Store `next` as the state.
@@ -185,7 +185,8 @@ mod tests {
         let rate = Rate::per_minute(60, 5);
         let mut state = Timestamp::UNSET;
         grants(rate, &mut state, [BEGIN; 5]);
-        // Ten days back: one request at once, then the usual rate, with the burst used.
+        // The clock is set back ten days. One request is granted at once. The next ones are granted at the usual rate, because the
+        // burst is used up.
         let begin = BEGIN - 864_000 * SECOND;
         let back = (0..30).map(|tenth| begin + tenth * TENTH);
         assert_eq!(grants(rate, &mut state, back), [0, 1, 2].map(|second| begin + second * SECOND));

@@ -97,7 +97,7 @@ impl<const WORDS: usize, const SLOTS: usize> Ring<WORDS, SLOTS> {
         self.len() == 0
     }
 
-    /// Returns the slot of a record, and the turn at which the slot is free for it.
+    /// Returns the slot of the record at a position, and the value that the slot's `turn` has when this record may be written.
     fn slot(&self, position: u64) -> (&Slot<WORDS>, u64) {
         let slots = SLOTS as u64;
         (&self.slots[(position % slots) as usize], position / slots * 2)

@@ -65,8 +65,8 @@ fn run(_argument: i32) {
         if !is_wanted() {
             break;
         }
-        // Removes the notifications before the ticks check for finished work. A notification that arrives
-        // during these checks then ends the next sleep.
+        // The notifications are removed before the ticks check for finished work. So a notification that arrives during these
+        // checks ends the next sleep.
         notifier.drain();
         let now = Instant::now();
         let due = [scrape.tick(now), status.tick(now), otlp.tick(now)].into_iter().flatten().min();

@@ -74,7 +74,7 @@ impl fmt::Display for ImportError {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Import only if the source changed since it was read or refused. Never wait for another process.
+    /// Import only if the source changed since the last import or refusal. Never wait for another process.
     IfChanged,
     /// The user requested the import: read the file again unless it is in service.
     Ask,
@@ -264,6 +264,6 @@ fn record(lock: &ReplacementLock, id: FileId, refused: Option<&Signature>, messa
     let mut status = read_status(id).unwrap_or_default();
     status.last_error = Some(message.to_owned());
     status.refused = refused.cloned().or(status.refused);
-    // A full disk must not turn a refused file into a failed query.
+    // An error is ignored. Otherwise a full disk would make the query fail, although only the file was refused.
     let _ = lock.write_status(id, &status);
 }

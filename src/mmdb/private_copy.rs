@@ -54,7 +54,7 @@ impl Signature {
         }
     }
 
-    /// Returns true if the last write to the source is old enough for it to be complete.
+    /// Returns true if the source was last written at least `seconds` ago. Then the source is probably complete.
     pub fn is_stable(&self, seconds: i64) -> bool {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         (now.as_secs() as i64).saturating_sub(self.modified.0) >= seconds
@@ -287,8 +287,8 @@ impl ReplacementLock {
     }
 }
 
-/// An unfinished copy. A draft that remains after a crash is overwritten by the next one. A draft that is not
-/// published is removed, because it may have filled the disk.
+/// An unfinished copy. If a crash leaves a draft, the next draft overwrites it. A draft that is not published is removed, because
+/// it may have filled the disk.
 pub struct Draft {
     path: PathBuf,
     pub file: File,

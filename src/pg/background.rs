@@ -263,7 +263,7 @@ const OWN_SETTINGS: [(&CStr, &CStr); 8] = [
     (c"exit_on_error", c"off"),
 ];
 
-/// Settings that later versions have. The second one was added in minor releases.
+/// Settings that do not exist in all versions of PostgreSQL. Minor releases added the second one.
 const LATER_SETTINGS: [(&CStr, &CStr); 2] =
     [(c"transaction_timeout", c"0"), (c"restrict_nonsystem_relation_kind", c"")];
 

@@ -118,8 +118,8 @@ fn mark_tag(database: pg_sys::Oid, mark: Mark) -> pg_sys::LOCKTAG {
 /// Marks this transaction until it ends. Marks do not wait for each other.
 pub fn mark(mark: Mark) {
     let tag = mark_tag(super::catalog::own_database(), mark);
-    // SAFETY: a complete tag; the lock belongs to the transaction, and no process takes a lock that conflicts
-    // with it.
+    // SAFETY: all fields of the tag are set. The lock belongs to the transaction, and no process takes a lock that conflicts with
+    // it.
     unsafe { pg_sys::LockAcquire(&tag, pg_sys::ShareLock as pg_sys::LOCKMODE, false, false) };
 }
 

@@ -158,7 +158,7 @@ unsafe extern "C-unwind" fn cowrie_enrich_on_utility(node: *mut pg_sys::Node) {
     }
 }
 
-/// Calls the listener. Its requests for the end of the transaction are dropped if the statement fails.
+/// Calls the listener. If the statement fails, the requests of the listener for the end of the transaction are dropped.
 #[unsafe(no_mangle)]
 #[doc(hidden)]
 #[pgrx::pg_guard]

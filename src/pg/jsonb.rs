@@ -231,8 +231,8 @@ impl<'a> Container<'a> {
     /// # Safety
     /// `datum` must be a non-null jsonb datum that outlives `'a`; a detoasted copy lives in the current context.
     pub(super) unsafe fn read(datum: pg_sys::Datum) -> Self {
-        // SAFETY: detoasting returns a plain varlena, whose payload (after a four-byte header, since jsonb is
-        // int-aligned and `pg_detoast_datum` expands short headers) is the root container.
+        // SAFETY: detoasting returns a plain varlena with a header of four bytes. jsonb is int-aligned, and `pg_detoast_datum`
+        // expands short headers. The bytes after the header are the root container.
         unsafe {
             let plain = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
             let pointer = plain.cast::<u8>().add(pg_sys::VARHDRSZ).cast();

@@ -20,7 +20,7 @@ pub fn is_expression(text: &[u8]) -> bool {
     }
 }
 
-/// Returns whether it is a `SELECT` of one value without further clauses.
+/// Returns whether `select` is a `SELECT` of one value without further clauses.
 fn is_bare(select: &pg_sys::SelectStmt) -> bool {
     // SAFETY: a list of the parse tree or null.
     let is_one = !select.targetList.is_null() && unsafe { (*select.targetList).length } == 1;

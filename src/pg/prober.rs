@@ -127,7 +127,7 @@ impl Prober {
             if index.is_null() {
                 return None;
             }
-            // Probes pass a key of this type to the operator of this family.
+            // The operator family and the key type that a probe requires of an index.
             let (family, type_oid) = key_type.operators();
             let form = (*index).rd_index;
             let is_expected = (*form).indrelid == (*table.relation).rd_id

@@ -74,7 +74,7 @@ pub fn shown(row: &Row, column: Column) -> Option<String> {
     const SHOWN: [pg_sys::Oid; 5] =
         [pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID, pg_sys::UUIDOID, pg_sys::INETOID];
     let datum = row.column(column.number)?;
-    // SAFETY: the datum is of the column's type; the output functions of these types are the server's.
+    // SAFETY: the datum is of the column's type. The output functions of these types belong to the server.
     unsafe {
         if column.is_text_like() {
             return Some(text::from_server(text::bytes(datum)).trim_end().to_owned());

@@ -46,7 +46,7 @@ unsafe impl Zeroable for Breaker {}
 // SAFETY: numbers only; zeroed, nothing is used on the first day.
 unsafe impl Zeroable for Quota {}
 
-/// Defines a struct that may be in shared memory, because all of its fields may.
+/// Defines a struct that may be in shared memory. Compiles only if all of its fields may be there.
 #[macro_export]
 macro_rules! zeroable {
     ($(#[$meta:meta])* $visibility:vis struct $name:ident {
@@ -73,7 +73,7 @@ pub struct SharedMemory<B: 'static, G: 'static> {
     /// Name of the block and of its lock, as pg_shmem_allocations and wait events show them.
     name: &'static CStr,
     initialize: fn(&B),
-    /// Both are null without preload. The server replaces the block when it restarts after a crash.
+    /// Null if the library is not in shared_preload_libraries. The server replaces the block when it restarts after a crash.
     shared: AtomicPtr<Content<B, G>>,
     lock: AtomicPtr<pg_sys::LWLock>,
     private: OnceLock<Box<Content<B, G>>>,

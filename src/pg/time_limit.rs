@@ -18,9 +18,8 @@ pub struct LimitedResult<T> {
     pub is_over: bool,
 }
 
-/// Runs `work` in a subtransaction, as [`contained`](super::subtransaction::contained) does. `work` includes
-/// code of a table owner and is cancelled after `limit`. Called only in owner processes, because nothing else
-/// uses the statement timer there.
+/// Runs `work` in a subtransaction, as [`contained`](super::subtransaction::contained) does. `work` includes code of a table owner
+/// and is cancelled after `limit`. Called only in owner processes. Their statement timer has no other use.
 ///
 /// The owner's code may catch the cancellation. Then the process ends a moment later. Advisory locks that the
 /// code took for the session are released.

@@ -53,7 +53,7 @@ impl Drop for Suspended {
 /// src/include/utils/timeout.h: the fourth in all versions since 9.3.
 pub(super) const STATEMENT_TIMEOUT: c_int = 3;
 
-/// In the same file: the first number that is free for extensions.
+/// src/include/utils/timeout.h: the first number that is free for extensions.
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 pub(super) const USER_TIMEOUT: c_int = 12;
 #[cfg(any(feature = "pg17", feature = "pg18"))]

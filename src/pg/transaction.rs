@@ -136,8 +136,8 @@ pub fn fire_deferred_triggers() {
 /// Fires deferred triggers, and fills cursors WITH HOLD that a trigger left open, as the current user. The
 /// commit would do both as the user that the session or the background process had at its start.
 pub fn end_as_current_user() {
-    // SAFETY: the commit does the same. The extension has no open cursor. In a session of a client, the commit has handled
-    // the cursors of the client before.
+    // SAFETY: a commit calls the same functions. The extension has no open cursor. In a session of a client, the commit of the
+    // client's last transaction has handled the client's cursors.
     unsafe {
         loop {
             pg_sys::AfterTriggerFireDeferred();
@@ -196,8 +196,8 @@ pub enum Isolation {
 /// Sets the isolation of the current transaction, regardless of default_transaction_isolation. The
 /// transaction must not have read anything yet.
 pub fn isolate(isolation: Isolation) {
-    // SAFETY: a static of the transaction system, which the next transaction sets again; the server uses it
-    // only from the first snapshot on.
+    // SAFETY: a static of the transaction system. The next transaction sets it again. The server uses it from the first snapshot
+    // on.
     unsafe {
         if pg_sys::FirstSnapshotSet {
             pgrx::error!(

@@ -39,7 +39,7 @@ impl TriggerCall {
         (trigger_call.is_for_row() && !instead).then_some(trigger_call)
     }
 
-    /// Returns the call before TRUNCATE, for the whole statement; `None` for any other call.
+    /// Returns the call of a BEFORE TRUNCATE trigger, which fires once per statement. Returns `None` for any other call.
     pub fn of_truncate(call: &Call) -> Option<TriggerCall> {
         let trigger_call = TriggerCall::any(call)?;
         let truncates = trigger_call.flags() & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_TRUNCATE;

@@ -23,8 +23,7 @@ use crate::store::{fold, network_registries, procedure_call, reclassification, r
 
 const PROCEDURE: Procedure = Procedure::BuildAsnInventory;
 const BATCH_SIZES: (i64, i64) = (1, 1_000_000);
-/// Number of addresses assigned to a network after which their counts are folded. Counts that are folded
-/// together are partly in memory.
+/// After this number of addresses was assigned to networks, their counts are folded. A fold keeps part of its data in memory.
 const FOLDED_TOGETHER: usize = 100_000;
 /// Skipped addresses of a batch that a verbose call shows.
 const SHOWN: usize = 10;
@@ -48,7 +47,7 @@ struct BuildProgress {
     skipped: i64,
     faulty: i64,
     ranks: WrittenRanks,
-    /// Number of addresses assigned to a network whose counts are not folded yet.
+    /// Number of addresses that were assigned to networks since the last fold.
     placed: usize,
     /// Networks that this call created or changed. Each is counted once.
     touched: BTreeSet<i64>,
@@ -114,8 +113,7 @@ fn read_addresses(run: &mut Run, build_options: &BuildOptions) -> BuildProgress 
     state
 }
 
-/// Applies edits of `known_networks`, as the worker does. This waits for no lock, so it may run after the
-/// addresses.
+/// Applies edits of `known_networks`, as the worker does. Waits for no lock, so it may run after addresses were locked.
 fn reclassify(run: &mut Run, state: &mut BuildProgress) {
     let (oids, connection) = (run.oids, run.connection);
     let pending = acting_as(oids.owner, || reclassification::pending(connection));

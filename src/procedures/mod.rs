@@ -116,7 +116,7 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
     let oids = ExtensionOids::of_caller(call);
     let kind = procedure as u16;
     let calls_table = relation::find(oids.schema, c"procedure_call");
-    // Declared first, so that it is dropped after the call's own lock.
+    // Declared before `_held`, so that it is dropped after `_held`.
     let mut released = None;
     let Some(_held) = HeldLock::take(calls_table, options.relation.to_u32(), kind) else {
         error::already_running(procedure.name());

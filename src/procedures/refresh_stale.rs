@@ -29,7 +29,8 @@ pub fn refresh(call: &Call) {
     if !(MOST_IPS.0..=MOST_IPS.1).contains(&most) {
         error::out_of_range("max_ips", most, MOST_IPS);
     }
-    // The order of locks applies to a whole transaction, so a transaction block is one batch.
+    // The order of locks applies to a whole transaction. In a transaction block, the call cannot commit, so it processes everything
+    // as one batch.
     let batch = if call.is_atomic() { usize::MAX } else { BATCH };
     let options = Options {
         procedure: Procedure::RefreshStale,

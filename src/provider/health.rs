@@ -10,7 +10,7 @@ use crate::shared_state;
 /// A provider's health, as `provider_status` shows it.
 pub struct Health {
     pub state: State,
-    /// The reason why the provider is not queried, unless it is the circuit breaker.
+    /// The reason why the provider is not queried. Unset if the reason is the circuit breaker.
     pub blocked_reason: Option<String>,
     /// True if the provider refused the key and is stopped for that reason.
     pub is_stopped: bool,

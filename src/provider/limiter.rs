@@ -228,8 +228,8 @@ impl Permit {
                 Verdict::Answered => {
                     state.breaker.succeeded();
                     state.refusals = 0;
-                    // A response to a request sent before the provider asked for a pause does not show that
-                    // the pause is over.
+                    // An answer may belong to a request that was sent before the provider asked for a pause. Such an answer does
+                    // not show that the pause is over.
                     if state.breaker.backoff_until <= now {
                         state.pauses = 0;
                     }
@@ -237,8 +237,8 @@ impl Permit {
                 }
                 Verdict::Refused(error) => {
                     state.refusals = state.refusals.saturating_add(1);
-                    // After this number of refusals in a row, or while the provider is down, the cause is the
-                    // provider and not the lookups.
+                    // A provider that refuses this many requests in a row, or is down, is itself the cause. Otherwise the cause may
+                    // be the lookup.
                     if state.refusals >= OPENS_AFTER || state.breaker.failures >= OPENS_AFTER {
                         fails(state, now, base, random, error);
                     }
@@ -372,8 +372,7 @@ pub fn resume(provider: Provider) {
     wake_all();
 }
 
-/// Lifts a stop after its cause has changed. A pause that the provider asked for stays, because it had
-/// another reason.
+/// Ends a stop whose cause has changed. Does not end a pause that the provider requested, because such a pause has another cause.
 pub fn lift_stop(provider: Provider) {
     shared_state::locked(|guarded| guarded.providers[provider.index()].stop.until = Timestamp::UNSET);
     wake_all();
@@ -391,7 +390,7 @@ fn wake_all() {
 /// Answers older than this are certainly stored.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(600);
 
-/// Returns whether an answer of the provider may be pending: requested, or received and not stored yet.
+/// Returns whether an answer of the provider may be pending. It is pending from the request until it is stored.
 pub fn may_have_pending_answer(provider: Provider) -> bool {
     let state = shared_state::locked(|guarded| guarded.providers[provider.index()]);
     state.in_use > 0 || state.last_success > clock::transaction_start() - WRITTEN_WITHIN

@@ -1,10 +1,9 @@
 //! The current attribution of an address. It comes from the inventory row of the address. Newer mmdb files take
 //! precedence over the row. Without a row, the attribution comes from the files alone.
 //!
-//! Reading the inventory is the most expensive part of a session's insert, so answers are cached for the
-//! transaction. Answers from the inventory are cached beyond it. They are valid until an answer in the
-//! inventory changes. Each statement that changes one fires the trigger `inventory_changed`, which notifies
-//! all backends at commit.
+//! Reading the inventory is the most expensive part of a session's insert, so answers are cached for the transaction. Answers from
+//! the inventory stay cached after the transaction, until an answer in the inventory changes. Each statement that changes an answer
+//! fires the trigger `inventory_changed`, which notifies all backends at commit.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -47,7 +46,8 @@ pub struct Attribution {
     inventory: Inventory,
     /// Providers whose answers may still fill unknown values.
     awaits: Providers,
-    /// Versions of its sources. It may outlive the transaction only while they are current.
+    /// Versions of the inventory and of the mmdb maps that this answer was read from. The answer stays cached after the transaction
+    /// only while these versions are current.
     as_of: Version,
 }
 

@@ -85,7 +85,7 @@ pub fn write(oids: ExtensionOids, mut addresses: PendingAddresses, other_incompl
             budget.spend(began.elapsed());
         }
         for address in created.unwrap_or_default() {
-            // A created row already includes its sessions, and its lookups are queued.
+            // The created row already contains the count of these sessions, and its lookups are queued.
             if let Some(created) = addresses.get_mut(&address) {
                 created.count.sessions -= created.count.arrived().sessions;
                 created.awaits = Providers::NONE;

@@ -52,8 +52,8 @@ struct TriggerLayout {
 }
 
 thread_local! {
-    /// Layouts by trigger, valid for one version of the catalogs. A table does not change while a trigger fires on
-    /// it.
+    /// Layouts by the trigger's OID. All are valid for one version of the catalogs. A table does not change while a trigger fires
+    /// on it.
     static LAYOUTS: RefCell<(u64, HashMap<Oid, TriggerLayout>)> = RefCell::default();
 }
 

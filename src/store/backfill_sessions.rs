@@ -51,7 +51,7 @@ pub struct Table {
     pub ip_column: CString,
     pub time_column: Option<CString>,
     pub key_column: Option<CString>,
-    /// True if the table has the same owner as its partitioned table.
+    /// True if this partition has the same owner as the partitioned table above it.
     pub is_of_one_owner: bool,
 }
 
@@ -109,7 +109,7 @@ pub struct Quote {
     pub asn: Option<i64>,
 }
 
-/// The data that sessions have about one address: when it was seen, and the newest quote of each source.
+/// The data that sessions have about one address: when it was seen, and each source's newest answer.
 #[derive(Default)]
 pub struct SessionEvidence {
     pub session_count: SessionCount,
@@ -275,7 +275,7 @@ impl QuoteSelection {
 /// Addresses per statement, as for other writers.
 const CHUNK: usize = 2_000;
 
-/// Adds quotes of sessions to the inventory, if it has no better answer.
+/// Writes answers that sessions' documents contain to the inventory, unless the inventory has a better answer.
 pub fn write_quotes(
     oids: ExtensionOids,
     connection: &Connection,
@@ -304,7 +304,7 @@ pub fn write_quotes(
     }
 }
 
-/// Returns the sources whose quotes should replace the answers in a row.
+/// Returns the sources whose answers in sessions' documents should replace the answers in a row.
 fn news(row: &Row, evidence: &SessionEvidence, which: QuoteSelection) -> Vec<usize> {
     let Some(document) = addresses::document(row) else { return Vec::new() };
     // A bogon has no network, even if an old document names one.

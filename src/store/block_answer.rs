@@ -76,8 +76,8 @@ pub fn keep(connection: &Connection, provider: Provider, answers: &[Kept], asked
     KEEP.execute(connection, arguments);
 }
 
-/// Passes to `read` the answered addresses that wait for these lookups: in key order, after `after`, at most
-/// [`MOST_AT_ONCE`].
+/// Passes addresses that wait for these lookups to `read`, with their answers. Reads at most [`MOST_AT_ONCE`] addresses after
+/// `after`, in key order.
 pub fn waited_for<T>(
     connection: &Connection,
     provider: Provider,

@@ -185,7 +185,7 @@ pub fn request(oids: ExtensionOids, lookups: impl IntoIterator<Item = (Address, 
     }
 }
 
-/// Returns the lookups of new addresses, which are given with their networks.
+/// Returns the lookups of new addresses. Each address comes with its network, if that is known.
 pub fn lookups_of_new(
     addresses: impl Iterator<Item = (Address, Option<i64>)>,
     online: Providers,
@@ -252,7 +252,8 @@ fn create_with(
     created
 }
 
-/// Creates addresses without data. They are in key order. Returns those that it created.
+/// Creates rows for addresses, without data. The caller passes the addresses in key order. Returns the addresses for which a row
+/// was created.
 pub fn create_bare(connection: &Connection, addresses: &[Address]) -> Vec<Address> {
     let (_, documents) = answers(&Databases::default(), addresses, Providers::NONE);
     CREATE_BARE.run(connection, (array(addresses), array(documents), LAYOUT_VERSION), |rows| {

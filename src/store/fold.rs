@@ -5,10 +5,10 @@
 //! the process is killed, the batch is rolled back. Every batch has counts for most of the networks, so most
 //! batches do not write networks. The counts of networks stay pending until a batch adds them.
 //!
-//! A fold waits for no other transaction. It leaves the counts of an address that another transaction is
-//! creating or has locked. It also leaves those of a new address whose network another transaction is
-//! creating or has locked. The next pass tries these again. Another transaction may still begin to create a
-//! row between the check and the INSERT. [`WAITS`] limits the wait for that row.
+//! A fold waits for no other transaction. It leaves the counts of an address that another transaction is creating or has locked. It
+//! also leaves the counts of a new address while another transaction creates or locks the network of this address. The next pass
+//! tries the counts that were left. Another transaction may still begin to create a row between the check and the INSERT. [`WAITS`]
+//! limits the wait for that row.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
@@ -38,8 +38,8 @@ pub const BATCH: usize = 20_000;
 /// Addresses per statement. This limits its memory.
 const CHUNK: usize = 5_000;
 
-/// Number of batches after which a batch also adds to the networks. The number is small, because the sums are in
-/// memory. The last batch of a pass always adds to the networks.
+/// After this number of batches, a batch also updates the counts of networks. The number is small, because the sums are in memory.
+/// The last batch of a pass always updates the networks.
 const BATCHES_FOR_NETWORKS: u32 = 5;
 
 /// How long a fold waits for a row that another transaction has just begun to create.
@@ -219,8 +219,8 @@ fn fold_some(oids: ExtensionOids, connection: &Connection, pass: &mut FoldPass) 
 /// The pending counts of one transaction.
 struct Batch {
     counts: BTreeMap<Address, PendingCount>,
-    /// The snapshot that read the counts. It is held until they are deleted, because until then their tuple
-    /// ids are not reused.
+    /// The snapshot that read the counts. The batch holds it until the rows of the counts are deleted. While it is held, PostgreSQL
+    /// does not reuse their tuple ids.
     _seen_with: mvcc_snapshot::Latest,
 }
 

@@ -1,9 +1,8 @@
 //! Keeps the worker's inboxes small while no worker reads them.
 //!
-//! A row of an inbox tells the worker to process something. Until a worker takes it, one row is as good as
-//! many. So while no worker is attached, a row that already waits is not appended again. Shared memory keeps
-//! fingerprints of the waiting rows in a table, where a newer fingerprint may replace an older one. A row
-//! whose fingerprint was replaced is appended once more.
+//! A row of an inbox tells the worker to process something. Several equal rows have the same effect as one. So while no worker is
+//! attached, a row that already waits is not appended again. Shared memory keeps fingerprints of the waiting rows in a table, where
+//! a newer fingerprint may replace an older one. A row whose fingerprint was replaced is appended once more.
 //!
 //! A row is remembered when its transaction commits. A new epoch begins with no remembered rows. It begins
 //! when a worker attaches, and when a statement deletes from an inbox.

@@ -21,7 +21,7 @@ pub struct NetworkFacts {
     /// number set these two fields.
     pub as_name: Option<String>,
     pub allocated_on: Option<String>,
-    /// Times of the sessions from which the network is known, if it came from sessions.
+    /// When the sessions that name the network were seen. Unset if no session names it.
     pub first_seen: Option<Timestamp>,
     pub last_seen: Option<Timestamp>,
 }

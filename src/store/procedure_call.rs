@@ -71,12 +71,12 @@ pub struct RejectedRow {
 
 /// Largest number of characters of a listed text.
 const LONGEST: usize = 1_000;
-/// Largest number of characters of a text in the list's key. Three of them, with four bytes per character,
-/// fit on an index page.
+/// Largest number of characters of a text in the table's key. The key has three texts. With four bytes per character, the three fit
+/// on an index page.
 const LONGEST_OF_KEY: usize = 200;
 
 impl RejectedRow {
-    /// Cuts the content to its listed length. Saves memory for callers that keep many rows.
+    /// Cuts the content to the length that `rejected_row` stores. Saves memory for callers that keep many rows.
     pub fn shortened(mut self) -> RejectedRow {
         self.content = self.content.map(|content| content.chars().take(LONGEST).collect());
         self

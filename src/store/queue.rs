@@ -85,7 +85,8 @@ pub enum Asked {
 #[derive(Default)]
 pub struct CreatedJobs {
     pub requests: i64,
-    /// The providers that got new jobs. Each has the leased jobs that an earlier answer serves.
+    /// The providers that got new jobs. The value for a provider has the keys of new jobs that an earlier answer serves. These jobs
+    /// are leased.
     pub jobs: BTreeMap<Provider, Vec<LookupKey>>,
 }
 

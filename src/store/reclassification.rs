@@ -68,7 +68,7 @@ fn reclassify(oids: ExtensionOids, connection: &Connection, after: i64) -> Batch
     let mut blocked = skip_locked::networks_being_created(oids, pending.iter());
     let locked = skip_locked::lock_networks(connection, pending.iter());
     blocked.extend(skip_locked::existing_networks(oids, pending.iter()).difference(&locked));
-    // Deleted before the list is read, because a later edit appends another pending row.
+    // The pending rows are deleted before the list is read. So an edit that commits later appends a new pending row.
     if let Some(horizon) = horizon {
         DELETE_APPLIED.execute(connection, (array(pending.difference(&blocked)), horizon));
     }

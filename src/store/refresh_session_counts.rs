@@ -129,7 +129,8 @@ pub fn addresses(
 ) -> Result<RecountResult, Vec<CountedTable>> {
     transaction::isolate(Isolation::RepeatableRead);
     alone(oids);
-    // Locked before the tables are read, which takes long. The corrections are appended to this table.
+    // Locks `session_delta` before the tables are read, because the read takes long. The corrections are appended to
+    // `session_delta`.
     relation::lock_for_appending(relation::find(oids.schema, c"session_delta"), LONGEST_WAIT);
     locked.iter().for_each(|counted| relation::lock_for_reading(counted.table));
     // Takes the snapshot. It also becomes the active one, because a background process has no portal with a

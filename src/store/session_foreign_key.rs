@@ -37,9 +37,9 @@ const KEY: &CStr = c"cowrie_enrich_address";
 /// Here the type is exactly `pg_catalog.inet`. The extension's owner grants the privilege to the caller and
 /// revokes it in the same transaction, so no other session sees the grant.
 ///
-/// Code of the caller must not run in between. So the key is `NOT VALID`, and a partitioned table gets its
-/// key once all partitions have a valid one. The partitions' keys are validated here before the grant,
-/// because planning the validating query runs code of the table's owner.
+/// The caller's code must not run between the grant and the revoke. So the key is `NOT VALID`, and a partitioned table gets its key
+/// once all partitions have a valid one. The partitions' keys are validated before the grant, because planning the validating query
+/// runs code of the table's owner.
 ///
 /// The locks are those of ALTER TABLE, in its order: the table, then `ip_inventory`.
 pub fn create(oids: ExtensionOids, rel: Oid, column: &CStr) {

@@ -79,8 +79,8 @@ pub fn lock_addresses<'a>(
     locked
 }
 
-/// Locks existing networks, which are in order, unless another transaction has locked them. Returns the
-/// locked networks.
+/// Locks existing networks. The caller passes them in ascending order. Skips networks that another transaction has locked. Returns
+/// the locked networks.
 pub fn lock_networks<'a>(connection: &Connection, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
     lock(connection, &LOCK_NETWORKS, networks)
 }

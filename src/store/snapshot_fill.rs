@@ -42,8 +42,8 @@ impl Values {
     }
 }
 
-/// A row of one table. Another row may get its tuple id later, but the same statement cannot store a row of
-/// the same address there.
+/// Identifies a row of one table. Another row may get the same tuple id later. But one statement never stores two rows with the
+/// same tuple id and the same address.
 type Key = (TupleId, Address);
 
 struct Statement {
@@ -115,7 +115,7 @@ fn of_erasure(table: Oid, is_so: impl FnOnce(&Erasure) -> bool) -> bool {
     })
 }
 
-/// Returns the values for a row, if the extension is filling it.
+/// Returns the values for a row, if the extension is filling this row now.
 pub fn values_for(table: Oid, tuple_id: Option<TupleId>, address: Option<Address>) -> Option<Values> {
     RUNNING.with_borrow(|running| {
         let statement = running.last().filter(|statement| statement.table == table)?;

@@ -237,7 +237,7 @@ fn country_name(index: usize) -> String {
     [index / LETTERS, index % LETTERS].map(|letter| char::from(b'A' + letter as u8)).iter().collect()
 }
 
-/// Returns the numbers of updated networks that are not zero, by source and kind.
+/// Returns how many networks were updated, by source and kind. Leaves out zeros.
 pub fn all_updated() -> impl Iterator<Item = (Source, Update, i64)> {
     let kinds = Source::all().flat_map(|source| Update::ALL.map(|update| (source, update)));
     kinds.map(|(source, update)| (source, update, updated(source, update).read())).filter(|(.., n)| *n != 0)

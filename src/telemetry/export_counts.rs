@@ -42,7 +42,7 @@ impl Exporter {
     }
 }
 
-/// Counts an export. Logs the reason of a failure once per burst.
+/// Counts an export. If many exports fail in succession, logs the reason only once.
 pub fn exported(by: Exporter, outcome: Result<(), &str>) {
     match outcome {
         Ok(()) => by.counter(DONE).fetch_add(1, Ordering::Relaxed),

@@ -61,7 +61,7 @@ fn age(since: Oldest) -> f64 {
     since.map_or(0.0, |since| (clock::now() - since).as_secs_f64())
 }
 
-/// Returns a family with one value per database, if it is known.
+/// Returns a family with one value for each database whose value is known.
 fn by_database(
     declared: &'static Declared,
     databases: &[(String, Sizes)],

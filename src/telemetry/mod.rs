@@ -169,7 +169,7 @@ fn observe(what: Distribution, value: i64, times: i64) {
     });
 }
 
-/// Adds the value of a request, in nanoseconds or whole numbers, to a histogram at once.
+/// Adds one value, in nanoseconds or as a count, to a histogram in shared memory at once.
 pub fn happened(what: Distribution, value: i64) {
     publish_cell(what.bucket(value), 1);
     publish_cell(what.sum(), value);

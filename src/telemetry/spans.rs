@@ -64,7 +64,7 @@ pub struct NetworkSpans {
 }
 
 impl NetworkSpans {
-    /// Begins before the statement. `together` is the number of networks in the statement.
+    /// Records the start time; called before the statement. `together` is the number of networks in the statement.
     pub fn begin(together: usize) -> NetworkSpans {
         NetworkSpans { began: are_collected().then(clock::unix_nanoseconds), together }
     }

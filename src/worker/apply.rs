@@ -148,7 +148,7 @@ fn own(batch: &Completed, lookup_key: LookupKey) -> Option<Waiting> {
     }
 }
 
-/// Stores waiting addresses' answers, in parts. The last part completes the jobs.
+/// Stores the answers for addresses that wait for them, in several transactions. The last transaction completes the jobs.
 fn write_waiting(
     oids: ExtensionOids,
     connection: &Connection,

@@ -209,8 +209,8 @@ impl InFlight {
 }
 
 impl Completed {
-    /// Runs one transaction that stores outcomes. Returns `Batch::Applied` after the last one. Otherwise returns
-    /// the batch, which needs another transaction, and the reason to end the round if the transaction failed.
+    /// Runs one transaction that stores outcomes. Returns `Batch::Applied` if this was the last transaction of the batch. Otherwise
+    /// returns the batch, so that the caller runs another transaction. After a failure, also returns the reason to end the round.
     pub fn apply(mut self, steps: &Steps, lease: Lease) -> (Batch, Option<Stop>) {
         let span = self.begin_apply();
         let stored = spans::within(span, || {

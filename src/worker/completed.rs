@@ -19,7 +19,7 @@ use crate::telemetry::spans::SpanContext;
 /// How long replies for single addresses are gathered. Each write to the inventory invalidates
 /// the answers that every backend has cached.
 const GATHERED_FOR: Duration = Duration::from_millis(500);
-/// Jobs that are stored together, of providers that are queried about single addresses.
+/// Largest number of jobs that are stored together. Used for providers that are queried about single addresses.
 pub const MOST_TOGETHER: usize = 500;
 
 /// Completed jobs of one provider and their outcomes.
@@ -36,7 +36,7 @@ pub struct Completed {
     pub stored_to: Option<Address>,
     /// True if only the rows that another transaction held are left.
     pub is_blocked: bool,
-    /// Requests that were taken from a quota, by its day, and not sent.
+    /// The number of requests that were taken from a day's quota but not sent, by day.
     pub unspent: BTreeMap<i32, usize>,
     /// Traces of the requests in this batch, if spans are collected.
     traces: Vec<BatchTrace>,
@@ -53,7 +53,7 @@ pub enum Outcome {
 
 /// Results of one transaction that stored outcomes of a batch.
 pub struct Stored {
-    /// True if all jobs but the blocked ones were completed. Otherwise another transaction stores more.
+    /// True if all jobs except the blocked ones are completed. False if another transaction must store more outcomes.
     pub is_last: bool,
     /// Lookups of single addresses that could not be written, because another transaction holds the address or its
     /// network.

@@ -1,10 +1,10 @@
 //! The databases that had a worker before, and when each got its first one. They get their workers before other
 //! databases, the oldest first.
 //!
-//! Otherwise a role that may create databases could take every worker away, because a copy of a database has
-//! the extension and needs a worker. Only the launcher writes the list, by rename, to `<data
-//! directory>/cowrie_enrich/workers.json`: `[[[OID, microseconds since 2000], …], [OID, …]]`. The second part
-//! contains databases without the extension. A damaged or missing list counts as empty.
+//! Without this order, a role that may create databases could take the workers of all other databases. A copy of a database has the
+//! extension and needs a worker. Only the launcher writes the list, by rename, to `<data directory>/cowrie_enrich/workers.json`:
+//! `[[[OID, microseconds since 2000], …], [OID, …]]`. The second part contains databases without the extension. A damaged or
+//! missing list counts as empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File};

@@ -60,9 +60,9 @@ struct DatabaseState {
     /// Index of its slot, and the process, unless an earlier launcher started it.
     worker: Option<(usize, Option<Process>)>,
     has_no_extension: bool,
-    /// True if a transaction that changes an extension was prepared there at the last check.
+    /// True if the last check found a prepared transaction of this database that changes an extension.
     change_is_prepared: bool,
-    /// An extension was announced after the worker started, perhaps after it had checked.
+    /// An extension was announced after the worker started. The worker may have looked for the extension before the announcement.
     was_announced: bool,
     crashes: u32,
     started_at: Timestamp,
@@ -351,8 +351,8 @@ fn stop_worker(state: &DatabaseState) {
     }
 }
 
-/// Stops the worker of the database with the highest sort key, so that a database without a worker can get one.
-/// `key` is the lower sort key of the database without a worker. As many workers are stopped as databases wait.
+/// Stops the worker with the highest sort key, so that a database without a worker can get one. `key` is the sort key of this
+/// database; the worker stops only if its sort key is higher. Does nothing if as many workers are stopping as databases wait.
 fn stop_worker_for_older_database(
     states: &BTreeMap<u32, DatabaseState>,
     seniority: &DatabaseOrder,

@@ -56,12 +56,11 @@ const COUNTED_ANYWAY: Duration = Duration::from_secs(10);
 /// wakes no worker.
 const COUNTED_WHEN_IDLE: Duration = Duration::from_secs(60);
 const COUNTING_SHARE: u32 = 50;
-/// A count waits at most this long for a lock; the next count comes later by [`COUNTING_SHARE`] times the
-/// wait.
+/// A count waits at most this long for a lock. A wait delays the next count by [`COUNTING_SHARE`] times the duration of the wait.
 const COUNT_WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"20ms")];
 
-/// Marks for which the worker itself detects that the prepared transaction has ended. The other marks announce work
-/// that every round looks for.
+/// Marks for which the worker itself detects that the prepared transaction has ended. The work of all other marks is found by every
+/// round.
 const LOOKED_FOR: [Mark; 3] = [Mark::Rules, Mark::Recount, Mark::Sweep];
 
 pub struct Worker {
@@ -82,7 +81,7 @@ pub struct Worker {
     count: Due,
     /// Earliest time of the next count.
     counted_until: Timestamp,
-    /// Progress of the current sweep. A step that fails is repeated from there.
+    /// Progress of the current sweep. If a step fails, the next round repeats the step from this position.
     sweeping: Option<Progress>,
     /// Another sweep follows at once.
     sweeps_again: bool,
@@ -538,8 +537,8 @@ impl Worker {
         let is_needed = registry::is_recount_needed();
         let oldest = self.steps.step(StepKind::LookForRecounts, |oids, connection| {
             if is_needed {
-                // Shared memory only says that a recount is needed. So the number of sessions is unknown, and there
-                // may be gaps.
+                // Shared memory says that a recount is needed, but not why. So the number of sessions is unknown, and some sessions
+                // may have gaps.
                 recount_requests::append(oids, RecountRequest { sessions: 0, has_gaps: true });
             }
             let may_exist = recount_requests::may_exist(oids);
@@ -549,7 +548,7 @@ impl Worker {
             registry::recount_is_requested();
         }
         self.recounter.wanted(oldest.is_some());
-        // Stored at once, because nothing can be counted while session_delta is locked.
+        // The time is stored before the recount begins, because no count is possible while session_delta is locked.
         self.steps
             .worker_slot
             .report

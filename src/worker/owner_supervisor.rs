@@ -1,9 +1,9 @@
 //! The supervisor of the owner processes. It chooses the next owner, and abandons a process that does not end.
 //!
-//! At most two processes run code of owners at the same time, apart from abandoned ones. A process is abandoned when its
-//! code has not ended five seconds after it was cancelled, and another one is started in its place. Two can be replaced in
-//! this way. A third one leaves no slot free: then no process is started until one of them has ended. The worker itself
-//! never waits for any of them.
+//! At most two processes run code of owners at the same time, apart from abandoned processes. If code has not ended five seconds
+//! after its cancellation, the supervisor abandons its process and starts another one. There are slots for two abandoned processes.
+//! A third one leaves no slot free. Then no process starts until an abandoned process has ended. The worker itself waits for none
+//! of these processes.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::Ordering;
@@ -27,7 +27,7 @@ use crate::worker::activity::{Activity, StepKind};
 const MOST_RUNNING: usize = 2;
 /// If a process has not ended by itself when it should have, the supervisor terminates it after this time.
 const TERMINATED_AFTER: Duration = Duration::from_millis(400);
-/// If code has not ended this long after it was cancelled, the supervisor abandons its process.
+/// If an owner's code is still running this long after its cancellation, the supervisor abandons its process.
 const ABANDONED_AFTER: Duration = Duration::from_secs(5);
 /// The owner is suspended after the owner's code has ended this number of processes in a row.
 const MAX_CRASHES: u32 = 3;
@@ -57,7 +57,7 @@ struct History {
     used_at: Timestamp,
     /// Mean time of a process.
     cost: Option<Duration>,
-    /// The last process ended by itself, and little of its code was cancelled.
+    /// The last process ended by itself, and at most a small part of its owner's code was cancelled.
     behaves: bool,
     /// Since when the owner has been waiting for a process.
     waits_since: Option<Timestamp>,

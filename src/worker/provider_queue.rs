@@ -213,9 +213,8 @@ impl ProviderQueue {
         (decision, permits)
     }
 
-    /// Leases jobs, at most `most` of which need a request, and takes their requests out of the day's quota.
-    /// If fewer jobs are found than looked for, finds out when the next ones fall due. Returns the jobs and the
-    /// day whose quota paid for their requests.
+    /// Leases jobs and takes their requests out of the day's quota. At most `most` of the jobs need a request. If fewer jobs are
+    /// due, finds out when the next jobs are due. Returns the jobs and the day whose quota paid for their requests.
     fn claim(
         &mut self,
         steps: &Steps,

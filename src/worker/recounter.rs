@@ -79,7 +79,7 @@ impl Recounter {
             self.attempts = self.attempts.saturating_add(1);
             backoff::delay(self.attempts, AGAIN_BASE, AGAIN_CAP, random::unit())
         } else {
-            // Nothing was read, and a slot may be free a moment later.
+            // No session was read. The next attempt comes soon, because a slot may become free at any time.
             telemetry::error(
                 "could not start a recount of the sessions",
                 "no background worker slot is free; raise max_worker_processes",

@@ -123,8 +123,8 @@ pub fn sweep_is_needed() {
     WAKEUPS.set(Wakeups { work: true, sweep: true, ..WAKEUPS.get() });
 }
 
-/// Called last before PREPARE TRANSACTION. Sets marks for the process that commits the transaction, and for a
-/// launcher or worker that runs by then. The server keeps only the locks and rows of a prepared transaction.
+/// Called last before PREPARE TRANSACTION. Sets marks, because the server keeps only the locks and rows of a prepared transaction.
+/// The process that commits the transaction reads the marks. A launcher or worker that is running at that time also reads them.
 pub fn transaction_is_prepared() {
     let wakeups = WAKEUPS.get();
     let marks = [
@@ -198,7 +198,7 @@ pub fn ask_for_recount() {
     shared_state::locked(|guarded| guarded.ask_for_recount(database));
 }
 
-/// Returns whether this database needs a recount that its tables do not show.
+/// Returns whether shared memory says that this database needs a recount. The tables do not contain this request.
 pub fn is_recount_needed() -> bool {
     let database = catalog::own_database().to_u32();
     shared_state::locked(|guarded| guarded.recounts.contains(&database))
@@ -261,8 +261,8 @@ pub fn take_announced() -> AnnouncedDatabases {
     })
 }
 
-/// Makes a database's worker leave, because another session needs exclusive access, and keeps new workers out
-/// for a while. Does not wait; the server does.
+/// Makes a database's worker exit, because another session needs exclusive access. Keeps new workers out for a while. Does not wait
+/// for the worker's exit, because the statement that needs the access waits for it.
 fn database_is_needed(database: Oid) {
     if !shared_state::is_shared() {
         return;

@@ -1,9 +1,8 @@
 //! When a step is due.
 //!
-//! Only the success of a step postpones the step. After a failure it is due again after a short pause. So a
-//! fault only delays a step, and the end of the fault needs no announcement. Requests for a step are
-//! state of this process and not flags in shared memory. When a worker starts, all steps are due, because all
-//! waiting work is in tables.
+//! Only the success of a step postpones the step. After a failure the step is due again after a short pause. So a step that fails
+//! is repeated until the fault is gone. Requests for a step are stored in this process, not in shared memory. When a worker starts,
+//! all steps are due, because all waiting work is in tables.
 
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The due time of work that is due at once.
 pub const AT_ONCE: Timestamp = Timestamp::NEG_INFINITY;
-/// The due time of a step that only a wake-up or other work makes due.
+/// The due time of a step that no time makes due. A wake-up or other work makes it due.
 pub const NEVER: Timestamp = Timestamp::INFINITY;
 
 /// The time of the next attempt of a step.

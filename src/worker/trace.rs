@@ -7,8 +7,8 @@
 //!   apply                                 |-------------|
 //! ```
 //!
-//! For an exchange, the start time, the duration and the time until the connection are known. Replies that
-//! are gathered are applied together. If a lock delays the storing, all attempts are one `apply`.
+//! An exchange reports its start, its duration and the time until it was connected. The worker gathers replies and applies them
+//! together. If a lock delays the transaction, one `apply` span covers all attempts.
 
 use std::time::Duration;
 

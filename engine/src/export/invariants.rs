@@ -33,7 +33,8 @@ pub fn scrape_request(bytes: &[u8]) {
             assert_eq!(read, httparse::Status::Complete(head.len()));
         }
     }
-    // A decision on a part of the request must hold for the whole, because the server does not read further.
+    // The server stops reading when it has decided on a request. So a decision on the first half must equal the decision on the
+    // whole request.
     let half = &bytes[..bytes.len() / 2];
     match request::read(half, own) {
         Some(Request::Invalid(_)) => assert!(matches!(asked, Some(Request::Invalid(_))), "{asked:?}"),
@@ -54,7 +55,7 @@ pub fn collector_settings(bytes: &[u8]) {
     }
     let data = Path::new("/data/main");
     if let Ok(path) = settings::status_file(text, data) {
-        // Compares components, as the kernel resolves the path if it has no links.
+        // Compares the paths component by component. The kernel resolves a path in the same way if the path has no symbolic links.
         let resolved = path.components().as_path();
         assert!(resolved.is_absolute() && !resolved.starts_with(data) && !text.contains("/../"), "{text}");
         assert!(path.extension().is_some_and(|end| end == "json"));

@@ -53,7 +53,7 @@ const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 /// Events that the owner receives.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Event {
-    /// A scraper requests metrics at least as new as this event. Contains the ticket.
+    /// A scraper requests metrics that are not older than this event. Contains the ticket, which identifies the request.
     Requested(u64),
     /// A scraper received metrics.
     Served,
@@ -183,8 +183,8 @@ impl State {
     fn add(&mut self, stream: Arc<TcpStream>) -> u64 {
         if self.connections.len() >= CONNECTIONS {
             let replaced = (0..CONNECTIONS).min_by_key(|index| self.connections[*index].step).unwrap_or(0);
-            // The thread of that connection notices at its next call on the socket. The peer may have closed the socket
-            // already.
+            // The thread of the replaced connection sees an error at its next call on the socket. The peer may have closed the
+            // socket already.
             let _ = self.connections.remove(replaced).stream.shutdown(Shutdown::Both);
         }
         self.accepted += 1;

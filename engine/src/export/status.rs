@@ -125,8 +125,8 @@ pub fn aggregate(phases: &[Phase], now: Timestamp) -> Map<String, Value> {
         .collect()
 }
 
-/// Returns the status of address lookups from the metric families. `last_failure` is that of the newest dead letter, if
-/// known.
+/// Returns the status of address lookups, computed from the metric families. `last_failure` is the failure of the newest dead
+/// letter, if known.
 pub fn enrichment(families: &[Family], last_failure: Option<&Failure>) -> Phase {
     let of = |declared| Samples::of(families, declared);
     let (lookups, requests) = (of(&LOOKUPS), of(&PROVIDER_REQUESTS));
@@ -224,7 +224,7 @@ pub fn call(call: &Call) -> Phase {
         ("batch", call.batches as f64),
         ("percent_complete", rounded(percent)),
         ("elapsed_seconds", rounded(seconds(call.began))),
-        // A call ends with the first batch that fails, so it is not counted here.
+        // If a batch fails, the whole call ends. So a running call has no failed batches.
         ("failed_batches", 0.0),
         ("events_read", call.done as f64),
         ("events_total", total as f64),

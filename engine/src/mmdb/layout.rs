@@ -51,8 +51,8 @@ use Field::{
 };
 const FIELDS: usize = Field::TimeZone as usize + 1;
 
-/// Vendors that use a path. The paths of a `MaxMind` family are used together, because a field may be absent from a
-/// record but never has another path. Other paths are used one by one, if the sample contains them.
+/// Vendors that use a path. For a `MaxMind` family, all paths are used if the sample contains one of them. A field may be absent
+/// from a record, but never has another path. For other families, only the paths that the sample contains are used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Family {
     MaxMindPlace,

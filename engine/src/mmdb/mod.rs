@@ -297,8 +297,8 @@ impl<'a, S: AsRef<[u8]>> Found<'a, S> {
                         return Ok(Some(value));
                     }
                 }
-                // The path is absent, or contains a value that is not a map: the file has another layout and is not
-                // damaged.
+                // The path is absent or leads through a value that is not a map. Then the file is not damaged, but has another
+                // layout.
                 Ok(None) | Err(MaxMindDbError::Decoding { .. }) => {}
                 Err(error) => return Err(damaged(self.address, error)),
             }

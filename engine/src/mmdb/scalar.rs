@@ -35,7 +35,7 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    /// Returns text that is not a country code. Vendors store either one under `country`.
+    /// Returns a text that is not a country code. Under `country`, some vendors store a code and others store a name.
     pub fn country_name(self) -> Option<&'a str> {
         let is_code = |text: &str| text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_alphabetic());
         self.text().filter(|text| !is_code(text))
@@ -150,7 +150,7 @@ impl<'de> Visitor<'de> for ScalarVisitor {
         Ok(Scalar::Other)
     }
 
-    // The members are not read, and neither is any value after them.
+    // The members of the map are not read. No value that follows the map is read either.
     fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
         Ok(Scalar::Other)
     }

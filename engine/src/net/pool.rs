@@ -43,8 +43,8 @@ impl Cancel {
     }
 }
 
-/// Stack size in bytes. Buffers are on the heap. `getaddrinfo` and the modules it loads need most of the stack. TLS
-/// needs less than 192 KiB of it, without optimisation.
+/// Stack size in bytes. Buffers are on the heap. `getaddrinfo` and the modules that it loads need most of the stack. TLS needs less
+/// than 192 KiB, even in a build without optimisation.
 const STACK: usize = 512 * 1024;
 
 /// A finished exchange.

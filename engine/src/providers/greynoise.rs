@@ -20,7 +20,8 @@
 //! Source: GreyNoise's description of both interfaces, <https://docs.greynoise.io/reference>, and its client
 //! pygreynoise 3.0. Responses of v3/ip with status 404 are not documented.
 //!
-//! Both are stored in one shape: `noise`, `riot`, and, if present, `classification`, `name` and `last_seen`.
+//! Answers of both interfaces are stored with the same keys: `noise`, `riot`, and, if present, `classification`, `name` and
+//! `last_seen`.
 
 use super::http::settings::{absent_ttl, daily_quota, key_file, max_parallel, rate, timeout, ttl, url};
 use super::http::{

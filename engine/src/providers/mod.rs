@@ -1,7 +1,7 @@
 //! Providers of facts about addresses.
 //!
-//! A provider is one file in this folder and one entry of [`ALL`]. The file declares the settings and the limits, and
-//! turns lookups into a [`Reply`]. Callers use nothing else of it. Settings are passed as data.
+//! A provider is one file in this folder and one entry of [`ALL`]. The file declares the settings and the limits, and turns lookups
+//! into a [`Reply`]. The file offers nothing else to callers. Settings are passed as data.
 //!
 //! | file | holds |
 //! |---|---|

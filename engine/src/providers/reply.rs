@@ -1,7 +1,7 @@
 //! Results of an exchange with a provider.
 //!
-//! Absent, failed and refused are different results. An address without an entry got no answer, and a failure only
-//! explains why. The demands of a provider on its clients are separate from both.
+//! The modules distinguish three results: a value is absent, a lookup failed, or the provider refused. An address without an entry
+//! got no answer, and a failure only explains why. A provider's demands on its clients are reported separately.
 
 use crate::address::Address;
 use crate::net::Failure;
@@ -85,8 +85,8 @@ pub struct Reply {
     pub anomalies: Anomalies,
     /// Additional information of the provider for operators: one line, such as a balance.
     pub notice: Option<String>,
-    /// The result of `Provider::credentials` for the values that this exchange used, because a key may have been
-    /// replaced since. `None` if the provider needs no credentials.
+    /// The result of `Provider::credentials` for the key that this exchange used. The configured key may have been replaced since.
+    /// `None` if the provider needs no credentials.
     pub credentials: Option<u64>,
     /// Time until the connection was established or the server was known. `None` if neither happened.
     pub connected: Option<Duration>,

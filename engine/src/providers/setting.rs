@@ -146,7 +146,7 @@ mod tests {
         assert!(shown.contains("test_proxy") && !shown.contains("word"), "{shown}");
     }
 
-    /// The server refuses a second definition, and a default outside its own range.
+    /// The server refuses to define a setting twice, and refuses a default outside the setting's range.
     #[test]
     fn each_setting_is_declared_once_and_sensibly() {
         let all = settings();

@@ -1,5 +1,5 @@
--- Runs as the caller, with any search_path. All arguments are given with their declared types. Otherwise the call
--- could mean another role's function with these arguments.
+-- Runs as the caller, with any search_path. Each argument has exactly the declared type of its parameter. Otherwise PostgreSQL
+-- could choose another role's function that fits the types better.
 -- $1 regclass: rel
 -- $2 name: address column
 -- $3 name: time column or null

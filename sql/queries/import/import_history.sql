@@ -1,5 +1,5 @@
--- Adds imported observations of addresses in networks. Returns the number of new ones, in at least one row. Also
--- returns each observation that exists already from another source: its index in the arguments, and that source.
+-- Adds imported observations of addresses in networks. Returns at least one row, with the number of added observations. If an
+-- observation already exists from another source, also returns its index in the arguments, and the other source.
 -- $1 inet[]: ip
 -- $2 bigint[]: asn
 -- $3 timestamptz[]: observed_at

@@ -64,7 +64,7 @@ WITH taken AS (
     FROM lookups l
     -- Uses the order in which jobs_hold.sql locks.
     ORDER BY l.provider, l.lookup_key
-    -- The row is locked even if nothing changes. So the job cannot be finished without the new address.
+    -- ON CONFLICT locks the job's row even if WHERE excludes the update. So no worker can finish the job without the new address.
     ON CONFLICT (provider, lookup_key) DO UPDATE
     SET priority = GREATEST(j.priority, excluded.priority), requested_at = LEAST(j.requested_at, excluded.requested_at)
     WHERE j.priority < excluded.priority OR j.requested_at > excluded.requested_at

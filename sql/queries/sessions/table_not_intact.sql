@@ -1,4 +1,4 @@
--- Reason why an attached table, or the attached table of a partition, is not intact.
+-- Returns the reason why an attached table is not intact. For a partition, this may be the attached table above it.
 -- $1 oid: rel
 SELECT t.not_intact_reason
 FROM @extschema@.attached_tables t

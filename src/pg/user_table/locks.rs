@@ -53,7 +53,7 @@ pub fn descendants(table: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
 
 /// Locks the indexes of a table. The lock of the table does not keep them from being renamed.
 pub fn lock_indexes(table: pg_sys::Oid) {
-    // SAFETY: the table is locked, so that it can be opened, and gets no more indexes.
+    // SAFETY: the table is locked. So it can be opened, and no session can add an index.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
         for index in catalog::oids(pg_sys::RelationGetIndexList(relation)) {
@@ -63,8 +63,8 @@ pub fn lock_indexes(table: pg_sys::Oid) {
     }
 }
 
-/// Locks the row of a table's schema as a foreign key to it would: the schema can be neither renamed nor dropped. Waits for
-/// a transaction that is doing so.
+/// Locks the row of a table's schema as a foreign key to it would: no transaction can rename or drop the schema. If another
+/// transaction is renaming or dropping the schema, waits for it.
 pub fn hold_schema(table: pg_sys::Oid) {
     // SAFETY: the catalog is open while it is scanned. The row is locked at the place that the scan found; if another
     // transaction has changed it since, the catalog is read again.

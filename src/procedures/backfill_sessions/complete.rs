@@ -265,8 +265,8 @@ pub fn write(
         fillings.extend(filling.map(|filling| (session, filling)));
     }
     if !fillings.is_empty() {
-        // The lock under which the table was read lasts as long as this one. So the table was neither rewritten nor
-        // emptied in between.
+        // The lock that was taken to read the table is still held, and stays until this lock ends. So the table was neither
+        // rewritten nor emptied since it was read.
         let Some(locked) = UserTable::lock(table.oid, Lock::Write) else { return };
         let mut writer = Writer { connection, table, locked, completed, rejected, held: Vec::new() };
         for chunk in fillings.chunks(CHUNK) {

@@ -188,7 +188,7 @@ impl Collector {
         }
     }
 
-    /// Keeps the quotes of a document if the document is trusted. Returns the faults of the document.
+    /// Keeps the sources' answers of a document if the document is trusted. Returns the faults of the document.
     fn document(&mut self, row: &Row, address: Address, own: Container<'_>) -> Vec<String> {
         let mut reading = legacy::read(Some(own));
         let parts = legacy::parts(own, &mut reading.faults);
@@ -210,7 +210,7 @@ impl Collector {
                 CYMRU => reading.cymru.asn,
                 _ => None,
             };
-            // An answer of Team Cymru consists of a network. A part without a network is not an answer.
+            // An answer of Team Cymru names a network. A stored part without a network is not an answer.
             if !evidence.lacks(source, at) || (source == CYMRU && asn.is_none()) {
                 continue;
             }

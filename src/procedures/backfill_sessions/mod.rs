@@ -291,8 +291,8 @@ impl<'a, 'r> Backfill<'a, 'r> {
         Some(page)
     }
 
-    /// Writes the quotes of sessions, in one transaction for each selection. The last transaction completes
-    /// the batch.
+    /// Writes the sources' answers that the sessions' documents contain, in one transaction for each selection. The last
+    /// transaction completes the batch.
     fn quotes(
         &mut self,
         addresses: &Addresses,

@@ -1,9 +1,9 @@
 //! Imports an installation of the Python system.
 //!
-//! Its inventories and its history are copied. Its sessions stay where they are, and their table is attached.
-//! Rows are read in the order of their key, and each batch is a transaction that also stores its end
-//! position. After a call is killed, the next call resumes at that position. A repeated call changes nothing.
-//! Every row is imported, or merged with another row of the same address, or listed in `rejected_row`.
+//! The import copies the system's inventories and its history. Its sessions stay where they are, and the import attaches their
+//! table. Rows are read in the order of their key. Each batch is a transaction that also stores its end position. After a call is
+//! killed, the next call resumes at that position. A repeated call changes nothing. Every row is imported, or merged with another
+//! row of the same address, or listed in `rejected_row`.
 
 mod addresses;
 mod document;
@@ -170,7 +170,7 @@ impl ImportCounts {
     }
 }
 
-/// The position of a killed call, if it imported from the same schema.
+/// The position at which a killed call stopped, if the killed call imported from the same schema as this call.
 #[derive(Default)]
 struct ResumePosition {
     counts: ImportCounts,
@@ -362,7 +362,7 @@ impl RowReport {
     }
 }
 
-/// Returns the beginning of a text, long enough to find it again.
+/// Returns the beginning of a text. It is long enough for a user to find the text in the imported tables.
 fn shortened(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(60).collect()
 }

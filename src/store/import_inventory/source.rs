@@ -34,7 +34,7 @@ pub const BATCH: usize = 2_000;
 pub struct Table {
     pub oid: Oid,
     pub name: String,
-    /// True if it is an ordinary or partitioned table, and not temporary.
+    /// True for an ordinary or partitioned table that is not temporary.
     pub is_plain: bool,
     pub columns: Vec<Column>,
     owner: Oid,
@@ -52,7 +52,8 @@ pub struct Column {
 
 /// A column to read.
 pub struct WantedColumn {
-    /// The names of the column. If a table has several of them, the first that is not null is used.
+    /// The possible names of the column. If a table has columns with several of these names, the first value that is not null is
+    /// used.
     pub names: &'static [&'static str],
     pub kind: Kind,
 }

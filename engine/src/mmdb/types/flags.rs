@@ -23,7 +23,7 @@ const LONGEST_KEY: usize = 32;
 
 /// Keys of a vendor's records.
 pub(super) struct Family {
-    /// The key and the type that it states. The index of a key is the index of its list.
+    /// Each key with the type that it stands for. Lists of keys use the same indexes.
     keys: &'static [(&'static [u8], &'static str)],
     /// States a type only if no other key of the record does.
     fallback: Option<&'static [u8]>,

@@ -155,7 +155,7 @@ impl Fields<'_> {
             country: country::code(self.country),
             registry: std::str::from_utf8(self.registry).ok().and_then(Registry::parse),
             allocated: parse_date(self.date),
-            // A row with several numbers has one name. It belongs to the first number.
+            // A row with several numbers has one name, which is the name of the first network.
             name: if asn == first { parse_name(self.name) } else { None },
             origins: Vec::new(),
         };

@@ -105,7 +105,7 @@ pub(super) fn name_of(question: &Message) -> String {
     question.queries[0].name.to_ascii()
 }
 
-/// Builds a response with these texts. Each one is a record with strings of 100 bytes. `None` gives NXDOMAIN.
+/// Builds a response with one TXT record for each text. A record consists of strings of at most 100 bytes. `None` gives NXDOMAIN.
 pub(super) fn reply(question: &Message, texts: Option<Vec<Vec<u8>>>) -> Vec<u8> {
     let mut message = response(question);
     match texts {

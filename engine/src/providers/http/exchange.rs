@@ -231,7 +231,7 @@ fn failure_of(error: Error, host: &str, proxied: bool) -> Failure {
 }
 
 fn failure_of_io(error: &std::io::Error, host: &str, connect: impl Fn(String) -> Failure) -> Failure {
-    // The standard library begins the text of a failed `getaddrinfo` with this. It has no error kind for it.
+    // The standard library has no error kind for a failed `getaddrinfo`, but the text of this error begins with these words.
     const UNRESOLVED: &str = "failed to lookup address information";
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match error.kind() {

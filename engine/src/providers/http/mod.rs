@@ -100,7 +100,7 @@ pub(super) struct Key {
     pub(super) keyless: Option<Keyless>,
 }
 
-/// Terms of requests without a key. An operator accepts them by setting `word` instead of the path.
+/// Terms of requests without a key. An operator accepts the terms by setting the key file to `word`.
 pub(super) struct Keyless {
     pub(super) word: &'static str,
     /// Maximum number of requests in a day, even if the setting allows more.

@@ -6,8 +6,8 @@
 //! AS23028.asn.cymru.com.
 //! ```
 //!
-//! The last part of the address comes first, as everywhere in DNS. In the other order the service returns another
-//! network. Names are absolute, because a resolver may append its search domains to a name without the final dot.
+//! The bytes of the address are in reverse order, as everywhere in DNS. For an address in the usual order, the service returns
+//! another network. Names end with a dot. Otherwise a resolver may append its search domains.
 
 use crate::address::Address;
 use std::fmt::Write;

@@ -208,7 +208,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Opens one connection for each query. If it fails, the query fails, not the batch.
+    /// Opens one connection for each query. If the connection fails, its query fails, but the batch does not.
     fn ask_by_stream(
         &mut self,
         truncated: &[(usize, u16)],

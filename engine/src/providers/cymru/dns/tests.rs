@@ -231,7 +231,7 @@ fn lost_datagrams_are_repeated() {
     let reply = ask_with(&hurried(), &server, &["8.8.8.8", "1.2.3.4"]);
     assert_eq!((&reply.failure, reply.answers.len()), (&None, 2));
     assert_eq!(route(&reply, "8.8.8.8").name.as_deref(), Some("GOOGLE, US"));
-    // Two networks and two names, three times each, or four times on a slow machine.
+    // Four queries: two for networks and two for names. Each is sent three times, or four times on a slow machine.
     assert!((12..=16).contains(&server.asked().len()));
 }
 

@@ -39,7 +39,7 @@ const MOST_BYTES_PER_QUESTION: u64 = 4 * 1024;
 struct Limits {
     connect: Duration,
     gap: Duration,
-    /// Time from the start of the exchange. The first byte may take the whole time.
+    /// Maximum time of the whole exchange. The server may use all of it before it sends the first byte.
     whole: Duration,
     bytes: u64,
 }
