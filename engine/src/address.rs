@@ -95,8 +95,8 @@ pub fn parse_bytes(bytes: &[u8]) -> Result<Option<Address>, AddressError> {
     std::str::from_utf8(bytes).map_err(|_| AddressError::NotAnAddress).and_then(parse)
 }
 
-/// Parses a host with or without a prefix length of its full length. PostgreSQL casts `inet` to text as
-/// `203.0.113.7/32`.
+/// Parses a host, with or without a prefix length. The only accepted prefix length is /32 for IPv4 and /128 for IPv6. PostgreSQL
+/// casts `inet` to text as `203.0.113.7/32`.
 fn parse_host(text: &str) -> Option<IpAddr> {
     let (host, length) = text.split_once('/').map_or((text, None), |(host, length)| (host, Some(length)));
     let ip: IpAddr = host.parse().ok()?;

@@ -9,10 +9,10 @@
 //! The breaker has no clock, no randomness and no lock. It lives in zeroed shared memory under its owner's lock. All
 //! zero is a closed breaker. Times are those of one clock that all processes read.
 //!
-//! Several exchanges run at a time, so one cause may make several of them fail. While the breaker is closed, each
-//! failure counts and moves `until` to its own delay from now. Delays do not add up. While it is open without a running
-//! probe, a failure comes from an exchange that began earlier, and changes nothing. While a probe runs, such a late
-//! failure cannot be told from the failure of the probe. It counts as the probe's failure: one step.
+//! Several exchanges run at a time, so one cause may make several of them fail. While the breaker is closed, each failure counts
+//! and moves `until` to its own delay from now. Delays do not add up. While the breaker is open and no probe runs, a failure comes
+//! from an exchange that began earlier, and changes nothing. While a probe runs, a failure may come from the probe or from an
+//! earlier exchange. The breaker cannot tell these cases apart. It counts the failure as the probe's failure, which is one step.
 //!
 //! A probe whose process was killed never reports. So granting a probe moves `until` to the time at which the probe
 //! must have ended. After that time the next probe is granted.

@@ -77,7 +77,7 @@ fn expected_address(text: &str) -> Result<Option<Address>, AddressError> {
     ip.map(|ip| Some(Address::new(ip))).ok_or(AddressError::NotAnAddress)
 }
 
-/// Computes the block from the bits of the IPv6 form, which IPv4 blocks have too.
+/// Computes the block from IPv6 bits. An IPv4 block is first mapped to IPv6.
 fn expected_block(text: &str) -> Option<Prefix> {
     let (host, length) = text.trim_matches(|char: char| char.is_ascii_whitespace()).rsplit_once('/')?;
     let ip: IpAddr = host.parse().ok()?;

@@ -55,8 +55,8 @@ impl Quota {
         }
     }
 
-    /// Sets the usage that a ledger holds for a day, if it is higher. Ignores other days than that of `now`, because an
-    /// entry for a later day was written while a clock was ahead.
+    /// Raises the usage to the usage that a ledger holds for a day. Never lowers it. Ignores every day except the day of `now`,
+    /// because an entry for a later day was written while a clock was ahead.
     pub fn learn(&mut self, now: Timestamp, day: i32, used: i64) {
         if day == day_of(now) {
             *self = self.at(now);

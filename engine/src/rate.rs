@@ -33,9 +33,9 @@ pub enum Admission {
 const MICROS_PER_MINUTE: u64 = 60_000_000;
 const MICROS_PER_SECOND: u64 = 1_000_000;
 
-/// Requests of one second are spread over this time, in thousandths of a second. A provider that counts per second
-/// counts at arrival. Requests of one second may arrive up to 50 ms late, and those of the next second without
-/// delay. Of the additional 70, 50 cover these delays, and 20 cover `MOST_EARLY`.
+/// The requests of one second are spread over this time, in thousandths of a second. A provider with a limit per second counts
+/// requests when they arrive. One request may arrive up to 50 ms late, and a request of the next second without delay. Of the
+/// additional 70 ms, 50 ms cover this difference, and 20 ms cover `MOST_EARLY`.
 const STRETCH: u64 = 1_070;
 
 /// A sender wakes up some milliseconds late on a busy machine. This tolerance keeps the delays from adding up.
@@ -72,8 +72,8 @@ impl Rate {
 
     /// Decides on a request at `now`. `state` is the time that the last grant stored, [`Timestamp::UNSET`] at first.
     ///
-    /// A request never waits longer than one interval plus `SKEW`, even after the clock was set back. A state that no
-    /// grant can have stored counts as a burst just used.
+    /// A request never waits longer than one interval plus `SKEW`, even after the clock was set back. Every stored state comes from
+    /// a grant. A state that no grant can have stored is replaced with the state after a full burst.
     pub fn admit(&self, state: Timestamp, now: Timestamp) -> Admission {
         if self.interval.is_zero() {
             return Admission::Granted { next: state };
@@ -104,7 +104,7 @@ mod tests {
         }
     }
 
-    /// Requests at each of these times, and returns the times at which the requests were granted.
+    /// Makes a request at each of these times. Returns the times at which the requests were granted.
     fn grants(
         rate: Rate,
         state: &mut Timestamp,
@@ -164,7 +164,7 @@ mod tests {
                     Admission::NotBefore(time) => now = time,
                 }
             }
-            // 107 s allow the requests of 100 s at most, plus one by the tolerance.
+            // The loop covers 107 s. In this time the limit allows the requests of 100 s, plus one because of the tolerance.
             assert!(
                 (100 * per_second - 1..=100 * per_second + 1).contains(&count),
                 "{count} at {per_second}"

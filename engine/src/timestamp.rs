@@ -132,7 +132,7 @@ impl Sub<Duration> for Timestamp {
     }
 }
 
-/// Returns zero if the right side is the later one, as `Instant` does.
+/// Returns zero if `earlier` is the later time, as `Instant` does.
 impl Sub for Timestamp {
     type Output = Duration;
 

@@ -369,8 +369,8 @@ BEGIN
             MESSAGE = 'could not run detach_session_table() in a read-only transaction',
             HINT = 'Repeat the call in a read-write transaction on the primary.';
     END IF;
-    -- Views and other relations have nothing to remove, and cannot be locked like tables. Triggers that a partition
-    -- inherits are removed with those of its partitioned table.
+    -- A table, view or other relation without these objects has nothing to remove. A view cannot be locked like a table. Triggers
+    -- that a partition inherits are removed with the triggers of its partitioned table.
     IF NOT EXISTS (SELECT FROM pg_trigger t
                    WHERE t.tgrelid = rel AND t.tgparentid = 0
                      AND t.tgfoid IN ('@extschema@.enrich_session()'::regprocedure, '@extschema@.forget_sessions()'::regprocedure))
@@ -387,7 +387,7 @@ BEGIN
         RETURN;
     END IF;
     members := @extschema@.lock_session_table(rel, true);
-    -- Children first, because TimescaleDB removes a trigger of the parent from its chunks too.
+    -- Children come first. If the parent came first, TimescaleDB would remove the parent's trigger from its chunks too.
     FOR member IN SELECT m.rel FROM unnest(members) WITH ORDINALITY m(rel, n) ORDER BY m.n DESC LOOP
         -- The foreign keys of the table itself, and separate foreign keys of its partitions.
         FOR ours IN

@@ -153,8 +153,8 @@ BEGIN
             ('by_country', 'snapshot_country' || seen, ''),
             ('by_ip_type', 'snapshot_ip_type' || seen, ' WHERE snapshot_ip_type IS NOT NULL'),
             ('by_time', quote_ident(attached.time_column), ''),
-            -- The body of session_address(). With a call of that function, each role that inserts would need the
-            -- privilege EXECUTE.
+            -- The same expression as the body of session_address(). An index that called the function would require the privilege
+            -- EXECUTE for each role that inserts.
             ('by_address', format(CASE WHEN attached.is_inet
                 THEN '(pg_catalog.host(%1$I)::%2$s.parsed_address::pg_catalog.inet)'
                 ELSE '(CASE WHEN %1$I::pg_catalog.text::%2$s.parsed_address::pg_catalog.inet OPERATOR(pg_catalog.<>) ''0.0.0.0/0''::pg_catalog.inet'

@@ -1,12 +1,12 @@
--- Triggers for restoring a dump. The foreign key from addresses to networks is part of the extension, so it exists
--- before any row. Several jobs of pg_restore load tables in any order, so an address may come before its network. A
--- network row with only its number is then created, until the dumped row replaces it. The triggers
--- fire only for a superuser, because any client can set its application_name.
+-- Triggers for restoring a dump. The foreign key from addresses to networks is part of the extension, so it exists before any row.
+-- Several jobs of pg_restore load tables in any order, so an address may come before its network. Then a trigger creates a row for
+-- the network, with only its number. The dumped row replaces it later. The triggers fire only for a superuser, because any client
+-- can set its application_name.
 
 CREATE FUNCTION addresses_restored() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- Waits for networks that another job is loading. Later networks wait for these addresses.
+    -- Waits until jobs of pg_restore that are loading networks are done. Jobs that load networks later wait for this transaction.
     LOCK TABLE @extschema@.asn_inventory IN SHARE ROW EXCLUSIVE MODE;
     RETURN NULL;
 END
@@ -56,7 +56,8 @@ CREATE TRIGGER network_restored BEFORE INSERT ON asn_inventory
           AND current_setting('application_name') = 'pg_restore' AND current_setting('is_superuser') = 'on')
     EXECUTE FUNCTION network_restored();
 
--- The worker starts with the extension. It stores today's reserved quota before the rows of this table are restored.
+-- A worker starts as soon as the extension is created. So it may store today's quota before pg_restore loads the rows of this
+-- table.
 CREATE FUNCTION quota_restored() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

@@ -22,7 +22,7 @@
 //! no data; it may be asked again after `retry_after`. `failed` means that all attempts failed and the lookup
 //! is a dead letter.
 //!
-//! The rest of a document may be malformed. Every reader in this file then returns its default.
+//! A document may be malformed in other places. Every reader in this file returns its default for a malformed part.
 
 use std::time::Duration;
 

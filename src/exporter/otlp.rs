@@ -199,9 +199,8 @@ impl Line {
         Line { signal, due: Instant::now(), failures: 0, under_way: None, again: None }
     }
 
-    /// Switches to another collector. Ends the pause, which was for the previous collector, and drops the request
-    /// in flight. If this request has spans, they are sent again to the new collector, because the previous
-    /// collector may not accept them.
+    /// Switches to another collector. Ends the pause, because the previous collector requested it, and drops the request in flight.
+    /// The spans of this request are sent again to the new collector, because the previous collector may not have accepted them.
     fn turn(&mut self, now: Instant) {
         (self.due, self.failures) = (now, 0);
         let under_way = self.under_way.take().map(|(_, request)| request);

@@ -35,7 +35,7 @@ pub use types::{published, unix_seconds};
 pub enum LoadPolicy {
     /// A session's insert: use the copy in service.
     None,
-    /// A call that may take longer: put a new or changed file into service first.
+    /// A call that may take longer than an insert: put a new or changed file into service before the lookup.
     Import,
 }
 

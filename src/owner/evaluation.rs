@@ -68,7 +68,7 @@ pub fn step(worker: &mut Worker) -> Step {
         evaluation.evaluate(connection, worker.owner, slot.code_limit())
     });
     match &stepped {
-        // The lock is on a table of the extension, so other pages could not be evaluated now either.
+        // The locked table belongs to the extension. So the evaluation of other pages would meet the same lock.
         Err(failed) if failed.was_lock => return Step::Failed,
         // The transaction would fail again now. Continue with the next pages, and let the worker repeat the evaluation.
         Err(_) => {

@@ -60,8 +60,8 @@ pub struct Database {
     pub name: String,
 }
 
-/// Returns all such databases. Reads only the shared catalog, so it works in a process without a database.
-/// Called inside a transaction.
+/// Returns all databases that allow connections and are no templates. Reads only the shared catalog, so it works in a process
+/// without a database. Called inside a transaction.
 pub fn databases() -> Vec<Database> {
     let mut databases = Vec::new();
     // SAFETY: reads the catalog as the autovacuum launcher does, by a catalog scan that takes its own snapshot.

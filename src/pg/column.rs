@@ -18,8 +18,8 @@ unsafe extern "C-unwind" {
 /// # Safety
 /// The descriptor is valid.
 pub(super) unsafe fn type_of(descriptor: pg_sys::TupleDesc, number: i16) -> pg_sys::Oid {
-    // SAFETY: as the caller promises; numbers of system columns, some of which raise errors, are not passed
-    // on.
+    // SAFETY: the caller promises a valid descriptor. Numbers of system columns are not passed on, because some of them raise
+    // errors.
     if number > 0 { unsafe { SPI_gettypeid(descriptor, c_int::from(number)) } } else { pg_sys::InvalidOid }
 }
 

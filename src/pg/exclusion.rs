@@ -16,8 +16,8 @@ pub enum Wait {
 /// Releases all advisory locks of the session when it is dropped: those of the functions pg_advisory_lock(…)
 /// and those of the extension.
 ///
-/// The owner of a table can take such locks with code that runs in another user's session, where they would
-/// stay.
+/// A table owner's code may take advisory locks in another user's session. Without this guard, the locks would stay in that
+/// session.
 pub struct AdvisoryLockGuard(());
 
 impl AdvisoryLockGuard {
@@ -68,8 +68,8 @@ impl HeldLock {
         // SAFETY: the tag is complete. The lock belongs to the process. It is released when this is dropped, or when
         // the process ends.
         let result = unsafe { pg_sys::LockAcquire(&tag, MODE, true, true) };
-        // A closure, because an eager argument would be dropped, and would release a lock that this process
-        // does not have.
+        // `then` with a closure creates the value only if the lock was taken. Otherwise the drop of an unused value would release a
+        // lock that this process does not have.
         (result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL).then(|| HeldLock(tag))
     }
 }
@@ -93,15 +93,15 @@ impl Drop for HeldLock {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 pub enum Mark {
-    /// It queued work for the worker.
+    /// The transaction queued work for the worker.
     Work = 0,
-    /// It changed the rules of session priority.
+    /// The transaction changed the rules of session priority.
     Rules,
-    /// It created, altered or dropped an extension.
+    /// The transaction created, altered or dropped an extension.
     Extension,
-    /// It could append neither its counts nor a request for a recount.
+    /// The transaction could append neither its counts nor a request for a recount.
     Recount,
-    /// It could not queue its lookups.
+    /// The transaction could not queue its lookups.
     Sweep,
 }
 

@@ -8,9 +8,9 @@ use pgrx::pg_sys;
 
 /// The latch of a process, in shared memory.
 ///
-/// It holds the address of the latch, or 0 for none. Latches are in the server's main shared memory, which every
-/// process maps at the same address and which is never freed. Setting the latch of a process that has ended has no
-/// effect, or wakes a new process that finds no work and sleeps again.
+/// The number is the address of a process's latch, or 0 for none. Latches are in the server's main shared memory. Every process
+/// maps this memory at the same address, and it is never freed. If the process of a latch has ended, setting the latch has no
+/// effect, or wakes a new process. The new process finds no work and sleeps again.
 #[repr(transparent)]
 pub struct SharedLatch(AtomicUsize);
 

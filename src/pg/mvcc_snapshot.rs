@@ -35,7 +35,7 @@ impl Drop for Latest {
     }
 }
 
-/// A registered snapshot of the moment that a repeatable read transaction sees.
+/// The snapshot of a repeatable read transaction, registered. It shows the database as all statements of the transaction see it.
 pub struct TransactionSnapshot(pg_sys::Snapshot);
 
 impl TransactionSnapshot {
@@ -72,7 +72,7 @@ impl Dirty {
         self.0
     }
 
-    /// Returns whether another transaction in progress has inserted the row that this snapshot saw last.
+    /// Returns whether the row that was last read with this snapshot was inserted by another transaction that is still in progress.
     pub fn saw_insertion(&self) -> bool {
         // SAFETY: allocated in `new` and freed on drop; the server writes to it only while it checks a row.
         unsafe { (*self.0).xmin != pg_sys::InvalidTransactionId }

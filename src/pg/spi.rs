@@ -228,13 +228,13 @@ impl Connection {
         Self::connect(schema, 0, work)
     }
 
-    /// Does the same for a procedure that may commit between its steps.
+    /// Runs `work` in a connection, for a procedure that may commit between its steps.
     pub fn with_commits<T>(schema: pg_sys::Oid, work: impl FnOnce(&Connection) -> T) -> T {
         Self::connect(schema, pg_sys::SPI_OPT_NONATOMIC as i32, work)
     }
 
     fn connect<T>(schema: pg_sys::Oid, options: i32, work: impl FnOnce(&Connection) -> T) -> T {
-        // SAFETY: connect and finish pair up; on ERROR the transaction's abort closes the connection.
+        // SAFETY: SPI_finish closes what SPI_connect_ext opened. On ERROR, the abort of the transaction closes the connection.
         unsafe {
             if pg_sys::SPI_connect_ext(options) != pg_sys::SPI_OK_CONNECT as i32 {
                 pgrx::error!("could not connect to the SPI manager");

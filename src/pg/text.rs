@@ -62,8 +62,8 @@ static CAPITALS: [u64; 676] = {
     texts
 };
 
-/// Returns a text of two letters A to Z, which every lookup of a country returns. These texts are made once
-/// and never freed.
+/// Returns a text of two letters A to Z. Such texts are the result of every lookup of a country. They are made once and never
+/// freed.
 pub(super) fn two_capitals(letters: [u8; 2]) -> pg_sys::Datum {
     match letters.map(|letter| usize::from(letter.wrapping_sub(b'A'))) {
         [first @ 0..26, second @ 0..26] => pg_sys::Datum::from(&raw const CAPITALS[first * 26 + second]),

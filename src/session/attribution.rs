@@ -134,8 +134,8 @@ pub fn seen(address: Address) -> (Inventory, Providers) {
 /// prepared transaction may have read its own rows, which may never be committed.
 pub fn transaction_ended(outcome: Outcome) {
     OWN.with_borrow_mut(|own| {
-        // The entries of a bulk load that alone would fill the cache are dropped, because the earlier entries are
-        // worth more.
+        // If a transaction alone fills the cache, for example a bulk load, its entries are dropped. The earlier entries are more
+        // likely to be used again.
         if outcome == Outcome::Committed && own.bytes <= MOST_OF_BACKEND {
             COMMITTED.with_borrow_mut(|committed| {
                 let now = COMMITTED_AS_OF.get();

@@ -244,16 +244,16 @@ const LOCK_TIMEOUT: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"300ms")];
 /// How long a step waits for the lock of a table when earlier steps have used up [`LOCK_WAIT_LIMIT`].
 const LOCK_WAIT_MINIMUM: Duration = Duration::from_millis(20);
 
-/// The server opens `asn_inventory` to check a reference to it, even if the reference is null. These rows
-/// refer to no network.
+/// Turns off the check of references. The check would open `asn_inventory`, even for a null reference. The rows created with these
+/// settings refer to no network.
 const WITHOUT_REFERENCES: &[(&CStr, &CStr)] = &[(c"session_replication_role", c"replica")];
 
 /// Creates the addresses that a foreign key requires, without their networks. Called after a lock or an error has
 /// prevented the creation of the networks. Only the address itself is needed now, so only the inventory is opened.
 /// Returns whether the rows exist.
 ///
-/// If another transaction is creating the same address, this one waits, up to the user's own lock_timeout.
-/// Giving up would fail the session on its foreign key, and Cowrie would lose the session.
+/// If another transaction is creating the same address, this transaction waits, up to the user's own lock_timeout. Without the
+/// wait, the foreign key would make the insert fail, and Cowrie would lose the session.
 pub fn create_bare(oids: ExtensionOids, wanted: &[Address]) -> bool {
     let written = contained(|| {
         mvcc_snapshot::with_fresh(|| {
@@ -326,8 +326,8 @@ fn create_missing(
                 enrich::write(oids, connection, databases, &plan, LockPolicy::Skip)
             });
             if time == CreationTime::Commit {
-                // Fires the deferred triggers on the inventories. The server has already fired the deferred triggers
-                // of this commit, so it would not fire these.
+                // Fires the deferred triggers on the inventories. The server fired the deferred triggers of this commit before this
+                // step, and does not fire them again.
                 transaction::end_as_current_user();
             }
             created

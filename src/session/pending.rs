@@ -33,8 +33,8 @@ struct Pending {
     levels: Vec<(Level, PendingAddresses)>,
     /// True if `levels` may contain an address that the inventory lacks.
     may_be_missing: bool,
-    /// True if all addresses must stay in memory, because a foreign key needs them created before it is
-    /// checked.
+    /// True if all addresses must stay in memory. A foreign key requires that the addresses are created before PostgreSQL checks
+    /// the key.
     referenced: bool,
     /// Entries stay after a rollback, because an unnecessary completion costs little.
     other_incomplete: OtherIncomplete,

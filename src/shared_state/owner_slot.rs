@@ -63,7 +63,7 @@ crate::zeroable! {
         pub overruns: AtomicI64,
         /// The worker terminated the process.
         pub is_terminated: AtomicBool,
-        /// The owner's code ended the process. False if another role ended it by SIGTERM.
+        /// True if the owner's code ended the process. False if another role ended it by SIGTERM.
         pub ended_in_code: AtomicBool,
         /// The process ended by itself and left no work unfinished.
         pub has_finished: AtomicBool,

@@ -42,7 +42,7 @@ crate::zeroable! {
     /// A provider refuses requests with the current credentials.
     #[derive(Clone, Copy)]
     pub struct Stop {
-        /// Unset while it is not stopped. After this time, another request is tried.
+        /// Unset while the provider is not stopped. After this time, another request is tried.
         pub until: Timestamp,
         /// Fingerprint of the refused credentials. While they are unchanged, further requests are pointless.
         pub credentials: u64,

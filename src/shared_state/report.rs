@@ -20,7 +20,7 @@ crate::zeroable! {
         /// Like the fields of the slot, but for all workers that this database has had.
         pub batches: AtomicI64,
         pub errors: AtomicI64,
-        /// The same by kind of step, including steps of owner processes; the index is the code of a `StepKind`.
+        /// Errors by kind of step, including the steps of owner processes. The index is the code of a `StepKind`.
         pub step_errors: [AtomicI64; STEP_KINDS],
         /// How long the worker slept without work in progress, in thousandths of `worker_naptime`.
         pub slept: AtomicI64,

@@ -63,8 +63,9 @@ crate::zeroable! {
         pub networks_seen: [AtomicU8; REGISTERS],
         /// When the counters were last zero.
         pub counted_since: AtomicTimestamp,
-        /// True while the exporter collects spans; and the sampled share of networks, in 2^64ths.
+        /// True while the exporter collects spans.
         pub spans_collected: AtomicBool,
+        /// Share of the networks that get spans. `u64::MAX` selects all networks.
         pub networks_sampled: AtomicU64,
         pub spans: Ring<WORDS, SPANS>,
         /// `ledgers_known`: since the server started, every database that needs a worker has reported its spent

@@ -36,7 +36,7 @@ pub fn worker_slot(number: i32) -> &'static WorkerSlot {
     &block().worker_slots[usize::try_from(number).unwrap_or_default() % WORKER_SLOTS]
 }
 
-/// Returns the number of a worker's slot. For other slots, returns the last worker slot's number.
+/// Returns the number of a worker's slot. For a slot outside the array, returns the number of the array's last slot.
 pub fn number_of(slot: &WorkerSlot) -> usize {
     block()
         .worker_slots

@@ -1,8 +1,8 @@
 //! Writes data from old sessions into the inventories.
 //!
-//! Sessions have addresses, the times at which they were seen, and documents with answers of MaxMind, Team
-//! Cymru and further sources. Per address and source, the newest answer of all sessions is used. Therefore
-//! the result does not depend on the order of batches. This file does not count sessions: recounting does.
+//! Sessions have addresses, the times at which they were seen, and documents with answers of MaxMind, Team Cymru and further
+//! sources. For each address and source, the newest answer of all sessions is used. Therefore the result does not depend on the
+//! order of batches. The sessions are counted by a recount, not by this file.
 //!
 //! A batch of addresses is written by up to four transactions. Each keeps the order of locks by itself. The first
 //! writes the networks that documents name. The second writes networks and addresses from the mmdb files. The third
@@ -155,8 +155,8 @@ impl HandledNetworks {
     }
 }
 
-/// Networks that sessions name, by source. They include networks that the addresses have since left, because
-/// snapshots refer to them.
+/// Networks that sessions name, by source. An address may have moved to another network since. Its old network is included, because
+/// snapshots refer to it.
 #[derive(Default)]
 pub struct NamedNetworks {
     by_source: [Networks; 2],

@@ -180,7 +180,7 @@ impl Campaign {
 
     fn network_parts(&self, condition: &[u8]) -> Parts {
         let schema = &self.schema;
-        // A caller with a right on the sessions but none on the inventories gets no names.
+        // If the caller has no right on the inventories, the result has no names of networks.
         let (names, inventory) = if self.attached.shows_names {
             let join = format!(
                 "LEFT JOIN {schema}.asn_inventory n ON n.asn_number OPERATOR(pg_catalog.=) c.asn_number"

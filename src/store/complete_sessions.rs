@@ -6,8 +6,8 @@
 //! the owner, and deferred ones fire with the statement. A table with a trigger that runs code of a third role is
 //! left alone until the owner allows it. So code on a table can do no more than an UPDATE by its owner can.
 //!
-//! Locked rows are skipped, because a session's own transaction must never wait for this one in the wrong
-//! order. The caller learns of skipped rows and visits the address again.
+//! Locked rows are skipped. Otherwise a session's own transaction could have to wait for this transaction, against the order of
+//! locks. The caller learns of skipped rows and visits the address again.
 
 use std::time::{Duration, Instant};
 
@@ -274,7 +274,7 @@ pub fn blocked_reason(connection: &Connection, table: Oid) -> Option<String> {
     acting_as(oids.owner, || BLOCKED.first(connection, (table,), |(reason,)| reason).flatten())
 }
 
-/// Returns true if a table is left alone for that reason, and logs the reason.
+/// Returns true if a trigger blocks the completion of a table's sessions. Logs the reason.
 fn blocks_completion(connection: &Connection, table: Oid) -> bool {
     let Some(reason) = blocked_reason(connection, table) else { return false };
     telemetry::log_once_per_burst("the snapshot columns of a session table are not filled", &reason);

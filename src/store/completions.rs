@@ -136,7 +136,8 @@ pub fn append(
     let rows = relation::find(oids.schema, c"session_completion");
     let key = relation::find(oids.schema, c"session_completion_pkey");
     let latest = mvcc_snapshot::Latest::take();
-    // A commit does not wait for this lock. Rows that are appended twice are merged later.
+    // The lock is taken only if it is free, because a commit must not wait for it. Without the lock, a row may be appended twice.
+    // The worker merges such rows later.
     let is_free = [rows, key].into_iter().all(relation::lock_for_reading_if_free);
     let mut known = if is_free { Prober::open(rows, key, latest.view()) } else { None };
     let mut is_pending = |it: &IncompleteSessionRow| {

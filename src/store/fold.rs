@@ -281,7 +281,7 @@ fn create_missing(oids: ExtensionOids, connection: &Connection, batch: &Batch) -
             let created = contained(|| with_settings(WAITS, || create(oids, connection, databases, plan)));
             match created {
                 Ok(()) => break,
-                // Another transaction began to create one of these meanwhile. The next attempt finds it.
+                // After the check, another transaction began to create one of these rows. The next attempt finds that row.
                 Err(failure) if failure.was_lock => {}
                 Err(failure) => failure.raise(),
             }

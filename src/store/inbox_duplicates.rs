@@ -29,9 +29,9 @@ thread_local! {
 
 /// Returns whether the caller must append a row.
 ///
-/// While a worker is attached, the caller must. The worker may have taken an equal row, and may have read the
-/// tables before this transaction's changes become visible. The same holds for a prepared transaction, which
-/// may commit later.
+/// Returns true while a worker is attached. The worker may have taken an equal row, and may have read the tables before this
+/// transaction's changes become visible. Returns true in a transaction that is being prepared, too, because that transaction may
+/// commit later.
 pub fn needs(row: impl Hash) -> bool {
     // The epoch is read before the worker's slot. If a worker takes the slot in between, this epoch is
     // already outdated.

@@ -157,8 +157,8 @@ pub fn create_with_origins<'a>(
     created
 }
 
-/// Fills and corrects the metadata of existing networks, if `source` may. Returns the number of changed
-/// networks that existed before this transaction. The others are already counted as created.
+/// Fills the empty metadata of existing networks, and replaces values that `source` may replace. Returns the number of changed
+/// networks that existed before this transaction. Networks that this transaction created are already counted as created.
 pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usize {
     write(connection, networks, source, false)
 }

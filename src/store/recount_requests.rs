@@ -49,7 +49,8 @@ pub fn have_gaps(connection: &Connection) -> bool {
     HAVE_GAPS.first(connection, (), |(have_gaps,)| have_gaps).flatten() == Some(true)
 }
 
-/// Deletes the requests that the transaction sees. It has counted all sessions that it sees.
+/// Deletes the requests that the transaction sees. The recount in this transaction has counted all sessions that the transaction
+/// sees.
 pub fn done(connection: &Connection) {
     DONE.execute(connection, ());
 }

@@ -119,9 +119,9 @@ pub fn sessions_estimated(tables: &[CountedTable], but: impl Fn(Oid) -> bool) ->
     others.filter_map(|counted| Some(ReadableTable::open(counted.table)?.rows_estimated())).sum()
 }
 
-/// Counts the sessions of all tables and appends the corrections. The transaction must not have taken a
-/// snapshot yet, and ends after this. `locked` are the tables as they were before. If there are other tables
-/// now, returns those as the error.
+/// Counts the sessions of all tables and appends the corrections. The transaction must not have taken a snapshot yet, and ends
+/// after this call. `locked` are the tables that the caller found. If there are other tables now, returns the tables that exist now
+/// as the error.
 pub fn addresses(
     oids: ExtensionOids,
     connection: &Connection,

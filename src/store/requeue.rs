@@ -24,7 +24,7 @@ pub enum Progress {
 }
 
 impl Progress {
-    /// Returns the position before the first address. The lowest address cannot be a host.
+    /// Returns the position before the first address. 0.0.0.0 is the lowest address, and no host has it.
     pub fn start() -> Progress {
         Progress::Addresses(Some(Address::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED))))
     }

@@ -95,7 +95,7 @@ pub fn create(oids: ExtensionOids, rel: Oid, column: &CStr) {
         if needs_grant {
             change_grant(b"REVOKE", b" FROM ");
         }
-        // If the schema was renamed meanwhile, the name may have meant another table.
+        // If the schema was renamed meanwhile, the statement may have changed another table of this name.
         if !catalog::has_constraint(rel, KEY) {
             error::vanished(&catalog::table_name(rel));
         }

@@ -215,7 +215,7 @@ pub fn updated(source: Source, update: Update) -> Cell {
     Cell::at(UPDATED + source.index() * Update::ALL.len() + update as usize)
 }
 
-/// Returns the numbers of created networks that are not zero, by source, country and registry.
+/// Returns how many networks were created, by source, country and registry. Leaves out zeros.
 pub fn all_created() -> impl Iterator<Item = (Source, String, &'static str, i64)> {
     let creators = Source::all().filter(|source| source.index() < CREATORS);
     creators.flat_map(|source| (0..COUNTRIES).map(move |country| (source, country))).flat_map(

@@ -275,7 +275,7 @@ fn publish_cell(cell: Cell, amount: i64) {
     shared_state::block().cells[cell.index()].fetch_add(amount, Ordering::Relaxed);
 }
 
-/// Counts at once a collector's response to a request, and the outcome of the items in the request.
+/// Counts a collector's response, and the outcomes of the items in its request. The counts do not wait for a commit.
 pub fn answered(signal: Signal, answer: ResponseKind, deliveries: &[(DeliveryOutcome, u64)]) {
     publish_cell(cells::requests(signal, answer), 1);
     for (delivery, items) in deliveries {

@@ -32,7 +32,7 @@ pub fn are_collected() -> bool {
     shared_state::block().spans_collected.load(Ordering::Relaxed)
 }
 
-/// Starts the collection of spans, with this share (0 to 1) of the networks. `None` stops it.
+/// Starts the collection of spans. `share` (0 to 1) is the share of networks that get spans. `None` stops the collection.
 pub fn collect(share: Option<f64>) {
     let block = shared_state::block();
     // The cast saturates. The largest threshold selects all networks, and 0 selects none.

@@ -190,7 +190,7 @@ fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Data
         let worker_slot = &shared_state::block().worker_slots[*index];
         let gone = match process {
             Some(process) => process.state() == ProcessState::Gone,
-            // Started by an earlier launcher: it may not have taken its slot yet.
+            // An earlier launcher started the process. The process may not have taken its slot yet.
             None => {
                 !worker_slot.is_taken()
                     && now - worker_slot.started_at.load(Ordering::Relaxed) > STARTS_WITHIN
@@ -296,8 +296,7 @@ fn supervise_workers(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Orde
             order.seniority.add(oid);
         }
         if state.becomes_awaited() {
-            // This happens before the database gets its worker. The time limit of the wait starts again for all
-            // databases.
+            // This code runs before the database gets its worker. It starts the time limit of the wait again for all databases.
             block.awaited_since.store(clock::now(), Ordering::Release);
             block.ledgers_known.store(false, Ordering::Release);
         }

@@ -89,7 +89,7 @@ pub struct Worker {
     folding: Option<fold::FoldPass>,
     /// The network to which a pass over the edits of `known_networks` has come.
     reclassified: Option<i64>,
-    /// When pg_restore was last looked for and last seen in this database.
+    /// When this database was last searched for pg_restore, and when pg_restore was last found in it.
     restore_checked_at: Timestamp,
     restored_at: Timestamp,
     /// The last round did nothing because the database is being restored.
@@ -98,7 +98,7 @@ pub struct Worker {
     outdated: bool,
     /// There was an unsafe foreign key in the last round.
     stopped_by_keys: bool,
-    /// Time slept without work in progress that is not in the report yet.
+    /// Time that the worker slept without work in progress, and that it has not added to the report yet.
     slept: Duration,
 }
 
@@ -285,8 +285,8 @@ impl Worker {
         self.stopped_by_keys = true;
         let report = &self.steps.worker_slot.report;
         if report.database.load(Ordering::Acquire) == 0 {
-            // The first step was refused before the report began. The metrics show only databases whose report has
-            // begun.
+            // The first step was refused before the report began. The report begins here, because metrics show only databases whose
+            // report has begun.
             let keys = report.unsafe_keys.load(Ordering::Relaxed);
             report.begin(catalog::own_database().to_u32());
             report.unsafe_keys.store(keys, Ordering::Relaxed);

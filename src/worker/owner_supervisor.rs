@@ -105,7 +105,7 @@ pub struct Owners {
     histories: HashMap<u32, History>,
     /// Owners to suspend, each with the reason.
     to_suspend: BTreeMap<u32, String>,
-    /// Holders of leases to end, with the longest backoff of their sessions.
+    /// Processes whose leases are to end, each with the longest backoff for the sessions that it leased.
     to_release: Vec<(i64, Duration)>,
     /// The next process is for an owner that behaves, if one waits.
     behaved_is_next: bool,
@@ -191,7 +191,7 @@ impl Owners {
         let now = clock::now();
         let is_gone = match &self.processes[index] {
             Some(process) => process.state() == ProcessState::Gone,
-            // An earlier worker started it: it may not have taken its slot yet.
+            // An earlier worker started the process in this slot. The process may not have taken the slot yet.
             None => {
                 let has_begun = slot.has_begun.load(Ordering::Acquire);
                 let starts_until = slot.started_at.load(Ordering::Relaxed) + STARTS_WITHIN;
@@ -362,8 +362,8 @@ impl Owners {
                 history.waits_since = None;
             }
         }
-        // Owners that behave, and all others: new ones, and those whose code was cancelled. The two take turns, because many
-        // hostile owners must not keep another one waiting.
+        // One queue has the owners whose last process behaved well. The other has new owners, and owners whose code was cancelled.
+        // The supervisor takes an owner from each queue in turn. Otherwise many hostile owners could keep another owner waiting.
         let mut queues: [Vec<(bool, i64, u32)>; 2] = Default::default();
         for (role, comes_first) in &wanted {
             let history = self.histories.entry(*role).or_default();

@@ -140,15 +140,16 @@ impl ProviderQueue {
         }
         let limits = provider.limits();
         while self.send_claimed(steps, exchanges, &limits)? && self.next_due <= clock::now() {
-            // The session priorities decide on what a quota is spent, so they are evaluated first.
+            // The session priorities decide for which lookups the quota is used. So the worker evaluates them before it uses the
+            // quota.
             if priorities.holds(provider) {
                 return Ok(());
             }
             let (decision, permits) = self.available_permits(steps, &limits);
             let (permits, most) = match (decision, permits) {
                 (PermitDecision::Granted, permits) => {
-                    // The permits are taken before the quota, because requests that are returned to the quota
-                    // may have been counted elsewhere.
+                    // The permits are taken first, so that no request is taken from the quota without a permit. A request that is
+                    // returned to the quota may already have been counted elsewhere.
                     let permits = limiter::take_permits(provider, permits, &limits);
                     let most = permits.len().saturating_mul(limits.batch);
                     (permits, most)

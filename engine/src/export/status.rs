@@ -1,7 +1,7 @@
 //! Contents of the status files.
 //!
-//! The layout is that of the Python system whose monitor reads the files: one object for each phase, and an aggregate
-//! of all phases. A shortened example:
+//! A Python system has the same layout, and its monitor reads the files. There is one object for each phase, and an aggregate of
+//! all phases. A shortened example:
 //!
 //! ```text
 //! {"last_updated":"2026-11-20T03:18:32.123456+00:00","phases":{"enrichment":{

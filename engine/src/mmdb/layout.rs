@@ -142,7 +142,7 @@ static CANDIDATES: &[(Field, Family, Path)] = &[
     (Organization, Flat, &[Key("asn"), Key("name")]),
     (Organization, Flat, &[Key("organization")]),
     (Organization, Flat, &[Key("org")]),
-    // IPinfo's ASN file uses this name. Its company file has `as_name`, which comes first.
+    // The name of a network in IPinfo's ASN file. IPinfo's company file has `as_name`, which comes first in this list.
     (Organization, Flat, &[Key("name")]),
     // Last resort: a domain such as "google.com".
     (Organization, Flat, &[Key("as_domain")]),

@@ -1,7 +1,7 @@
 //! Checks that every lookup in a file succeeds in bounded time, for any address.
 //!
-//! It examines once everything that a lookup can reach: each node of the tree, each record of a node, each value to
-//! which a record points. Time and memory are linear in the file's size, for any bytes:
+//! The check examines each part of the file that a lookup can reach: each node of the tree, each record of a node, and each value
+//! to which a record points. It examines each part once. Time and memory are linear in the file's size, for any bytes:
 //!
 //! - Each node is visited once, and its height is stored (one byte per node). A node may have several parents:
 //!   2002::/16 maps to IPv4 this way. A loop or a path longer than an address is an error. The verify function of
@@ -70,8 +70,8 @@ pub(super) fn verify_records(
     Ok(())
 }
 
-/// A step of the path from the root: the node, and the number of its two branches visited (the last is the current
-/// one).
+/// A step of the path from the root: the node, and how many of its two branches the walk has taken. The branch taken last is the
+/// current one.
 struct Frame {
     node: u32,
     taken: u8,

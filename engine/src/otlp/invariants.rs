@@ -1,6 +1,7 @@
 //! Invariants of a collector's response, for any bytes.
 //!
-//! The form is that of the providers' responses: a line `STATUS [Retry-After]`, then the body, here protobuf.
+//! The input has the same form as for providers' responses: a line `STATUS [Retry-After]`, then the body. Here the body is a
+//! protobuf message.
 
 use super::export::{LONGEST_WORDS, Outcome, Signal, judge};
 use crate::providers::http::Response;

@@ -17,7 +17,7 @@ use crate::metrics::{Family, Kind, Value};
 
 /// Returns the values at `now`, counted since `since`. Both are nanoseconds since 1970.
 pub fn metrics(families: &[Family], resource: &Resource, since: u64, now: u64) -> Request {
-    // If the clock was set back, the interval must still not end before it begins.
+    // If the clock was set back, `since` would be after `now`. An interval must not end before it begins.
     let at = Interval { since: since.min(now), now };
     let shown = || families.iter().filter(|family| !family.samples.is_empty());
     let scope_metrics = ScopeMetrics {

@@ -117,7 +117,8 @@ pub fn new_id() -> u64 {
     random::bits().max(1)
 }
 
-/// Words of the fixed part: trace (2), id, parent, began, ended, two of the kind; then registry (1), source (3), texts.
+/// A span begins with eight words: trace (2), id, parent, begin, end and kind (2). Then come the registry (1), the name, and the
+/// source (3) or the error.
 const _: () = assert!(8 + 1 + NAME + ERROR <= WORDS);
 
 impl Span {

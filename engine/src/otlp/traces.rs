@@ -7,7 +7,7 @@
 //! | `connect`, `query` | client | `enrich.provider` is their parent's |
 //! | `apply` | internal | |
 //!
-//! All have `db.namespace`, the name of the database, if it is known.
+//! All spans have the attribute `db.namespace`, the name of the database, if it is known.
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;

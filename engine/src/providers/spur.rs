@@ -119,8 +119,8 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
     let Some(source_data) = http::object(body) else {
         return ReadResult::Malformed("the answer is not a JSON object");
     };
-    // Every field except this one is optional. Without this check any object would be accepted, even that of a gateway
-    // or an error.
+    // Every field except `ip` is optional. Without this check any object would be accepted, such as the message of a gateway or an
+    // error.
     match http::names(&source_data, "ip", address) {
         Some(true)
             if source_data.iter().all(|(member, value)| member == "ip" || http::says_nothing(value)) =>

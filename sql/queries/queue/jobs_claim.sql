@@ -1,11 +1,12 @@
--- Leases the most urgent due jobs. For each job, returns an address to ask about: an address without an earlier answer,
--- and another one after each failure. Returns null if all addresses of the job have an answer by now.
+-- Leases the most urgent due jobs. For each job, returns an address to ask the provider about. The address has no earlier answer.
+-- After each failure of a job, the next claim returns another address. Returns null if all addresses of the job already have an
+-- answer.
 --
 -- All leased jobs are of one kind, that of the most urgent one: a request contains either addresses or networks. The
 -- lookup of a network always needs a request, and has no address.
 --
--- Written as index probes, one job after the other. A join would be planned by statistics, which are rarely current for
--- a queue. The planner sees the values, so only one arm of each CASE remains.
+-- The query probes indexes, one job after the other. A join would be planned by statistics, which are rarely current for a queue.
+-- The planner sees the values of the parameters, so it keeps only one branch of each CASE.
 --
 -- If $8 is true, the request is a probe that tests whether the provider has recovered. A probe leases the jobs that
 -- have waited longest, because the provider may be unable to answer the most urgent job.

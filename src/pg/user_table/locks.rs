@@ -1,4 +1,5 @@
-//! Reads what a lock on a user's table depends on, and locks what belongs to the table.
+//! Locks the parts of a user's table, such as indexes and the row of its schema. Reads the facts that show which locks are
+//! necessary.
 
 use std::ffi::c_int;
 

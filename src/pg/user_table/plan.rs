@@ -20,7 +20,7 @@ pub struct Target<'a> {
 #[derive(Clone, Copy)]
 pub enum OtherRelations<'a> {
     None,
-    /// The statement itself may name these relations. A parenthesised expression that the owner or the caller
+    /// The extension's part of the statement may name only these relations. A parenthesised expression that the owner or the caller
     /// wrote may name any relation.
     InExpression(&'a [pg_sys::Oid]),
 }

@@ -327,8 +327,8 @@ impl<'a, 'r> Backfill<'a, 'r> {
         let (oids, batch_size) = (self.run.oids, self.batch_size);
         let (completed, rejected) = (&mut self.completed, &mut self.rejected);
         self.run.batch_resumable(|connection| {
-            // The snapshot is held until the rows that it sees are written. Otherwise other rows could get the tuple
-            // ids of these rows.
+            // The snapshot is held until the rows that it sees are written. Until then, no other row can get the tuple id of such a
+            // row.
             let latest = mvcc_snapshot::Latest::take();
             let Some(waiting) = complete::read(connection, stretch, batch_size, latest.view()) else {
                 return (0, None);

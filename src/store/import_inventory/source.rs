@@ -140,8 +140,7 @@ pub fn tables(connection: &Connection, schema: Oid, names: &[&str]) -> Vec<Table
 }
 
 impl Column {
-    /// Returns the name of its type in `pg_type`, if the type is built in. The name of an array type begins
-    /// with `_`.
+    /// Returns the name of the column's type in `pg_type`, if the type is built in. The name of an array type begins with `_`.
     pub fn builtin_type(&self) -> Option<&str> {
         self.builtin_type.as_deref()
     }

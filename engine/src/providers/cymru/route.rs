@@ -112,7 +112,7 @@ fn rank(route: &Route) -> (Option<u8>, std::cmp::Reverse<u32>) {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Row {
     Absent,
-    /// `numbers` contains all numbers of the row, including that of the route.
+    /// `numbers` contains all networks of the row, including the network of `route`.
     Route {
         route: Route,
         numbers: Vec<u32>,

@@ -208,7 +208,7 @@ fn no_more_than_five_hundred_are_asked() {
     assert_eq!(server.asked().len(), 503);
 }
 
-/// Collects one result. Returns `None` after a time in which it would have arrived.
+/// Collects one result. Returns `None` if no result arrives within 20 s.
 fn collect(pool: &mut Pool<RouteRequest>) -> Option<(u64, RouteReply)> {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(20) {

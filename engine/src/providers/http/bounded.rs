@@ -45,8 +45,7 @@ impl<T: Transport> Transport for Bounded<T> {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        // A request is sent: the bytes received from now on are its response. No bytes are sent while a response is
-        // read.
+        // A request is being sent, so the bytes received after it are its response. Nothing is sent while a response is read.
         self.received = 0;
         self.inner.transmit_output(amount, timeout)
     }

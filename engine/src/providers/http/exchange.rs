@@ -1,9 +1,9 @@
 //! Sends one HTTP request and reads the response.
 //!
-//! An exchange has one deadline, one host and one MiB. The deadline covers everything from resolving the name to the
-//! last byte of the body. Redirects are not followed; they are responses like any other. Only the proxy of the settings
-//! is used. The MiB is the limit of the unpacked body. All bytes of a response together may be twice that; `bounded`
-//! enforces this limit.
+//! An exchange has one deadline, one host and a limit on received bytes. The deadline covers everything from resolving the name to
+//! the last byte of the body. Redirects are not followed; they are responses like any other. The exchange uses a proxy only if the
+//! settings name it. The unpacked body is limited to one MiB. All bytes of a response together are limited to two MiB, see
+//! `bounded`.
 //!
 //! Connections are kept between exchanges, because a request then takes one round trip instead of four. `AGENTS`
 //! holds the agents, which outlive the threads that use them. Its lock is held briefly, never while data is sent.
@@ -172,7 +172,7 @@ fn new_agent(settings: &AgentSettings) -> Result<Agent, Error> {
 }
 
 fn config(settings: &AgentSettings) -> Result<Config, Error> {
-    // Passes the cryptography provider explicitly, because the process's default one is not set by this crate.
+    // Passes the cryptography provider explicitly, because this crate does not set a default provider for the process.
     let tls = TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -186,7 +186,8 @@ fn config(settings: &AgentSettings) -> Result<Config, Error> {
         .http_status_as_error(false)
         .max_redirects(0)
         .timeout_global(Some(settings.timeout))
-        // Half of the time, so that an unresolved name, an unreachable host and a silent host give different errors.
+        // Each of the two steps may take half of the time. So an unresolved name, an unreachable host and a silent host give
+        // different errors.
         .timeout_resolve(Some(settings.timeout / 2))
         .timeout_connect(Some(settings.timeout / 2))
         .max_response_header_size(LONGEST_HEAD)

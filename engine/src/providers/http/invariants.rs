@@ -153,7 +153,7 @@ pub fn http_settings(bytes: &[u8]) {
     let _ = exchange::is_proxy(text);
 }
 
-/// Returns the reply to a response in the form above, and the body as JSON.
+/// Splits `bytes` into a response as described above. Returns the reply to the response, and the body as JSON.
 fn replied(service: &'static HttpService, bytes: &[u8]) -> (Reply, Option<Value>) {
     let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let (line, body) = (&bytes[..end], bytes.get(end + 1..).unwrap_or_default());
@@ -178,7 +178,7 @@ fn replied(service: &'static HttpService, bytes: &[u8]) -> (Reply, Option<Value>
     (reply, serde_json::from_slice(body).ok())
 }
 
-/// Returns whether a member is the requested address, according to the standard library.
+/// Returns whether a member of the body is the requested address. Parses the member with the standard library.
 fn named(body: &Option<Value>, member: &str) -> Option<bool> {
     let text = match body.as_ref()?.get(member)? {
         Value::Null => return None,

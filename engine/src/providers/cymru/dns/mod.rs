@@ -4,8 +4,8 @@
 //! one query (`AS<number>.asn.cymru.com`), because only that record contains the name. A network without a name is
 //! still an answer. A lookup of a network is the second query alone.
 //!
-//! The queries go to the recursive server of the settings or of the system, not to Team Cymru. Its cache serves names
-//! and blocks that were queried before.
+//! The queries go to the recursive DNS server that the settings or the system name, not to Team Cymru. If the server has names or
+//! blocks in its cache, it does not query Team Cymru.
 //!
 //! | file | holds |
 //! |---|---|

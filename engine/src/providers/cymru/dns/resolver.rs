@@ -87,7 +87,8 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// Returns one outcome for each name. An error says why the rest was abandoned. Earlier outcomes stay valid.
+    /// Returns one outcome for each name. An error says why the queries without an outcome were abandoned. The outcomes that
+    /// arrived before the error are valid.
     pub(super) fn ask(&mut self, names: &[String], cancel: &Cancel) -> (Vec<Outcome>, Result<(), Failure>) {
         let mut outcomes = vec![Outcome::Unanswered; names.len()];
         let mut truncated = Vec::new();
