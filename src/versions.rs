@@ -1,9 +1,8 @@
 //! The versions of SQL objects that this library works with.
 //!
-//! An upgrade installs the files, restarts the server and runs `ALTER EXTENSION … UPDATE` at different times.
-//! In between, the library works with objects of another version. Sessions are still stored and counted,
-//! because updates only add to the tables that this needs. The worker and the functions that write check the
-//! versions first.
+//! An upgrade installs the files, restarts the server and runs `ALTER EXTENSION … UPDATE` at different times. In between, the
+//! library works with objects of another version. Sessions are still stored and counted, because updates only add to the tables
+//! that this work uses. The worker and the functions that write check the versions first.
 
 use std::cell::Cell;
 

@@ -24,8 +24,8 @@ pub fn reason(address: Address) -> Option<&'static str> {
             match row.verdict {
                 Verdict::Bogon(reason) => Some(reason),
                 Verdict::Global => None,
-                // RFC 6052 section 3.1: the well-known prefix must not carry an address that is not global. Such a
-                // packet is as forged as its IPv4 part would be.
+                // RFC 6052 section 3.1: the well-known prefix must not carry an IPv4 address that is not global. A packet with such
+                // an address is forged, as a packet with the IPv4 address itself would be.
                 Verdict::AsItsLast32Bits => v4_reason(Ipv4Addr::from_bits(bits as u32))
                     .map(|_| "NAT64 of a non-global IPv4 address (RFC 6052)"),
             }

@@ -22,8 +22,8 @@ use std::time::Duration;
 use crate::backoff;
 use crate::timestamp::Timestamp;
 
-/// Consecutive failures that open the breaker. Fewer exchanges usually run at a time. So a short outage that makes
-/// all of them fail does not open the breaker.
+/// Number of consecutive failures that open the breaker. Usually fewer exchanges run at the same time. So a short outage that makes
+/// all running exchanges fail does not open the breaker.
 pub const OPENS_AFTER: u32 = 5;
 
 /// Longest pause between two attempts, before jitter. A provider outage of a day costs about 300 probes.

@@ -246,8 +246,8 @@ mod tests {
             Rate { interval: rate.0, tolerance: rate.1 }.admit(state, now);
         }
 
-        /// Requests reach the provider up to 50 ms later than requests sent after them. The provider counts in any
-        /// interval of one second.
+        /// A request reaches the provider up to 50 ms late, so a later request may arrive before it. The provider counts requests
+        /// in any interval of one second.
         #[test]
         fn no_second_holds_more_than_the_rate(
             per_second in prop_oneof![1..20_u32, 1..1_001_u32],

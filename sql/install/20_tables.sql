@@ -40,8 +40,8 @@ CREATE FUNCTION session_time(t timestamptz) RETURNS timestamptz
 COMMENT ON FUNCTION session_time(timestamptz) IS
     'returns the given time of a session if the time is plausible; null if the time is before 1970 or more than one day in the future';
 
--- A row may have any two times. Their difference may be out of range, which is an error from version 17 on. An UPDATE
--- or a restore must not fail because of times that a user or an old version of the extension stored.
+-- The times in a row may be far apart. If their difference is out of range, the subtraction raises an error from version 17 on. A
+-- user or an old version of the extension may have stored such times. They must not make an UPDATE or a restore fail.
 CREATE FUNCTION seen_over(first_seen timestamptz, last_seen timestamptz) RETURNS interval
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE

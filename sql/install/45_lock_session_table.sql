@@ -44,7 +44,7 @@ BEGIN
             HINT = 'Call attach_session_table() without add_foreign_key => true. Or use an ordinary column, and fill the column in a BEFORE trigger.';
     END IF;
     arguments := format('%L, %L', attached.ip_column, COALESCE(attached.time_column, ''));
-    -- Without this lock, a name could mean another table after a command has waited for its own lock.
+    -- Each command waits for its own lock. Without the lock taken here, the name could mean another table after such a wait.
     PERFORM @extschema@.lock_session_table(rel, false);
     IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = rel AND t.tgname = 'COWRIE_ENRICH_reference') THEN
         -- The column must contain addresses in the form that ip_inventory has.

@@ -76,8 +76,8 @@ CREATE TRIGGER quota_restored BEFORE INSERT ON provider_quota
           AND current_setting('application_name') = 'pg_restore' AND current_setting('is_superuser') = 'on')
     EXECUTE FUNCTION quota_restored();
 
--- Leases in a dump belong to a worker of another database. The worker of this database may already have ended its
--- predecessors' leases.
+-- Leases in a dump belong to a worker of another database. The worker of this database ends leases of earlier workers when it
+-- starts, perhaps before the restore. So the trigger ends the leases of restored jobs.
 CREATE FUNCTION job_restored() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

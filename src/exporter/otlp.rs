@@ -120,7 +120,7 @@ impl Otlp {
     }
 
     fn send_metrics(&mut self, endpoint: &str, now: Instant) {
-        // The next request includes the numbers that a delayed request would have brought.
+        // A late request is not followed by an extra request, because each request contains the current values of all metrics.
         self.metrics.due = now + guc::otlp_interval();
         match super::snapshot() {
             Ok(families) => {

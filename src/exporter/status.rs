@@ -98,7 +98,7 @@ impl StatusFile {
     pub fn tick(&mut self, now: Instant) -> Option<Instant> {
         let path = guc::status_file();
         if path != self.path {
-            // Start anew, because a write to the old path may wait for a disk that does not respond.
+            // The state is created again. A thread may still wait for the disk of the old path, which does not respond.
             *self = StatusFile { path, ..StatusFile::new(&self.notifier) };
         }
         let path = self.path.clone()?;

@@ -47,7 +47,7 @@ impl Supervisor {
             return NEVER;
         }
         if !is_wanted() {
-            // An exporter that was killed could not stop the collection of spans.
+            // The exporter stops the collection of spans when it ends. An exporter that was killed could not do so.
             otlp::abandon_spans();
             return NEVER;
         }

@@ -20,8 +20,8 @@ const LONGEST_AFTER_CODE: Duration = Duration::from_secs(300);
 const LONGEST_AFTER_ERROR: Duration = Duration::from_secs(3_600);
 /// The longest pause after a slow visit of several sessions.
 const LONGEST_AFTER_SLOW_VISIT: Duration = Duration::from_secs(1);
-/// Number of slow visits in a row after which a visit tries only one session. Each slow visit halves the
-/// batch. A batch has at most 2,000 sessions, which is less than 2 to this power.
+/// After this number of slow visits in a row, a visit tries only one session. Each slow visit halves the batch. A batch has at most
+/// 2,000 sessions, so one session is left after 11 halvings.
 const SMALLEST_AFTER: i64 = 11;
 /// Reasons why sessions were not completed. Users read these texts in `completion_status`.
 const TOO_SLOW: &str = "code of the table owner, such as a trigger, took too long and was cancelled";
@@ -30,7 +30,7 @@ const UNCHANGED: &str =
 const FAILED: &str =
     "the transaction that fills the null snapshot columns failed; see the server log for the error";
 
-/// A visit that was rolled back. Its rows are still leased, and a further step ends their leases.
+/// A visit that was rolled back. Its rows are still leased. A separate step ends these leases.
 pub struct UnsettledLease {
     table: Oid,
     addresses: Vec<Address>,

@@ -39,7 +39,7 @@ pub enum Needs {
     Nothing,
     /// It reads the shared catalogs, and also runs on a standby once the standby is consistent.
     Reading,
-    /// It writes to databases, so it does not run on a standby.
+    /// The program writes to databases, so it does not run on a standby.
     Writing,
 }
 

@@ -109,7 +109,7 @@ pub enum Generated {
     Never,
     /// After all BEFORE triggers.
     Stored,
-    /// By each query that reads the column. No trigger sees the value.
+    /// Each query that reads the column generates the value. No trigger sees it.
     Virtual,
 }
 

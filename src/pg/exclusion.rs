@@ -21,7 +21,8 @@ pub enum Wait {
 pub struct AdvisoryLockGuard(());
 
 impl AdvisoryLockGuard {
-    /// The session must have none now, so that all locks come from the work that runs until this is dropped.
+    /// The session must not hold advisory locks when the guard begins. Then all locks that the guard releases come from work that
+    /// ran while the guard existed.
     pub fn begin() -> AdvisoryLockGuard {
         AdvisoryLockGuard(())
     }

@@ -97,7 +97,7 @@ impl Table {
             .unwrap_or_else(|| pgrx::error!("table \"{}\" does not exist", name.to_string_lossy()))
     }
 
-    /// Returns the horizon of VACUUM: all snapshots in use see the changes of older transactions.
+    /// Returns the horizon of VACUUM: the changes of every transaction before it are visible to all snapshots in use.
     pub fn oldest_visible_to_all(&self) -> pg_sys::TransactionId {
         // SAFETY: the table is open. The function reads shared memory and raises nothing.
         unsafe { pg_sys::GetOldestNonRemovableTransactionId(self.relation) }

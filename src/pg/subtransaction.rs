@@ -62,8 +62,7 @@ impl Failure {
 
 /// Runs `work` in a subtransaction. An ERROR or a panic rolls it back and is returned as a value.
 ///
-/// Cancellation and shutdown are raised again after the rollback, because they are for the user's
-/// statement.
+/// A cancellation or a shutdown is raised again after the rollback, because it concerns the whole statement of the user.
 pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     contained_unless(work, must_be_raised)
 }

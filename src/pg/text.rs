@@ -128,7 +128,7 @@ enum Direction {
 }
 
 thread_local! {
-    /// The conversions of this backend's encoding, to it and from it; InvalidOid if there is none.
+    /// The conversions to and from this backend's encoding. InvalidOid if there is none.
     static CONVERSIONS: OnceCell<[pg_sys::Oid; 2]> = const { OnceCell::new() };
 }
 

@@ -40,9 +40,9 @@ struct Pending {
     other_incomplete: OtherIncomplete,
 }
 
-/// Maximum number of addresses in memory per level. Beyond it the counts are appended at once, and folding creates
-/// the rows. So a bulk load of millions of sessions needs no more memory than this. Its commit cannot be cancelled,
-/// but takes no more time.
+/// Maximum number of addresses in memory per level. If a transaction has more, its counts are appended at once, and folding creates
+/// the rows. So a bulk load of millions of sessions needs a limited amount of memory, and its commit a limited time. The commit
+/// cannot be cancelled.
 const MOST_PENDING: usize = 50_000;
 
 thread_local! {
@@ -127,9 +127,9 @@ fn append_early(oids: ExtensionOids) {
     }
 }
 
-/// Creates the inventory rows of all addresses seen so far, and of `referenced`, for a foreign key that is about to be checked.
-/// Their sessions stay pending. With immediate constraints the check comes before the session is counted, so `referenced` may
-/// be unknown here.
+/// Creates the inventory rows of all addresses seen so far, because a foreign key is about to be checked. The sessions of these
+/// addresses stay pending. An immediate foreign key is checked before the session is recorded. So this function also creates the
+/// row of `referenced`, the address that the check needs.
 pub fn create_now(oids: ExtensionOids, referenced: Option<Address>) {
     let is_known = |pending: &Pending, address: &Address| {
         pending.levels.iter().any(|(_, addresses)| addresses.contains_key(address))

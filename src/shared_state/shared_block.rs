@@ -97,7 +97,7 @@ crate::zeroable! {
         pub announced_all: bool,
         /// Databases that are to have a worker and have none, the oldest first; written by the launcher.
         waiting: [WaitingDatabase; WAITING],
-        /// Databases that need a recount for which `recount_request` has no row; 0 is an empty entry.
+        /// Databases that need a recount but have no row in `recount_request` for it. 0 marks an empty entry.
         pub recounts: [u32; WORKER_SLOTS],
         /// Databases in which no worker may start for a moment.
         pub cooldowns: [DatabaseCooldown; 16],

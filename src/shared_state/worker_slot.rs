@@ -33,8 +33,8 @@ crate::zeroable! {
         pub networks_edited: AtomicBool,
         /// Some lookups were not queued.
         pub sweep_wanted: AtomicBool,
-        /// The process's activity, how it ended, and since when; the codes are those of
-        /// `worker::activity` and of `worker::registry`.
+        /// The process's activity, the reason why it ended, and the time of the last change. The codes are from `worker::activity`
+        /// and `worker::registry`.
         pub state: AtomicU32,
         pub ending: AtomicU32,
         pub since: AtomicTimestamp,

@@ -117,7 +117,7 @@ pub struct SessionEvidence {
 }
 
 impl SessionEvidence {
-    /// Returns true if a quote of time `at` is newer than the known quote, or if there is none.
+    /// Returns true if an answer of time `at` is newer than the known answer of this source, or if no answer is known.
     pub fn lacks(&self, source: usize, at: Option<Timestamp>) -> bool {
         self.quotes[source].as_ref().is_none_or(|known| known.at < at)
     }
@@ -231,7 +231,7 @@ pub fn place(
     let networks_created = write_networks(connection, &networks, "maxmind");
     let created = enrich::create_addresses(oids, connection, databases, &plan.missing, Providers::NONE);
     enrich::update_addresses(oids, connection, databases, &plan.due, LockPolicy::Wait, Providers::NONE);
-    // The times of later sessions count too, so all networks are passed here.
+    // All networks are passed, also existing ones, because later sessions may extend the time in which a network was seen.
     named.by_source.iter().for_each(|networks| networks::append_times(connection, networks));
     InventoryChanges { networks_created, created, renewed: plan.due }
 }

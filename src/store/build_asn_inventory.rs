@@ -44,9 +44,9 @@ const READING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_custom_plan"),
 /// Forces generic plans, because rows are always written by their keys. PostgreSQL then plans the check of a
 /// foreign key, which runs for each row, only once.
 const WRITING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_generic_plan"), (c"jit", c"off")];
-/// Rows are visited, and therefore locked, in the order of their key. Each given row is looked up, or the key's
-/// index is scanned if the rows are most of a small table. No other index supports the statement's condition
-/// or order.
+/// Makes the statement visit rows in the order of their key, because it locks them in this order. The plan looks up each given row
+/// by its key. If the given rows are most of a small table, the plan scans the key's index instead. No other index fits the
+/// statement's condition or order.
 const IN_ORDER: &[(&CStr, &CStr)] = &[
     (c"enable_hashjoin", c"off"),
     (c"enable_mergejoin", c"off"),

@@ -269,7 +269,7 @@ pub fn fill(connection: &Connection, table: &UserTable, sessions: &[SnapshotValu
 /// Returns the reason why sessions of a table or partition are not completed: a trigger would run code of a
 /// third role.
 pub fn blocked_reason(connection: &Connection, table: Oid) -> Option<String> {
-    // The view belongs to the extension, and this process may currently act as another role.
+    // The process may act as another role now. The view is read as the owner of the extension, to whom it belongs.
     let oids = ExtensionOids::of_extension(&catalog::extension()?);
     acting_as(oids.owner, || BLOCKED.first(connection, (table,), |(reason,)| reason).flatten())
 }

@@ -107,8 +107,8 @@ pub struct IncompleteSessionRow {
     pub address: Address,
     pub table: Oid,
     pub gaps: Gaps,
-    /// An answer may be on its way, so the row must become visible together with the session. Otherwise one
-    /// pending row of the address and table is enough.
+    /// True if an answer may arrive soon. Then the row must become visible together with the session. If false, no row is appended
+    /// for an address and table that already have a pending row.
     pub is_asked: bool,
 }
 

@@ -101,8 +101,7 @@ pub struct FailedJob {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Blame {
     Always,
-    /// Only if the provider has answered any lookup since this one's last failure. Otherwise the provider is
-    /// down.
+    /// Only if the provider has answered any lookup since the last failure of this lookup. Otherwise the provider is down.
     UnlessDown,
     /// The provider refused all requests, or nothing was sent. The lookup is not the cause.
     Never,

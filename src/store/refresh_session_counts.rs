@@ -112,8 +112,8 @@ pub fn tables(connection: &Connection) -> Vec<CountedTable> {
     })
 }
 
-/// Returns the estimated number of sessions in these tables, without the tables for which `but` returns true.
-/// The caller has just read those.
+/// Returns the estimated number of sessions in these tables. Leaves out the tables for which `but` returns true, because the caller
+/// has just read them.
 pub fn sessions_estimated(tables: &[CountedTable], but: impl Fn(Oid) -> bool) -> i64 {
     let others = tables.iter().filter(|counted| !but(counted.table));
     others.filter_map(|counted| Some(ReadableTable::open(counted.table)?.rows_estimated())).sum()

@@ -145,8 +145,8 @@ pub fn unsafe_keys(connection: &Connection) -> UnsafeKeys {
 /// Short timeout, because writers of the table queue behind a wait for a strong lock.
 const MOMENT: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"200ms"), (c"search_path", c"pg_catalog, pg_temp")];
 
-/// Adds the missing foreign keys of a table as NOT VALID, with the rights of the caller. With `whole`, adds
-/// the key of a partitioned table whose partitions have valid ones. Waits for locks only briefly.
+/// Adds the missing foreign keys of a table as NOT VALID, with the rights of the caller. If `whole` is true, adds the key of a
+/// partitioned table. All partitions must have a valid key already. Waits for locks only briefly.
 pub fn add(connection: &Connection, rel: Oid, whole: bool) -> Result<(), Failure> {
     contained(|| {
         with_settings(MOMENT, || ADD.execute(connection, (rel, whole)));

@@ -183,7 +183,7 @@ pub fn rank(
         locked.as_owner(|| {
             role::set_locally(c"enable_seqscan", c"off");
             let tuple_ids = tuple_ids(connection, table, &locked, pages, waiting);
-            // From here on, names resolve as they did for the role that set the rule.
+            // The names in the rule are resolved with the search_path of the role that set the rule.
             role::set_locally(c"search_path", &role::setting_text(&table.search_path));
             values(connection, table, &locked, &tuple_ids)
         })

@@ -81,7 +81,7 @@ const _: () = assert!(COUNTERS <= shared_state::SLOTS);
 #[derive(Default)]
 struct PendingCounts {
     counters: [i64; COUNTERS],
-    /// Usually empty: a session of a known address adds at most a sampled time.
+    /// Usually empty. A session of a known address adds nothing, except the duration of the trigger if the call is sampled.
     cells: BTreeMap<Cell, i64>,
     networks: PendingNetworks,
     /// Always empty while spans are not collected. `spans_dropped` counts the spans that did not fit.

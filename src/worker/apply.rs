@@ -168,8 +168,8 @@ fn write_waiting(
     let blocked_keys: BTreeSet<LookupKey> =
         waiting.iter().filter(|w| !is_done(w)).map(|w| w.lookup_key).collect();
     if is_last {
-        // The answer for a block is kept, so its job continues without this batch. The answer for a single
-        // address is not kept.
+        // An answer for a block is kept in `block_answer`. So the batch releases a job with blocked addresses, and the job later
+        // uses the kept answer. An answer for a single address is only in this batch, so the batch keeps the job.
         let blocked: Vec<LookupKey> = blocked_keys.iter().copied().collect();
         let ended: Vec<LookupKey> = answered
             .iter()

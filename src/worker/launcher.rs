@@ -57,7 +57,7 @@ crate::background_process!(cowrie_enrich_launcher_main, run);
 /// The launcher's state of a database.
 #[derive(Default)]
 struct DatabaseState {
-    /// Index of its slot, and the process, unless an earlier launcher started it.
+    /// The index of the worker's slot, and the worker's process. The process is `None` if an earlier launcher started it.
     worker: Option<(usize, Option<Process>)>,
     has_no_extension: bool,
     /// True if the last check found a prepared transaction of this database that changes an extension.

@@ -532,7 +532,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Looks for requests of a recount. Adds one if a commit could append none.
+    /// Looks for requests for a recount. If a commit could not append its request, adds a request.
     fn look_for_recounts(&mut self) -> Result<(), Stop> {
         let is_needed = registry::is_recount_needed();
         let oldest = self.steps.step(StepKind::LookForRecounts, |oids, connection| {

@@ -1,5 +1,5 @@
-//! One provider's batches, in all of their states (`batch`). Providers share only the process, so none waits for
-//! another.
+//! The batches of one provider, in all of their states (`batch`). The providers run in one process, but no provider waits for
+//! another one.
 
 use std::collections::VecDeque;
 use std::ffi::CStr;

@@ -25,7 +25,8 @@ const PROGRAM: Program =
 
 crate::background_process!(cowrie_enrich_recount_main, run);
 
-/// Pause before a failed recount is tried again, doubling, because it may have read all tables.
+/// Pause before the first repetition of a failed recount. The pause doubles with each further failure, because a failed recount may
+/// have read all tables.
 const AGAIN_BASE: Duration = Duration::from_secs(5);
 const AGAIN_CAP: Duration = Duration::from_secs(300);
 /// Maximum number of attempts of one process. An attempt ends if tables are being attached, or if another
@@ -58,8 +59,8 @@ impl Recounter {
         if self.is_wanted && self.process.is_none() { self.not_before } else { NEVER }
     }
 
-    /// Starts a process if one is requested and none runs. Returns true if one has ended since the last call:
-    /// then the requests must be checked.
+    /// Starts a process if one is requested and none runs. Returns true if a process has ended since the last call. The caller must
+    /// then check the requests again.
     pub fn step(&mut self, steps: &Steps) -> bool {
         let has_ended = self.process.as_ref().is_some_and(|process| process.state() == ProcessState::Gone);
         if has_ended && let Some(process) = self.process.take() {

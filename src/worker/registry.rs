@@ -84,8 +84,8 @@ const COOLDOWN: Duration = Duration::from_secs(6);
 
 /// Begins to listen for extensions that are created or dropped and for databases that another session needs.
 ///
-/// Even without preload a transaction may be prepared, and committed after the library is preloaded. The
-/// library may also be loaded by the running CREATE EXTENSION itself.
+/// A transaction may be prepared while the library is not preloaded, and committed after it is preloaded. The library may also be
+/// loaded by the CREATE EXTENSION that is running now.
 pub fn listen() {
     if hooks::is_extension_being_changed() {
         extension_changes();
@@ -277,7 +277,7 @@ fn database_is_needed(database: Oid) {
         }
     });
     let block = shared_state::block();
-    // Also a worker that is being started and has not taken its slot yet.
+    // The slots include the slot of a worker that is being started and has not taken its slot yet.
     for worker_slot in
         block.worker_slots.iter().filter(|worker_slot| worker_slot.database.load(Ordering::Acquire) == wanted)
     {

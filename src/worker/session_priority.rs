@@ -198,7 +198,7 @@ impl SessionPriorities {
         sweep.owners.remove(&owner);
         if sweep.owners.is_empty() {
             let now = clock::now();
-            // Excludes the time that it waited for locks or for a process.
+            // The pause depends on the time that the evaluations used. Waits for locks or for a process do not count.
             self.not_before = now + sweep.used.saturating_mul(SHARE);
             // Sessions have more commands and downloads by then.
             self.again_at = self.not_before.max(now + AGAIN_AFTER);

@@ -97,7 +97,7 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(directory)
 }
 
-/// Puts the components of a path in front of the remaining ones.
+/// Puts the components of a path in front of the components that are still to be resolved.
 fn put_before(left: &mut VecDeque<OsString>, path: &Path) {
     for component in path.components().rev() {
         if matches!(component, Component::Normal(_) | Component::ParentDir) {

@@ -148,7 +148,8 @@ fn network(path: &[Frame], plan: &Plan) -> String {
     }
 }
 
-/// Returns the first network that has this record. It walks the tree again, because only a damaged file needs it.
+/// Returns the first network whose tree path leads to this record. The tree is walked again, because only the error message for a
+/// damaged file needs the network.
 fn network_of(bytes: &[u8], plan: &Plan, record: usize) -> String {
     let mut found = None;
     let walked = walk(bytes, plan, |offset, path| {
@@ -213,7 +214,8 @@ impl Check<'_> {
                     let Token::Text(key) = key else {
                         return Err(Fault { offset: key_at, reason: "key is not text" });
                     };
-                    // A lookup reads the key behind a pointer each time. So the key's length counts each time.
+                    // A lookup reads the text of the key each time a pointer leads to it. So the length of the key counts each
+                    // time.
                     left.text = left.text.checked_sub(key.len()).ok_or(fault("record has too much text"))?;
                     self.members(at, left, depth + 1)?;
                     self.members(at, left, depth + 1)?;

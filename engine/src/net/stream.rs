@@ -50,7 +50,8 @@ impl Stream {
                 break;
             }
             match TcpStream::connect_timeout(peer, share) {
-                // An attempt may have taken seconds, and the connection is not needed after a cancellation.
+                // The attempt to connect may have taken seconds. If the exchange was cancelled meanwhile, the connection is not
+                // needed.
                 Ok(_) if cancel.is_set() => return Err(Failure::Cancelled),
                 Ok(stream) => return Ok(Self(stream)),
                 Err(error) if error.kind() == ErrorKind::TimedOut => {}

@@ -279,9 +279,9 @@ fn stands(stored: &StoredAddress, key: &str, their_time: Option<Timestamp>) -> b
     }
 }
 
-/// Returns true if `_meta.import` is not changed. Of two rows with the same address, lists one as merged.
-/// `_meta.import` names the row that spells the address as this extension does. Without such a row, it names the
-/// first row in order.
+/// Returns true if `_meta.import` stays as it is. If two rows have the same address, lists one of them as merged. `_meta.import`
+/// names the row that spells the address as this extension does. If there is no such row, `_meta.import` names the first row in
+/// order.
 fn keeps_our_row(
     imported: &ImportedRow,
     meta: Option<Container<'_>>,

@@ -37,7 +37,7 @@ const LONGEST: usize = 64 << 20;
 /// Returns a JSON string with the text of an unreadable document.
 pub fn as_string(text: &[u8]) -> Vec<u8> {
     let whole = quoted(text.get(..LONGEST).unwrap_or(text));
-    // A text that was cut within a character is not valid in the server's encoding.
+    // The cut may be within a character. Then the text is not valid in the server's encoding.
     if jsonb::parse(&whole).is_some() { whole } else { b"null".to_vec() }
 }
 

@@ -168,7 +168,8 @@ struct Field {
     name: &'static str,
     sense: fn(&str) -> Option<String>,
     wanted: &'static str,
-    /// Two spellings of a code are equal. A shortened name is not equal to the full name.
+    /// True if the field contains a code. A code in another spelling is the same value. A shortened name and the full name are
+    /// different values.
     is_code: bool,
 }
 

@@ -119,8 +119,8 @@ pub(super) fn entries<'a>(
     Ok(())
 }
 
-/// Checks that the bits and the matches of a record name the same lists, and no others than the file has. `work` is
-/// shared by the records of a file, because they may overlap.
+/// Checks that the bits and the matches of a record name the same lists. Checks that the file has all of these lists. `work` is
+/// shared by all records of a file, because records may overlap.
 pub(super) fn check(data: Section<'_>, record: usize, all: ListSet, work: &mut usize) -> Result<(), Fault> {
     let fault = |reason| Fault { offset: record, reason };
     let lists = matches(data, record, work)?;

@@ -137,7 +137,7 @@ pub fn http_settings(bytes: &[u8]) {
         assert_eq!(uri.authority().map(|who| who.as_str().to_ascii_lowercase()), Some(target.host.clone()));
         assert!(uri.path().ends_with(&format!("/{ASKED}")) && uri.query() == Some("json"), "{about}");
         assert!(!target.host.contains('@') && !about.contains(['#', ' ']) && about.len() < 2200);
-        // The permission to send keys must depend on the host of the connection.
+        // Keys are sent to the host of the connection. So the permission must depend on this host.
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
         let local = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
         assert_eq!(target.may_see_keys(), uri.scheme_str() == Some("https") || local, "{text}");

@@ -838,7 +838,7 @@ fn certificate_is_checked_against_the_roots_of_the_system() {
     let other = TempFile::new(Authority::new().pem);
     let told = run_child(&url, &[("SSL_CERT_FILE", other.path())]);
     assert!(told.contains("answers: 0, failure: Some(Connect(") && told.contains("certificate"), "{told}");
-    // The right authority, but a host name that the certificate does not contain.
+    // The authority is the right one, but the certificate does not contain the host name.
     let told = run_child(&url.replace("127.0.0.1", "localhost"), &[("SSL_CERT_FILE", roots.path())]);
     assert!(told.contains("answers: 0, failure: Some(Connect(") && told.contains("certificate"), "{told}");
     assert_eq!(server.asked().len(), 1);
