@@ -561,8 +561,7 @@ pub fn require_writable(function: &str) {
     require_writable_or(function, "Repeat the call in a read-write transaction on the primary.");
 }
 
-/// Does the same as [`require_writable`], for a function with an alternative. `hint` describes the
-/// alternative.
+/// Like [`require_writable`], for a function with an alternative, which `hint` describes.
 pub fn require_writable_or(function: &str, hint: &str) {
     if transaction::may_write() {
         return;

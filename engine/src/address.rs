@@ -37,8 +37,8 @@ impl fmt::Display for Address {
     }
 }
 
-/// Maximum length of an address in bytes, without surrounding blanks. The longest IPv6 text has 45 bytes; the other
-/// bytes leave room for a zone name. Cowrie's own column holds 61.
+/// Maximum length of an address in bytes, without surrounding blanks. The longest IPv6 text has 45 bytes; the remaining bytes leave
+/// room for a zone name. Cowrie's own column has room for 61 bytes.
 pub const LONGEST_TEXT: usize = 128;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,8 +6,8 @@
 //! HalfOpen  -- `until` has passed: one probe at a time is allowed, and its outcome decides
 //! ```
 //!
-//! The breaker has no clock, no randomness and no lock. It lives in zeroed shared memory under its owner's lock. All
-//! zero is a closed breaker. Times are those of one clock that all processes read.
+//! The breaker has no clock, no randomness and no lock. It lives in zeroed shared memory under its owner's lock. If all bytes are
+//! zero, the breaker is closed. All times come from one clock, which all processes read.
 //!
 //! Several exchanges run at a time, so one cause may make several of them fail. While the breaker is closed, each failure counts
 //! and moves `until` to its own delay from now. Delays do not add up. While the breaker is open and no probe runs, a failure comes

@@ -13,8 +13,8 @@ use std::net::IpAddr;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Prefix(IpNet);
 
-/// Length of a block in bits. Networks filter IPv4 routes more specific than a /24 and IPv6 routes more specific than a
-/// /48, so the addresses of such a block have one origin.
+/// Length of a block in bits. Networks filter IPv4 routes more specific than a /24 and IPv6 routes more specific than a /48. So all
+/// addresses of a /24 or /48 have one origin.
 const BLOCK_V4: u8 = 24;
 const BLOCK_V6: u8 = 48;
 

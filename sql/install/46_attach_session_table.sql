@@ -287,9 +287,9 @@ BEGIN
     FOREACH member IN ARRAY members LOOP
         -- Another extension may copy the triggers and indexes of a parent to its children, as TimescaleDB does.
         IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = member AND t.tgname = 'zz_cowrie_enrich_snapshot') THEN
-            -- Fires on every UPDATE, because a BEFORE trigger of the user may change an address that the statement
-            -- does not name. The name begins with "zz", because BEFORE triggers fire in the order of their names.
-            -- This one must see the address that the user's triggers set.
+            -- Fires on every UPDATE, because a BEFORE trigger of the user may change an address that the statement does not name.
+            -- The name begins with "zz", because BEFORE triggers fire in the order of their names. This trigger must see the
+            -- address that the user's triggers set.
             EXECUTE format(
                 'CREATE TRIGGER zz_cowrie_enrich_snapshot BEFORE INSERT OR UPDATE
                  ON %s FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)', member, own, arguments);
@@ -405,7 +405,7 @@ BEGIN
             SELECT t.tgname FROM pg_trigger t
             WHERE t.tgrelid = member AND t.tgparentid = 0
               AND (t.tgfoid IN ('@extschema@.enrich_session()'::regprocedure, '@extschema@.forget_sessions()'::regprocedure)
-                   -- Replaced by another one.
+                   -- A trigger with this name may have been replaced by a trigger of another function.
                    OR t.tgname IN ('zz_cowrie_enrich_snapshot', 'zz_cowrie_enrich_count', 'zz_cowrie_enrich_truncate', 'COWRIE_ENRICH_reference'))
         LOOP
             EXECUTE format('DROP TRIGGER %I ON %s', ours.tgname, member);

@@ -47,8 +47,8 @@ GRANT EXECUTE ON FUNCTION ip_country(inet), ip_registered_country(inet), ip_city
     announced_prefix(jsonb), contains_bogon(cidr), prefix_size(cidr), is_benign_of(jsonb), document_time(text),
     geo_country_of(jsonb), ip_types_of(jsonb), is_scanner_of(jsonb), is_bogon_of(jsonb) TO PUBLIC;
 
--- Fails if an untrusted owner already has functions with the same names. If the argument types of such a function fitted a call
--- better, PostgreSQL would run that function.
+-- Fails if an untrusted owner already has functions with the same names. PostgreSQL would run such a function if the types of its
+-- arguments fitted a call better.
 DO $$
 DECLARE
     lookalike record;

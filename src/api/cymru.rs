@@ -1,7 +1,7 @@
 //! Lookups at Team Cymru from SQL.
 //!
-//! The caller's lookups are neither queued nor stored. They use the same limits as the worker's. While the
-//! caller waits for a permit or for the network, the function holds no locks of its own.
+//! The caller's lookups are neither queued nor stored. They count towards the same limits as the worker's lookups. While the caller
+//! waits for a permit or for the network, the function holds no locks of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -152,7 +152,7 @@ impl StatusFile {
     }
 }
 
-/// Returns the file of each phase, followed by the aggregate file, which names the other files.
+/// Returns the file of each phase, followed by the aggregate file, which names the files of the phases.
 fn writing(path: PathBuf, phases: &[Phase]) -> Result<FileWrites, String> {
     let now = clock::now();
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {

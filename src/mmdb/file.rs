@@ -78,7 +78,7 @@ impl FileId {
         FileId { kind, number, fingerprint }
     }
 
-    /// Returns whether both have the same private copy.
+    /// Returns whether this file and `other` have the same private copy.
     pub fn has_copy_of(self, other: FileId) -> bool {
         self.stem() == other.stem()
     }

@@ -1,5 +1,5 @@
-//! Owner processes. Each one runs code of one table owner, as that owner. The system tolerates the loss of
-//! such a process.
+//! Owner processes. Each process connects as a table owner and runs only this owner's code. The system tolerates the loss of such a
+//! process.
 //!
 //! The worker of a database starts a process for an owner whose tables have due rows in session_completion,
 //! or whose rules are to be evaluated (`worker::owner_supervisor`). The process connects as the owner. It works in

@@ -14,7 +14,7 @@ use super::{latch, transaction};
 /// A background process that was requested.
 pub struct Process(*mut pg_sys::BackgroundWorkerHandle);
 
-/// State of such a process.
+/// State of a background process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum ProcessState {
     NotYet,
@@ -43,7 +43,7 @@ pub enum Needs {
     Writing,
 }
 
-/// Makes `$body: fn(i32)` the code of a [`Program`] named `$symbol`. The argument is that of [`start`].
+/// Makes `$body: fn(i32)` the code of a [`Program`] named `$symbol`. The body gets the argument that was passed to [`start`].
 /// Signals are blocked until the body calls [`accept_signals`] or [`accept_termination`].
 #[macro_export]
 macro_rules! background_process {
@@ -201,9 +201,9 @@ pub fn connect_as(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
     connect_with(database, role, program);
 }
 
-/// Connects to a database as the bootstrap superuser, then permanently makes a role the session user. Used
-/// for a role that may not connect. Code of the role must run only in a restricted operation, where it cannot
-/// reset the session user. Ends the process if any of these steps fails.
+/// Connects to a database as the bootstrap superuser, then permanently makes a role the session user. Used for a role that may not
+/// connect. Code of the role must run only in a restricted operation, where it cannot reset the session user. Ends the process if a
+/// step fails.
 pub fn connect_and_become(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
     connect_with(database, pg_sys::InvalidOid, program);
     let become_role = || {

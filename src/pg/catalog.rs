@@ -301,8 +301,8 @@ pub fn table_and_parents(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     tables
 }
 
-/// Returns a table, and its partitions and inheritance children of all levels, ordered by level. Takes this
-/// lock on all of them except the table itself.
+/// Returns a table, and its partitions and inheritance children of all levels, ordered by level. Takes the lock on all of these
+/// tables except the table itself.
 pub(super) fn table_and_descendants(table: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
     // SAFETY: a lookup in the catalogs that may raise. It returns a list of OIDs in the current memory context.
     unsafe {

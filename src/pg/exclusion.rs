@@ -2,8 +2,8 @@
 
 use pgrx::pg_sys;
 
-/// Distinguishes these locks from those of the SQL functions pg_advisory_lock(…), which use 1 and 2. So no
-/// statement can take a lock of this kind.
+/// Distinguishes these locks from the locks of the SQL functions pg_advisory_lock(…), which use 1 and 2. So no statement can take a
+/// lock of this kind.
 const OURS: u16 = 0xC0;
 
 /// Reaction to a lock that another process holds.
@@ -13,8 +13,8 @@ pub enum Wait {
     No,
 }
 
-/// Releases all advisory locks of the session when it is dropped: those of the functions pg_advisory_lock(…)
-/// and those of the extension.
+/// Releases all advisory locks of the session when the guard is dropped. They are locks of the functions pg_advisory_lock(…), or
+/// locks of the extension.
 ///
 /// A table owner's code may take advisory locks in another user's session. Without this guard, the locks would stay in that
 /// session.
@@ -75,7 +75,7 @@ impl HeldLock {
     }
 }
 
-/// `objsubid` of such a lock in pg_locks.
+/// `objsubid` of a lock of this kind in pg_locks.
 pub const fn kind_in_pg_locks(kind: u16) -> u16 {
     OURS + 1 + kind
 }

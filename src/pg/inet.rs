@@ -28,7 +28,7 @@ pub struct Inet {
     pub is_canonical: bool,
 }
 
-/// Reads a non-null `inet` datum; `None` if its bytes are not those of an `inet`.
+/// Reads a non-null `inet` datum. Returns `None` if its bytes are not a valid `inet`.
 ///
 /// # Safety
 /// `datum` must be a valid pointer to a varlena.
@@ -53,7 +53,7 @@ pub(super) unsafe fn read(datum: pg_sys::Datum) -> Option<Inet> {
     }
 }
 
-/// Reads a non-null `cidr` datum; `None` if its bytes are not those of a `cidr`. Bits after the length are zero.
+/// Reads a non-null `cidr` datum. Returns `None` if its bytes are not a valid `cidr`. Bits after the length are zero.
 ///
 /// # Safety
 /// `datum` must be a valid pointer to a varlena.
@@ -102,7 +102,7 @@ pub fn everything() -> Typed<super::value::Inet> {
     Typed::made(allocate(FAMILY_V4, 0, &[0; 4]))
 }
 
-/// Writes a `cidr` into the current memory context; its layout is that of `inet`.
+/// Writes a `cidr` into the current memory context; `cidr` has the same layout as `inet`.
 pub(super) fn write_prefix(prefix: Prefix) -> pg_sys::Datum {
     match prefix.network().ip() {
         IpAddr::V4(ip) => allocate(FAMILY_V4, prefix.length(), &ip.octets()),

@@ -20,8 +20,8 @@ pub struct KeyedRow<'a> {
 }
 
 impl Keyed {
-    /// Opens a table whose first column is the key, of type oid or regclass. Returns `None` if there is no
-    /// such table with this index, or if another transaction's lock prevents reading one of them.
+    /// Opens a table whose first column is the key, of type oid or regclass. Returns `None` if the table or the index does not
+    /// exist, or cannot be read because another transaction has locked it.
     pub fn open(schema: pg_sys::Oid, table: &CStr, index: &CStr) -> Option<Keyed> {
         let (table, index) = (find(schema, table), find(schema, index));
         if [table, index].contains(&pg_sys::InvalidOid) {

@@ -15,7 +15,7 @@ use pgrx::pg_sys;
 pub struct SharedLatch(AtomicUsize);
 
 impl SharedLatch {
-    /// Makes the latch that of this process.
+    /// Stores the address of this process's latch.
     pub fn own(&self) {
         // SAFETY: reads a static that is set before any library code runs in a backend.
         let latch = unsafe { pg_sys::MyLatch };

@@ -7,8 +7,8 @@
 //! No safe function here takes or returns a datum or a pointer of the server. A value has its SQL type in its
 //! Rust type ([`value`]). OIDs are plain numbers.
 //!
-//! pgrx has a similar facility for many of these. The table gives the reason why the extension does not use
-//! it, and the change in pgrx that would remove this reason.
+//! For many of these modules, pgrx has a similar facility. The table gives the reason why the extension does not use it, and the
+//! change in pgrx that would remove this reason.
 //!
 //! | module | pgrx's | reason | change in pgrx |
 //! |---|---|---|---|

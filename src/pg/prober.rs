@@ -103,7 +103,7 @@ impl Prober {
         Prober::open_by(table, index, KeyType::Inet, view)
     }
 
-    /// Does the same for a key of any type.
+    /// Opens a table and an index on it, like [`Prober::open`], for a key of any type.
     pub fn open_by(
         table: pg_sys::Oid,
         index: pg_sys::Oid,

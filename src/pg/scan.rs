@@ -165,7 +165,7 @@ impl ReadableTable {
         self.scan(scan, pg_sys::table_scan_getnextslot, read);
     }
 
-    /// Does the same for a range of pages, in order.
+    /// Passes the rows in a range of pages to `read`, in order, until `read` stops.
     pub fn rows_of_pages(
         &self,
         view: View<'_>,

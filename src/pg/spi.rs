@@ -12,8 +12,8 @@ use super::memory;
 use super::sql_function::quoted_schema;
 use super::value::{self, Arguments, Columns, Parameters, Value};
 
-/// A statement from `sql/queries/`, the types of its parameters and those of its columns. `@extschema@` stands for the
-/// extension's schema, as in install scripts. The header of the file declares the parameters.
+/// A statement from `sql/queries/`, with the types of its parameters and columns. `@extschema@` stands for the extension's schema,
+/// as in install scripts. The header of the file declares the parameters.
 pub struct Statement<P, C = ()> {
     name: &'static str,
     text: &'static str,

@@ -67,7 +67,7 @@ pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     contained_unless(work, must_be_raised)
 }
 
-/// Does the same as [`contained`], but raises the errors for which `must_be_raised` returns true.
+/// Like [`contained`], but raises the errors for which `must_be_raised` returns true.
 pub(super) fn contained_unless<T>(
     work: impl FnOnce() -> T,
     must_be_raised: impl Fn(&CaughtError) -> bool,

@@ -1,8 +1,7 @@
 //! Ends of transactions and subtransactions.
 //!
-//! Callbacks are registered once per backend. A callback before commit may do anything that a deferred
-//! trigger may do. The others must not fail, because an ERROR after the commit has begun restarts the whole
-//! cluster.
+//! Callbacks are registered once per backend. A callback before commit may do anything that a deferred trigger may do. A callback
+//! after the commit has begun must not fail, because an ERROR there restarts the whole cluster.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -69,7 +68,7 @@ pub fn run<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     run_after(|| unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) }, work)
 }
 
-/// Does the same as [`run`], for work that sets its isolation level and chooses when it takes its snapshot.
+/// Like [`run`], for work that sets its isolation level and chooses when it takes its snapshot.
 pub fn run_without_snapshot<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     run_after(|| (), work)
 }
@@ -133,8 +132,8 @@ pub fn fire_deferred_triggers() {
     unsafe { pg_sys::AfterTriggerFireDeferred() }
 }
 
-/// Fires deferred triggers, and fills cursors WITH HOLD that a trigger left open, as the current user. The
-/// commit would do both as the user that the session or the background process had at its start.
+/// Fires deferred triggers, and fills cursors WITH HOLD that a trigger left open, as the current user. The commit would do this
+/// work as the user that the session or the background process had at its start.
 pub fn end_as_current_user() {
     // SAFETY: a commit calls the same functions. The extension has no open cursor. In a session of a client, the commit of the
     // client's last transaction has handled the client's cursors.

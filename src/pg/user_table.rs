@@ -1,7 +1,7 @@
 //! Statements on tables that belong to users.
 //!
-//! A name can mean another table a moment later, because a table or its schema can be renamed and another one created in
-//! its place. So a statement on a user's table runs in these steps, and this file offers no other way to run one.
+//! A name can mean another table a moment later. The table or its schema can be renamed, and a new table of this name created. So a
+//! statement on a user's table runs in these steps, and this file offers no other way to run one.
 //!
 //! 1. [`UserTable::lock`] locks the table by its OID, and checks that it is an ordinary or a partitioned table. From then on
 //!    the table can be neither renamed nor altered nor dropped. Its schema can still be renamed.
@@ -208,7 +208,7 @@ impl UserTable {
 pub struct FrozenTable(UserTable);
 
 impl FrozenTable {
-    /// Waits for both locks: on the table and on the row of its schema.
+    /// Locks the table and the row of its schema. Waits for these locks.
     pub fn lock(table: pg_sys::Oid, lock: Lock) -> Option<FrozenTable> {
         let locked = UserTable::lock(table, lock)?;
         hold_schema(table);

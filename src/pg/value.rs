@@ -231,7 +231,7 @@ pub trait Arguments<P: Parameters> {
 /// How a result's column is read.
 pub trait ColumnType: 'static {
     type Value<'r>;
-    /// Types that are stored like this one.
+    /// The type itself, and all types that are stored in the same form.
     #[doc(hidden)]
     const TYPES: &'static [pg_sys::Oid];
     /// # Safety

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use super::value::{Jsonb, SqlType, Text, ToSql, Typed};
 
-/// Writes a varlena into the current memory context. Its payload is these parts, one after the other.
+/// Writes a varlena into the current memory context. The payload consists of `parts`, one after the other.
 pub(super) fn write(parts: &[&[u8]]) -> pg_sys::Datum {
     // SAFETY: palloc returns this number of writable bytes or raises.
     unsafe {

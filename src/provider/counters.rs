@@ -18,12 +18,12 @@ pub enum Count {
     /// Exchanges that began, and the lookup keys in them.
     Requests = 0,
     LookupKeys,
-    /// Applied answers: those with data, and those in which the provider says that it has no data.
+    /// Applied answers: answers with data, and answers in which the provider says that it has no data.
     Values,
     Absent,
     /// Addresses that were served from an earlier answer for their block.
     Shared,
-    /// Lookup keys that an exchange left without an answer, and those that the provider refused.
+    /// Lookup keys without an answer from an exchange, and lookup keys that the provider refused.
     Unanswered,
     Refused,
     /// Dropped rows: rows about addresses that were not in the request, malformed rows, and rows that are too

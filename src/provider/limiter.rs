@@ -26,7 +26,7 @@ pub enum PermitDecision {
     /// A small request may test whether the provider has recovered.
     Probe,
     NotBefore(Timestamp),
-    /// All permits are taken; a process that returns one wakes those that wait.
+    /// All permits are taken. A process that returns a permit wakes the processes that wait.
     Busy,
 }
 
@@ -297,9 +297,9 @@ const LEDGERS_ARE_READ_WITHIN: Duration = Duration::from_millis(100);
 /// How long a permit is kept for the next worker.
 const TURN_LASTS: Duration = Duration::from_millis(200);
 
-/// Offers free permits to the next waiting worker in the order of the slots. Otherwise a database with a long queue
-/// would keep the others from sending. Only one worker is offered permits at a time. The worker that takes a permit
-/// then offers the remaining ones to the next worker.
+/// Offers free permits to the next waiting worker in the order of the slots. Otherwise a database with a long queue would keep the
+/// others from sending. Only one worker is offered permits at a time. The worker that takes a permit then offers the remaining
+/// permits to the next worker.
 fn offer_permits(provider: Provider) {
     let (own, worker_slots) = (catalog::own_database().to_u32(), &shared_state::block().worker_slots);
     let now = clock::now();

@@ -33,8 +33,8 @@ pub struct QuotaReservation {
     pub spent: i64,
 }
 
-/// Takes up to `wanted` of the remaining requests out of the quota. Returns `None` if the provider has no
-/// quota. The requests are counted all the same, for a quota that is set later in the day.
+/// Takes up to `wanted` of the remaining requests out of the quota. Returns `None` if the provider has no quota. The requests are
+/// counted also without a quota, because one may be set later in the day.
 pub fn reserve(provider: Provider, wanted: usize, limits: &Limits) -> Option<QuotaReservation> {
     let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
     let now = clock::now();

@@ -33,7 +33,7 @@ pub fn apply_reply(permit: Permit, reply: &Reply, took: Duration, asked: usize, 
         _ if reply.all_answers().any(|answer| !matches!(answer, Answer::Refused(_))) => {
             permit.give_back(&Verdict::Answered, limits);
         }
-        // Refusals of these particular lookups say nothing about the provider.
+        // The provider refused these particular lookups. This says nothing about the state of the provider.
         _ if has_answers && reply.blames_lookup => {
             permit.give_back(&Verdict::Unknown, limits);
         }

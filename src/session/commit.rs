@@ -1,7 +1,7 @@
 //! The steps of a commit: creates missing inventory rows, appends the counts, and queues lookups.
 //!
-//! Each step is contained in a separate subtransaction: if creating fails, the counts are appended all the same, and
-//! folding creates the missing rows.
+//! Each step runs in its own subtransaction. If the rows cannot be created, the counts are still appended, and folding creates the
+//! missing rows.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -47,8 +47,7 @@ impl LockWaitBudget {
         self.spend(began.elapsed());
     }
 
-    /// Takes the lock of a table of the extension, then runs a step that appends to it. Both are contained in
-    /// a subtransaction.
+    /// Takes the lock of a table of the extension, then runs a step that appends to it. Both steps run in one subtransaction.
     pub fn append<T>(
         &self,
         oids: ExtensionOids,
@@ -239,7 +238,7 @@ pub enum CreationTime {
 /// How long a commit waits for locks. Commits of other sessions take milliseconds. A long enrichment, an idle
 /// transaction or a lock on a table of the extension must not block a honeypot.
 const LOCK_WAIT_LIMIT: Duration = Duration::from_millis(300);
-/// The same as a setting.
+/// [`LOCK_WAIT_LIMIT`] as a setting.
 const LOCK_TIMEOUT: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"300ms")];
 /// How long a step waits for the lock of a table when earlier steps have used up [`LOCK_WAIT_LIMIT`].
 const LOCK_WAIT_MINIMUM: Duration = Duration::from_millis(20);

@@ -199,7 +199,7 @@ pub fn transaction_ended() {
     PENDING.set(Pending::default());
 }
 
-/// Merges the sessions of a released subtransaction into those of its parent.
+/// Merges the sessions of a released subtransaction into the sessions of its parent.
 pub fn released(level: Level, parent: Level) {
     PENDING.with_borrow_mut(|pending| {
         if pending.levels.last().is_none_or(|(top, _)| *top != level) {

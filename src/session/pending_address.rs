@@ -29,7 +29,7 @@ pub fn count_rollback() {
 /// A table in which sessions of an address have gaps, and these gaps.
 pub type IncompleteTable = Option<(Oid, Gaps)>;
 
-/// The same for further tables.
+/// Further tables in which sessions of an address have gaps, and these gaps.
 pub type OtherIncomplete = HashMap<(Address, Oid), Gaps>;
 
 /// The sessions of one address, and what the transaction knows about the address.

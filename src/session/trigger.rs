@@ -32,7 +32,7 @@ use crate::store::enrich::SessionCount;
 use crate::store::{ExtensionOids, session_options, snapshot_fill};
 use crate::telemetry;
 
-/// The columns of the table and the extension's objects, the same for every row of a statement.
+/// The columns of the table and the extension's objects. They are the same for every row of a statement.
 #[derive(Clone, Copy)]
 struct TriggerLayout {
     oids: ExtensionOids,

@@ -77,7 +77,7 @@ impl Report {
 
 /// A size that has not been counted yet.
 pub const UNKNOWN: i64 = -1;
-/// The same for a time.
+/// A time that has not been determined yet.
 pub const UNKNOWN_TIME: Timestamp = Timestamp::NEG_INFINITY;
 
 crate::zeroable! {

@@ -143,7 +143,7 @@ pub fn locked<T>(work: impl FnOnce(&mut Guarded) -> T) -> T {
     MEMORY.locked(work)
 }
 
-/// Publishes the databases that wait for a worker. Those beyond the limit are left out.
+/// Publishes the databases that wait for a worker. Databases beyond the limit are left out.
 pub fn publish_waiting(waiting: &[WaitingDatabase]) {
     let none = WaitingDatabase { database: 0, reason: 0, since: Timestamp::UNSET };
     locked(|guarded| {

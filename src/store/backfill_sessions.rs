@@ -4,9 +4,9 @@
 //! sources. For each address and source, the newest answer of all sessions is used. Therefore the result does not depend on the
 //! order of batches. The sessions are counted by a recount, not by this file.
 //!
-//! A batch of addresses is written by up to four transactions. Each keeps the order of locks by itself. The first
-//! writes the networks that documents name. The second writes networks and addresses from the mmdb files. The third
-//! writes quoted answers of MaxMind, and the fourth those of other sources.
+//! A batch of addresses is written by up to four transactions. Each keeps the order of locks by itself. The first writes the
+//! networks that documents name. The second writes networks and addresses from the mmdb files. The third writes MaxMind's answers
+//! from the documents of sessions, and the fourth writes the answers of other sources.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
@@ -213,8 +213,8 @@ pub struct InventoryChanges {
     pub renewed: Vec<Address>,
 }
 
-/// Creates the addresses that are missing in the inventory, and renews those that are due, with their
-/// networks. Uses only the mmdb files: no provider is asked yet.
+/// Creates the addresses that are missing in the inventory, and renews the addresses that are due, with their networks. Uses only
+/// the mmdb files: no provider is asked yet.
 pub fn place(
     oids: ExtensionOids,
     connection: &Connection,

@@ -228,7 +228,7 @@ impl WrittenRanks {
         !self.0.contains_key(&asn)
     }
 
-    /// Notes the ranks of these values. Returns true if one of them is better than the value written before.
+    /// Notes the ranks of these values. Returns true if a value has a better rank than the value written before.
     fn note(&mut self, asn: i64, best: &Best) -> bool {
         let rank = |field: &Filled, better| match field {
             None => 0,

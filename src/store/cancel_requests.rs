@@ -32,8 +32,8 @@ thread_local! {
 /// Addresses per statement.
 const CHUNK: usize = 2_000;
 
-/// Removes the waiting requests and jobs of a provider, or only those of one address. Returns the number of
-/// addresses and networks that waited. Leaves jobs that a worker has leased.
+/// Removes the waiting requests and jobs of a provider. If an address is given, removes only the requests and jobs of this address.
+/// Returns the number of addresses and networks that waited. Leaves jobs that a worker has leased.
 pub fn run(connection: &Connection, provider: Provider, address: Option<Address>) -> i64 {
     let name = provider.name();
     let (mut cancelled, mut networks) = (BTreeSet::new(), BTreeSet::new());

@@ -108,8 +108,8 @@ pub fn known(connection: &Connection, wanted: &[Address]) -> Vec<CurrentAttribut
     known
 }
 
-/// Completes sessions of these addresses in a table, as the role that owned it when the process was started. Only for owner
-/// processes.
+/// Completes sessions of these addresses in a table. Acts as the role that owned the table when the process was started. Only for
+/// owner processes.
 pub fn visit(
     connection: &Connection,
     (table, owner): (Oid, Oid),

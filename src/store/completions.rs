@@ -70,7 +70,7 @@ impl Gaps {
         self.network || self.country || self.ip_type
     }
 
-    /// Returns the parts that are in both.
+    /// Returns the parts that are in `self` and in `other`.
     pub fn and(self, other: Gaps) -> Gaps {
         Gaps {
             network: self.network && other.network,
@@ -79,7 +79,7 @@ impl Gaps {
         }
     }
 
-    /// Returns the parts that are in at least one of both.
+    /// Returns the parts that are in `self` or in `other`.
     pub fn or(self, other: Gaps) -> Gaps {
         Gaps {
             network: self.network || other.network,

@@ -333,9 +333,9 @@ fn answers(
     (asns, documents)
 }
 
-/// Sorts addresses, which are in key order, into three groups: those without a row, those due, and those that
-/// need no lookup in the mmdb files. For the third group, records the providers of `online` to ask.
-/// Neighbouring keys are found on the index page that was read last.
+/// Sorts addresses, which are in key order, into three groups: addresses without a row, addresses that are due, and addresses that
+/// need no lookup in the mmdb files. For the third group, records the providers of `online` to ask. Neighbouring keys are found on
+/// the index page that was read last.
 pub fn plan(
     oids: ExtensionOids,
     addresses: impl IntoIterator<Item = (Address, SessionCount)>,

@@ -143,9 +143,9 @@ impl SessionTable {
         Erased { found: tuple_ids.len() as i64, written, next }
     }
 
-    /// Erases all sessions of an address that a snapshot sees. The trigger appends no negative counts for them. Returns
-    /// their number. Raises an error if another transaction has locked one of them, because this transaction already
-    /// holds other locks.
+    /// Erases all sessions of an address that a snapshot sees. The trigger appends no negative counts for them. Returns their
+    /// number. Raises an error if another transaction has locked one of these sessions. Waiting could deadlock, because this
+    /// transaction already holds other locks.
     fn erase_uncounted(
         &self,
         connection: &Connection,
@@ -267,8 +267,8 @@ pub fn erase_unused(oids: ExtensionOids, connection: &Connection, locked: &[Addr
     erase_rest(oids, connection, &unused)
 }
 
-/// Erases an address with the sessions that it still has. Returns the number of these sessions. Fails if another
-/// transaction holds one of them.
+/// Erases an address with the sessions that it still has. Returns the number of these sessions. Fails if another transaction has
+/// locked one of these sessions.
 pub fn erase_address(
     oids: ExtensionOids,
     connection: &Connection,

@@ -62,8 +62,7 @@ fn fingerprint(row: impl Hash) -> u64 {
     hasher.finish().max(1)
 }
 
-/// Returns an unpredictable number. Otherwise an attacker could find an address with the fingerprint of
-/// another one.
+/// Returns an unpredictable number. Otherwise an attacker could find an address with the same fingerprint as another address.
 fn secret() -> u64 {
     let secret = &shared_state::block().inbox_secret;
     match secret.load(Ordering::Acquire) {
@@ -92,7 +91,7 @@ pub fn transaction_ended(outcome: Outcome) {
     });
 }
 
-/// Forgets all appended rows, because the subtransaction that was rolled back may have appended some of them.
+/// Forgets all appended rows. The subtransaction that was rolled back may have appended some of these rows.
 pub fn rolled_back() {
     APPENDED.with_borrow_mut(HashSet::clear);
 }

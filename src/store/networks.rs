@@ -92,8 +92,8 @@ pub fn create(connection: &Connection, networks: &Networks, source: &str) -> i64
     create_from_sources(connection, networks, |_| source).len() as i64
 }
 
-/// Like [`create`], for several sources. One pass is needed, because the order of locks is that of the ASNs.
-/// Returns the created networks.
+/// Like [`create`], for several sources. One pass is needed, because rows must be locked in order of their ASNs. Returns the
+/// created networks.
 pub fn create_from_sources<'a>(
     connection: &Connection,
     networks: &Networks,

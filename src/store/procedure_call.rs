@@ -27,7 +27,7 @@ pub struct Key {
     pub relation: Oid,
 }
 
-/// Returns the number of advisory locks of this session, including those of the call itself.
+/// Returns the number of advisory locks of this session, including the locks of the call itself.
 pub fn locks_of_the_session(connection: &Connection) -> i64 {
     LOCKS.first(connection, (), |(count,)| count).flatten().unwrap_or_default()
 }
@@ -38,8 +38,8 @@ pub fn begin(connection: &Connection, key: Key, lock_kind: u16, phase: &str) -> 
     BEGIN.first(connection, arguments, |(resume_at,)| Some(resume_at?.into_owned())).flatten()
 }
 
-/// Stores the progress of a call. `resume_at` is the position at which the next call resumes if this one is
-/// killed. `None` leaves it unchanged.
+/// Stores the progress of a call. `resume_at` is the position at which the next call resumes if this call is killed. `None` leaves
+/// the position unchanged.
 pub fn advance(
     connection: &Connection,
     key: Key,

@@ -170,8 +170,8 @@ pub fn analyze(oids: ExtensionOids, connection: &Connection) {
     ANALYZE.execute(connection, ());
 }
 
-/// Leases the most urgent due jobs, and returns them in order of urgency. With `probe`, leases those that
-/// have waited longest.
+/// Leases the most urgent due jobs, and returns them in order of urgency. If `probe` is true, leases the jobs that have waited
+/// longest.
 pub fn claim(
     connection: &Connection,
     provider: Provider,

@@ -61,8 +61,8 @@ fn reclassify(oids: ExtensionOids, connection: &Connection, after: i64) -> Batch
     if pending.is_empty() {
         return Batch { pending: 0, changed: Vec::new(), blocked: 0, last };
     }
-    // The order of these checks matters. If a transaction uses an older list, a check finds it, or it holds back the
-    // horizon.
+    // The order of these checks matters. A transaction may use an older list. Then one of the checks finds this transaction, or the
+    // transaction holds back the horizon.
     let table = relation::find(oids.schema, c"network_reclassification");
     let horizon = Table::open_for_reading(table).map(|table| table.oldest_visible_to_all());
     let mut blocked = skip_locked::networks_being_created(oids, pending.iter());

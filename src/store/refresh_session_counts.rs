@@ -285,7 +285,7 @@ impl Gaps {
     }
 }
 
-/// Sums by address. Only some of them are in memory.
+/// Sums by address. Some sums are in memory, the others in a table.
 struct AddressSums {
     table: Option<Table>,
     in_memory: HashMap<Address, SessionCount, RandomState>,

@@ -36,8 +36,8 @@ thread_local! {
     };
 }
 
-/// Reads some addresses or networks, and queues lookups with those providers that have not been asked about them. Also
-/// queues lookups of networks whose answers have expired. Returns the new progress; `None` at the end.
+/// Reads some addresses or networks, and queues lookups at the providers that have not been asked about them. Also queues lookups
+/// of networks whose answers have expired. Returns the new progress; `None` at the end.
 pub fn queue_unasked(connection: &Connection, providers: Providers, progress: Progress) -> Option<Progress> {
     match progress {
         Progress::Addresses(after) => {

@@ -41,7 +41,7 @@ const KEY: &CStr = c"cowrie_enrich_address";
 /// once all partitions have a valid one. The partitions' keys are validated before the grant, because planning the validating query
 /// runs code of the table's owner.
 ///
-/// The locks are those of ALTER TABLE, in its order: the table, then `ip_inventory`.
+/// Takes the same locks as ALTER TABLE, in the same order: the table, then `ip_inventory`.
 pub fn create(oids: ExtensionOids, rel: Oid, column: &CStr) {
     require_address_column(rel, column);
     if catalog::is_partitioned(rel) {
@@ -132,7 +132,7 @@ fn partitions_are_ready(oids: ExtensionOids, connection: &Connection, rel: Oid) 
 /// Foreign keys that can run code as the extension's owner.
 pub struct UnsafeKeys {
     pub count: i64,
-    /// One of them, for messages.
+    /// Description of one such foreign key, for messages.
     pub first: Option<String>,
 }
 
@@ -175,8 +175,8 @@ fn validate_as_owner(connection: &Connection, table: Oid) {
     }
 }
 
-/// Finds the sessions of a table whose address is not in the inventory. For each of them, passes to `read` a text
-/// that identifies the session, and the address. Returns the number of all sessions.
+/// Finds the sessions of a table whose address is not in the inventory. For each such session, passes the address and a text that
+/// identifies the session to `read`. Returns the number of all sessions.
 pub fn orphans(oids: ExtensionOids, table: &Table, mut read: impl FnMut(String, String)) -> i64 {
     let Some(readable) = ReadableTable::open(table.oid) else { return 0 };
     let Some(ip) = readable.column(&table.ip_column) else { return 0 };

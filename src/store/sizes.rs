@@ -54,7 +54,7 @@ pub struct Sizes {
 pub struct Completions {
     /// Addresses and tables whose sessions can be completed now.
     pub pending: i64,
-    /// The oldest of them.
+    /// The oldest pending row.
     pub oldest: Oldest,
     pub suspended_owners: i64,
 }
@@ -77,7 +77,7 @@ impl Sizes {
             && self.queues.iter().all(|queue| queue.oldest.is_none())
     }
 
-    /// Replaces unknown sizes by those of `other`.
+    /// Replaces unknown sizes by the sizes of `other`.
     pub fn or(self, other: Sizes) -> Sizes {
         Sizes {
             networks: self.networks.or(other.networks),

@@ -85,8 +85,8 @@ pub fn lock_networks<'a>(connection: &Connection, networks: impl Iterator<Item =
     lock(connection, &LOCK_NETWORKS, networks)
 }
 
-/// Locks the keys of existing networks, which are in order, as a foreign key does. Returns those that it
-/// could lock without waiting.
+/// Locks the keys of existing networks, as a foreign key does. The caller passes the networks in ascending order. Returns the
+/// networks that could be locked without waiting.
 pub fn share_networks<'a>(connection: &Connection, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
     lock(connection, &SHARE_NETWORKS, networks)
 }

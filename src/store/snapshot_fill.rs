@@ -66,7 +66,7 @@ thread_local! {
 
 /// Keeps values registered until it is dropped. An ERROR drops it too.
 pub struct Registration {
-    /// Number of statements that were running before this one.
+    /// Number of statements that were running before the statement of this registration.
     depth: usize,
 }
 

@@ -1,7 +1,7 @@
 //! The number of sessions of a table over time.
 //!
-//! A bucket of months or days follows the calendar of a time zone. A shorter bucket always has the same length. Both
-//! kinds are counted from 2001-01-01 00:00 in the time zone, which is a Monday, and begins a year and a quarter.
+//! A bucket of months or days follows the calendar of a time zone. A shorter bucket always has the same length. Buckets are counted
+//! from 2001-01-01 00:00 in the time zone. This day is a Monday, and the first day of a year and a quarter.
 //!
 //! The sessions of a table may have times without a time zone. The caller names the time zone in which these times were
 //! written. The default is UTC instead of the connection's time zone, because summer time makes one hour of each year
@@ -144,8 +144,8 @@ fn range(column: &[u8], is_local: bool, request: &Request<'_>) -> Vec<u8> {
     conditions.join(&b" AND "[..])
 }
 
-/// Bounds that are compared with the bare column: from 1970-01-03 to 2999, in microseconds since 2000. The conversion
-/// of other bounds could fail. For those bounds the comparison of `seen` is enough.
+/// Bounds that are compared with the bare column: from 1970-01-03 to 2999, in microseconds since 2000. The conversion of other
+/// bounds could fail. For such bounds the comparison of `seen` is enough.
 const USEFUL: std::ops::Range<i64> = -10_955 * 86_400_000_000..365_243 * 86_400_000_000;
 
 /// The length of a bucket, in one kind of unit.
@@ -166,7 +166,7 @@ impl Bucket {
         }
     }
 
-    /// Returns two expressions: one computes the bin of a time, the other the bucket of a bin. The second
+    /// Returns two expressions: the first computes the bin of a time, and the second computes the bucket of a bin. The second
     /// expression is slower, so it is evaluated only once for each group.
     fn expressions(&self) -> (String, String) {
         const LOCAL: &str = "pg_catalog.timezone($1, t.seen)";

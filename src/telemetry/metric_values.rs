@@ -187,7 +187,7 @@ fn networks(databases: &[(String, Sizes)]) -> Vec<Family> {
     vec![created, updated, size, seen, durations, pending]
 }
 
-/// Returns the counts that are not folded yet, and those that are lost until a recount.
+/// Returns the number of counts that are not folded yet, and the number of counts that are lost until a recount.
 fn pending_counts(databases: &[(String, Sizes)]) -> Vec<Family> {
     let ages = by_database(&declared::PENDING_COUNTS_AGE, databases, |sizes| sizes.oldest_count.map(age));
     let recounts =

@@ -1,10 +1,10 @@
 //! Counters of committed work, and rate-limited log messages.
 //!
-//! A counter of work changes when the transaction that did the work commits. Until then its counts are in this
-//! backend's own memory, one set of counts per level of subtransactions. On release, a level's counts are added to
-//! those of the parent level. On rollback they are dropped. Errors are counted at once, because the error happened
-//! even if its transaction is rolled back. Requests to providers and collectors are counted at once too. The shared
-//! counters are atomics, so adding to them needs no lock.
+//! A counter of work changes when the transaction that did the work commits. Until then its counts are in this backend's own
+//! memory, one set of counts per level of subtransactions. On release, a level's counts are added to the counts of the parent
+//! level. On rollback they are dropped. Errors are counted at once, because the error happened even if its transaction is rolled
+//! back. Requests to providers and collectors are counted at once too. The shared counters are atomics, so adding to them needs no
+//! lock.
 //!
 //! | module | contents |
 //! |---|---|
@@ -207,7 +207,7 @@ pub fn take_counted() -> Vec<CounterDelta> {
     })
 }
 
-/// Adds the stored count of another transaction when this one commits.
+/// Adds a stored count of another transaction. The count is published when this transaction commits.
 pub fn count(CounterDelta { index, amount }: CounterDelta) {
     if let Some(number) = index.checked_sub(FIRST_OBSERVATION).filter(|number| *number >= 0) {
         let observation = networks_seen::numbered(number);
@@ -250,7 +250,7 @@ pub fn transaction_ended(outcome: Outcome) {
     });
 }
 
-/// Adds the counts of a released subtransaction to those of its parent.
+/// Adds the counts of a released subtransaction to the counts of its parent.
 pub fn released(level: Level, parent: Level) {
     PENDING.with_borrow_mut(|levels| {
         let Some((_, counts)) = levels.pop_if(|(top, _)| *top == level) else { return };
@@ -261,8 +261,8 @@ pub fn released(level: Level, parent: Level) {
     });
 }
 
-/// Drops the counts of a subtransaction that was rolled back, and of those that began after it. Levels have
-/// ascending numbers.
+/// Drops the counts of a subtransaction that was rolled back, and of all subtransactions that began after it. Levels have ascending
+/// numbers.
 pub fn rolled_back(level: Level) {
     PENDING.with_borrow_mut(|levels| while levels.pop_if(|(top, _)| *top >= level).is_some() {});
 }

@@ -32,7 +32,7 @@ impl PendingNetworks {
         self.0.iter().map(|(register, rank)| Observation { register: *register, rank: *rank })
     }
 
-    /// Adds the observations to those in shared memory.
+    /// Adds the observations to the registers in shared memory.
     pub fn publish(&self) {
         for Observation { register, rank } in self.observations() {
             shared_state::block().networks_seen[usize::from(register)].fetch_max(rank, Ordering::Relaxed);

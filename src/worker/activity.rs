@@ -154,7 +154,7 @@ impl StepKind {
         }
     }
 
-    /// Returns the activity that a worker shows during such a step.
+    /// Returns the activity that a worker shows during this step.
     pub fn activity(self) -> Activity {
         match self {
             StepKind::LookForRestore => Activity::LookingForRestore,

@@ -106,7 +106,7 @@ fn network(answer: &Answer) -> (Option<i64>, NetworkFacts) {
     (network.asn.map(i64::from), source_data)
 }
 
-/// Keeps blocks' answers, which serve further addresses of these blocks.
+/// Keeps the answers for blocks, because later lookups of addresses in these blocks use them.
 fn keep_answers(connection: &Connection, batch: &Completed, lookup_keys: &[LookupKey]) {
     let mut kept = BTreeMap::new();
     for lookup_key in lookup_keys {

@@ -108,7 +108,7 @@ fn write(
     blocked
 }
 
-/// Processes jobs without an answer. Returns the errors of those that became dead letters.
+/// Processes jobs without an answer. Returns the errors of the jobs that became dead letters.
 fn fail(
     oids: ExtensionOids,
     connection: &Connection,

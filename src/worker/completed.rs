@@ -32,7 +32,7 @@ pub struct Completed {
     not_before: Timestamp,
     /// True until a transaction tries to store the batch. Until then another batch may be merged into it.
     is_gathering: bool,
-    /// Earlier transactions stored the addresses up to this one.
+    /// The last address, in key order, that earlier transactions stored.
     pub stored_to: Option<Address>,
     /// True if only the rows that another transaction held are left.
     pub is_blocked: bool,
@@ -117,8 +117,8 @@ impl Completed {
         Completed { not_before: clock::now(), ..Completed::of(provider, outcomes) }
     }
 
-    /// Merges another batch into this one, or returns it if the two may not be stored together. Batches of
-    /// providers that share answers are large already.
+    /// Merges `other` into this batch. Returns `other` if the two batches may not be stored together. Batches of providers that
+    /// share answers are large already.
     pub fn merge(&mut self, other: Completed) -> Option<Completed> {
         let shares = self.provider.declared().shares_answers();
         let is_same_kind = self.is_about_networks() == other.is_about_networks();
@@ -184,7 +184,7 @@ impl Completed {
                 .for_each(|(_, outcome)| *outcome = Outcome::AlreadyAnswered);
         }
         if stored.is_last && !stored.blocked.is_empty() {
-            // The other jobs are completed.
+            // All jobs that are not blocked are completed.
             self.outcomes.retain(|lookup_key, _| stored.blocked.contains(lookup_key));
             self.is_blocked = true;
             self.postpone(clock::now() + retry_pause());

@@ -73,7 +73,7 @@ struct DatabaseState {
     /// `is_wanted`: the database should have a worker. `has_reported`: the worker has read the ledger of spent quotas.
     is_wanted: bool,
     has_reported: bool,
-    /// True if the other databases wait for its ledger.
+    /// True if the other databases wait for the ledger of this database.
     is_awaited: bool,
 }
 
@@ -98,7 +98,7 @@ impl DatabaseState {
         !self.is_wanted || self.has_reported || self.has_no_extension
     }
 
-    /// Makes the other databases wait until this one has reported. Returns true if this is new.
+    /// Makes the other databases wait until this database has reported. Returns true if they did not wait for it before.
     fn becomes_awaited(&mut self) -> bool {
         let is_awaited = !self.has_reported();
         is_awaited && !std::mem::replace(&mut self.is_awaited, is_awaited)

@@ -180,8 +180,8 @@ impl Worker {
         })
     }
 
-    /// Runs one round. Returns for how long there is nothing to do. A step that fails does not
-    /// prevent the other steps.
+    /// Runs one round. Returns for how long there is nothing to do. After a step that fails, the round continues with the next
+    /// step.
     fn round(&mut self) -> Result<Duration, Stop> {
         self.steps.check()?;
         self.waits_for_restore = self.is_being_restored()?;
@@ -371,9 +371,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Turns requests and new networks into jobs, and sessions with gaps into pending completions, each in a separate
-    /// transaction. So a lock on one table does not block the other. Requests come first, because sessions of
-    /// an address with a job wait for its answer.
+    /// Turns requests and new networks into jobs, and sessions with gaps into pending completions, each in a separate transaction.
+    /// So a lock that stops one transaction does not stop the others. Requests come first, because sessions of an address with a
+    /// job wait for its answer.
     fn create_jobs(&mut self) -> Result<(), Stop> {
         if !self.create_jobs.is_now() {
             return Ok(());

@@ -2,8 +2,8 @@
 //!
 //! At most two processes run code of owners at the same time, apart from abandoned processes. If code has not ended five seconds
 //! after its cancellation, the supervisor abandons its process and starts another one. There are slots for two abandoned processes.
-//! A third one leaves no slot free. Then no process starts until an abandoned process has ended. The worker itself waits for none
-//! of these processes.
+//! A third abandoned process leaves no slot free. Then no process starts until an abandoned process has ended. The worker itself
+//! waits for none of these processes.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::Ordering;
@@ -63,7 +63,7 @@ struct History {
     waits_since: Option<Timestamp>,
     /// Processes in a row that ended while they ran the code.
     crashes: u32,
-    /// The last process was terminated from outside, and another one was started at once.
+    /// The last process was terminated from outside, and a new process was started at once.
     was_restarted: bool,
     /// Earliest time of the next process.
     not_before: Timestamp,
@@ -362,8 +362,9 @@ impl Owners {
                 history.waits_since = None;
             }
         }
-        // One queue has the owners whose last process behaved well. The other has new owners, and owners whose code was cancelled.
-        // The supervisor takes an owner from each queue in turn. Otherwise many hostile owners could keep another owner waiting.
+        // One queue has the owners whose last process behaved well. The second queue has new owners, and owners whose code was
+        // cancelled. The supervisor takes an owner from each queue in turn. Otherwise many hostile owners could keep another owner
+        // waiting.
         let mut queues: [Vec<(bool, i64, u32)>; 2] = Default::default();
         for (role, comes_first) in &wanted {
             let history = self.histories.entry(*role).or_default();
@@ -398,7 +399,7 @@ impl Owners {
         Ok(())
     }
 
-    /// Starts the process of an owner. Returns whether another one may be started.
+    /// Starts the process of an owner. Returns whether a further process may be started.
     fn start_one(
         &mut self,
         steps: &Steps,

@@ -256,7 +256,7 @@ impl ProviderQueue {
         Ok((jobs, reserved.map(|reserved| reserved.day)))
     }
 
-    /// Sends the claimed batches. Returns whether all of them are in flight.
+    /// Sends the claimed batches. Returns whether all claimed batches are in flight.
     fn send_claimed(
         &mut self,
         steps: &Steps,

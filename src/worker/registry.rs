@@ -244,7 +244,7 @@ fn announce(database: Oid) {
     }
 }
 
-/// Databases announced since the launcher last checked, or all of them.
+/// Databases announced since the launcher last checked, or all databases.
 pub enum AnnouncedDatabases {
     These(Vec<u32>),
     All,

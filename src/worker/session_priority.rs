@@ -69,7 +69,7 @@ impl SessionPriorities {
         SessionPriorities { is_wanted: true, not_before: AT_ONCE, again_at: NEVER, sweep: None }
     }
 
-    /// Notes new lookups of these providers.
+    /// Notes that there are new lookups at these providers.
     pub fn note_new_lookups(&mut self, providers: impl IntoIterator<Item = Provider>) {
         self.is_wanted |= providers.into_iter().any(has_quota);
     }

@@ -116,7 +116,7 @@ fn is_own(authority: &str, own: IpAddr) -> bool {
         }
     };
     let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST), own];
-    // Any port is accepted, because a tunnel or a proxy on this machine uses another one.
+    // Any port is accepted, because a tunnel or a proxy on this machine uses another port.
     host.is_some_and(|host| loopback.contains(&host)) && port.bytes().all(|digit| digit.is_ascii_digit())
 }
 

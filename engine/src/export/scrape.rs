@@ -179,7 +179,7 @@ impl State {
         has_slot && self.threads < MOST_THREADS
     }
 
-    /// Adds a connection. Replaces another one if all are in use. Returns its number.
+    /// Adds a connection. If all connections are in use, replaces one of them. Returns its number.
     fn add(&mut self, stream: Arc<TcpStream>) -> u64 {
         if self.connections.len() >= CONNECTIONS {
             let replaced = (0..CONNECTIONS).min_by_key(|index| self.connections[*index].step).unwrap_or(0);

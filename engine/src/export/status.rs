@@ -260,8 +260,8 @@ fn rounded(number: f64) -> f64 {
     (number * 100.0).round() / 100.0
 }
 
-/// Returns the progress of the workers: the database with the newest heartbeat among those that applied batches, and
-/// the numbers of answers and batches applied. Empty before the first batch.
+/// Returns the progress of the workers. Takes the database with the newest heartbeat from all databases that applied batches. Adds
+/// the numbers of answers and of batches that were applied. Empty before the first batch.
 fn checkpoint(families: &[Family], answers: f64, batches: f64) -> Value {
     if batches == 0.0 {
         return json!({});

@@ -1,8 +1,8 @@
 //! Declares all metric families.
 //!
-//! docs/metrics.md describes each family, and a test compares the two. The users who requested the families
-//! `asn_inventory.*` chose their names. Where `promtool check metrics` rejects such a name (an abbreviated unit, or
-//! `_count` after the name of a family that is not a histogram), Prometheus gets a different one.
+//! docs/metrics.md describes each family, and a test compares docs/metrics.md with the families. The users who requested the
+//! families `asn_inventory.*` chose their names. Some of these names contain an abbreviated unit. Others end in `_count`, but the
+//! family is not a histogram. `promtool check metrics` rejects such names, so Prometheus gets a different name.
 
 use super::{Declared, Kind};
 
@@ -19,8 +19,8 @@ pub const REQUEST_SECONDS: &[f64] =
 /// Bounds of the number of lookups in one request.
 pub const BATCH_ADDRESSES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0];
 
-/// Bounds of the trigger's time in seconds. A cached address takes microseconds. A commit that waits for another one
-/// takes at most 0.3 s.
+/// Bounds of the trigger's time in seconds. A cached address takes microseconds. A commit that waits for another commit takes at
+/// most 0.3 s.
 pub const TRIGGER_SECONDS: &[f64] = &[
     0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001,
     0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0,

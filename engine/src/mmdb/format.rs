@@ -104,7 +104,7 @@ impl Plan {
         let at = node as usize * width;
         match bytes[at..at + width] {
             [a, b, c, d, e, f] => [u32::from_be_bytes([0, a, b, c]), u32::from_be_bytes([0, d, e, f])],
-            // The middle byte holds the top four bits of both.
+            // The middle byte holds the top four bits of the left record and of the right record.
             [a, b, c, m, d, e, f] => {
                 [u32::from_be_bytes([m >> 4, a, b, c]), u32::from_be_bytes([m & 15, d, e, f])]
             }
@@ -170,7 +170,7 @@ pub(super) enum Token<'a> {
 }
 
 impl Token<'_> {
-    /// Returns the number of values that follow inside this one.
+    /// Returns how many values follow as members of this value.
     pub fn members(self) -> usize {
         match self {
             Self::Map(pairs) => pairs * 2,

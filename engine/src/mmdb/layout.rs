@@ -62,8 +62,8 @@ enum Family {
 }
 use Family::{Flat, MaxMindAsn, MaxMindPlace, MaxMindTraits};
 
-/// The first path with a value wins, so better paths come first. The country where the address is used (`country`) and
-/// the country of registration are different facts. Neither replaces the other.
+/// The first path with a value wins, so better paths come first. The country where the address is used (`country`) and the country
+/// of registration are different facts. A field is never filled with the value of the other field.
 #[rustfmt::skip]
 static CANDIDATES: &[(Field, Family, Path)] = &[
     (Country, MaxMindPlace, &[Key("country"), Key("iso_code")]),

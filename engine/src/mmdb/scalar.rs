@@ -1,7 +1,6 @@
 //! Converts values of any type to countries, coordinates and ASNs.
 //!
-//! An invalid value gives `None`, never an error. So a session still gets the other facts of an unusual
-//! record.
+//! An invalid value gives `None`, never an error. So a session still gets the remaining facts of an unusual record.
 
 use super::format::Token;
 use crate::country;

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-/// A socket pair. A thread holds both ends, so a notification cannot raise SIGPIPE.
+/// A socket pair. A thread holds both sockets, so a notification cannot raise SIGPIPE.
 pub struct Notifier {
     sender: UnixStream,
     receiver: UnixStream,

@@ -1,7 +1,7 @@
 //! Encodes metric families as an OTLP request.
 //!
-//! Counters are monotonic sums, and histograms have explicit bounds. Both are cumulative since one start time. The unit
-//! is that of the family, so milliseconds stay milliseconds. A family without samples is left out.
+//! Counters are monotonic sums, and histograms have explicit bounds. Both are cumulative since one start time. Values keep the unit
+//! of their family, so milliseconds stay milliseconds. A family without samples is left out.
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;

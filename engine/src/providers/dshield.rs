@@ -151,7 +151,8 @@ fn unwrapped(report: JsonObject) -> JsonObject {
     report.into_iter().map(|(member, value)| (member, unwrap(value))).collect()
 }
 
-/// Returns whether a value means "no report": null, zero as a number, a text or a date, `false`, and lists and objects of these.
+/// Returns whether a value means "no report": null, zero as a number, a text or a date, `false`, and lists and objects that contain
+/// only such values.
 fn is_unreported(value: &Value) -> bool {
     match value {
         Value::Number(number) => number.as_f64() == Some(0.0),

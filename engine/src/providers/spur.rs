@@ -91,7 +91,7 @@ static SERVICE: HttpService = HttpService {
 /// Headers about the account and the data.
 const NOTICES: [&str; 2] = ["x-balance-remaining", "x-result-dt"];
 
-/// Maximum length of such a header, in characters.
+/// Maximum length of this header, in characters.
 const LONGEST_NOTICE: usize = 40;
 
 impl HttpProvider for Spur {

@@ -1,4 +1,4 @@
--- Locks addresses, in order. Waits for sessions that are being stored with a foreign key to one of them.
+-- Locks addresses, in order. Waits for the sessions that are being stored with a foreign key to one of these addresses.
 -- $1 inet[]: addresses
 SELECT count(*)
 FROM (

@@ -1,6 +1,5 @@
--- Drops pending session counts of addresses that have no row in ip_inventory, if their sum is zero or negative. The
--- sessions of such an address were never counted. The sum includes all pending counts of the address, because a batch
--- may have only some of them.
+-- Drops pending session counts of addresses that have no row in ip_inventory, if their sum is zero or negative. The sessions of
+-- such an address were never counted. The sum includes all pending counts of the address, not only the counts in the current batch.
 -- $1 inet[]: ip
 WITH summed AS MATERIALIZED (
     SELECT d.ip_address

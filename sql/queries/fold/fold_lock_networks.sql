@@ -1,5 +1,5 @@
--- Locks the networks that a fold adds to, in order, unless another transaction has locked them. Returns all of them,
--- and whether each is locked now.
+-- Locks the networks that a fold adds to, in order, unless another transaction has locked them. Returns each network, and whether
+-- it is locked now.
 -- $1 inet[]: ip
 WITH wanted AS MATERIALIZED (
     SELECT a.asn_number

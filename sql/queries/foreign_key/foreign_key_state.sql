@@ -1,4 +1,4 @@
--- Of a table and its partitions, returns those whose foreign key is not validated.
+-- Takes a table and its partitions. Returns the tables whose foreign key is not validated.
 -- $1 oid: rel
 SELECT c.conrelid
 FROM pg_constraint c

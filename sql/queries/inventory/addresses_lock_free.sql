@@ -1,4 +1,4 @@
--- Locks, in order, those addresses that no other transaction has locked. Returns them.
+-- Locks addresses in order. Skips addresses that another transaction has locked. Returns the locked addresses.
 -- $1 inet[]: ip
 SELECT i.ip_address
 FROM @extschema@.ip_inventory i

@@ -39,8 +39,7 @@ WITH given AS (
 ), moved AS (
     SELECT m.* FROM merged m WHERE m.new_asn IS DISTINCT FROM m.old_asn
 ), history AS (
-    -- The current time, now that the row is locked. The transaction's time could be older than that of the last
-    -- entry.
+    -- The current time, now that the row is locked. The time of the transaction's start could be older than the last entry.
     INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, observed_at, verification_source)
     SELECT m.ip_address, m.new_asn, clock_timestamp(), $5
     FROM moved m

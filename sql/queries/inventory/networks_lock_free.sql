@@ -1,4 +1,4 @@
--- Locks, in order, those networks that no other transaction has locked. Returns them.
+-- Locks networks in order. Skips networks that another transaction has locked. Returns the locked networks.
 -- $1 bigint[]: asn
 SELECT a.asn_number
 FROM @extschema@.asn_inventory a

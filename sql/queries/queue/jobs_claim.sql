@@ -2,8 +2,8 @@
 -- After each failure of a job, the next claim returns another address. Returns null if all addresses of the job already have an
 -- answer.
 --
--- All leased jobs are of one kind, that of the most urgent one: a request contains either addresses or networks. The
--- lookup of a network always needs a request, and has no address.
+-- All leased jobs are of one kind, because a request contains either addresses or networks. The most urgent job determines the
+-- kind. The lookup of a network always needs a request, and has no address.
 --
 -- The query probes indexes, one job after the other. A join would be planned by statistics, which are rarely current for a queue.
 -- The planner sees the values of the parameters, so it keeps only one branch of each CASE.

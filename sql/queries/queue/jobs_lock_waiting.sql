@@ -1,5 +1,5 @@
--- Locks, in key order, a provider's jobs that no worker has leased, or only those of one address. The next statement
--- then sees every address that waits for these jobs, because a transaction locks a job before it adds an address.
+-- Locks a provider's jobs that no worker has leased, in key order. If $2 is set, locks only the jobs of this address. The next
+-- statement then sees every address that waits for these jobs, because a transaction locks a job before it adds an address.
 -- $1 text: provider
 -- $2 inet: ip; null for all
 SELECT j.lookup_key

@@ -17,7 +17,7 @@ WITH seen AS MATERIALIZED (
     INSERT INTO @extschema@.enrichment_job (provider, lookup_kind, lookup_key, priority, requested_at)
     SELECT $1, 'asn', s.asn_number::text, $6, now()
     FROM seen s
-    -- networks_queue.sql finds the other networks.
+    -- networks_queue.sql finds the networks that this statement leaves out.
     WHERE s.lookup_queued_at IS NOT NULL AND NOT @extschema@.is_bogon_asn(s.asn_number)
       AND COALESCE(s.meta #>> ARRAY[$1, 'state'], '') NOT IN ('failed', 'skipped')
       AND @extschema@.is_source_fresh(jsonb_build_object('_meta', s.meta), $1, $4, $5) IS NOT TRUE

@@ -1,5 +1,5 @@
--- Deletes a provider's requests that the worker has not read, or only those about one address. Returns their addresses
--- and networks.
+-- Deletes a provider's requests that the worker has not read. If $2 is set, deletes only the requests about this address. Returns
+-- their addresses and networks.
 -- $1 text: provider
 -- $2 inet: ip; null for all
 DELETE FROM @extschema@.enrichment_request r

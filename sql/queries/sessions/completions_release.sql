@@ -1,5 +1,6 @@
--- Ends the leases of processes that have ended: those in $1, or all except $1 if $2 is true. Their sessions are
--- visited again after a backoff, because the owner's code may have ended the process.
+-- Ends the leases of processes that have ended. The processes are named in the first argument. If the second argument
+-- is true, ends all leases except the leases of the named processes. The sessions are visited again after a backoff,
+-- because the owner's code may have ended the process.
 -- $1 bigint[]: leased by
 -- $2 boolean: true if these are the leases to keep
 -- $3 float8: backoff cap in seconds

@@ -1,9 +1,9 @@
 //! Imports addresses of the Python system's `ip_inventory`.
 //!
-//! The Python system's documents have the same format as those of this extension, except for `_meta`. The import
-//! stores the time of each source's answer in `_meta`, so that sources are not asked again without need, and
-//! freshness is correct. `_meta.import` names the row from which an address was imported. Several rows with
-//! different spellings of one address become one row here. For each source, the newest answer is kept.
+//! The Python system's documents have the same format as this extension's documents, except for `_meta`. The import stores the time
+//! of each source's answer in `_meta`, so that sources are not asked again without need, and freshness is correct. `_meta.import`
+//! names the row from which an address was imported. Several rows with different spellings of one address become one row here. For
+//! each source, the newest answer is kept.
 //!
 //! The column `session_count` of these rows counts enrichments and is not imported.
 
@@ -303,7 +303,7 @@ fn keeps_our_row(
         host.unwrap_or(spelling) == address.to_string()
     };
     if is_ours(&imported.spelling) && !is_ours(first) {
-        // The other row was counted when it was read.
+        // The row named `first` was counted when it was read.
         report.merge(first.to_owned(), &reason, None);
         return false;
     }

@@ -64,7 +64,7 @@ pub fn take_over(call: &Call) {
     });
 }
 
-/// Finds the tables and checks them all before any of them is imported.
+/// Finds the tables, and checks all tables before the first one is imported.
 fn find(oids: ExtensionOids, schema: Oid, schema_name: &str) -> Vec<Table> {
     let caller = role::current();
     let tables = acting_as(oids.owner, || {
@@ -204,7 +204,7 @@ struct Import<'run, 'call> {
 }
 
 impl Import<'_, '_> {
-    /// Imports all rows of a table, or those that remain after a killed call.
+    /// Imports all rows of a table. After a killed call, imports only the remaining rows.
     fn table(&mut self, phase: usize, table: &Table, tables: &[Table]) {
         let begin = match self.resume.take() {
             Some((killed_in, position)) if killed_in > phase => {

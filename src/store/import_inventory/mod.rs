@@ -54,7 +54,7 @@ thread_local! {
 /// A value of a network's metadata, and its source.
 pub type Sourced = Option<(String, &'static str)>;
 
-/// A network from the other inventory.
+/// A network of the imported inventory.
 pub struct ImportedNetwork {
     pub asn: i64,
     pub name: Sourced,
@@ -116,7 +116,7 @@ fn network_arguments(networks: &[ImportedNetwork]) -> impl Arguments<NetworkPara
     )
 }
 
-/// An address from the other inventory.
+/// An address of the imported inventory.
 pub struct ImportedAddress {
     pub address: Address,
     pub asn: Option<i64>,

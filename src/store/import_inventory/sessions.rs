@@ -87,7 +87,7 @@ pub fn changes(table: &Table) -> Vec<Change> {
     changes
 }
 
-/// Older versions of the Python system kept a list of types. The first of them becomes the type of the session.
+/// Older versions of the Python system kept a list of types. The first type in the list becomes the type of the session.
 const TYPES: &str = "snapshot_ip_types";
 
 /// How the first type of a session's list is moved to the column for one type.

@@ -40,7 +40,7 @@ static MAXMIND: Family = Family {
         (b"is_public_proxy", "PROXY"),
         (b"is_residential_proxy", "RESIDENTIAL_PROXY"),
         (b"is_hosting_provider", "DATACENTER"),
-        // MaxMind sets it together with each of the other keys.
+        // MaxMind sets this key together with each of the other keys.
         (b"is_anonymous", "ANONYMOUS"),
     ],
     fallback: Some(b"is_anonymous"),
@@ -118,7 +118,7 @@ impl Family {
         } else if count(&IPINFO_PLUS, 6) >= 1 {
             Some(&IPINFO_PLUS)
         } else if count(&IPINFO_PRIVACY, 5) >= 2 {
-            // One of these words alone may be something else.
+            // A single one of these words may have another meaning.
             Some(&IPINFO_PRIVACY)
         } else {
             None

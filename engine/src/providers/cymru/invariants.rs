@@ -35,7 +35,7 @@ pub fn whois_answer(bytes: &[u8]) {
             assert!(stands_in(bytes, &route.asn.to_string()), "{} is nowhere in the answer", route.asn);
         }
     }
-    // Converts the answers like those of all providers.
+    // Converts the answers in the same way as the answers of any provider.
     let mut reply = RouteReply::new(Transport::Whois, None);
     reply.answers = parsed.answers;
     let reply = providers::Reply::from(reply);

@@ -89,16 +89,16 @@ impl CymruSettings {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RouteRequest {
     pub settings: CymruSettings,
-    /// Distinct addresses, at most `MOST_ADDRESSES`. Further ones are ignored.
+    /// Distinct addresses, at most `MOST_ADDRESSES`. Further addresses are ignored.
     pub addresses: Vec<Address>,
 }
 
-/// One exchange about networks. Its answers have another form than those about addresses, so a request never contains
-/// both.
+/// One exchange about networks. Answers about networks have another form than answers about addresses, so a request never contains
+/// both kinds of lookup.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NetworkRequest {
     pub settings: CymruSettings,
-    /// Distinct AS numbers, at most `MOST_ADDRESSES`. Further ones are ignored.
+    /// Distinct AS numbers, at most `MOST_ADDRESSES`. Further numbers are ignored.
     pub asns: Vec<u32>,
 }
 

@@ -123,7 +123,7 @@ pub fn without_country(name: &str) -> Option<&str> {
 pub(super) struct NetworkCandidates {
     answer: Option<NetworkAnswer>,
     refused: Option<NetworkAnswer>,
-    /// Two rows differ, so none of them can be trusted.
+    /// Two rows about the same network differ, so neither row can be trusted.
     is_ambiguous: bool,
 }
 

@@ -49,7 +49,7 @@ pub(crate) struct Request<'a> {
     pub(crate) url: String,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) timeout: Duration,
-    /// Proxy for all exchanges except those with this host itself.
+    /// Proxy for all exchanges, except exchanges with a server on this machine.
     pub(crate) proxy: Option<String>,
 }
 

@@ -1,7 +1,7 @@
 //! HTTP providers, with one address per request.
 //!
-//! A provider is an `HttpService`: data, and one function that reads its responses. This folder contains the code that
-//! all of them share. The status code has the following meaning, unless the service's function decides otherwise.
+//! A provider is an `HttpService`: data, and one function that reads its responses. This folder contains the code that all services
+//! share. The status code has the following meaning, unless the service's function decides otherwise.
 //!
 //! | status | means |
 //! |---|---|
@@ -222,8 +222,8 @@ impl HttpService {
         hasher.finish()
     }
 
-    /// Looks up the first address; further ones get no answer. Reads the key once, so the reply is judged by the key
-    /// that was sent.
+    /// Looks up the first address. Further addresses get no answer. Reads the key once, so the reply is judged by the key that was
+    /// sent.
     fn fetch(&self, addresses: &[Address], settings: &Settings, cancel: &Cancel) -> Reply {
         let Some(address) = addresses.first().copied() else {
             return Reply { unsent: true, ..Reply::default() };

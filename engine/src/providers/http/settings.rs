@@ -8,7 +8,7 @@ use crate::rate::Rate;
 use std::ffi::CStr;
 use std::time::Duration;
 
-/// The proxy of all HTTP providers. Each of them lists it among its settings.
+/// The proxy of all HTTP providers. Each HTTP provider lists it among its settings.
 pub static HTTP_PROXY: Setting = Setting {
     name: c"cowrie_enrich.http_proxy",
     short: c"URL of the proxy for requests to GreyNoise, DShield and SPUR.",

@@ -779,7 +779,7 @@ fn proxy_that_refuses_is_told_from_the_provider() {
     );
 }
 
-/// The tests below run this one in a separate process: one exchange on a thread of the pool.
+/// The tests below run this test in a separate process. It makes one exchange on a thread of the pool.
 #[test]
 #[ignore = "run by other tests"]
 fn child() {

@@ -150,7 +150,7 @@ impl<'a> Resolver<'a> {
         Ok(Some(PendingQuery { question, id, sendings: 1, due: Instant::now() + self.timing.waits[0] }))
     }
 
-    /// Repeats queries that are due, and abandons those that were sent often enough.
+    /// Repeats queries that are due, and abandons queries that were sent often enough.
     fn repeat(&mut self, pending: &mut Vec<PendingQuery>) -> Result<(), Failure> {
         let now = Instant::now();
         let mut given_up = false;

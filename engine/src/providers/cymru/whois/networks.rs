@@ -14,9 +14,9 @@
 //! 15169   | US | arin     | 2000-03-30 | GOOGLE, US
 //! ```
 //!
-//! A row must have exactly five columns, because rows about addresses have seven. Rows of seven columns count as
-//! foreign, because services that imitate the protocol send such rows about networks too. If the headings name other
-//! columns or another order, no row after them counts. Two rows that contradict each other are both dropped.
+//! A row must have exactly five columns, because rows about addresses have seven. Rows of seven columns count as foreign, because
+//! services that imitate the protocol send such rows about networks too. If the headings name other columns or another order, no
+//! row after them counts. If two rows contradict each other, both are dropped.
 
 use super::super::Anomalies;
 use super::super::network::{COLUMNS, NetworkAnswer, NetworkCandidates, parse_row};
@@ -40,7 +40,7 @@ struct Rows {
     asked: Vec<u32>,
     found: BTreeMap<u32, NetworkCandidates>,
     anomalies: Anomalies,
-    /// The headings are not those of rows about networks.
+    /// The headings name other columns than the columns of rows about networks.
     has_other_headings: bool,
 }
 

@@ -236,7 +236,7 @@ mod tests {
     fn row_of_several_numbers_is_the_lowest_ones_route() {
         let route = route("36040 15169  36040 | 8.8.8.8 | 8.8.8.0/24 | US | arin | | YOUTUBE, US\n");
         assert_eq!((route.asn, &route.origins[..]), (15169, &[36040][..]));
-        // The row's name is that of 36040.
+        // The row contains the name of network 36040.
         assert_eq!(route.name, None);
     }
 

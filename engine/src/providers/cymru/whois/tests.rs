@@ -144,7 +144,7 @@ fn silence_ends_with_the_whole_time() {
 fn server_that_does_not_read_is_silent() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    // More than both socket buffers hold.
+    // More bytes than the two socket buffers hold.
     let much = vec![Address::new("2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap()); 300_000];
     let reply = ends_soon(|| run("127.0.0.1", port, &much, &short(), &Cancel::new()));
     assert_eq!(reply.failure, Some(Failure::Silent));
