@@ -348,7 +348,7 @@ pub fn in_transaction_block(procedure: &str) -> ! {
     )
 }
 
-/// Another call of the procedure is running.
+/// Raises an error because another call of the procedure is running.
 pub fn already_running(procedure: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,

@@ -1,6 +1,6 @@
 //! The settings. Only this file reads them, and passes them on as plain values.
 //!
-//! All settings can be changed by a reload. None is per session, because the worker and all backends must see
+//! All settings can be changed by a reload. No setting can be changed in a session, because the worker and all backends must see
 //! the same values.
 
 use std::ffi::{CStr, CString};

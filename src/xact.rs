@@ -21,7 +21,7 @@ fn before_commit() {
     pending::before_commit();
     if transaction::is_being_prepared() {
         counter_deltas::store_of_prepared();
-        // Last, because all of the steps above may request wake-ups.
+        // This step is the last one, because all of the steps above may request wake-ups.
         if let Err(failure) = contained(registry::transaction_is_prepared) {
             telemetry::error(
                 "could not notify the worker of a prepared transaction; the worker will process the transaction later",

@@ -25,10 +25,10 @@ pub enum LineError {
     },
     /// The line is a prefix, which has many addresses.
     Prefix,
-    /// Some programs read a number with a leading zero as octal.
+    /// A number of the address begins with a zero. Some programs read such a number as octal.
     LeadingZero,
     Port,
-    /// There is further text after the address.
+    /// The line contains further text after the address.
     FurtherText,
     NotAnAddress,
 }

@@ -54,7 +54,7 @@ pub enum State {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Permission {
     Ask,
-    /// One request is allowed. All others wait for its outcome.
+    /// One request is allowed. All other requests wait for its outcome.
     Probe,
     /// Requests are blocked until this time.
     NotBefore(Timestamp),

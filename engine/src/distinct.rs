@@ -24,7 +24,7 @@ pub const LARGEST_RANK: u8 = RANK_BITS as u8 + 1;
 pub struct Observation {
     /// Below [`REGISTERS`].
     pub register: u16,
-    /// From 1 to [`LARGEST_RANK`].
+    /// The rank is between 1 and [`LARGEST_RANK`].
     pub rank: u8,
 }
 

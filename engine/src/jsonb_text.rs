@@ -8,7 +8,7 @@ use std::borrow::Cow;
 /// The escapes that a database accepts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Escapes {
-    /// All Unicode characters.
+    /// Escapes of all Unicode characters can be stored.
     Unicode,
     /// ASCII only, because the database's encoding may lack other characters.
     Ascii,

@@ -284,7 +284,7 @@ mod tests {
                 }
             }
             prop_assert!(now - BEGIN <= count * rate.interval);
-            // Not slower than the stretched rate.
+            // The rate is not slower than the stretched rate.
             prop_assert!(rate.interval <= SECOND * 107 / 100 / per_second + Duration::from_micros(1));
         }
     }

@@ -42,7 +42,7 @@ impl<const WORDS: usize, const SLOTS: usize> Ring<WORDS, SLOTS> {
                 return false;
             }
             if turn > free {
-                // Another writer claimed the slot.
+                // Another writer has claimed this slot.
                 position = self.head.load(Ordering::Relaxed);
                 continue;
             }

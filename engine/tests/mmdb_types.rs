@@ -117,7 +117,7 @@ fn an_invalid_table_of_lists_is_refused() {
     }
     let future = TypeDatabase::open(lists().bytes_with_table(r#"{"format":2,"lists":[]}"#)).err();
     assert_eq!(future, Some(MmdbError::Unsupported { what: "format of lists", value: 2 }));
-    // Without the key: a file that another program wrote.
+    // A file that another program wrote does not have the key `lists`.
     let absent = TypeDatabase::open(lists().writer().bytes()).err().unwrap().to_string();
     assert_eq!(absent, "mmdb metadata, description, lists: is missing");
 }

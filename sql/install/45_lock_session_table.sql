@@ -75,7 +75,7 @@ BEGIN
                   AND c.confrelid = '@extschema@.ip_inventory'::regclass AND c.conname = 'cowrie_enrich_address') THEN
         RETURN;
     END IF;
-    -- This validates the keys of the partitions, as their owner.
+    -- Validates the keys of the partitions, as the owner of each partition.
     PERFORM @extschema@.create_address_key(rel, attached.ip_column);
 END
 $$;

@@ -104,7 +104,7 @@ CREATE FUNCTION abandoned_processes() RETURNS integer
 COMMENT ON FUNCTION abandoned_processes() IS
     'number of background processes of this database that still run code of a table owner, for example a trigger, after the worker cancelled the code';
 
--- One row for each table, because the reason depends on the table and not on the address.
+-- The result has one row for each table, because the reason depends on the table and not on the address.
 CREATE VIEW completion_status AS
     SELECT q.rel,
            pg_catalog.pg_get_userbyid(c.relowner) AS owner,

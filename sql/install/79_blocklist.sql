@@ -77,7 +77,7 @@ BEGIN
           AND NOT EXISTS (SELECT FROM @extschema@.blocklist_exception e WHERE e.prefix >>= s.ip_address)
           AND NOT EXISTS (SELECT FROM @extschema@.blocklist_exception e WHERE e.asn_number = n.asn_number)
     ), covering AS MATERIALIZED (
-        -- One row for each prefix, or for each network and family.
+        -- The result has one row for each prefix, or one row for each network and address family.
         SELECT c.family, c.prefix, c.asn_number, c.places, c.size, c.sessions, c.addresses, c.first_seen, c.last_seen
         FROM (
             SELECT family(k.ip_address) AS family,

@@ -1,6 +1,6 @@
 -- Erasing addresses.
 
--- Each word that may be an address is parsed as the triggers of session tables parse it, so all spellings are found.
+-- Each word that may be an address is parsed in the same way as in the triggers of session tables. So all spellings are found.
 CREATE FUNCTION mentions_address(content text, ips inet[]) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (

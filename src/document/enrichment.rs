@@ -140,7 +140,7 @@ impl<'a> Answer<'a> {
 #[derive(Clone, Copy)]
 pub enum Meta {
     Omitted,
-    /// With the lookups that the caller left out.
+    /// The document has the key `_meta`, which names the lookups that the caller left out.
     Written {
         skipped: Providers,
     },

@@ -166,7 +166,7 @@ fn named(
     let asn = field("asn", &|text| legacy::asn(text).is_some(), "an ASN");
     let name = field("asn_org", &|text| legacy::name(text).is_some(), "a name");
     let country = field("country", &|text| legacy::country(text).is_some(), "a country");
-    // Some sources, such as Team Cymru, write values like "other" here.
+    // Some sources, such as Team Cymru, write values like "other" here. Such a value is not a fault.
     let registry = field("registry", &|_| true, "a registry");
     LegacyNetwork {
         asn: asn.as_deref().and_then(legacy::asn).map(i64::from),

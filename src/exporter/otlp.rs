@@ -90,7 +90,7 @@ impl Otlp {
         if self.metrics.is_due(now) {
             self.send_metrics(&endpoint, now);
         }
-        // With enough spans for a full request, the request is sent before it is due.
+        // If enough spans wait for a full request, the request is sent before it is due.
         if self.traces.is_due(now)
             || self.traces.may_go_on() && shared_state::block().spans.len() >= MOST_SPANS
         {

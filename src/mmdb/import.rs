@@ -140,8 +140,7 @@ pub fn remove_unnamed() {
         if private_copy::unnamed(kind, configured).is_empty() {
             continue;
         }
-        // Another process holds this lock while it imports a file. In that case, the next call removes the
-        // copies.
+        // A process that is importing a file holds this lock. In that case, the next call removes the copies.
         if let Ok(Some(lock)) = ReplacementLock::take(false) {
             lock.remove_unnamed(kind, configured);
         }

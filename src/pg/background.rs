@@ -35,9 +35,9 @@ pub struct Program {
 /// The access that a program needs, which determines when it can run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
-    /// It connects to nothing, and runs on a standby too.
+    /// The program connects to no database, and runs on a standby too.
     Nothing,
-    /// It reads the shared catalogs, and also runs on a standby once the standby is consistent.
+    /// The program reads the shared catalogs. On a standby it runs once the standby is consistent.
     Reading,
     /// The program writes to databases, so it does not run on a standby.
     Writing,

@@ -28,7 +28,7 @@ to_sql! {
     &str => Text, |text| text::write(text);
     &String => Text, |text| text::write(text);
     String => Text, |text| text::write(&text);
-    // In the server's encoding.
+    // The text is in the server's encoding.
     &[u8] => Text, |bytes| text::write_bytes(bytes);
     &Vec<u8> => Text, |bytes| text::write_bytes(bytes);
     &str => Name, |name| text::name(name);

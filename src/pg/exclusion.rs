@@ -37,7 +37,7 @@ impl Drop for AdvisoryLockGuard {
 
 const MODE: pg_sys::LOCKMODE = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
 
-/// In pg_locks, `classid` is the object, `objid` its part, `objsubid` the kind.
+/// In pg_locks, `classid` is the OID of the object, `objid` is the part of the object, and `objsubid` is the kind.
 fn tag(object: pg_sys::Oid, part: u32, kind: u16) -> pg_sys::LOCKTAG {
     pg_sys::LOCKTAG {
         // SAFETY: reads a static.

@@ -11,7 +11,7 @@ use super::mvcc_snapshot::{Dirty, View};
 use super::relation::Table;
 use super::row::{Row, TupleId};
 
-/// One table open for probes by its key.
+/// A table and an index, open for finding rows by a key.
 pub struct Prober {
     // Declared before the table, hence dropped before it.
     scan: Scan,
@@ -52,7 +52,7 @@ pub enum Key {
     Number(i64),
 }
 
-/// One table open for finding keys that other transactions are inserting. Never waits for these transactions.
+/// A table, open for finding keys that other transactions are inserting. Never waits for these transactions.
 pub struct InsertionProber {
     // Declared before the snapshot, hence dropped before it.
     prober: Prober,

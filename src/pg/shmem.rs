@@ -93,7 +93,7 @@ thread_local! {
     static REQUESTED: Cell<Option<&'static dyn Request>> = const { Cell::new(None) };
     static PREVIOUS_REQUEST: Cell<Option<unsafe extern "C-unwind" fn()>> = const { Cell::new(None) };
     static PREVIOUS_STARTUP: Cell<Option<unsafe extern "C-unwind" fn()>> = const { Cell::new(None) };
-    /// This process has the lock.
+    /// True if this process has the lock.
     static IS_LOCKED: Cell<bool> = const { Cell::new(false) };
     static AT_EXIT: RefCell<Vec<fn()>> = const { RefCell::new(Vec::new()) };
 }

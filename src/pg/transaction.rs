@@ -19,7 +19,7 @@ pub type Level = pg_sys::SubTransactionId;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Committed,
-    /// Another session will commit it, or roll it back.
+    /// The transaction is prepared. Another session will commit it, or roll it back.
     Prepared,
     Aborted,
 }
@@ -186,7 +186,7 @@ fn quietly(work: impl FnOnce()) {
 /// How a transaction sees commits of others.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
-    /// Each statement sees the commits before its start.
+    /// Each statement sees what was committed before the statement began.
     ReadCommitted,
     /// All statements see the same state of the database.
     RepeatableRead,

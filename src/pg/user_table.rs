@@ -73,7 +73,7 @@ pub struct UserTable {
 /// reaches its children. Lines that begin with `--` are left out. The parameters and columns have types, and the header of
 /// the file declares the parameters.
 pub struct TableStatement<'a, P, C> {
-    /// For messages.
+    /// Name of the statement, for messages.
     name: &'static str,
     text: &'static str,
     parts: &'a [(&'static str, &'a [u8])],

@@ -21,7 +21,7 @@ pub struct Health {
     pub last_failure: Option<Timestamp>,
     pub last_error: Option<String>,
     pub notice: Option<String>,
-    /// For a provider with a daily quota: the quota, the remaining requests, and when the next day begins.
+    /// The quota, the remaining requests, and when the next day begins. Unset for a provider without a daily quota.
     pub quota: Option<(u32, u64, Timestamp)>,
 }
 

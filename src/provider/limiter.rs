@@ -289,7 +289,7 @@ fn process_ends() {
 const STOPPED_FOR: Duration = Duration::from_secs(60 * 60);
 /// A pause does not grow beyond this, unless the provider itself names a longer one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
-/// No pause is longer than this, even if the provider names a longer one.
+/// Maximum of all pauses, even if the provider names a longer pause.
 const MAX_REQUESTED_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Interval at which a worker checks whether all databases' spent quotas are known.
 const LEDGERS_ARE_READ_WITHIN: Duration = Duration::from_millis(100);

@@ -44,7 +44,7 @@ impl Deref for Limits {
 struct Configuration {
     as_of: Timestamp,
     enabled: Providers,
-    /// By the provider's index.
+    /// Configurations of the providers, by the provider's index.
     each: Vec<ProviderConfiguration>,
 }
 

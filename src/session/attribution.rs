@@ -29,9 +29,9 @@ use crate::telemetry::{self, Counter};
 /// The transaction's knowledge of an address's inventory row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Inventory {
-    /// Not read yet, or due.
+    /// The row was not read yet, or its answer is due.
     Unknown,
-    /// There is a row, and its answer is not due.
+    /// The row exists, and its answer is not due.
     Present,
 }
 
@@ -39,7 +39,7 @@ pub enum Inventory {
 pub struct Attribution {
     asn: Option<i64>,
     country: Option<[u8; 2]>,
-    /// With its length in characters.
+    /// The type of the address, and its length in characters.
     ip_type: Option<(OwnedVarlena<Text>, usize)>,
     /// The document without `_meta`; `None` without a value.
     enrichment: Option<OwnedVarlena>,
@@ -221,7 +221,7 @@ fn read_inventory(oids: ExtensionOids, address: Address, databases: &Databases) 
                 country: answer.country().or(known.country),
                 ip_type,
                 enrichment: kept.and_then(|old| jsonb::concat((&old).to_sql(), newer).into_owned()),
-                // Not "present", because the row has to be renewed at commit.
+                // The inventory's state is unknown, because the commit has to renew the row.
                 inventory: Inventory::Unknown,
                 awaits: awaits(asn),
                 as_of,

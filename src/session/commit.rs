@@ -156,7 +156,7 @@ fn were_not_queued(failure: &Failure) {
 /// request after this commit, and then completes these sessions.
 pub fn queue_awaited(oids: ExtensionOids, addresses: &PendingAddresses, budget: &LockWaitBudget) {
     let some = addresses.values().any(|pending| pending.was_added && !pending.awaits.is_empty());
-    // Without a worker, no answer is pending.
+    // In a database without a worker, no answer is pending.
     if !some || !registry::has_worker() {
         return;
     }
@@ -290,7 +290,7 @@ pub fn create(
     time: CreationTime,
 ) -> Result<Vec<Address>, Failure> {
     let counts: BTreeMap<Address, SessionCount> = addresses.collect();
-    // This limit also applies to opening the tables.
+    // The lock_timeout also limits the wait for the locks of the tables.
     let written = contained(|| {
         with_settings(LOCK_TIMEOUT, || {
             mmdb::with(LoadPolicy::None, |databases| create_missing(oids, counts, databases, time))

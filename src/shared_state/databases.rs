@@ -3,7 +3,7 @@
 use cowrie_enrich_engine::timestamp::Timestamp;
 
 crate::zeroable! {
-    /// No worker may start in this database for a moment.
+    /// A database in which no worker may start until a given time.
     #[derive(Clone, Copy)]
     pub struct DatabaseCooldown {
         pub database: u32,

@@ -30,7 +30,7 @@ thread_local! {
 pub struct AddressFacts {
     pub asn: Option<i64>,
     pub country: Option<[u8; 2]>,
-    /// From providers.
+    /// Type of the address, from the answers of providers.
     pub ip_type: Option<String>,
     /// True if the stored values come from older mmdb files than the files in service.
     pub is_due: bool,

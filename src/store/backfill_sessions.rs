@@ -127,7 +127,7 @@ impl SessionEvidence {
     }
 }
 
-/// In the order of locks.
+/// Addresses in the order in which their rows are locked.
 pub type Addresses = BTreeMap<Address, SessionEvidence>;
 
 /// Networks that this call has already written, by source. The call writes each network once, even if many
@@ -208,7 +208,7 @@ pub fn write_networks(connection: &Connection, networks: &Networks, source: &str
 #[derive(Default)]
 pub struct InventoryChanges {
     pub networks_created: i64,
-    /// In key order.
+    /// Created addresses, in key order.
     pub created: Vec<Address>,
     pub renewed: Vec<Address>,
 }
@@ -378,7 +378,7 @@ pub struct InventoryValues {
     pub asn: Option<i64>,
     pub country: Option<String>,
     pub ip_type: Option<String>,
-    /// Without `_meta`.
+    /// The document without its key `_meta`.
     pub document: OwnedVarlena,
 }
 

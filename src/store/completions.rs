@@ -228,7 +228,7 @@ pub fn suspend(connection: &Connection, owner: &str, reason: &str) {
 /// Leased rows of one table.
 pub struct SessionLease {
     pub table: Oid,
-    /// In key order.
+    /// The addresses, in key order.
     pub addresses: Vec<Address>,
     /// The largest number of attempts that one of the rows has had.
     pub attempts: i64,

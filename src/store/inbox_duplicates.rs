@@ -84,7 +84,7 @@ pub fn transaction_ended(outcome: Outcome) {
                 shared_state::block().waiting_row(*fingerprint).store(*fingerprint, Ordering::Release);
             }
         }
-        // Also frees the memory of a large transaction.
+        // A new set is created, because `clear` would keep the memory of a large transaction.
         if !appended.is_empty() {
             *appended = HashSet::new();
         }

@@ -38,7 +38,7 @@ impl NetworkFacts {
     }
 }
 
-/// By ASN, which is the order of locks.
+/// Facts about networks by ASN. Networks are locked in this order.
 pub type Networks = BTreeMap<i64, NetworkFacts>;
 
 type Asns = Array<Bigint>;

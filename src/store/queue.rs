@@ -255,7 +255,7 @@ pub struct RetryPolicy {
     pub max_attempts: i32,
     /// When the provider last answered any lookup.
     pub last_success: Timestamp,
-    /// In [0, 1).
+    /// A random number from 0 up to, but not including, 1.
     pub random: f64,
 }
 

@@ -62,7 +62,7 @@ pub struct Completions {
 #[derive(Clone)]
 pub struct Queue {
     pub provider: Provider,
-    /// In the order of [`QUEUES`].
+    /// Sizes in the order of [`QUEUES`].
     pub sizes: [i64; QUEUE_SIZES],
     /// The oldest request or job.
     pub oldest: Oldest,

@@ -73,7 +73,7 @@ impl Source {
             Source::Manual => 1,
             Source::Import => 2,
             Source::Provider(provider) => 3 + provider.index(),
-            // Last, because these two sources create no networks.
+            // These two sources have the last indexes, because they create no networks.
             Source::Sessions => CREATORS,
             Source::Iana => CREATORS + 1,
         }
@@ -174,11 +174,11 @@ impl Cell {
 }
 
 const LETTERS: usize = 26;
-/// Two letters, or unknown.
+/// Number of country labels: all pairs of two letters, and "unknown".
 const COUNTRIES: usize = LETTERS * LETTERS + 1;
 const REGISTRIES: [Registry; 5] =
     [Registry::Arin, Registry::Ripe, Registry::Apnic, Registry::Lacnic, Registry::Afrinic];
-/// One of the registries, or unknown.
+/// Number of registry labels: the registries, and "unknown".
 const REGISTRY_COUNT: usize = REGISTRIES.len() + 1;
 const UNKNOWN: &str = "unknown";
 

@@ -34,7 +34,7 @@ impl Work {
     }
 }
 
-/// One in this many calls is timed. A prime, so that sampling does not align with the rows of a statement.
+/// One of this many calls is timed. The number is a prime, so that the sampled calls do not align with the rows of a statement.
 const SAMPLED: u32 = 31;
 
 thread_local! {

@@ -30,12 +30,12 @@ pub enum Activity {
 }
 
 impl Activity {
-    /// As `worker_status` shows it.
+    /// Returns the name of the activity as `worker_status` shows it.
     pub fn name(self) -> &'static str {
         self.c_name().to_str().unwrap_or_default()
     }
 
-    /// As pg_stat_activity shows it.
+    /// Returns the name of the activity as pg_stat_activity shows it.
     pub fn c_name(self) -> &'static CStr {
         match self {
             Activity::Starting => c"starting",
@@ -131,7 +131,7 @@ impl StepKind {
         StepKind::Evaluate,
     ];
 
-    /// As the metrics and the log show it.
+    /// Returns the name of the step as the metrics and the log show it.
     pub fn name(self) -> &'static str {
         match self {
             StepKind::LookForRestore => "look_for_restore",

@@ -25,7 +25,7 @@ pub type SortKey = (Timestamp, bool, u32);
 
 #[derive(Default)]
 pub struct DatabaseOrder {
-    /// By OID: when a database's first worker found the extension.
+    /// For each OID of a database, the time when its first worker found the extension.
     since: BTreeMap<u32, Timestamp>,
     /// Databases whose last worker found no extension.
     without: BTreeSet<u32>,

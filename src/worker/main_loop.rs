@@ -66,7 +66,7 @@ const LOOKED_FOR: [Mark; 3] = [Mark::Rules, Mark::Recount, Mark::Sweep];
 pub struct Worker {
     steps: Steps,
     exchanges: Exchanges,
-    /// One for each provider.
+    /// The queues, one for each provider.
     provider_queues: Vec<ProviderQueue>,
     session_priorities: SessionPriorities,
     owners: Owners,
@@ -83,7 +83,7 @@ pub struct Worker {
     counted_until: Timestamp,
     /// Progress of the current sweep. If a step fails, the next round repeats the step from this position.
     sweeping: Option<Progress>,
-    /// Another sweep follows at once.
+    /// True if another sweep starts as soon as the current one ends.
     sweeps_again: bool,
     /// Progress of a pass over the pending counts.
     folding: Option<fold::FoldPass>,
@@ -96,7 +96,7 @@ pub struct Worker {
     waits_for_restore: bool,
     /// The versions of library and SQL objects did not match in the last round.
     outdated: bool,
-    /// There was an unsafe foreign key in the last round.
+    /// True if the last round found an unsafe foreign key.
     stopped_by_keys: bool,
     /// Time that the worker slept without work in progress, and that it has not added to the report yet.
     slept: Duration,
@@ -223,7 +223,7 @@ impl Worker {
             self.count.request();
         }
         made.push(none_if_failed(self.owners.step(&self.steps, &mut self.session_priorities))?.is_some());
-        // Only the metrics need this; no other step waits for it.
+        // This step comes after the steps that do work, because only the metrics need its counts.
         none_if_failed(self.count())?;
         self.receive();
         background::report_statistics();

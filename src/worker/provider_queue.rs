@@ -43,7 +43,7 @@ pub struct ProviderQueue {
     blocked_until: Timestamp,
     /// When to check again whether a stopped provider may be queried.
     next_credentials: Timestamp,
-    /// In the order of their claims.
+    /// The batches, in the order in which they were claimed.
     batches: VecDeque<Batch>,
     /// When the batches that are not sent yet were claimed.
     claimed_at: Timestamp,
@@ -295,7 +295,7 @@ impl ProviderQueue {
         let mut unused: Option<Unused> = None;
         self.batches.retain(|batch| {
             let Batch::Claimed(claimed) = batch else { return true };
-            // All were claimed together, so the same day paid for them.
+            // All these jobs were claimed together, so the same day's quota paid for them.
             let unused = unused.get_or_insert_with(|| Unused {
                 lookup_keys: Vec::new(),
                 day: claimed.day,

@@ -37,11 +37,11 @@ struct Wakeups {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum ExitReason {
-    /// It failed without reporting a reason.
+    /// The process failed without reporting a reason.
     Crashed = 0,
     /// The database does not have the extension.
     NoExtension,
-    /// It was told to leave.
+    /// The process was told to end.
     Left,
 }
 
@@ -59,7 +59,7 @@ impl ExitReason {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum NoWorkerReason {
-    /// All slots of max_worker_processes are taken, or kept for databases that had a worker before.
+    /// All slots of max_worker_processes are taken, or are kept for databases that had a worker before.
     Slot = 1,
     /// The limit of workers is reached.
     Room,
@@ -68,7 +68,7 @@ pub enum NoWorkerReason {
 }
 
 impl NoWorkerReason {
-    /// As `worker_status` shows it.
+    /// Returns the text of the reason as `worker_status` shows it.
     pub fn name(code: u32) -> &'static str {
         match code {
             1 => "waiting for a slot of max_worker_processes",
@@ -152,7 +152,7 @@ fn prepared_commits() {
     WAKEUPS.set(Wakeups {
         work: wakeups.work || is_marked(Mark::Work),
         rules: wakeups.rules || is_marked(Mark::Rules),
-        // Without a mark, because the worker looks for edits each naptime.
+        // Edits of networks have no mark, because the worker looks for them each naptime.
         networks: wakeups.networks,
         extension: wakeups.extension || is_marked(Mark::Extension),
         recount: wakeups.recount || is_marked(Mark::Recount),

@@ -30,7 +30,7 @@ pub struct FileWrites {
     pub directory: PathBuf,
     /// Names and contents.
     pub files: Vec<(String, Vec<u8>)>,
-    /// No file is written inside this directory.
+    /// The directory in which no file may be written.
     pub forbidden: PathBuf,
 }
 
@@ -276,7 +276,7 @@ mod tests {
         assert!(write(&directory.0.join("outside/../data"), &inside).is_err());
     }
 
-    /// Only root can create a link that belongs to another user.
+    /// A test cannot create a link that belongs to another user, because only root can.
     #[test]
     fn links_of_others_are_not_followed() {
         let directory = Directory::new();

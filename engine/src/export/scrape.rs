@@ -144,7 +144,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// At most `CONNECTIONS`, oldest first.
+    /// At most `CONNECTIONS` connections, the oldest first.
     connections: Vec<Connection>,
     threads: usize,
     /// Connections accepted so far.
@@ -245,7 +245,7 @@ impl Shared {
 
     /// Waits for a free connection and starts a thread that serves it.
     fn start_connection(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
-        // On some systems the socket inherits this from the listener.
+        // On some systems an accepted socket inherits the non-blocking mode from the listener.
         stream.set_nonblocking(false)?;
         let stream = Arc::new(stream);
         let is_waiting = |state: &mut State| !state.is_stopped && !state.has_room();
@@ -450,7 +450,7 @@ mod tests {
         let answer = ask(&server, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("metric 1\n"), "{answer}");
         let open: Vec<usize> = (0..idle.len()).filter(|n| is_open(&idle[*n])).collect();
-        // One of the 64 connections is the scraper's.
+        // One of the 64 open connections belongs to the scraper.
         assert_eq!(open, Vec::from_iter(137..200));
     }
 

@@ -27,7 +27,7 @@ pub struct Declared {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// Only increases, or restarts at zero.
+    /// A value that only increases, or restarts at zero.
     Counter,
     Gauge,
     Histogram,

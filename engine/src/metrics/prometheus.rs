@@ -23,7 +23,7 @@ use ::prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 
 use super::{Declared, Family, Histogram, Kind, Sample, Value};
 
-/// One line of the format.
+/// One sample of the text format, as a row.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Row {
     pub name: String,

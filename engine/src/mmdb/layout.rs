@@ -144,7 +144,7 @@ static CANDIDATES: &[(Field, Family, Path)] = &[
     (Organization, Flat, &[Key("org")]),
     // The name of a network in IPinfo's ASN file. IPinfo's company file has `as_name`, which comes first in this list.
     (Organization, Flat, &[Key("name")]),
-    // Last resort: a domain such as "google.com".
+    // Used only if no better name exists: a domain such as "google.com".
     (Organization, Flat, &[Key("as_domain")]),
 ];
 

@@ -79,9 +79,9 @@ pub struct Location<'a> {
     pub country: Option<[u8; 2]>,
     /// Country where the network is registered: ISO 3166 alpha-2 in capitals.
     pub registered_country: Option<[u8; 2]>,
-    /// In English.
+    /// Name of the country in English.
     pub country_name: Option<&'a str>,
-    /// In English.
+    /// Name of the city in English.
     pub city: Option<&'a str>,
     /// Degrees. Known if and only if the longitude is known.
     pub latitude: Option<f64>,
@@ -107,7 +107,7 @@ pub struct DetailedLocation<'a> {
 /// The network that announces an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Network<'a> {
-    /// From 1 to 4294967295.
+    /// The ASN, from 1 to 4294967295.
     pub asn: u32,
     pub organization: Option<&'a str>,
 }

@@ -37,7 +37,7 @@ impl Signal {
     }
 }
 
-/// One request.
+/// One request to a collector.
 pub struct Export {
     pub signal: Signal,
     /// The URL before `/v1/metrics`.

@@ -46,7 +46,7 @@ pub struct NetworkSpan {
     pub number: u32,
     pub operation: Operation,
     pub name: Text<NAME>,
-    /// Two letters, or zeros.
+    /// Country code of two letters, or zeros if unknown.
     pub country: [u8; 2],
     /// Name of the registry. Empty if unknown.
     pub registry: Text<1>,

@@ -31,12 +31,12 @@ pub enum Kind {
         most: i32,
         unit: Unit,
     },
-    /// One of several words, stored as its index.
+    /// A choice between words. The index of the chosen word is stored.
     Choice {
         default: i32,
         words: &'static [&'static CStr],
     },
-    /// On or off, stored as 1 or 0.
+    /// A switch. On is stored as 1, and off as 0.
     Switch {
         default: bool,
     },
@@ -64,7 +64,7 @@ impl fmt::Debug for Settings {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Value {
-    /// Without surrounding blanks. `None` if empty.
+    /// A text without surrounding blanks. `None` if it is empty.
     Text(Option<String>),
     /// A number, the index of a chosen word, or 1 for a switch that is on.
     Number(i32),

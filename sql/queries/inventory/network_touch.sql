@@ -1,4 +1,4 @@
--- For ensure_asn_inventory: sets last_seen to now. Returns no row if that changes nothing.
+-- Sets last_seen of a network to now, for ensure_asn_inventory. Returns no row if last_seen does not change.
 -- $1 bigint: asn
 UPDATE @extschema@.asn_inventory
 SET first_seen = LEAST(@extschema@.session_time(first_seen), now()), last_seen = GREATEST(@extschema@.session_time(last_seen), now()),

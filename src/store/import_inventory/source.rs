@@ -60,7 +60,7 @@ pub struct WantedColumn {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// As text, for any type.
+    /// The column may have any type. Its value is read as text.
     Text,
     /// Converted to a timestamp. A time without a time zone counts as UTC, because Python programs write it
     /// so.

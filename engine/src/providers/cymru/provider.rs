@@ -42,7 +42,7 @@ static DNS_SERVER: Setting = Setting {
     guarded: true,
 };
 
-/// In the order of the setting's words.
+/// The transports, in the same order as the words of the setting.
 const TRANSPORTS: [Transport; 3] = [Transport::Auto, Transport::Whois, Transport::Dns];
 
 static TRANSPORT: Setting = Setting {

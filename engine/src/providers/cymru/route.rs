@@ -25,7 +25,7 @@ use std::collections::BTreeSet;
 /// The network that announces an address.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Route {
-    /// From 1 to 4294967295.
+    /// The ASN, from 1 to 4294967295.
     pub asn: u32,
     /// The announced prefix. It contains the requested address.
     pub prefix: Option<Prefix>,
@@ -36,7 +36,8 @@ pub struct Route {
     pub allocated: Option<String>,
     /// Name of the network. It has no control characters and at most `mmdb::LONGEST_NAME` characters.
     pub name: Option<String>,
-    /// Other networks that announce the address: ascending, distinct, without `asn`, at most `MOST_ORIGINS`.
+    /// ASNs of other networks that announce the address. They are ascending and distinct, without `asn`. There are at most
+    /// `MOST_ORIGINS`.
     pub origins: Vec<u32>,
 }
 
@@ -108,7 +109,7 @@ fn rank(route: &Route) -> (Option<u8>, std::cmp::Reverse<u32>) {
     (route.prefix.map(Prefix::length), std::cmp::Reverse(route.asn))
 }
 
-/// One parsed row.
+/// One row of a response, parsed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Row {
     Absent,

@@ -132,7 +132,7 @@ pub(super) enum ReadResult {
     Failed(String),
 }
 
-/// All parts of a request.
+/// The parts from which a request is made.
 struct RequestParts {
     target: Target,
     headers: Vec<(HeaderName, HeaderValue)>,

@@ -12,7 +12,7 @@ const LONGEST: usize = 2048;
 /// The URL to which an address is appended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Target {
-    /// Without a slash at its end.
+    /// The URL without a slash at its end.
     base: String,
     /// Host with port, for failure texts.
     pub(super) host: String,

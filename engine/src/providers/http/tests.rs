@@ -263,7 +263,8 @@ fn endless_body_is_given_up_early() {
     assert!(sent < 30_000_000, "{sent}");
 }
 
-/// All responses unpack to nothing, so no body becomes too long. Each exchange ends long before its deadline.
+/// In each response the compressed body unpacks to nothing, so no body becomes too long. Each exchange ends long before its
+/// deadline.
 #[test]
 fn endless_nothing_is_given_up_early() {
     // An empty block of deflate, stored, and not the last block.
@@ -320,7 +321,7 @@ fn endless_head_is_given_up() {
     assert_eq!(failure_of(answer("200 OK", &long, SEEN)), Failure::TooLarge);
 }
 
-/// All exchanges end soon after their deadline.
+/// Exchanges end soon after their deadline, in every phase.
 #[test]
 fn one_deadline_holds_for_the_whole_exchange() {
     let hanging = Server::new(|_, stream| stream.read(&mut [0]).is_err());
@@ -486,7 +487,7 @@ fn key_goes_over_no_open_line() {
     assert!(GreyNoise.blocked_reason(&settings).is_some() && ask(&GreyNoise, &settings).failure.is_some());
     assert_eq!(proxy.connections(), 0);
 
-    // Without a key, no secret is sent.
+    // A request without a key sends no secret, so any URL is allowed.
     assert_eq!(GreyNoise.blocked_reason(&greynoise("http://192.0.2.99/")), None);
     for url in ["https://a.example", "http://localhost:1/x", "http://127.9.9.9", "http://[::1]:80/"] {
         assert_eq!(Spur.blocked_reason(&spur(url, &key)), None, "{url}");
