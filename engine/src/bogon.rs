@@ -6,8 +6,8 @@
 //! deprecated site-local block are added. Blocks that a registry marks "globally reachable: true" are not bogons.
 //! Blocks marked "N/A" (Teredo, 6to4) are bogons, because the address belongs to a tunnel and cannot be attributed.
 //!
-//! The first row that contains the address decides. So an exception stands above the block that contains it. Blocks
-//! inside 2000::/3 that IANA has not allocated yet are not listed, because that list changes and this table cannot.
+//! The first row that contains the address decides. So an exception stands above the block that contains it. The table leaves out
+//! blocks inside 2000::/3 that IANA has not allocated yet. IANA allocates them over time, but the table does not change.
 
 use crate::address::Address;
 use crate::prefix::Prefix;

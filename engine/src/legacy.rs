@@ -1,6 +1,6 @@
 //! Reads the texts in legacy documents.
 //!
-//! The Python system and its users wrote ASNs as numbers and as texts (`15169`, `"15169"`, `"AS15169"`), registries in
+//! The Python system and its users wrote ASNs as numbers and as texts (`15169`, `"15169"`, `"AS15169"`). They wrote registries in
 //! Team Cymru's spelling and in capitals, and unknown countries as `XX`. An invalid text gives `None`, never a guess.
 
 use crate::country;

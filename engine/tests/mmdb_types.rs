@@ -151,7 +151,7 @@ fn a_record_that_contradicts_the_table_is_refused() {
             }
             other => panic!("{record:?}: {other:?}"),
         }
-        // Even a file that was not verified names no list that it does not have.
+        // A file that was not verified names only lists that it has.
         assert!(database.matches(ip("9.1.1.1"), database.all()).unwrap().iter().all(|list| list < 3));
         assert!(entries(&database, "9.1.1.1").iter().all(|entry| entry.list < 3));
     }

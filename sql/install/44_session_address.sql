@@ -1,9 +1,9 @@
 -- Parses the address of a session in SQL, as the trigger does.
 
--- The type of the keys of indexes on addresses. PostgreSQL checks the privilege EXECUTE of the inserting role on each
--- function in an index expression, but not on the functions of a type to which it casts a column. So revoking
--- privileges cannot prevent a session from being stored. The input function cannot return null, so 0.0.0.0/0 stands
--- for a text that is not an address.
+-- The type of the keys of indexes on addresses. For each function in an index expression, PostgreSQL checks that the inserting role
+-- has the privilege EXECUTE. It does not check the functions of a type to which the expression casts a column. So revoking
+-- privileges cannot prevent a session from being stored. The input function cannot return null, so 0.0.0.0/0 stands for a text that
+-- is not an address.
 CREATE TYPE parsed_address;
 CREATE FUNCTION parsed_address_in(cstring) RETURNS parsed_address
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'parsed_address_in_wrapper';

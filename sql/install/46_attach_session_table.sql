@@ -304,9 +304,9 @@ BEGIN
                 'CREATE TRIGGER zz_cowrie_enrich_truncate BEFORE TRUNCATE
                  ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s.forget_sessions(%s)', member, own, arguments);
         END IF;
-        -- The worker finds sessions with incomplete snapshots by this index, which contains only such sessions. While
-        -- no source of types is enabled, a session that lacks only the type does not count as incomplete. Otherwise the
-        -- index would contain every session.
+        -- The worker finds sessions with incomplete snapshots by this index, which contains only such sessions. While no source of
+        -- types is enabled, a session with all values except the type counts as complete. Otherwise the index would contain every
+        -- session.
         IF NOT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
                        WHERE i.indrelid = member AND c.relname LIKE '%cowrie\_enrich\_waiting%') THEN
             SELECT c.relnamespace, left(c.relname, 40) || '_cowrie_enrich_waiting' AS index_name,

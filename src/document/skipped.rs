@@ -4,10 +4,9 @@
 //! {"_meta": {"greynoise": {"state": "skipped", "skipped_at": "2026-11-20T03:18:32.123456+00:00", "sessions": 3}}}
 //! ```
 //!
-//! Without this state a sweep would queue the lookup, because the lookup would look as if it had never been
-//! queued. A skipped lookup is queued again by a call that asks about the address, or after another session of
-//! the address was stored. `sessions` is the number of the sessions of the address when the lookup was skipped.
-//! `lookups_skip.sql` writes the same format.
+//! Without this state, a skipped lookup would look like a lookup that was never queued, and a sweep would queue it. A skipped
+//! lookup is queued again by a call that asks about the address, or after another session of the address was stored. `sessions` is
+//! the number of the sessions of the address when the lookup was skipped. `lookups_skip.sql` writes the same format.
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 

@@ -88,9 +88,8 @@ impl Drop for HeldLock {
     }
 }
 
-/// A mark of a prepared transaction, which tells other processes what its commit will change. Other processes
-/// see the mark while the transaction is prepared, even after a restart of the server, because the server
-/// keeps the locks of prepared transactions.
+/// A mark of a prepared transaction, which tells other processes what its commit will change. The mark is a lock. The server keeps
+/// the locks of prepared transactions, even after a restart. So other processes see the mark while the transaction is prepared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 pub enum Mark {

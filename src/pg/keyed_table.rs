@@ -21,7 +21,7 @@ pub struct KeyedRow<'a> {
 
 impl Keyed {
     /// Opens a table whose first column is the key, of type oid or regclass. Returns `None` if the table or the index does not
-    /// exist, or cannot be read because another transaction has locked it.
+    /// exist. Also returns `None` if another transaction's lock prevents reading it.
     pub fn open(schema: pg_sys::Oid, table: &CStr, index: &CStr) -> Option<Keyed> {
         let (table, index) = (find(schema, table), find(schema, index));
         if [table, index].contains(&pg_sys::InvalidOid) {

@@ -94,8 +94,8 @@ pub struct ReadableTable {
 }
 
 impl ReadableTable {
-    /// Returns `None` if the table was dropped, is not a plain table, or is another session's temporary
-    /// table, whose pages are in that session's memory.
+    /// Returns `None` if the table was dropped or is not a plain table. Also returns `None` for another session's temporary table,
+    /// because its pages are in the memory of that session.
     pub fn open(table: pg_sys::Oid) -> Option<ReadableTable> {
         // SAFETY: the kind is checked before opening, which raises an error for an index. It is checked again
         // when it cannot change any more. try_table_open returns null for a dropped table.

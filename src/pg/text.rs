@@ -205,8 +205,8 @@ fn holds_everything() -> bool {
     encoding == pg_sys::pg_enc::PG_UTF8 || encoding == pg_sys::pg_enc::PG_SQL_ASCII
 }
 
-/// Returns a name of unknown encoding so that different names stay different. Bytes that are not UTF-8, or
-/// that this database's encoding cannot hold, are written as `\xE9`.
+/// Returns a name of unknown encoding so that different names stay different. A byte is written in the form `\xE9` if it is not
+/// valid UTF-8, or if this database's encoding lacks the character.
 pub fn distinct(name: &[u8]) -> String {
     let holds_everything = holds_everything();
     let (mut text, mut bytes) = (String::with_capacity(name.len()), [0; 4]);

@@ -11,9 +11,9 @@
 //! 4. The server rewrites, plans and executes this query tree, which holds OIDs. It uses no cached plan, because
 //!    the server rebuilds a cached plan from the text, by name.
 //!
-//! Utility statements have no query tree, and look names up while they run. For them [`FrozenTable::lock`] also locks the
-//! row of the schema in `pg_namespace`, as a foreign key would. The schema can then be neither renamed nor dropped until
-//! the transaction ends, so the name cannot come to mean another table.
+//! Utility statements have no query tree, and look names up while they run. For them [`FrozenTable::lock`] also locks the row of
+//! the schema in `pg_namespace`, as a foreign key would. The schema can then be neither renamed nor dropped until the transaction
+//! ends, so the name keeps its meaning.
 
 use std::ffi::{CStr, CString};
 use std::marker::PhantomData;
@@ -119,8 +119,8 @@ impl<'a, P: Parameters, C: Columns> TableStatement<'a, P, C> {
 }
 
 impl UserTable {
-    /// Waits for the lock. Returns `None` if the table was dropped, is another kind of relation, or is a
-    /// temporary table of another session, whose pages are in the memory of that session.
+    /// Waits for the lock. Returns `None` if the table was dropped or is another kind of relation. Also returns `None` for a
+    /// temporary table of another session, because its pages are in the memory of that session.
     pub fn lock(table: pg_sys::Oid, lock: Lock) -> Option<UserTable> {
         // SAFETY: a lock on an OID is valid even if no relation has this OID. The catalogs are read
         // afterwards.

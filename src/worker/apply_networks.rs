@@ -81,8 +81,8 @@ fn facts(finding: &Finding) -> NetworkFacts {
     }
 }
 
-/// Writes the answers, except for networks that another transaction has locked or is creating. Removes these networks
-/// from `answers`, and returns them. Networks without a row are created, unless the provider has no facts about them.
+/// Writes the answers, except for networks that another transaction has locked or is creating. Removes these networks from
+/// `answers`, and returns them. Creates a row for each network without a row, if the provider has facts about the network.
 fn write(
     oids: ExtensionOids,
     connection: &Connection,

@@ -1,9 +1,9 @@
 //! The main loop of a worker in its database.
 //!
-//! One round creates jobs from requests, claims jobs, sends requests, stores answers, reclassifies networks,
-//! folds, sweeps, and supervises the processes that run code of table owners. Each step is a separate short
-//! transaction. No transaction is open while the worker sleeps or the network works. Then the worker sleeps
-//! until a commit wakes it, an exchange ends, a job falls due, or the naptime is over.
+//! One round creates jobs from requests, claims jobs, sends requests and stores answers. Then it reclassifies networks, folds,
+//! sweeps, and supervises the processes that run code of table owners. Each step is a separate short transaction. No transaction is
+//! open while the worker sleeps or the network works. After a round, the worker sleeps until a commit wakes it, an exchange ends, a job falls
+//! due, or the naptime is over.
 
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;

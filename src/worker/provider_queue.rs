@@ -116,8 +116,8 @@ impl ProviderQueue {
         self.batches.extend(separate.map(Batch::Completed));
     }
 
-    /// Sends jobs until no job is left, or the provider may not be queried. If no claimed job needs a
-    /// request, stops until the next round, because completed batches must not wait longer.
+    /// Sends jobs until no job is left, or the provider may not be queried. If no claimed job needs a request, the function stops
+    /// until the next round. Otherwise completed batches would wait longer.
     pub fn send(
         &mut self,
         steps: &Steps,

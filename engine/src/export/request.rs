@@ -13,8 +13,8 @@
 //! Implements the part of HTTP/1.1 (RFC 9112) that scrapers need: one request per connection, without a body.
 //! `httparse` parses it.
 //!
-//! A request for another host is refused. A web page may make a browser on this machine send a request under the page's
-//! own name, once that name resolves to a loopback address (DNS rebinding). Then the page could read the response.
+//! A request for another host is refused. The host name of a web page may resolve to a loopback address (DNS rebinding). Then the
+//! page could make a browser on this machine send a request under this name, and read the response.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::SystemTime;

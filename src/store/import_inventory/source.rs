@@ -177,8 +177,8 @@ impl Table {
         table
     }
 
-    /// Raises an error if the owner differs from the one whose rights were checked, or if rows are in tables
-    /// of other owners or in inheritance children.
+    /// Raises an error if the table has another owner than the role whose rights were checked. Also raises an error if rows are in
+    /// tables of other owners or in inheritance children.
     fn check(&self, table: &UserTable) {
         if table.owner() != self.owner {
             error::not_owner(&self.name);

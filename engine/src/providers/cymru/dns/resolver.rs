@@ -6,9 +6,9 @@
 //!                   in flight --truncated--> repeated over TCP
 //! ```
 //!
-//! A response counts if it comes from the server's address to this socket's port, with the id *and* the question of a
-//! query that was sent. Ids are random (see `random`) and the kernel chooses the port. So an attacker who cannot read
-//! the traffic has to guess 30 bits within a second.
+//! A response counts if it comes from the server's address to this socket's port. It must also have the id *and* the question of a
+//! query that was sent. Ids are random (see `random`) and the kernel chooses the port. So an attacker who cannot read the traffic
+//! has to guess 30 bits within a second.
 
 use super::super::LONGEST_TIMEOUT;
 use super::message::{self, Response};
