@@ -1,9 +1,9 @@
 //! cowrie_enrich: attribution for honeypot sessions inside PostgreSQL.
 //!
 //! Entry points of statements are in [`api`] (functions), [`procedures`], and [`session`] (the trigger and its work at the end of
-//! the transaction). Entry points of the background processes are in [`worker`], [`owner`] and [`exporter`]. All use [`store`]
-//! (all SQL), [`mmdb`] (the mmdb files), [`provider`] (the providers and their limits), [`document`] and [`telemetry`]. These use
-//! [`shared_state`] and [`pg`]. All unsafe code is in [`pg`]. The crate `engine` has all code that does not need PostgreSQL.
+//! the transaction). Entry points of the background processes are in [`worker`], [`owner`] and [`exporter`]. All use [`store`] (all
+//! SQL), [`mmdb`] (the mmdb files), [`provider`] (the providers and their limits), [`document`] and [`telemetry`]. These modules
+//! use [`shared_state`] and [`pg`]. All unsafe code is in [`pg`]. The crate `engine` has all code that does not need PostgreSQL.
 
 pgrx::pg_module_magic!(name, version);
 

@@ -38,8 +38,8 @@ pub fn remedy(result: VersionMatch) -> &'static str {
 }
 
 thread_local! {
-    /// True stays valid after it is set. Objects are never replaced by older ones, and this library refuses an update to objects of
-    /// a newer version.
+    /// Set to true by the first successful check, and never reset. Objects are never replaced by older objects, and this library
+    /// refuses an update to newer objects.
     static IS_COMPATIBLE: Cell<bool> = const { Cell::new(false) };
 }
 

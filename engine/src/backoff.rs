@@ -9,9 +9,9 @@ use std::time::Duration;
 const SHORTEST: f64 = 0.75;
 const LONGEST: f64 = 1.25;
 
-/// Returns the delay after a number of consecutive failures. It is `base` after the first failure, doubles with each
-/// further one, and is at most `cap`. Jitter then scales it to 75 % to 125 %, as `random` (0 to 1) says. Without a
-/// failure the delay is zero.
+/// Returns the delay after a number of consecutive failures. It is `base` after the first failure, doubles with each further
+/// failure, and is at most `cap`. Jitter then scales the delay to between 75 % and 125 %. `random` (0 to 1) determines the value in
+/// this range. Without a failure the delay is zero.
 pub fn delay(failures: u32, base: Duration, cap: Duration, random: f64) -> Duration {
     let Some(doublings) = failures.checked_sub(1) else {
         return Duration::ZERO;

@@ -65,7 +65,7 @@ fn all_bogons<Bits: Into<u128> + Copy>(rows: &[Row<Bits>], network: u128, length
     }
 }
 
-/// Returns true if an address of the prefix is a bogon: the prefix is in a block of bogons, or contains one.
+/// Returns true if an address of the prefix is a bogon: the prefix is in a block of bogons, or contains such a block.
 pub fn occur_in(prefix: Prefix) -> bool {
     let length = u32::from(prefix.length());
     let is_inside = match prefix.network().ip() {

@@ -1,7 +1,7 @@
 //! Reports panics in the log.
 //!
-//! A report is one line with the location in the source. The standard hook adds a backtrace if `RUST_BACKTRACE` is set,
-//! and pgrx's hook sends the backtrace to clients. A variable in the server's environment must not cause either.
+//! A report is one line with the location in the source. The standard hook adds a backtrace if `RUST_BACKTRACE` is set, and pgrx's
+//! hook sends the backtrace to clients. A variable in the server's environment must not have these effects.
 
 use std::io::Write;
 use std::panic::{self, PanicHookInfo};

@@ -1,8 +1,8 @@
 //! Rate limiter.
 //!
-//! It uses GCRA, a leaky bucket whose state is one number: the time at which the bucket would be empty again
-//! ("theoretical arrival time", ITU-T I.371). So the state fits an atomic that several processes share. `admit` is a
-//! pure function. If it refuses, the state stays unchanged.
+//! The limiter uses GCRA, a leaky bucket whose state is one number: the time at which the bucket would be empty again ("theoretical
+//! arrival time", ITU-T I.371). So the state fits an atomic that several processes share. `admit` is a pure function. If it refuses
+//! a request, the state stays unchanged.
 //!
 //! To share a limiter, load the state, *then* read the clock, then compare-and-exchange `next`. If the exchange fails,
 //! start again with the load. If the clock were read first, another process could store a state that looks like one
@@ -185,8 +185,8 @@ mod tests {
         let rate = Rate::per_minute(60, 5);
         let mut state = Timestamp::UNSET;
         grants(rate, &mut state, [BEGIN; 5]);
-        // The clock is set back ten days. One request is granted at once. The next ones are granted at the usual rate, because the
-        // burst is used up.
+        // The clock is set back ten days. One request is granted at once. The next requests are granted at the usual rate, because
+        // the burst is used up.
         let begin = BEGIN - 864_000 * SECOND;
         let back = (0..30).map(|tenth| begin + tenth * TENTH);
         assert_eq!(grants(rate, &mut state, back), [0, 1, 2].map(|second| begin + second * SECOND));

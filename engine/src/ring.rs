@@ -136,8 +136,8 @@ mod tests {
         }
     }
 
-    /// Eight threads write as fast as they can into a ring that is always full, and two read. Every accepted record is
-    /// read once and complete. Each reader sees the records of a writer in order.
+    /// Eight threads write as fast as they can into a ring that is always full, and two threads read from it. Every accepted record
+    /// is read once and complete. Each reader sees the records of a writer in order.
     #[test]
     fn what_many_write_comes_out_once_and_whole() {
         const WRITERS: u64 = 8;

@@ -94,7 +94,7 @@ fn metadata_that_cannot_be_right_is_refused() {
 fn a_tree_that_would_reach_into_the_metadata_is_refused() {
     let writer = &sound()[0];
     let marker = writer.bytes().windows(14).position(|window| window == b"\xab\xcd\xefMaxMind.com").unwrap();
-    // The first count for which tree and separator end behind the marker, and the last for which they do not.
+    // With `fitting` nodes, the tree and the separator end before the metadata marker. With one more node, they do not.
     let fitting = (marker as u32 - 16) / 6;
     for (count, cut) in [(fitting, false), (fitting + 1, true)] {
         let mut metadata = writer.metadata();
@@ -238,7 +238,7 @@ fn a_tree_deeper_than_an_address_is_refused() {
         panic!("not refused");
     };
     assert_eq!((network.as_str(), reason), ("0.0.0.0/32", "has more levels than an address has bits"));
-    // The tree is too deep only on a path through a node that was visited before, at a lesser depth.
+    // The tree is too deep only on one path. This path visits a node a second time, at a greater depth than the first time.
     let mut writer = chain(128, Record::Data(0));
     writer.nodes.push([Record::Node(1), Record::Nothing]);
     writer.nodes[0] = [Record::Node(1), Record::Node(128)];

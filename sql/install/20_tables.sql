@@ -197,9 +197,9 @@ COMMENT ON COLUMN ip_asn_history.observed_at IS
 COMMENT ON COLUMN ip_asn_history.verification_source IS
     'source that named the network: ''maxmind'', ''cymru'' or ''manual''; ''import'' if the row was imported and the source is unknown';
 
--- The tables of pending counts are append-only, because sessions must not wait for the rows of busy networks. They have
--- no index and no key. So an INSERT writes one heap row, and the tables work as node-local tables. They have a replica
--- identity, because otherwise a publication FOR ALL TABLES would refuse to delete folded counts.
+-- The tables of pending counts are append-only, because sessions must not wait for the rows of busy networks. They have no index
+-- and no key. So an INSERT writes only one heap row. In a cluster of several nodes, each node can have its own rows. They have a
+-- replica identity, because otherwise a publication FOR ALL TABLES would refuse to delete folded counts.
 CREATE TABLE session_delta (
     ip_address inet NOT NULL,
     sessions   bigint NOT NULL,

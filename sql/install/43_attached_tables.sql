@@ -1,8 +1,8 @@
 -- Attached tables, and whether each is intact.
 
--- tgargs has the arguments with a NUL after each. In hex a byte has two digits, so a letter of a name cannot be
--- mistaken for a NUL. A generated address or snapshot column has no value yet when a BEFORE trigger fires. A virtual
--- column never has one in the row that a trigger gets.
+-- tgargs has the arguments with a NUL after each. In hex a byte has two digits, so a letter of a name cannot be mistaken for a NUL.
+-- A generated address or snapshot column has no value yet when a BEFORE trigger fires. A virtual column has no value in the row
+-- that a trigger gets.
 CREATE VIEW attached_tables AS
     SELECT x.rel, x.ip_column, x.time_column, x.has_foreign_key,
            COALESCE(u.reason, c.reason, t.reason, k.reason, n.reason) IS NULL AS is_intact,

@@ -9,8 +9,8 @@ CREATE FUNCTION campaign_query(rel regclass, condition text DEFAULT 'true') RETU
 COMMENT ON FUNCTION campaign_query(regclass, text) IS
     'text of the query that campaign_networks() runs for the same arguments, so that you can EXPLAIN or adapt the query';
 
--- The functions that read sessions have no search_path, because names in the condition are the caller's. The condition
--- may only read.
+-- The functions that read sessions have no search_path, because the names in the condition must be resolved with the caller's
+-- search_path. The condition may only read.
 CREATE FUNCTION campaign_networks(
     rel regclass, condition text DEFAULT 'true', OUT asn_number bigint, OUT organization_name text,
     OUT asn_type text, OUT countries text[], OUT ip_types text[], OUT sessions bigint, OUT addresses bigint,

@@ -1,7 +1,7 @@
--- Least privilege: revokes privileges that ALTER DEFAULT PRIVILEGES granted on the extension's objects. The
--- honeypot's own manual gives its internet-facing role write access to every future table in "public". This must stay
--- last. It covers only objects that this transaction adds to the extension, also in subtransactions. An update script
--- ends with the same block, and must keep privileges that were granted since.
+-- Least privilege: revokes privileges that ALTER DEFAULT PRIVILEGES granted on the extension's objects. The honeypot's own manual
+-- gives its internet-facing role write access to every future table in "public". This block must stay last. It covers only objects
+-- that this transaction adds to the extension, also in subtransactions. An update script ends with the same block, and must keep
+-- privileges that were granted since.
 DO $$
 DECLARE
     granted record;

@@ -22,7 +22,7 @@
 //! no data; it may be asked again after `retry_after`. `failed` means that all attempts failed and the lookup
 //! is a dead letter.
 //!
-//! A document may be malformed in other places. Every reader in this file returns its default for a malformed part.
+//! Any part of a document may be malformed. Every reader in this file returns its default for a malformed part.
 
 use std::time::Duration;
 
@@ -182,9 +182,8 @@ fn write_location(object: &mut Object, location: &Location<'_>) {
     }
 }
 
-/// Returns the parts of the document that hold a source's answer for an address. The time when an absence
-/// expires is stored with it. The lifetime of a value is not stored, because the settings at the time of
-/// reading determine it.
+/// Returns the parts of the document that hold a source's answer for an address. If the answer is an absence, the time when it
+/// expires is stored with it. The lifetime of a value is not stored, because the settings at the time of reading determine it.
 pub fn answered(source: &str, source_data: &SourceAnswer<'_>, asked_at: Timestamp) -> Typed<Jsonb> {
     let (words, absent_until) = match source_data {
         SourceAnswer::Value(words) => (Some(*words), None),

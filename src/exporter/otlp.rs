@@ -70,8 +70,8 @@ impl Otlp {
         }
     }
 
-    /// Handles finished requests, sends due ones, and reads the settings again. Returns when to call it again
-    /// without a notification.
+    /// Handles finished requests, sends requests that are due, and reads the settings again. Returns when to call it again without
+    /// a notification.
     pub fn tick(&mut self, now: Instant) -> Option<Instant> {
         self.collect(now);
         let Some(endpoint) = guc::otlp_endpoint() else {

@@ -325,8 +325,8 @@ pub fn exit() -> ! {
     unreachable!("proc_exit does not return")
 }
 
-/// Runs `work` with all signals blocked. Threads that `work` starts inherit this, so the server's handlers
-/// only run on the process's own thread.
+/// Runs `work` with all signals blocked. Threads that `work` starts inherit the signal mask, so the server's handlers only run on
+/// the process's own thread.
 pub fn without_signals<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: both sets are initialised by the calls. The mask is restored on every way out. `work` only
     // starts threads, so it does not unwind.

@@ -50,8 +50,8 @@ fn tag(object: pg_sys::Oid, part: u32, kind: u16) -> pg_sys::LOCKTAG {
     }
 }
 
-/// Takes a lock on `object` until the transaction ends, so that only one transaction works on it. Returns
-/// whether it was taken.
+/// Takes a lock on `object` until the transaction ends, so that only one transaction works on it. Returns whether the lock was
+/// taken.
 pub fn exclude_others(object: pg_sys::Oid, wait: Wait) -> bool {
     // SAFETY: the tag is complete. The lock belongs to the transaction and is released with it.
     let result = unsafe { pg_sys::LockAcquire(&tag(object, 0, OURS), MODE, false, wait == Wait::No) };

@@ -7,11 +7,10 @@
 //!
 //! No callback runs for a transaction that COMMIT PREPARED commits. So a hook detects the statement itself.
 //!
-//! The hooks are plain functions that call the next hook without pgrx's guard. An ERROR of a utility
-//! statement must reach the client with all its fields, and pgrx's conversion to Rust would lose some. So a
-//! hook itself runs no Rust code that can panic. It calls a function with pgrx's guard, which turns a panic
-//! into an ERROR. A panic that unwinds into the server's frames would end the process and restart the
-//! cluster.
+//! The hooks are plain functions that call the next hook without pgrx's guard. An ERROR of a utility statement must reach the
+//! client with all its fields, and pgrx's conversion to Rust would lose some fields. So a hook itself runs no Rust code that can
+//! panic. It calls a function with pgrx's guard, which turns a panic into an ERROR. A panic that unwinds into the server's frames
+//! would end the process and restart the cluster.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};

@@ -35,8 +35,8 @@ impl KeyType {
         })
     }
 
-    /// The operator family of btree that has this function, and the type of the index's column. The families are
-    /// `network_ops` and `integer_ops`: src/include/catalog/pg_opfamily.dat, the same in all versions.
+    /// The operator family of btree for keys of this type, and the type of the index's column. The families are `network_ops` and
+    /// `integer_ops`: src/include/catalog/pg_opfamily.dat, the same in all versions.
     fn operators(self) -> (pg_sys::Oid, pg_sys::Oid) {
         match self {
             KeyType::Inet => (pg_sys::Oid::from_u32(1974), pg_sys::INETOID),

@@ -90,8 +90,8 @@ pub fn acting_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     })
 }
 
-/// Does the same as [`acting_as`], for the owner of a user's table. The owner's triggers, defaults and
-/// policies run with the owner's rights, and cannot get the caller's rights.
+/// Like [`acting_as`], for the owner of a user's table. The owner's triggers, defaults and policies run with the owner's rights,
+/// and cannot get the caller's rights.
 ///
 /// Triggers and foreign keys fire regardless of the session's `session_replication_role`. A superuser may have switched triggers
 /// off in the session. They must still fire for the owner's code, in every table. In a client's session, errors of the owner's code

@@ -1,9 +1,8 @@
 //! One block of shared memory with one lock, for all processes of the server.
 //!
-//! The application defines the content as two types, both made with [`zeroable!`](crate::zeroable). All processes use
-//! the first part at any time, so it consists of atomics. A process uses the second part only under the lock. Zeroed
-//! memory is the initial state of both. Without preload there is no shared memory, and every process has a private
-//! block.
+//! The block has two parts, whose types the application defines with [`zeroable!`](crate::zeroable). All processes use the first
+//! part at any time, so it consists of atomics. A process uses the second part only under the lock. Zeroed memory is the initial
+//! state of both parts. Without preload there is no shared memory, and every process has a private block.
 
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::{CStr, c_void};

@@ -178,8 +178,8 @@ fn convert(from: &[u8], direction: Direction, to: &mut Vec<u8>) -> usize {
     done
 }
 
-/// Returns the server's own conversions. Others do not count, because a role may create another default in a
-/// schema of its search_path.
+/// Returns the server's own conversions. A conversion that a role created does not count. A role may create a default conversion in
+/// a schema of its search_path.
 fn conversions() -> [pg_sys::Oid; 2] {
     let (utf8, server) = (pg_sys::pg_enc::PG_UTF8 as i32, encoding());
     let catalog = pg_sys::Oid::from(pg_sys::PG_CATALOG_NAMESPACE);

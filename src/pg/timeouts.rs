@@ -18,8 +18,8 @@ unsafe extern "C-unwind" {
     fn enable_timeout_at(timeout: c_int, at: pg_sys::TimestampTz);
 }
 
-/// Suspends the client's timeouts until this is dropped. A timeout that expires meanwhile fires at the drop.
-/// Used only for work with its own time limit.
+/// Suspends the client's timeouts until the value is dropped. A timeout that expires meanwhile fires at the drop. Used only for
+/// work with its own time limit.
 pub struct Suspended([Option<pg_sys::TimestampTz>; ENDING.len()]);
 
 impl Suspended {

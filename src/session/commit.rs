@@ -129,8 +129,8 @@ fn counts_are_lost(oids: ExtensionOids, sessions: i64, failure: &Failure) {
     pg::warning("cowrie_enrich could not count the sessions of this transaction", hint);
 }
 
-/// Requests a recount of the sessions of all tables. The request is a row that commits with the sessions. If
-/// it cannot be appended either, shared memory keeps the request until the worker has written a row.
+/// Requests a recount of the sessions of all tables. The request is a row that commits with the sessions. If the row cannot be
+/// appended, shared memory keeps the request until the worker has written a row.
 fn request_recount(oids: ExtensionOids, missing: RecountRequest) {
     registry::work_was_queued();
     let requested = contained(|| {

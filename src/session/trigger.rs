@@ -52,8 +52,8 @@ struct TriggerLayout {
 }
 
 thread_local! {
-    /// Layouts by the trigger's OID. All are valid for one version of the catalogs. A table does not change while a trigger fires
-    /// on it.
+    /// Layouts by the trigger's OID. All layouts are valid for one version of the catalogs. A table does not change while a trigger
+    /// fires on it.
     static LAYOUTS: RefCell<(u64, HashMap<Oid, TriggerLayout>)> = RefCell::default();
 }
 
@@ -91,8 +91,7 @@ impl TriggerLayout {
             SNAPSHOT.map(|(name, is_fit)| row.column(name).filter(|c| is_fit(*c)).filter(is_ordinary));
         let ip = column(0).filter(|c| c.holds_addresses());
         let time = column(1);
-        // A stored generated column has no value before the row is stored. A virtual one never has a value in a
-        // trigger's row.
+        // A stored generated column has no value before the row is stored. A virtual column never has a value in a trigger's row.
         let is_time_virtual = time.is_some_and(|c| c.generated(trigger_call.table()) == Generated::Virtual);
         if ip.filter(is_ordinary).is_none() || snapshot.iter().any(Option::is_none) || is_time_virtual {
             report_not_intact(trigger_call.table());
@@ -180,7 +179,7 @@ fn before(layout: &TriggerLayout, trigger_call: &TriggerCall, event: Event) -> T
             // The extension fills snapshots and leaves the address as it is spelled.
             let is_same = layout.ip.is_some_and(|column| old.same(&row, column));
             let row = if is_filled && is_same { row } else { source.respelled(row) };
-            // An UPDATE fills the snapshot only if the row had no valid address before. If the row had one, the
+            // An UPDATE fills the snapshot only if the row had no valid address before. If the row had a valid address, the
             // snapshot belongs to the time of the attack. The worker then adds later answers.
             match before {
                 None => fill(layout, row, source.address, ExistingValues::Kept),
@@ -216,8 +215,8 @@ fn fill(layout: &TriggerLayout, row: Tuple, address: Address, existing: Existing
 
 /// Returns the row with these values in its snapshot columns.
 ///
-/// This never makes an insert fail. If a new value is null and its column is NOT NULL, the column keeps its value. A
-/// NOT NULL document becomes an empty object.
+/// The change of the row never makes an insert fail. If a new value is null and its column is NOT NULL, the column keeps its value.
+/// A NOT NULL document becomes an empty object.
 fn replaced(layout: &TriggerLayout, row: Tuple, existing: ExistingValues, mut values: [Value; 5]) -> Tuple {
     if existing == ExistingValues::Replaced {
         for (n, value) in

@@ -17,7 +17,8 @@ use crate::pg::{background, clock};
 pub const OWNER_SLOTS: usize = 3;
 /// The time limit of a statement that runs code of an owner.
 const CODE_LIMIT: Duration = Duration::from_millis(600);
-/// The same time limit for a new owner. It is short, because many new owners with hostile code must not keep another owner waiting.
+/// The time limit of a statement that runs code of a new owner. The limit is short, because many new owners with hostile code must
+/// not keep another owner waiting.
 const TRIAL_LIMIT: Duration = Duration::from_millis(100);
 /// Number of messages whose last time is stored.
 pub const LOGGED: usize = 32;

@@ -43,8 +43,7 @@ thread_local! {
         "table_not_intact", include_str!("../../sql/queries/sessions/table_not_intact.sql")) };
 }
 
-/// A table without partitions. Column names are unquoted. The table name is quoted for SQL. All are in the
-/// server's encoding.
+/// A table without partitions. Column names are unquoted. The table name is quoted for SQL. All names are in the server's encoding.
 pub struct Table {
     pub oid: Oid,
     pub name: Vec<u8>,

@@ -1,9 +1,9 @@
 //! Networks from the documents of addresses. Documents are read in key order, and networks are written in the
 //! order of locks.
 //!
-//! A network is created with the best values of all sources, and its missing metadata are filled from all.
-//! Addresses without a network are assigned to one. The documents may come from any system: an invalid part
-//! is listed, and the rest is used.
+//! A network is created with the best values of all sources, and its missing metadata are filled from all sources. Addresses
+//! without a network are assigned to a network. The documents may come from any system: an invalid part is listed, and the rest is
+//! used.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;

@@ -1,7 +1,7 @@
 //! Runs the cascade for a set of addresses and writes the results.
 //!
-//! Networks are written first, then addresses. Each is written in key order and in one pass, so that any
-//! number of addresses is locked in order. Each pass processes its addresses in chunks, which limits memory.
+//! Networks are written first, then addresses. Each kind of row is written in key order and in one pass, so that all rows are
+//! locked in order. Each pass processes its addresses in chunks, which limits memory.
 
 use std::collections::BTreeMap;
 

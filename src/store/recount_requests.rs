@@ -1,5 +1,4 @@
-//! Requests for a recount, in `recount_request`. A commit appends one if it could not append the counts of
-//! its sessions.
+//! Requests for a recount, in `recount_request`. A commit appends a request if it could not append the counts of its sessions.
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 

@@ -120,8 +120,8 @@ pub fn sessions_estimated(tables: &[CountedTable], but: impl Fn(Oid) -> bool) ->
 }
 
 /// Counts the sessions of all tables and appends the corrections. The transaction must not have taken a snapshot yet, and ends
-/// after this call. `locked` are the tables that the caller found. If there are other tables now, returns the tables that exist now
-/// as the error.
+/// after this call. `locked` are the tables that the caller found. If the tables have changed since, returns the current tables as
+/// the error.
 pub fn addresses(
     oids: ExtensionOids,
     connection: &Connection,

@@ -1,4 +1,4 @@
-//! The databases that had a worker before, and when each got its first one. They get their workers before other
+//! The databases that had a worker before, and when each database got its first worker. They get their workers before other
 //! databases, the oldest first.
 //!
 //! Without this order, a role that may create databases could take the workers of all other databases. A copy of a database has the

@@ -231,8 +231,7 @@ fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Data
 /// The order in which databases get their workers.
 struct Order {
     seniority: DatabaseOrder,
-    /// The number of workers that ran when one could not be started. The server does not report how many
-    /// slots are free.
+    /// The number of workers that ran when a worker could not be started. The server does not report how many slots are free.
     room: Option<usize>,
 }
 

@@ -2,8 +2,8 @@
 //!
 //! One round creates jobs from requests, claims jobs, sends requests and stores answers. Then it reclassifies networks, folds,
 //! sweeps, and supervises the processes that run code of table owners. Each step is a separate short transaction. No transaction is
-//! open while the worker sleeps or the network works. After a round, the worker sleeps until a commit wakes it, an exchange ends, a job falls
-//! due, or the naptime is over.
+//! open while the worker sleeps or the network works. After a round, the worker sleeps until a commit wakes it, an exchange ends, a
+//! job falls due, or the naptime ends.
 
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
@@ -279,8 +279,8 @@ impl Worker {
         naptime()
     }
 
-    /// The owner of the key could run code as the extension's owner. Sessions are still stored, and their
-    /// requests stay in the queue.
+    /// The owner of an unsafe foreign key could run code as the extension's owner. Sessions are still stored, and their requests
+    /// stay in the queue.
     fn wait_for_safe_keys(&mut self) -> Duration {
         self.stopped_by_keys = true;
         let report = &self.steps.worker_slot.report;
@@ -448,8 +448,8 @@ impl Worker {
         Ok(created.requests >= queue::MOST_REQUESTS_AT_ONCE)
     }
 
-    /// Acts on prepared transactions that have ended since the last check. The statement that ended them
-    /// announces this, unless its process was terminated first.
+    /// Acts on prepared transactions that have ended since the last check. The statement that ended them announces the end, unless
+    /// its process was terminated first.
     fn process_ended_transactions(&mut self, prepared: [bool; LOOKED_FOR.len()]) {
         let before = std::mem::replace(&mut self.prepared, prepared);
         let [rules, recount, sweep] = std::array::from_fn(|n| before[n] && !prepared[n]);

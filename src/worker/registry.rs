@@ -1,9 +1,8 @@
 //! The worker slots, and how workers are notified of work.
 //!
-//! The launcher gives each database a worker slot in shared memory. Backends find the slot of their database
-//! there. They wake its worker when they commit queued work, once for any amount of work. They make it leave
-//! when another session needs exclusive access to the database. A database without a slot is announced to the
-//! launcher.
+//! The launcher gives each database a worker slot in shared memory. Backends find the slot of their database there. They wake its
+//! worker when they commit queued work, once for any amount of work. They make the worker exit when another session needs exclusive
+//! access to the database. A database without a slot is announced to the launcher.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;

@@ -5,8 +5,8 @@
 //! <https://www.iana.org/assignments/iana-as-numbers-special-registry>. `engine/tests/iana/README.md` says how to
 //! update them.
 //!
-//! IANA records only the first registry of a range. If a holder has moved its number to another registry, the tables
-//! still have the first one. So an answer of Team Cymru is better than this registry.
+//! IANA records only the first registry of a range. If a holder has moved its number to another registry, the tables still name the
+//! first registry. So an answer of Team Cymru is better than this registry.
 
 mod table;
 

@@ -2,7 +2,7 @@
 
 use crate::providers::Registry::{self, Afrinic, Apnic, Arin, Lacnic, Ripe};
 
-/// The first AS number of each range, and the registry that received the range. A range ends before the next one.
+/// The first AS number of each range, and the registry that received the range. A range ends where the next range begins.
 #[rustfmt::skip]
 pub(super) static RANGES: [(u32, Option<Registry>); 173] = [
     (0, None),

@@ -131,8 +131,8 @@ fn cumulated(histogram: &Histogram) -> impl Iterator<Item = u64> {
     })
 }
 
-/// Converts milliseconds to seconds. Uses the decimal digits, because 0.005 * 0.001 is not exactly 0.000005, and `le`
-/// would show that.
+/// Converts milliseconds to seconds. Uses the decimal digits, because 0.005 * 0.001 is not exactly 0.000005, and the error would be
+/// visible in the label `le`.
 fn in_base_unit(family: &Declared, value: f64) -> f64 {
     if family.unit != "ms" {
         return value;

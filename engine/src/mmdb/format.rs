@@ -1,8 +1,8 @@
 //! Reads the parts of an mmdb file, and single values at a byte offset.
 //!
-//! Lookups use the crate `maxminddb`. This reader provides two things that the crate does not: access to records
-//! without an address, and a walk through hostile files in bounded time. It never follows a pointer by itself, never
-//! recurses and never allocates. Callers decide how far to read.
+//! Lookups use the crate `maxminddb`. This reader provides two things that the crate does not: access to records without an
+//! address, and a walk through hostile files in bounded time. The reader does not follow pointers by itself. It uses no recursion
+//! and allocates no memory. Callers decide how far to read.
 //!
 //! ```text
 //! file     = tree 16(%x00) data marker metadata     ; https://maxmind.github.io/MaxMind-DB/

@@ -7,7 +7,7 @@
 //!   postal code and time zone also come from one file. If a file has a city, they come from the file of the city.
 //! - A file that names another country than an earlier file gives no city and no coordinates.
 //!
-//! A later file names the organisation of a network only if it has the same ASN as the earlier file.
+//! A later file names the organisation of a network only if its ASN equals the ASN of the earlier file.
 
 use super::{DetailedLocation, Location, Network};
 

@@ -120,10 +120,10 @@ impl<T: Task> Pool<T> {
         finished
     }
 
-    /// Cancels all running exchanges. It does not affect exchanges that are started later. Results still arrive within
-    /// about 200 ms, with three exceptions. A thread inside `getaddrinfo` returns when that call returns. A thread
-    /// inside `connect` returns when its attempt ends (10 s at most). Neither sends data afterwards. An HTTP exchange
-    /// that has begun runs to its end, at the latest to its deadline.
+    /// Cancels all running exchanges. It does not affect exchanges that are started later. Results still arrive within about 200
+    /// ms, with three exceptions. A thread inside `getaddrinfo` returns when that call returns. A thread inside `connect` returns
+    /// when its attempt ends (10 s at most). These two threads send no data afterwards. An HTTP exchange that has begun runs to its
+    /// end, at the latest to its deadline.
     pub fn cancel(&mut self) {
         self.cancel.set();
         self.cancel = Cancel::new();

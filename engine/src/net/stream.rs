@@ -36,8 +36,8 @@ pub(crate) enum Read {
 }
 
 impl Stream {
-    /// Tries the addresses in turn. Each attempt gets its share of the remaining time. So an address that drops packets
-    /// (usually a broken IPv6 route) leaves time for the next.
+    /// Tries the addresses in turn. Each attempt gets its share of the remaining time. So an address that drops packets (usually a
+    /// broken IPv6 route) leaves time for the next address.
     pub(crate) fn connect(peers: &[SocketAddr], until: Instant, cancel: &Cancel) -> Result<Self, Failure> {
         let mut failure = Failure::ConnectTimeout;
         for (tried, peer) in peers.iter().enumerate() {

@@ -6,8 +6,8 @@
 //! does not matter. After a call is killed, the next call resumes at the page where it stopped. At the end
 //! everything is recounted, and a foreign key is validated if there is one.
 //!
-//! The table is read below the executor, so that code attached to it never runs with the extension's rights. The
-//! table is written as its owner. The triggers process rows and row versions that are written meanwhile.
+//! The table is read below the executor, so that code attached to it never runs with the extension's rights. Writes to the table
+//! run as its owner. The triggers process rows and row versions that are written meanwhile.
 
 mod complete;
 mod gather;

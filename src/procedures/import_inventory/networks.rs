@@ -161,8 +161,8 @@ impl UnmappedValues {
     }
 }
 
-/// A column with a value about the network. A country or registry from Team Cymru takes precedence over it, and so does
-/// a registry from IANA.
+/// A column with a value about the network. A country or registry from Team Cymru takes precedence over this value, and so does a
+/// registry from IANA.
 struct Field {
     column: usize,
     name: &'static str,

@@ -1,8 +1,8 @@
 //! Sessions of the Python system's `session_summaries`. They stay where they are, and their table is
 //! attached.
 //!
-//! Snapshots are from the time of the attack, so none is changed, not even an invalid one. Listed rows stay
-//! in the table too.
+//! Snapshots are from the time of the attack, so the import changes no snapshot, not even an invalid one. A row that is listed in
+//! `rejected_row` stays in the table too.
 
 use cowrie_enrich_engine::{address, legacy};
 

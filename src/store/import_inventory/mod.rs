@@ -149,8 +149,8 @@ pub struct Decision {
     pub states_stand: Typed<Jsonb>,
 }
 
-/// Creates the addresses that are missing. They are in order and without duplicates, and their networks must
-/// exist. Returns the created addresses.
+/// Creates the addresses that are missing. The caller passes them in order and without duplicates. Their networks must exist.
+/// Returns the created addresses.
 pub fn create_addresses(connection: &Connection, known: &[&ImportedAddress]) -> Vec<Address> {
     let times =
         |field: fn(&ImportedAddress) -> Option<Timestamp>| array(known.iter().map(move |known| field(known)));

@@ -45,9 +45,9 @@ pub struct Route {
 pub const MOST_ORIGINS: usize = 32;
 
 impl Route {
-    /// Returns the country where the network itself is registered. Team Cymru appends it to a network's name (`GOOGLE,
-    /// US`). `ZZ` means that it is unknown. Without a country in the name, returns the country of the prefix, which may
-    /// be a different one.
+    /// Returns the country where the network itself is registered. Team Cymru appends the country to the network's name (`GOOGLE,
+    /// US`). `ZZ` means that the country is unknown. Without a country in the name, returns the country of the prefix, which may be
+    /// a different one.
     pub fn network_country(&self) -> Option<[u8; 2]> {
         let of_name = self.name.as_deref().and_then(|name| {
             let (_, code) = name.rsplit_once(", ")?;
@@ -65,8 +65,8 @@ impl Route {
 #[derive(Clone, Default, Debug)]
 pub(super) struct Candidates {
     best: Option<Route>,
-    /// The lowest numbers of all rows, at most `MOST_ORIGINS` + 1. One more is kept, because the number of
-    /// the best row may be among them.
+    /// The lowest numbers of all rows, at most `MOST_ORIGINS` + 1. One extra number is kept, because one of them may be the number
+    /// of the best row.
     numbers: BTreeSet<u32>,
     absent: bool,
     refused: Option<String>,

@@ -1,7 +1,8 @@
 //! Limits the bytes received over a connection for one exchange.
 //!
-//! Every byte counts, also outside the body. The limit of the body does not cover blocks of gzip that unpack to
-//! nothing, trailers, or interim responses. If these were endless, they would be read at full speed until the deadline.
+//! The limit counts all bytes, also bytes outside the body. The limit of the body does not cover blocks of gzip that unpack to
+//! nothing, trailers, or interim responses. Without the limit, an endless stream of such data would be read at full speed until the
+//! deadline.
 
 use std::cell::Cell;
 use std::time::Instant;

@@ -25,8 +25,8 @@ use ureq::{Agent, Error, Proxy, Timeout};
 const INPUT_BUFFER: usize = 32 * 1024;
 const OUTPUT_BUFFER: usize = 8 * 1024;
 
-/// Maximum length of a head in bytes. It must be less than `INPUT_BUFFER`, because a head that fills the buffer looks
-/// like a truncated one.
+/// Maximum length of a head in bytes. It must be less than `INPUT_BUFFER`, because a head that fills the buffer looks like a
+/// truncated head.
 const LONGEST_HEAD: usize = 16 * 1024;
 
 /// Maximum number of idle connections. The settings allow the same number of concurrent exchanges with one host.

@@ -1,7 +1,7 @@
 //! Keys from key files.
 //!
-//! The key is read for each exchange, so that a replaced file takes effect at once. It is sent in one request header
-//! only. It does not appear in `Debug`, in a failure, or in an answer that repeats it.
+//! The key is read for each exchange, so that a replaced file takes effect at once. It is sent in one request header only. It does
+//! not appear in `Debug` or in a failure. If a response repeats the key, it is removed from the answer.
 
 use serde_json::Value;
 use std::borrow::Cow;

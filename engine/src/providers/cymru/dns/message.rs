@@ -2,8 +2,8 @@
 //!
 //! hickory-proto does the encoding and decoding. This module decides which messages are answers.
 //!
-//! Only an explicit "this name does not exist" means that no name exists. A referral to other servers or a server
-//! failure does not.
+//! Only an explicit "this name does not exist" means that no name exists. A referral to other servers and a server failure do not
+//! have this meaning.
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};

@@ -4,7 +4,7 @@
 
 use std::mem;
 
-/// Maximum length of a line in bytes. Rows have about 100. A longer line is dropped up to its end.
+/// Maximum length of a line in bytes. Rows have about 100 bytes. A longer line is dropped up to its end.
 pub const LONGEST_LINE: usize = 4096;
 
 /// Line of the first key in the request, after `begin` and `verbose`.

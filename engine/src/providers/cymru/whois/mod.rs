@@ -31,7 +31,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Minimum for the allowed gap between two bytes, even if the timeout is short.
 const GAP: Duration = Duration::from_secs(1);
 
-/// Maximum length of a response in bytes. A row has about 100, and an address with many origins has several rows.
+/// Maximum length of a response in bytes. A row has about 100 bytes, and an address with many origins has several rows.
 const MOST_BYTES: u64 = 64 * 1024;
 const MOST_BYTES_PER_QUESTION: u64 = 4 * 1024;
 
