@@ -48,7 +48,7 @@ fn main() {
     let verified = reader.verify();
     println!("  crate's {:>10.3} ms  {verified:?}", start.elapsed().as_secs_f64() * 1e3);
 
-    // Alternates between the readers and keeps each one's best round, because other processes can only add time.
+    // Alternates between the readers and keeps the best round of each reader, because other processes can only add time.
     let (mut bare, mut ours, mut whole) = ((f64::MAX, 0), (f64::MAX, 0), (f64::MAX, 0));
     let better = |a: (f64, u32), b: (f64, u32)| if b.0 < a.0 { b } else { a };
     for _ in 0..5 {

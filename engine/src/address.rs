@@ -43,7 +43,7 @@ pub const LONGEST_TEXT: usize = 128;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AddressError {
-    /// The text was not parsed, because it has `length` bytes without the surrounding blanks.
+    /// The text was not parsed, because it is too long. Without the surrounding blanks it has `length` bytes.
     TooLong {
         length: usize,
     },

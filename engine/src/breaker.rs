@@ -34,7 +34,7 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 pub struct Breaker {
     /// Consecutive failures.
     pub failures: u32,
-    /// Probes granted since the last report: 0 or 1, or more if some never reported.
+    /// Probes granted since the last report: 0 or 1, or more if some probes never reported.
     pub probes: u32,
     /// Requests are blocked until this time.
     pub until: Timestamp,

@@ -1,4 +1,4 @@
-//! A ring buffer in shared memory: many processes write records, one reads them, and none waits.
+//! A ring buffer in shared memory: many processes write records, one process reads them, and no process waits.
 //!
 //! A record has a fixed number of words, each an atomic, in one slot. Each pass over the slots is a round. A slot's
 //! `turn` is twice the round while the slot is free, and one more while it holds a record. A writer claims the next

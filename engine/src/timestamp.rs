@@ -102,7 +102,7 @@ impl Timestamp {
 
     /// Returns a text such as `2026-11-20T03:18:32.123456+00:00`.
     ///
-    /// A time outside the years -9999 to 9999 is written as the nearest one inside.
+    /// A time outside the years -9999 to 9999 is written as the nearest time in this range.
     pub fn to_iso8601(self) -> String {
         format!("{:.6}+00:00", EPOCH.saturating_add(SignedDuration::from_micros(self.0)))
     }

@@ -215,7 +215,7 @@ pub struct ReplacementLock {
 }
 
 impl ReplacementLock {
-    /// Takes the right. If another process holds it, waits, or returns `None` if `wait` is false.
+    /// Takes the right to replace files. If another process holds the right, waits, or returns `None` if `wait` is false.
     pub fn take(wait: bool) -> io::Result<Option<ReplacementLock>> {
         let directory = directory();
         match fs::DirBuilder::new().mode(0o700).create(&directory) {

@@ -250,7 +250,7 @@ impl<'a> Container<'a> {
         unsafe { (*self.pointer).header }
     }
 
-    /// Returns the value of a key; `None` if this is not an object or lacks the key.
+    /// Returns the value of a key; `None` if the value is not an object or lacks the key.
     pub fn get(self, key: &str) -> Option<Value<'a>> {
         if self.header() & OBJECT == 0 {
             return None;

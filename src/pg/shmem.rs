@@ -163,7 +163,7 @@ impl<B: Zeroable + Send + Sync, G: Zeroable + Send> SharedMemory<B, G> {
     }
 }
 
-/// Marks the lock as held by this process until it is dropped.
+/// Marks the lock as held by this process until the mark is dropped.
 struct IsLocked(());
 
 impl IsLocked {

@@ -25,7 +25,7 @@ pub struct Statement<P, C = ()> {
 }
 
 impl<P: Parameters, C: Columns> Statement<P, C> {
-    /// Used in a constant. Does not compile if the header of `text` declares other parameters.
+    /// Called in a constant. Does not compile if the header of `text` declares other parameters.
     pub const fn new(name: &'static str, text: &'static str) -> Self {
         assert!(
             value::declares(text, P::NAMES),

@@ -83,7 +83,7 @@ pub struct TableStatement<'a, P, C> {
 }
 
 impl<'a, P: Parameters, C: Columns> TableStatement<'a, P, C> {
-    /// Used in a constant. Does not compile if the header of `text` declares other parameters.
+    /// Called in a constant. Does not compile if the header of `text` declares other parameters.
     pub const fn new(name: &'static str, text: &'static str) -> Self {
         assert!(
             value::declares(text, P::NAMES),

@@ -135,7 +135,7 @@ fn reclassify(run: &mut Run, state: &mut BuildProgress) {
     }
 }
 
-/// Fills missing registries from IANA's registries. This waits for no lock, so it may run after the addresses.
+/// Fills missing registries from IANA's registries. Waits for no lock, so it may run after addresses were locked.
 fn fill_registries(run: &mut Run, state: &mut BuildProgress) {
     run.begin("registries", 0);
     let mut after = Some(0);

@@ -90,7 +90,7 @@ fn redo(run: &mut Run, most: i64, batch: usize) -> i64 {
 
 /// Queues lookups for a provider's stale answers. Returns their number.
 fn queue(run: &mut Run, provider: Provider, most: i64) -> i64 {
-    // The number of stale answers is known only after they are queued.
+    // The number of stale answers is known only after their lookups are queued.
     run.begin(provider.name(), 0);
     let mut queued = 0;
     run.batch(|connection| {

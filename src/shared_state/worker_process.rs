@@ -26,7 +26,7 @@ fn free_own() {
     if let Some(slot) = OWN.take() {
         slot.latch.disown();
         slot.pid.store(0, Ordering::Release);
-        // The launcher is informed even if it is not the launcher that started this process.
+        // The launcher is informed even if an earlier launcher started this process.
         block().launcher.set_latch();
     }
 }

@@ -218,8 +218,7 @@ fn complete_table(
                 &String::from_utf8_lossy(&table.name),
             );
         }
-        // Another visit is useful only if this one completed sessions. Otherwise the next visit would complete none
-        // either.
+        // Another visit is useful only if this visit completed sessions. Otherwise the next visit would complete none either.
         if is_cut && any_completed {
             let more = |result| if result == VisitResult::Locked { VisitResult::More } else { result };
             return found.into_iter().map(|(address, result)| (address, more(result))).collect();

@@ -35,7 +35,7 @@ pub struct SessionCount {
 }
 
 impl SessionCount {
-    /// Returns the count of deleted sessions. They have no times at which the address was seen.
+    /// Returns the count of deleted sessions. This count has no times at which the address was seen.
     pub fn gone(sessions: i64) -> SessionCount {
         SessionCount { sessions: -sessions, ..SessionCount::default() }
     }

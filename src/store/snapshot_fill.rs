@@ -64,7 +64,7 @@ thread_local! {
     static RUNNING: RefCell<Vec<Statement>> = RefCell::default();
 }
 
-/// Keeps values registered until it is dropped. An ERROR drops it too.
+/// Keeps values registered until the registration is dropped. An ERROR also drops the registration.
 pub struct Registration {
     /// Number of statements that were running before the statement of this registration.
     depth: usize,

@@ -61,7 +61,7 @@ pub fn store(oids: ExtensionOids, connection: &Connection, batch: &Completed, le
     stored
 }
 
-/// Splits the held jobs of a batch into answered and failed ones.
+/// Splits the held jobs of a batch into answered jobs and failed jobs.
 pub fn answered_and_failed<'a>(
     batch: &'a Completed,
     held: &BTreeSet<LookupKey>,
@@ -261,7 +261,7 @@ fn planned(oids: ExtensionOids, databases: &Databases, waiting: &[&Waiting]) -> 
     plan
 }
 
-/// Writes networks, then new addresses, then existing ones, each in key order.
+/// Writes networks, then new addresses, then existing addresses, each in key order.
 fn write_inventories(oids: ExtensionOids, connection: &Connection, provider: Provider, waiting: &[&Waiting]) {
     if waiting.is_empty() {
         return;

@@ -335,7 +335,7 @@ fn supervise_workers(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Orde
     let has_reported =
         |database: &Database| states.get(&database.oid.to_u32()).is_none_or(DatabaseState::has_reported);
     if databases.iter().all(has_reported) && !block.ledgers_known.swap(true, Ordering::AcqRel) {
-        // All workers are woken together. Otherwise the first one would take the whole quota.
+        // All workers are woken together. Otherwise the first worker would take the whole quota.
         block.worker_slots.iter().for_each(WorkerSlot::set_latch);
     }
     (next - clock::now()).max(Duration::from_millis(10))

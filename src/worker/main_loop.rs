@@ -254,8 +254,8 @@ impl Worker {
         }
     }
 
-    /// Applies the completed batches of one provider, one transaction for each batch and round. Returns
-    /// whether it tried any.
+    /// Applies the completed batches of one provider, one transaction for each batch and round. Returns whether it tried to apply a
+    /// batch.
     fn apply(&mut self, index: usize) -> Result<bool, Stop> {
         let due = self.provider_queues[index].take_due();
         let mut result = Ok(!due.is_empty());
@@ -305,7 +305,7 @@ impl Worker {
         background::report_activity(None);
         let is_idle = self.exchanges.is_empty() && !self.owners.are_working();
         let from = clock::now();
-        // Called even with a pause of zero, because the sleep accepts interrupts.
+        // The sleep is called even with a pause of zero, because it accepts interrupts.
         background::sleep(pause, Some(self.exchanges.ready()));
         if is_idle {
             // Excludes the time during which the system did not schedule the process.

@@ -107,7 +107,7 @@ pub struct Owners {
     to_suspend: BTreeMap<u32, String>,
     /// Processes whose leases are to end, each with the longest backoff for the sessions that it leased.
     to_release: Vec<(i64, Duration)>,
-    /// The next process is for an owner that behaves, if one waits.
+    /// True if the next process is for an owner whose last process behaved well. Used only if such an owner waits.
     behaved_is_next: bool,
     /// The next read of the pending rows.
     look: Due,

@@ -103,7 +103,7 @@ impl ProviderQueue {
         }
     }
 
-    /// Adds a completed batch. Merges it into the last one if the two may be stored together.
+    /// Adds a completed batch. Merges it into the last batch if the two batches may be stored together.
     fn add(&mut self, completed: Completed) {
         let last = self.batches.iter_mut().rev().find_map(|batch| match batch {
             Batch::Completed(last) => Some(last),
@@ -185,7 +185,7 @@ impl ProviderQueue {
         Ok(())
     }
 
-    /// Lifts the stop of a provider that refused a key, once there is another key.
+    /// Ends the stop of a provider that refused a key, when the configured key has changed.
     fn check_credentials(&mut self) {
         let now = clock::now();
         if self.next_credentials > now {
@@ -313,7 +313,7 @@ impl ProviderQueue {
         self.give_back(steps)
     }
 
-    /// Returns unused jobs and quota. If a step fails, the rest stays for the next round.
+    /// Returns unused jobs and quota. If a step fails, the remaining jobs and quota stay for the next round.
     fn give_back(&mut self, steps: &Steps) -> Result<(), Stop> {
         let (provider, lease) = (self.provider, steps.lease([self.provider]));
         while let Some(unused) = self.to_give_back.last() {

@@ -57,7 +57,7 @@ pub fn naptime() -> Duration {
     guc::worker_naptime()
 }
 
-/// Returns the pause after a step that failed or met a lock.
+/// Returns the pause after a step that failed or was stopped by a lock.
 pub fn retry_pause() -> Duration {
     LONGEST_PAUSE.min(naptime())
 }

@@ -19,7 +19,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::SystemTime;
 
-/// Maximum length of a request's head in bytes. Heads of scrapers have a few hundred.
+/// Maximum length of a request's head in bytes. Heads of scrapers have a few hundred bytes.
 pub const LONGEST: usize = 8 * 1024;
 const MOST_HEADERS: usize = 64;
 

@@ -393,7 +393,7 @@ fn write(mut stream: &TcpStream, mut bytes: &[u8], until: Instant) -> io::Result
     Ok(())
 }
 
-/// Discards bytes until the client closes the connection, sends too many, or takes too long.
+/// Discards bytes until the client closes the connection, sends too many bytes, or takes too long.
 fn drain(stream: &TcpStream) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)?;
     let until = Instant::now() + DRAINED_WITHIN;

@@ -211,7 +211,7 @@ pub fn call(call: &Call) -> Phase {
         State::Stopped => "stopped",
     };
     let seconds = |from: Timestamp| (call.updated - from).as_secs_f64();
-    // More items than estimated may be done. A complete call has done all its items.
+    // A call may process more items than estimated. A complete call has processed all its items.
     let total = if call.state == State::Complete { call.done } else { call.total.max(call.done) };
     let percent = match (call.state, total) {
         (State::Complete, _) => 100.0,

@@ -30,8 +30,7 @@ pub fn rank(kind: &str) -> usize {
     PRECEDENCE.iter().position(|known| *known == kind).unwrap_or(PRECEDENCE.len())
 }
 
-/// Returns the type of the highest precedence. If none of the types is in `PRECEDENCE`, returns the first
-/// one.
+/// Returns the type of the highest precedence. If none of the types is in `PRECEDENCE`, returns the first type.
 pub fn leading<'a>(types: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     types.into_iter().min_by_key(|kind| rank(kind))
 }

@@ -6,8 +6,8 @@
 
 use super::{Declared, Kind};
 
-/// Bounds of `asn_inventory.operation_duration_ms` in milliseconds: the requested ones, and finer ones below, because
-/// these operations take microseconds.
+/// Bounds of `asn_inventory.operation_duration_ms` in milliseconds: the bounds that users requested, and finer bounds below them.
+/// The operations take microseconds.
 pub const OPERATION_MS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
 

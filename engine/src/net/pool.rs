@@ -130,7 +130,7 @@ impl<T: Task> Pool<T> {
     }
 }
 
-/// Does not join, because a thread may hang in `getaddrinfo` and its owner must be able to exit.
+/// Does not wait for the threads to end. A thread may hang in `getaddrinfo`, and its owner must be able to exit.
 impl<T: Task> Drop for Pool<T> {
     fn drop(&mut self) {
         self.cancel.set();

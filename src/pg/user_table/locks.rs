@@ -47,7 +47,7 @@ pub fn class(relation: pg_sys::Oid) -> Option<RelationClass> {
     }
 }
 
-/// Returns the partitions and inheritance children of all levels, ordered by level. Each gets this lock.
+/// Returns the partitions and inheritance children of all levels, ordered by level. Takes the given lock on each.
 pub fn descendants(table: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
     catalog::table_and_descendants(table, lock).split_off(1)
 }

@@ -95,7 +95,7 @@ unsafe fn compare(query: *mut pg_sys::Query, target: Target<'_>) {
     }
 }
 
-/// Does the part of [`compare`] for the target, and for the relations in FROM and WITH on all levels.
+/// A part of [`compare`]: compares the target, and the relations in FROM and WITH on all levels.
 ///
 /// # Safety
 /// As for [`compare`].

@@ -87,7 +87,7 @@ pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
             None => rounds.push(BTreeMap::from([(address, imported)])),
         }
     }
-    // Networks are written before addresses, which is the order of locks. Later rounds lock nothing new.
+    // Networks are written before addresses, which is the order of locks. Later rounds lock no further rows.
     let source = |asn| sources.get(&asn).copied().unwrap_or(IMPORT);
     networks::create_from_sources(batch.connection, &networks, source);
     for round in &rounds {
@@ -231,7 +231,7 @@ fn write(
     counts.written += merge_addresses(batch.connection, &decided);
 }
 
-/// Decides how to merge an address. Stored values are kept unless the imported ones are newer.
+/// Decides how to merge an address. Stored values are kept unless the imported values are newer.
 fn decide(
     imported: &ImportedRow,
     stored: &StoredAddress,

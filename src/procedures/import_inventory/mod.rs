@@ -309,7 +309,7 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Returns the rows. Each has a flag that is true if the row before has the same key.
+    /// Returns the rows. Each has a flag that is true if the preceding row has the same key.
     fn repeated(&self) -> impl Iterator<Item = (&Row, bool)> {
         let mut last = self.last_key;
         self.rows.iter().map(move |row| {

@@ -209,7 +209,7 @@ pub fn merge_addresses(connection: &Connection, known: &[(&ImportedAddress, Deci
     MERGE_ADDRESSES.run(connection, arguments, |rows| rows.count()) as i64
 }
 
-/// The fact that an address was in a network at a time.
+/// An observation: an address was in a network at a given time.
 pub struct Observation {
     pub address: Address,
     pub asn: i64,

@@ -62,8 +62,7 @@ pub struct WantedColumn {
 pub enum Kind {
     /// The column may have any type. Its value is read as text.
     Text,
-    /// Converted to a timestamp. A time without a time zone counts as UTC, because Python programs write it
-    /// so.
+    /// The value is converted to a timestamp. A time without a time zone counts as UTC, because Python programs write it so.
     Time,
 }
 

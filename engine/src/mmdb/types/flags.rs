@@ -23,11 +23,11 @@ const LONGEST_KEY: usize = 32;
 
 /// Keys of a vendor's records.
 pub(super) struct Family {
-    /// Each key with the type that it stands for. Lists of keys use the same indexes.
+    /// The keys, each with the type that it states. The index of a key is also the index of its list.
     keys: &'static [(&'static [u8], &'static str)],
-    /// States a type only if no other key of the record does.
+    /// A key that states a type only if no other key of the record states one.
     fallback: Option<&'static [u8]>,
-    /// Type of every record that has any key. A family with such a type has no `keys`.
+    /// Type of every record that has any key. A family with this type has no `keys`.
     every_record: Option<&'static str>,
     provider: &'static [u8],
     service: &'static [u8],

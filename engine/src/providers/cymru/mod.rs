@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 /// Maximum number of addresses or networks in a batch. Team Cymru publishes no limit. Its own clients send 500 at a time.
 pub const MOST_ADDRESSES: usize = 500;
 
-/// Maximum time of an exchange. A longer one would delay other lookups for too long.
+/// Maximum time of an exchange. A longer exchange would delay other lookups for too long.
 pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -119,7 +119,7 @@ pub(super) fn connected(begun: Instant, failure: Option<&Failure>) -> Option<Dur
     }
 }
 
-/// Reads a body. Stops after the maximum length and returns `None` for a longer one.
+/// Reads a body. Stops after the maximum length and returns `None` for a longer body.
 fn read(body: impl Read) -> std::io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     body.take(LONGEST_BODY + 1).read_to_end(&mut bytes)?;

@@ -1,6 +1,6 @@
 //! Settings that all HTTP providers share.
 //!
-//! Shared parts are written here once. A provider's file names its settings and their defaults.
+//! This file has the parts that several providers share. A provider's file names its settings and their defaults.
 
 use crate::providers::setting::{Kind, Unit};
 use crate::providers::{Lifetimes, Limits, Setting, Settings};
