@@ -81,7 +81,8 @@ impl NoWorkerReason {
 /// waits five seconds for other processes to disconnect.
 const COOLDOWN: Duration = Duration::from_secs(6);
 
-/// Begins to listen for extensions that are created or dropped and for databases that another session needs.
+/// Begins to listen for `CREATE EXTENSION`, for `DROP EXTENSION`, and for commands that need a database without
+/// other connections, such as `DROP DATABASE`.
 ///
 /// A transaction may be prepared while the library is not preloaded, and committed after it is preloaded. The library may also be
 /// loaded by the CREATE EXTENSION that is running now.

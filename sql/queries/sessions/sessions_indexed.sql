@@ -1,6 +1,6 @@
--- Returns whether an index contains the sessions that lack only the type; null if it is not an index of waiting
--- sessions. Locks the table. format() and pg_get_expr() quote the same names, because both follow
--- quote_all_identifiers.
+-- Returns true if an index contains sessions whose only missing snapshot value is the type of address, false if it
+-- does not, and null if it is not an index of waiting sessions. Locks the table. The predicates can be compared as
+-- text: format() and pg_get_expr() put quotes around the same names, because both follow quote_all_identifiers.
 -- $1 oid: index
 SELECT waits.for_types
 FROM pg_index i

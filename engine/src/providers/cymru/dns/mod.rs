@@ -1,7 +1,7 @@
 //! Looks up a batch over Team Cymru's DNS.
 //!
-//! Each address is one TXT query under `origin.asn.cymru.com` or `origin6.asn.cymru.com`. Then each network found is one query
-//! (`AS<number>.asn.cymru.com`), because only that record contains the name. A network without a name is still an answer. A lookup
+//! Each address is one TXT query under `origin.asn.cymru.com` or `origin6.asn.cymru.com`. Another query (`AS<number>.asn.cymru.com`)
+//! gets the name of each network, because the record of the address has no name. A network without a name is still an answer. A lookup
 //! of a network consists only of the second query.
 //!
 //! The queries go to the recursive DNS server that the settings or the system name, not to Team Cymru. If the server has names or
