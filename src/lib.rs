@@ -103,15 +103,32 @@ pgrx::extension_sql_file!(
     name = "statistics",
     requires = ["completions"]
 );
-pgrx::extension_sql_file!("../sql/install/60_worker.sql", name = "worker", requires = ["statistics"]);
+pgrx::extension_sql_file!(
+    "../sql/install/52_address_types.sql",
+    name = "address_types",
+    requires = ["statistics"]
+);
+pgrx::extension_sql_file!("../sql/install/60_worker.sql", name = "worker", requires = ["address_types"]);
 pgrx::extension_sql_file!("../sql/install/62_metrics.sql", name = "metrics", requires = ["worker"]);
 pgrx::extension_sql_file!("../sql/install/65_calls.sql", name = "calls", requires = ["metrics"]);
 pgrx::extension_sql_file!("../sql/install/70_backfill.sql", name = "backfill", requires = ["calls"]);
 pgrx::extension_sql_file!("../sql/install/72_refresh.sql", name = "refresh", requires = ["backfill"]);
 pgrx::extension_sql_file!("../sql/install/74_import.sql", name = "import", requires = ["refresh"]);
-pgrx::extension_sql_file!("../sql/install/76_analysis.sql", name = "analysis", requires = ["import"]);
-pgrx::extension_sql_file!("../sql/install/78_schedule.sql", name = "schedule", requires = ["analysis"]);
-pgrx::extension_sql_file!("../sql/install/79_erase.sql", name = "erase", requires = ["schedule"]);
+pgrx::extension_sql_file!("../sql/install/75_lookup_ips.sql", name = "address_lists", requires = ["import"]);
+pgrx::extension_sql_file!("../sql/install/76_analysis.sql", name = "analysis", requires = ["address_lists"]);
+pgrx::extension_sql_file!("../sql/install/77_prefixes.sql", name = "prefixes", requires = ["analysis"]);
+pgrx::extension_sql_file!("../sql/install/78_schedule.sql", name = "schedule", requires = ["prefixes"]);
+pgrx::extension_sql_file!(
+    "../sql/install/79_address_profile.sql",
+    name = "address_profile",
+    requires = ["schedule"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/79_blocklist.sql",
+    name = "blocklist",
+    requires = ["address_profile"]
+);
+pgrx::extension_sql_file!("../sql/install/79_erase.sql", name = "erase", requires = ["blocklist"]);
 pgrx::extension_sql_file!("../sql/install/80_versions.sql", name = "versions", requires = ["erase"]);
 pgrx::extension_sql_file!("../sql/install/82_restore.sql", name = "restore", requires = ["versions"]);
 pgrx::extension_sql_file!("../sql/install/84_keys.sql", name = "keys", requires = ["restore"]);

@@ -197,6 +197,23 @@ fn columns_that_rust_reads_by_position_are_where_it_reads_them() {
     assert!(checked >= 4, "{checked} positions found");
 }
 
+/// scripts/build-extension concatenates all files, but cargo-pgrx only those that src/lib.rs lists.
+#[test]
+fn every_install_script_is_listed_for_cargo_pgrx_in_order() {
+    let source = read(&workspace().join("src/lib.rs"));
+    let listed: Vec<&str> = source
+        .split("\"../sql/install/")
+        .skip(1)
+        .map(|rest| rest.split('"').next().unwrap_or_default())
+        .collect();
+    let mut names: Vec<String> = files_below(&workspace().join("sql/install"), "sql")
+        .iter()
+        .map(|path| path.file_name().expect("a file has a name").to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert_eq!(listed, names);
+}
+
 #[test]
 fn install_scripts_are_ascii_so_that_every_encoding_takes_them() {
     for file in files_below(&workspace().join("sql"), "sql") {
