@@ -60,7 +60,7 @@ pub struct Database {
     pub name: String,
 }
 
-/// Returns all databases that allow connections and are no templates. Reads only the shared catalog, so it works in a process
+/// Returns all databases that allow connections, without the templates. Reads only the shared catalog, so it works in a process
 /// without a database. Called inside a transaction.
 pub fn databases() -> Vec<Database> {
     let mut databases = Vec::new();

@@ -186,7 +186,7 @@ fn quietly(work: impl FnOnce()) {
 /// How a transaction sees commits of others.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
-    /// Each statement sees what was committed before the statement began.
+    /// Each statement sees the transactions that committed before the statement began.
     ReadCommitted,
     /// All statements see the same state of the database.
     RepeatableRead,

@@ -280,7 +280,7 @@ fn write_inventories(oids: ExtensionOids, connection: &Connection, provider: Pro
         let source = |asn| if source_data.contains_key(&asn) { provider.name() } else { "maxmind" };
         networks::create_from_sources(connection, &all, source);
         networks::refine(connection, &source_data, provider.name());
-        // The answer of this provider has arrived, so only the other providers are asked.
+        // The answer of this provider has arrived, so lookups are queued only at the other providers.
         let others = Providers::enabled().without(Providers::of([provider]));
         enrich::create_addresses(oids, connection, databases, &plan.missing, others);
     });

@@ -280,8 +280,7 @@ fn stands(stored: &StoredAddress, key: &str, their_time: Option<Timestamp>) -> b
 }
 
 /// Returns true if `_meta.import` stays as it is. If two rows have the same address, lists one of them as merged. `_meta.import`
-/// names the row that spells the address as this extension does. If there is no such row, `_meta.import` names the first row in
-/// order.
+/// names the row that spells the address as this extension does. Otherwise it names the first row in order.
 fn keeps_our_row(
     imported: &ImportedRow,
     meta: Option<Container<'_>>,
