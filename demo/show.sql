@@ -9,6 +9,10 @@
 \pset border 1
 SET search_path = public, cowrie_enrich;
 
+-- Truncates a text for a table. The mark shows that the text is longer.
+CREATE FUNCTION pg_temp.shortened(content text, characters int) RETURNS text LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN length(content) > characters THEN left(content, characters - 1) || '…' ELSE content END;
+
 \echo
 \echo 'Sample of sessions, enriched when they were stored'
 \echo 'country and asn are the snapshot columns that the extension added; they keep the values at the time of the attack.'
@@ -30,7 +34,7 @@ SELECT
     sample.snapshot_country AS country,
     sample.enrichment -> 'maxmind' ->> 'city' AS city,
     sample.snapshot_asn AS asn,
-    left(networks.organization_name, 30) AS organization
+    pg_temp.shortened(networks.organization_name, 30) AS organization
 FROM sample
 LEFT JOIN asn_inventory AS networks ON networks.asn_number = sample.snapshot_asn
 WHERE sample.nth <= 5
@@ -51,7 +55,7 @@ LIMIT 10;
 \echo 'Networks with the most sessions, from asn_inventory; this query reads no session table'
 SELECT
     asn_number AS asn,
-    left(organization_name, 40) AS organization,
+    pg_temp.shortened(organization_name, 40) AS organization,
     asn_type AS type,
     unique_ip_count AS addresses,
     total_session_count AS sessions,
@@ -77,7 +81,7 @@ SELECT (
 \echo 'Networks that host one campaign: all sessions that used the password' :'password'
 SELECT
     networks.asn_number AS asn,
-    left(networks.organization_name, 40) AS organization,
+    pg_temp.shortened(networks.organization_name, 40) AS organization,
     networks.asn_type AS type,
     string_agg(DISTINCT sessions.snapshot_country, ' ') AS countries,
     count(DISTINCT sessions.ip) AS addresses,
@@ -133,7 +137,7 @@ SELECT
     END AS reason,
     count(*) AS sessions,
     count(DISTINCT sessions.ip) AS addresses,
-    left(min(quote_literal(sessions.ip)), 32) AS example
+    pg_temp.shortened(min(quote_literal(sessions.ip)), 32) AS example
 FROM sessions
 CROSS JOIN LATERAL (SELECT session_address(sessions.ip) AS parsed) AS address
 WHERE sessions.snapshot_country IS NULL
@@ -161,9 +165,9 @@ WHERE provider.provider = 'cymru';
 \echo 'name_from and country_from are the sources of the organisation and of the country.'
 SELECT
     asn_number AS asn,
-    left(organization_name, 30) AS organization,
+    pg_temp.shortened(organization_name, 30) AS organization,
     enrichment #>> '{provenance,organization_name}' AS name_from,
-    left(as_name, 30) AS as_name,
+    pg_temp.shortened(as_name, 30) AS as_name,
     rir_registry AS registry,
     organization_country AS country,
     enrichment #>> '{provenance,organization_country}' AS country_from,
@@ -185,7 +189,7 @@ SELECT
     completed.ip,
     completed.snapshot_country AS country,
     completed.snapshot_asn AS asn,
-    left(networks.organization_name, 30) AS organization,
+    pg_temp.shortened(networks.organization_name, 30) AS organization,
     networks.rir_registry AS registry
 FROM completed
 JOIN asn_inventory AS networks ON networks.asn_number = completed.snapshot_asn
@@ -249,7 +253,7 @@ SELECT
     jsonb_path_query_first(addresses.enrichment, '$.spur.tunnels[*].operator') #>> '{}' AS operator,
     addresses.enrichment #>> '{greynoise,classification}' AS greynoise,
     ran.number AS commands,
-    left(ran.last, 36) AS last_command
+    pg_temp.shortened(ran.last, 36) AS last_command
 FROM ran
 JOIN ip_inventory AS addresses ON addresses.ip_address = session_address(ran.ip)
 WHERE ran.nth = 1
@@ -258,7 +262,7 @@ LIMIT 6;
 \endif
 
 \echo 'Requests to each provider, and the rest of the daily quota'
-\echo '"negative" answers say that the provider has no data about the address.'
+\echo '"negative" answers say that the provider has no data about the address. notice is information that the provider added to its last answer.'
 SELECT
     provider,
     requests,
@@ -276,10 +280,11 @@ WHERE provider = ANY (string_to_array(:'sources', ','));
 SELECT count(*) FILTER (WHERE ip <> '') AS invalid, count(*) FILTER (WHERE ip = '') AS empty
 FROM sessions WHERE session_address(ip) IS NULL
 \gset
-\echo 'Counters of the whole server since its start (enrich_stats), and the mmdb files in service'
+\echo 'Counters of the whole server since its start (enrich_stats)'
 \echo 'total_ips counts an address once in each transaction that looked it up; each *_hits column is the number of addresses found in that place. errors is the number of invalid addresses and internal errors.'
 \echo 'This log has' :invalid 'sessions whose address is invalid, and' :empty 'with an empty address, which is not an error; see "Sessions without a country".'
 \x on
 SELECT * FROM enrich_stats();
 \x off
+\echo 'The mmdb files in service. node_count is the number of nodes in the search tree of the file, which grows with the number of prefixes.'
 SELECT kind, database_type, build_time, node_count, last_error FROM mmdb_status();
