@@ -593,7 +593,7 @@ pub fn too_many_requests(requests: i64, limit: i64, by_provider: &str) -> ! {
         format!("enrich_ips() would queue {requests} requests, but max_requests is {limit}"),
         Some(format!("Requests by provider: {by_provider}.")),
         Some(
-            "Call enrich_ips() with a higher max_requests, or with fewer providers in sources. With sources => '{maxmind}' the call queues no requests.",
+            "Call enrich_ips() with a higher max_requests, or with fewer providers in sources. With sources => '{maxmind}' the call queues no lookup of an address.",
         ),
     )
 }

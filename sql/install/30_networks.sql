@@ -296,4 +296,4 @@ CREATE FUNCTION enrich_ips(
         CROSS JOIN LATERAL (SELECT * FROM @extschema@.ip_inventory r WHERE r.ip_address = wanted.ip OFFSET 0) i;
     $$;
 COMMENT ON FUNCTION enrich_ips(inet[], boolean, text[], bigint) IS
-    'does the same as enrich_ip() for many addresses, and returns their ip_inventory rows; sources names the providers to ask; with ''{maxmind}'', the call asks no provider; raises an error and writes nothing if the call would queue more than max_requests requests; locks inventory rows in key order, so that concurrent calls cannot deadlock';
+    'does the same as enrich_ip() for many addresses, and returns their ip_inventory rows; sources names the providers to ask; with ''{maxmind}'', the call queues no lookup of an address, but the worker still looks up new networks at Team Cymru; raises an error and writes nothing if the call would queue more than max_requests requests; locks inventory rows in key order, so that concurrent calls cannot deadlock';

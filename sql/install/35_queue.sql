@@ -214,7 +214,7 @@ COMMENT ON FUNCTION retry_dead_letters(text) IS
 CREATE FUNCTION cancel_requests(provider text, ip inet DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cancel_requests_wrapper';
 COMMENT ON FUNCTION cancel_requests(text, inet) IS
-    'remove the waiting lookups of one provider from the queue, or only the lookup of one address; returns the number of addresses; does not remove lookups that a worker has leased; the worker does not queue a removed lookup again before a new session of the address';
+    'remove the waiting lookups of one provider from the queue, or only the lookup of one address; removes lookups for sessions too; returns the number of addresses and networks; does not remove lookups that a worker has leased; the worker does not queue a removed lookup again before a new session of the address';
 
 CREATE VIEW queue_status AS
     SELECT p.provider,
