@@ -63,7 +63,7 @@ COMMENT ON FUNCTION ip_asn_org(inet) IS
 CREATE FUNCTION maxmind_lookup(ip inet) RETURNS jsonb
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'maxmind_lookup_wrapper';
 COMMENT ON FUNCTION maxmind_lookup(inet) IS
-    'all data about an address in the mmdb files of the settings city_database and asn_database, with the same keys as ip_inventory.enrichment -> ''maxmind''';
+    'data about an address in the mmdb files of the settings city_database and asn_database, with the same keys as ip_inventory.enrichment -> ''maxmind''; ip_location() also returns region, postal code and time zone';
 
 CREATE FUNCTION is_bogon(ip inet) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_bogon_wrapper';
