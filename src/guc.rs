@@ -247,7 +247,7 @@ fn define_worker() {
             &TTL_ISP_PERCENT,
         ),
     ] {
-        number(name, short, c"For networks of no special kind, the lifetime is cymru_ttl.", setting, (1, 1000), GucFlags::default());
+        number(name, short, c"For networks of no special kind, and for answers about networks themselves, the lifetime is cymru_ttl.", setting, (1, 1000), GucFlags::default());
     }
     guarded(
         c"cowrie_enrich.worker_role",
