@@ -54,7 +54,7 @@ pub fn invalid_country(value: &str) -> ! {
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         "invalid country".to_owned(),
         Some(format!("The value is \"{value}\".")),
-        Some("Use a two-letter code (ISO 3166-1), for example DE."),
+        Some("Use a two-letter code (ISO 3166-1), for example DE. If the country is unknown, use null."),
     )
 }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::country;
 use cowrie_enrich_engine::mmdb::clean_name;
 
 use crate::error::{self, require_writable, require_writable_or};
@@ -195,11 +196,12 @@ fn given(call: &Call, n: usize) -> Option<String> {
     call.text(n).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
+/// Returns a country code in capitals. Refuses the codes that sources write for an unknown country.
 fn checked_country(country: &str) -> String {
-    if country.len() != 2 || !country.bytes().all(|b| b.is_ascii_alphabetic()) {
-        error::invalid_country(country);
+    match country::code(country.as_bytes()) {
+        Some(code) => String::from_utf8_lossy(&code).into_owned(),
+        None => error::invalid_country(country),
     }
-    country.to_ascii_uppercase()
 }
 
 /// Returns the name of a registry. Accepts the name that Team Cymru uses for RIPE.

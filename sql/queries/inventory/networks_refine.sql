@@ -1,4 +1,5 @@
--- Refines the metadata of existing networks. Sets a field if it is null or its source has a lower rank. The source
+-- Refines the metadata of existing networks. Sets a field if it is null or its source has a lower rank. If the values
+-- are equal, only the source changes, so that a source of a rank between the two cannot replace the value. The source
 -- cymru may also correct its own names, because a name describes the network itself. It may not correct its other
 -- values, because they describe one address or prefix. The values are compared again after the rows are locked, because
 -- another transaction may have written a better value meanwhile. Returns the networks that changed, and whether they
@@ -14,11 +15,11 @@ WITH given AS (
     FROM unnest($1, $2, $3, $4) AS g(asn, name, country, registry)
 ), better AS (
     SELECT a.asn_number,
-           CASE WHEN g.name IS DISTINCT FROM a.organization_name
+           CASE WHEN (g.name, $5) IS DISTINCT FROM (a.organization_name, a.enrichment #>> '{provenance,organization_name}')
                  AND ($6 OR @extschema@.may_replace(a.organization_name, a.enrichment, 'organization_name', $5)) THEN g.name END AS name,
-           CASE WHEN g.country IS DISTINCT FROM a.organization_country
+           CASE WHEN (g.country, $5) IS DISTINCT FROM (a.organization_country, a.enrichment #>> '{provenance,organization_country}')
                  AND ($6 OR @extschema@.may_replace(a.organization_country, a.enrichment, 'organization_country', $5)) THEN g.country END AS country,
-           CASE WHEN g.registry IS DISTINCT FROM a.rir_registry
+           CASE WHEN (g.registry, $5) IS DISTINCT FROM (a.rir_registry, a.enrichment #>> '{provenance,rir_registry}')
                  AND ($6 OR @extschema@.may_replace(a.rir_registry, a.enrichment, 'rir_registry', $5)) THEN g.registry END AS registry
     FROM @extschema@.asn_inventory a
     JOIN given g ON g.asn = a.asn_number

@@ -17,7 +17,8 @@ WITH waiting AS MATERIALIZED (
 )
 SELECT count(DISTINCT w.lookup_key)
 FROM wanted w
-WHERE w.lookup_key NOT IN (SELECT a.lookup_key FROM waiting a)
+-- NOT IN would read all waiting lookups for each address once they exceed the memory of a hash table.
+WHERE NOT EXISTS (SELECT FROM waiting a WHERE a.lookup_key = w.lookup_key)
   AND (SELECT true FROM @extschema@.enrichment_job j WHERE j.provider = $1 AND j.lookup_key = w.lookup_key) IS NULL
   AND CASE WHEN $3 THEN (
         SELECT true

@@ -1,5 +1,5 @@
--- Notes in networks, in order, that a lookup was cancelled, so that no sweep queues it again. An earlier answer stays. The
--- note has the format of src/document/skipped.rs.
+-- Notes in networks, in order, that a lookup was cancelled. A sweep queues it again after the next session of the network.
+-- An earlier answer stays. The note has the format of src/document/skipped.rs.
 -- $1 bigint[]: asn
 -- $2 text: provider
 -- $3 text: time
@@ -13,7 +13,7 @@ WITH locked AS (
 UPDATE @extschema@.asn_inventory n
 SET enrichment = n.enrichment || jsonb_build_object('_meta', COALESCE(n.enrichment -> '_meta', '{}')
         || jsonb_build_object($2, COALESCE(n.enrichment #> ARRAY['_meta', $2], '{}')
-            || jsonb_build_object('state', 'skipped', 'skipped_at', $3))),
+            || jsonb_build_object('state', 'skipped', 'skipped_at', $3, 'sessions', n.total_session_count))),
     lookup_queued_at = COALESCE(n.lookup_queued_at, now()),
     updated_at = now()
 FROM locked l

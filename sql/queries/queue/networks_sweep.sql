@@ -1,6 +1,6 @@
 -- Creates jobs for networks whose answer has expired, or whose job got lost. Reads $2 networks after $3. Leaves out
--- bogons, and lookups that are queued, dead letters or cancelled. Returns the last network that it read, and how many
--- networks it read.
+-- bogons, and lookups that are queued or dead letters. Leaves out a cancelled lookup until a session of the network is
+-- counted. Returns the last network that it read, and how many networks it read.
 -- $1 text: provider
 -- $2 bigint: most
 -- $3 bigint: asn
@@ -8,7 +8,7 @@
 -- $5 integer: lifetime of an absence in seconds
 -- $6 integer: priority
 WITH seen AS MATERIALIZED (
-    SELECT n.asn_number, n.lookup_queued_at, n.enrichment -> '_meta' AS meta
+    SELECT n.asn_number, n.lookup_queued_at, n.total_session_count, n.last_seen, n.enrichment -> '_meta' AS meta
     FROM @extschema@.asn_inventory n
     WHERE n.asn_number > $3
     ORDER BY n.asn_number
@@ -19,7 +19,11 @@ WITH seen AS MATERIALIZED (
     FROM seen s
     -- networks_queue.sql finds the networks that this statement leaves out.
     WHERE s.lookup_queued_at IS NOT NULL AND NOT @extschema@.is_bogon_asn(s.asn_number)
-      AND COALESCE(s.meta #>> ARRAY[$1, 'state'], '') NOT IN ('failed', 'skipped')
+      AND CASE s.meta #>> ARRAY[$1, 'state']
+          WHEN 'failed' THEN false
+          WHEN 'skipped' THEN @extschema@.has_sessions_since_skip(
+              jsonb_build_object('_meta', s.meta), $1, s.total_session_count, s.last_seen)
+          ELSE true END
       AND @extschema@.is_source_fresh(jsonb_build_object('_meta', s.meta), $1, $4, $5) IS NOT TRUE
       AND (SELECT true FROM @extschema@.dead_letter d WHERE d.provider = $1 AND d.asn_number = s.asn_number) IS NULL
     -- Uses the order in which jobs_hold.sql locks.

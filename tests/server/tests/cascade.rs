@@ -259,6 +259,19 @@ fn ensure_fills_null_and_replaces_sources_but_another_callers_value_only_on_dema
             assert_eq!(db.one(row), expected, "{source}, overwrite {overwrite}");
         }
     }
+    // A caller who confirms the values of a source becomes their source, so that no later answer replaces them.
+    for source in ["cymru", "maxmind", "iana", "import", "document"] {
+        for overwrite in [false, true] {
+            db.run(&format!(
+                "DELETE FROM asn_inventory;
+                 INSERT INTO asn_inventory (asn_number, organization_name, organization_country, rir_registry, enrichment)
+                 VALUES (64500, 'New', 'DE', 'RIPE',
+                         '{{\"provenance\": {{\"organization_name\": \"{source}\", \"rir_registry\": \"{source}\"}}}}');
+                 SELECT ensure_asn_inventory(64500, 'New', 'DE', 'RIPE', {overwrite})"
+            ));
+            assert_eq!(db.one(row), "New|DE|RIPE|manual|manual", "{source}, overwrite {overwrite}");
+        }
+    }
     // Null and an absent argument mean false, and null values of a caller replace nothing.
     db.run("SELECT ensure_asn_inventory(64500, 'Newer', overwrite => NULL); SELECT ensure_asn_inventory(64500, 'Newer')");
     assert_eq!(db.one(row), "New|DE|RIPE|manual|manual");
@@ -360,6 +373,8 @@ fn numbers_and_metadata_out_of_range_are_refused_without_side_effect() {
         "9223372036854775807",
         "64500, 'X', 'Germany'",
         "64500, 'X', '12'",
+        "64500, 'X', 'ZZ'",
+        "64500, 'X', 'xx'",
         "64500, 'X', 'DE', 'internic'",
     ] {
         let refusal = db.refused(&format!("SELECT ensure_asn_inventory({arguments})"));

@@ -135,6 +135,17 @@ fn statements_of_rust_are_files_and_every_file_is_a_statement() {
     }
 }
 
+/// The server reads the whole subquery of `NOT IN` for each row once the result exceeds the memory of a hash table.
+#[test]
+fn no_statement_excludes_rows_by_not_in_a_query() {
+    for file in files_below(&workspace().join("sql"), "sql") {
+        let code: Vec<String> =
+            read(&file).lines().map(|line| line.split("--").next().unwrap_or_default().to_owned()).collect();
+        let words = code.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(!words.contains("NOT IN (SELECT"), "{}", file.display());
+    }
+}
+
 /// A name can contain a line break. The text after the line break would be outside of the comment.
 #[test]
 fn comments_of_statements_name_nothing_that_is_put_in() {

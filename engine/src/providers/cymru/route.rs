@@ -16,10 +16,12 @@
 
 use super::{Registry, RouteAnswer};
 use crate::address::Address;
+use crate::as_registry;
 use crate::country;
 use crate::mmdb::clean_name;
 use crate::prefix::Prefix;
 use crate::timestamp;
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 /// The network that announces an address.
@@ -73,7 +75,7 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    /// Adds a row. The most specific prefix wins, then the lowest number, then the first row.
+    /// Adds a row. The most specific prefix wins, then a number that is no bogon, then the lowest number, then the first row.
     pub(super) fn add(&mut self, row: Row) {
         match row {
             Row::Absent => self.absent = true,
@@ -105,8 +107,14 @@ impl Candidates {
 }
 
 /// Ranks a route. The greater rank wins.
-fn rank(route: &Route) -> (Option<u8>, std::cmp::Reverse<u32>) {
-    (route.prefix.map(Prefix::length), std::cmp::Reverse(route.asn))
+fn rank(route: &Route) -> (Option<u8>, Reverse<(bool, u32)>) {
+    (route.prefix.map(Prefix::length), Reverse(origin_order(route.asn)))
+}
+
+/// Returns a key that sorts the networks of several origins: the first one counts as the network of the address. Bogons
+/// come last, because a private number or AS_TRANS names no network.
+fn origin_order(asn: u32) -> (bool, u32) {
+    (as_registry::is_bogon(asn), asn)
 }
 
 /// One row of a response, parsed.
@@ -142,7 +150,7 @@ impl Fields<'_> {
             numbers.push(parse_asn(number)?);
         }
         let first = *numbers.first()?;
-        let asn = *numbers.iter().min()?;
+        let asn = numbers.iter().copied().min_by_key(|asn| origin_order(*asn))?;
         let prefix = match self.prefix.trim_ascii() {
             b"" => None,
             text if is_absent(text) => None,

@@ -240,6 +240,19 @@ mod tests {
         assert_eq!(route.name, None);
     }
 
+    /// 23456 is AS_TRANS, and 64512 is for private use.
+    #[test]
+    fn network_is_no_bogon_if_another_network_announces_the_prefix() {
+        for row in ["23456 197540", "197540 23456", "64512 197540 23456"] {
+            let route = route(format!("{row} | 8.8.8.8 | 8.8.8.0/24 | DE | ripencc | | NETCUP\n"));
+            assert_eq!(route.asn, 197540, "{row}");
+            assert!(route.origins.contains(&23456), "{row}");
+        }
+        let rows = "64512 | 8.8.8.8 | 8.8.8.0/24 | | | | A\n197540 | 8.8.8.8 | 8.8.8.0/24 | | | | B\n";
+        assert_eq!(route(rows).asn, 197540);
+        assert_eq!(route("64512 | 8.8.8.8 | 8.8.8.0/24 | | | | A\n").asn, 64512);
+    }
+
     #[test]
     fn origins_are_the_lowest_thirty_two() {
         let answer: String =
