@@ -90,6 +90,39 @@ fn a_list_is_loaded_again_and_replaces_only_its_own_rows() {
     );
 }
 
+/// The file has no row of a list whose ASNs are all in another list, so older rows of this list must not block the others.
+#[test]
+fn a_list_of_vpns_wins_over_older_rows_of_another_list() {
+    let mut db = database();
+    let hosting = [
+        "64701,First,HOSTING,t,f,x-hosting",
+        "64702,Second,HOSTING,t,f,x-hosting",
+        "64703,Third,HOSTING,t,f,x-hosting",
+    ];
+    load(&mut db, &hosting);
+    db.run("UPDATE enrich.known_networks SET label = 'By hand' WHERE asn_number = 64703");
+    let vpn = [
+        "64701,First,HOSTING,t,t,x-vpn",
+        "64702,Second,HOSTING,t,t,x-vpn",
+        "64703,Third,HOSTING,t,t,x-vpn",
+        "15169,Google,HOSTING,t,t,x-vpn",
+    ];
+    let expected = ["64701|First|t|x-vpn", "64702|Second|t|x-vpn", "64703|By hand|f|NULL"];
+    load(&mut db, &vpn);
+    assert_eq!(db.rows(SOURCES), expected);
+    assert_eq!(
+        db.one("SELECT is_vpn, source FROM enrich.known_networks WHERE asn_number = 15169"),
+        "f|cowrie_enrich"
+    );
+    // A file without the list of VPNs does not know that the network is a VPN.
+    load(&mut db, &hosting);
+    assert_eq!(db.rows(SOURCES), expected);
+    // Two other lists: the list that was loaded last wins.
+    load(&mut db, &["64704,Fourth,HOSTING,t,f,x-hosting"]);
+    load(&mut db, &["64704,Fourth,ISP,f,f,isp"]);
+    assert_eq!(db.rows(SOURCES), [&expected[..], &["64704|Fourth|f|isp"]].concat());
+}
+
 #[test]
 fn an_unchanged_list_changes_nothing() {
     let mut db = database();

@@ -1,7 +1,7 @@
 //! Writes lists of ASNs as CSV for the table `known_networks`.
 //!
 //! Each row has the name of its list as `source`. The statements in docs/ip-types.md load the file, and replace older rows
-//! with the same source.
+//! with the same source. They also replace rows of other lists for the same ASNs, so that a VPN list wins.
 
 use std::collections::BTreeMap;
 
