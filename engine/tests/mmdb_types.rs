@@ -4,7 +4,7 @@ mod support;
 
 use cowrie_enrich_engine::mmdb::types::{Entry, ListSet, TypeDatabase};
 use cowrie_enrich_engine::mmdb::{Database, MmdbError};
-use cowrie_enrich_test_mmdb::types::TypesFile;
+use cowrie_enrich_test_mmdb::types::{TypesFile, numbered};
 use cowrie_enrich_test_mmdb::{Value, Writer, map, text};
 use proptest::prelude::*;
 use support::in_bounded_time;
@@ -63,6 +63,22 @@ fn a_record_keeps_all_lists_that_contain_it() {
         [plain(0), aws("us-east-1", None), aws("eu-central-1", Some("EC2")), plain(2)]
     );
     assert_eq!(entries(&database, "8.8.8.8"), []);
+}
+
+/// The header of a map with 29 or more members has a byte more.
+#[test]
+fn a_record_keeps_the_statements_of_up_to_64_lists() {
+    for count in [1, 28, 29, 30, 64] {
+        let names: Vec<String> = (0..count).map(|index| format!("list{index}")).collect();
+        let file = names.iter().fold(TypesFile::new(), |file, name| file.list(name, "TOR", 1_700_000_000));
+        let file = names.iter().fold(file, |file, name| file.detailed(name, "5.0.0.1/32", name, "", ""));
+        let database = open(file.bytes());
+        let found = entries(&database, "5.0.0.1");
+        assert_eq!(found.len(), count);
+        for (index, entry) in found.iter().enumerate() {
+            assert_eq!((entry.list, entry.provider), (index, Some(names[index].as_str())), "{count} lists");
+        }
+    }
 }
 
 #[test]
@@ -124,8 +140,7 @@ fn an_invalid_table_of_lists_is_refused() {
 
 #[test]
 fn a_record_that_contradicts_the_table_is_refused() {
-    let hostile =
-        |bits: Value, matches: Vec<Value>| map([("lists", bits), ("matches", Value::Array(matches))]);
+    let hostile = |bits: Value, matches: Vec<Value>| map([("lists", bits), ("matches", numbered(matches))]);
     let of = |list: u16| map([("list", Value::U16(list))]);
     for (record, expected) in [
         (map([]), "names no list"),
@@ -138,6 +153,10 @@ fn a_record_that_contradicts_the_table_is_refused() {
         (hostile(Value::U64(1), vec![of(0), of(99)]), "the keys lists and matches refer to different lists"),
         (hostile(Value::U64(1), vec![of(0), map([])]), "the keys lists and matches refer to different lists"),
         (map([("lists", Value::U64(1))]), "the keys lists and matches refer to different lists"),
+        (
+            map([("lists", Value::U64(1)), ("matches", Value::Array(vec![of(0)]))]),
+            "the keys lists and matches refer to different lists",
+        ),
     ] {
         let mut writer = lists().writer();
         writer.insert("9.0.0.0/8", record.clone());
@@ -333,7 +352,7 @@ proptest! {
 #[test]
 fn records_that_share_too_many_matches_are_refused() {
     let mut writer = lists().writer().record_size(32);
-    let matches = writer.value(&Value::Array(vec![map([("list", Value::U16(0))]); 4_000]));
+    let matches = writer.value(&numbered(vec![map([("list", Value::U16(0))]); 4_000]));
     for index in 0..20_000 {
         let record = map([("lists", Value::U64(1)), ("matches", Value::Pointer(matches))]);
         let offset = writer.value(&record);

@@ -130,7 +130,12 @@ fn record(matching: &[&Entry]) -> Value {
         members.extend(entry.details.iter().map(|(key, value)| ((*key).to_owned(), text(value))));
         Value::Map(members)
     });
-    map([("lists", Value::U64(bits)), ("matches", Value::Array(matches.collect()))])
+    map([("lists", Value::U64(bits)), ("matches", numbered(matches))])
+}
+
+/// Returns the value of the key `matches`: a map whose keys number the values.
+pub fn numbered(values: impl IntoIterator<Item = Value>) -> Value {
+    Value::Map(values.into_iter().enumerate().map(|(index, value)| (format!("{index:04}"), value)).collect())
 }
 
 fn parts(prefix: &str) -> (IpAddr, u8) {

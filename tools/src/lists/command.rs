@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::asns::Announced;
-use super::compile::{compile as compile_lists, sizes};
+use super::compile::{Error as CompileError, compile as compile_lists, sizes, too_many_statements};
 use super::known_networks::{AsnList, csv};
 use super::list::{List, Source};
-use super::{Content, read};
+use super::sink::line_of_network;
+use super::{Content, Error, read};
 use crate::mmdb::Settings;
 use crate::publish::publish;
 
@@ -66,7 +67,8 @@ pub fn compile(types: &Types, report: &mut dyn FnMut(&str)) -> Result<(), String
             list.check_size(before.get(&list.name).copied())?;
         }
     }
-    let compiled = compile_lists(&lists, types.settings)?;
+    let compiled =
+        compile_lists(&lists, types.settings).map_err(|error| with_place(error, &types.sources))?;
     write(&types.output, &compiled.bytes)?;
     lists.iter().for_each(|list| report(&list.to_string()));
     for name in before.keys().filter(|name| !lists.iter().any(|list| list.name == **name)) {
@@ -110,6 +112,20 @@ fn read_source(source: &Source) -> Result<File<'_>, String> {
         .map_err(|error| format!("could not read {}: {error}", source.file.display()))?;
     let content = read(&bytes).map_err(|error| in_file(source, error))?;
     Ok(File { source, content, modified: seconds(modified) })
+}
+
+/// Returns the error with the file and the line from which it comes, if they can be found.
+fn with_place(error: CompileError, sources: &[Source]) -> String {
+    if let CompileError::TooManyStatements { list, network } = &error {
+        // The list keeps no lines, so this reads its files again.
+        for source in sources.iter().filter(|source| source.name == *list) {
+            let text = fs::read(&source.file).unwrap_or_default();
+            if let Some(line) = line_of_network(&String::from_utf8_lossy(&text), *network) {
+                return in_file(source, Error::at(line, too_many_statements(*network)));
+            }
+        }
+    }
+    error.to_string()
 }
 
 fn in_file(source: &Source, error: impl std::fmt::Display) -> String {

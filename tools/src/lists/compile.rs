@@ -5,6 +5,7 @@
 //! the sorted prefixes, with a stack of the networks around the current one, finds all entries of each prefix.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +24,37 @@ pub struct Compiled {
     pub networks: usize,
 }
 
+/// Maximum number of statements of one list about one network. Limits the size of a record.
+pub const MAX_STATEMENTS: usize = 64;
+
+/// Lists cannot be compiled.
+#[derive(Debug)]
+pub enum Error {
+    /// A list has more than [`MAX_STATEMENTS`] statements about a network.
+    TooManyStatements {
+        list: String,
+        network: Prefix,
+    },
+    Other(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooManyStatements { list, network } => {
+                write!(f, "list {list}: {}", too_many_statements(*network))
+            }
+            Self::Other(problem) => f.write_str(problem),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+pub(super) fn too_many_statements(network: Prefix) -> String {
+    format!("more than {MAX_STATEMENTS} different statements about {network} (provider, region, service)")
+}
+
 /// A statement of a list about a network.
 type Statement<'a> = (usize, &'a Rc<Details>);
 
@@ -32,9 +64,10 @@ struct Around<'a> {
     statements: Vec<Statement<'a>>,
 }
 
-pub fn compile(lists: &[List], settings: Settings) -> Result<Compiled, String> {
+pub fn compile(lists: &[List], settings: Settings) -> Result<Compiled, Error> {
     if lists.is_empty() || lists.len() > ListSet::CAPACITY {
-        return Err(format!("a file has 1 to {} lists, not {}", ListSet::CAPACITY, lists.len()));
+        let problem = format!("a file has 1 to {} lists, not {}", ListSet::CAPACITY, lists.len());
+        return Err(Error::Other(problem));
     }
     let table = table(lists);
     let mut writer = Writer::builder(DATABASE_TYPE)
@@ -68,8 +101,13 @@ pub fn compile(lists: &[List], settings: Settings) -> Result<Compiled, String> {
         let known = statements.len();
         for (entry, list) in same {
             let statement = (*list, &entry.details);
+            // Statements that are equal are merged.
             if !statements.contains(&statement) {
                 statements.push(statement);
+            }
+            if statements.iter().filter(|(of, _)| of == list).count() > MAX_STATEMENTS {
+                let list = lists[*list].name.clone();
+                return Err(Error::TooManyStatements { list, network: prefix });
             }
         }
         // Nothing new: the record of the network around it says the same.
@@ -78,13 +116,13 @@ pub fn compile(lists: &[List], settings: Settings) -> Result<Compiled, String> {
             statements.sort_by_key(|(list, _)| *list);
             writer
                 .insert_value(ip_net(prefix), record(&statements))
-                .map_err(|error| format!("{prefix}: {error}"))?;
+                .map_err(|error| Error::Other(format!("{prefix}: {error}")))?;
             networks += 1;
         }
         around.push(Around { prefix, statements });
     }
-    let bytes = writer.to_bytes().map_err(|error| error.to_string())?;
-    check(&bytes)?;
+    let bytes = writer.to_bytes().map_err(|error| Error::Other(error.to_string()))?;
+    check(&bytes).map_err(Error::Other)?;
     Ok(Compiled { bytes, networks })
 }
 
@@ -126,16 +164,17 @@ fn table(lists: &[List]) -> String {
 
 fn record(statements: &[Statement<'_>]) -> Value {
     let bits = statements.iter().fold(0_u64, |bits, (list, _)| bits | 1 << list);
-    let matches = statements.iter().map(|(list, details)| {
+    let matches = statements.iter().enumerate().map(|(index, (list, details))| {
         let mut members = vec![("list", Value::from(*list as u32))];
         for (key, text) in
             [("provider", &details.provider), ("region", &details.region), ("service", &details.service)]
         {
             members.extend(text.as_ref().map(|text| (key, Value::from(text.as_str()))));
         }
-        Value::map(members)
+        // Keys are sorted as texts, so all keys have the same length.
+        (format!("{index:04}"), Value::map(members))
     });
-    Value::map([("lists", Value::from(bits)), ("matches", Value::array(matches))])
+    Value::map([("lists", Value::from(bits)), ("matches", Value::map(matches))])
 }
 
 fn contains(outer: Prefix, inner: Prefix) -> bool {

@@ -172,6 +172,17 @@ pub(super) fn line_of(document: &str, text: &str) -> Option<u64> {
     Some(document[..at].bytes().filter(|byte| *byte == b'\n').count() as u64 + 1)
 }
 
+/// Returns the last line that contains the network, in any format.
+pub(super) fn line_of_network(text: &str, network: Prefix) -> Option<u64> {
+    let is_part = |letter: char| letter.is_ascii_hexdigit() || ":./".contains(letter);
+    let contains = |line: &str| {
+        let words = line.split(|letter| !is_part(letter));
+        words.into_iter().any(|word| parse(word).is_ok_and(|(_, prefix)| prefix == network))
+    };
+    let at = text.lines().enumerate().filter(|(_, line)| contains(line)).map(|(index, _)| index).last()?;
+    Some(at as u64 + 1)
+}
+
 /// Returns an error at the first line of the document that contains the quoted text.
 pub(super) fn in_document(document: &str, text: &str, problem: String) -> Error {
     Error { line: line_of(document, &format!("\"{text}\"")), problem }

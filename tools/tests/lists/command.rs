@@ -10,6 +10,7 @@ use cowrie_enrich_tools::mmdb::{self, Layout, Settings};
 use cowrie_enrich_tools::networks;
 
 use super::found;
+use super::records::cities;
 
 /// A folder that is removed at the end.
 struct Folder(PathBuf);
@@ -181,6 +182,26 @@ fn an_invalid_list_leaves_the_old_file() {
     fs::remove_file(&list).unwrap();
     let (is_done, messages) = run(&arguments);
     assert!(!is_done && messages.contains(&format!("could not read {list}: ")), "{messages}");
+}
+
+#[test]
+fn a_network_with_too_many_details_is_an_error_with_file_and_line() {
+    let folder = Folder::new("details");
+    let (other, geo) = (
+        folder.file("other", "5.6.7.8,US,,x\n"),
+        folder.file("geo", format!("# c\n9.9.9.0/24,US\n{}8.8.8.0/24,US\n", cities(65))),
+    );
+    let out = folder.path("types.mmdb");
+    let lists = [format!("geo:DATACENTER:{other}"), format!("geo:DATACENTER:{geo}")];
+    let (is_done, messages) = run(&["--types", &out, "--list", &lists[0], "--list", &lists[1]]);
+    assert!(!is_done && !Path::new(&out).exists());
+    assert_eq!(
+        messages.lines().last().unwrap(),
+        format!(
+            "mmdb-build: list geo, {geo}: line 67: more than 64 different statements about 5.6.7.0/24 \
+             (provider, region, service)"
+        )
+    );
 }
 
 #[test]

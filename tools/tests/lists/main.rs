@@ -6,6 +6,7 @@ mod fixtures;
 mod full_size;
 mod invariants;
 mod naive;
+mod records;
 mod traps;
 
 use std::net::IpAddr;

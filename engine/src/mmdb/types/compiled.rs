@@ -5,12 +5,14 @@
 //! description: {"lists": JSON}   {"format": 1, "lists": [{"name": "aws", "type": "DATACENTER",
 //!                                "published": 1700000000, "entries": 7905, "notice": "..."}]}
 //! record                     {"lists": uint64,            ; bit N: list N contains the network
-//!                             "matches": [{"list": uint, "provider": "AWS", "region": "eu-central-1",
-//!                                          "service": "EC2"}]}   ; texts that are unknown are absent
+//!                             "matches": {"0000": {"list": uint, "provider": "AWS", "region": "eu-central-1",
+//!                                                  "service": "EC2"}}}   ; texts that are unknown are absent
 //! ```
 //!
 //! The bits make a lookup of types cheap: it reads one number. The table of lists is in the description, because
-//! each mmdb reader can show it. `lists` is the first key of a record, because keys are sorted.
+//! each mmdb reader can show it. `lists` is the first key of a record, because keys are sorted. `matches` is a map with
+//! numbers as keys instead of an array, because mmdb-writer 0.1.0 writes wrong headers for arrays of 29 or more values.
+//! The keys only set the order, so a reader ignores them.
 
 use super::{Entry, ListSet, TypeList, is_list_name, is_type};
 use crate::mmdb::format::{Fault, LAST_BUILD, Section, Token};
@@ -87,10 +89,11 @@ pub(super) fn entries<'a>(
     work: &mut usize,
     visit: &mut dyn FnMut(Entry<'a>),
 ) -> Result<(), Fault> {
-    let Some((Token::Array(count), mut at)) = member(data, record, b"matches", work)? else {
+    let Some((Token::Map(count), mut at)) = member(data, record, b"matches", work)? else {
         return Ok(());
     };
     for _ in 0..count {
+        data.skip(&mut at, work)?;
         let mut element_at = at;
         let (token, mut inside) = data.next_resolved(&mut element_at)?;
         data.skip(&mut at, work)?;
