@@ -1,4 +1,9 @@
 //! The rows of a CSV text, with the numbers of their lines.
+//!
+//! A field that contains a line break is an error. Otherwise an unbalanced quote would make one field of all lines up to
+//! the next quote, and the rows in these lines would be lost.
+
+use std::io::Read;
 
 use csv::{Position, StringRecord};
 
@@ -10,11 +15,18 @@ pub(super) fn rows(text: &str) -> impl Iterator<Item = Result<(u64, StringRecord
         .has_headers(false)
         .comment(Some(b'#'))
         .flexible(true)
-        .trim(csv::Trim::All)
-        .from_reader(text.as_bytes())
+        // The line break ends a last line without one, so that a quote that is open there is an error too.
+        .from_reader(text.as_bytes().chain(&b"\n"[..]))
         .into_records()
         .map(|record| match record {
-            Ok(record) => Ok((record.position().map_or(0, |position| line_at(text, position)), record)),
+            Ok(mut record) => {
+                let line = record.position().map_or(0, |position| line_at(text, position));
+                if record.iter().any(|field| field.contains(['\n', '\r'])) {
+                    return Err(Error::at(line, "quote of a field is not closed in the same line"));
+                }
+                record.trim();
+                Ok((line, record))
+            }
             Err(error) => {
                 let line = error.position().map_or(0, |position| line_at(text, position));
                 Err(Error::at(line, format_args!("invalid CSV: {error}")))

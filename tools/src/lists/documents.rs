@@ -9,6 +9,7 @@
 
 use serde_json::Value;
 
+use super::members::{required_array, text, texts};
 use super::sink::{Sink, detail, in_document};
 use super::{Content, Details, Error, Format, shown};
 
@@ -23,7 +24,7 @@ pub(super) fn misp(document: &str, json: &Value) -> Result<Content, Error> {
         }
     }
     let mut sink = Sink::new();
-    for (index, network) in json.get("list").and_then(Value::as_array).into_iter().flatten().enumerate() {
+    for (index, network) in required_array(json, "list").map_err(Error::of_file)?.iter().enumerate() {
         let network = network
             .as_str()
             .ok_or_else(|| Error::of_file(format!("MISP warninglist: entry {} is not a text", index + 1)))?;
@@ -36,12 +37,15 @@ pub(super) fn misp(document: &str, json: &Value) -> Result<Content, Error> {
 pub(super) fn isc_research(document: &str, json: &Value) -> Result<Content, Error> {
     let mut sink = Sink::new();
     for (index, row) in json.as_array().into_iter().flatten().enumerate() {
-        let network = ["ipv4", "ipv6"].iter().find_map(|key| row.get(key)?.as_str()).ok_or_else(|| {
-            Error::of_file(format!("research scanners of the ISC: entry {} has no text \"ipv4\"", index + 1))
-        })?;
-        let scanner = row.get("type").and_then(Value::as_str).unwrap_or_default();
-        let details = Details { provider: detail(scanner), ..Details::default() };
-        sink.network(network, details).map_err(|problem| in_document(document, network, problem))?;
+        let failed = |problem: String| {
+            Error::of_file(format!("{}: entry {}: {problem}", Format::IscResearch, index + 1))
+        };
+        let scanner = text(row, "type").map_err(failed)?;
+        let details = Details { provider: scanner.and_then(detail), ..Details::default() };
+        for network in texts(row, ["ipv4", "ipv6"]).map_err(failed)? {
+            sink.network(network, details.clone())
+                .map_err(|problem| in_document(document, network, problem))?;
+        }
     }
     Ok(sink.finish(Format::IscResearch))
 }

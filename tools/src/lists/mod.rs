@@ -9,6 +9,7 @@
 //! | `geofeed` | geofeed CSV (RFC 8805) |
 //! | `clouds` | the JSON of AWS, Google, Azure and Oracle |
 //! | `csv_rows` | the rows of CSV, for geofeeds and ASN lists |
+//! | `members` | the members of JSON objects, with their types checked |
 //! | `documents` | other JSON: MISP warninglists, research scanners of the ISC |
 //! | `ndjson` | Spamhaus' JSON lines, of networks or of ASNs |
 //! | `asns` | lists of ASNs, and their prefixes from an mmdb file |
@@ -30,6 +31,7 @@ mod geofeed;
 pub mod known_networks;
 mod lines;
 pub mod list;
+mod members;
 mod ndjson;
 mod recognise;
 mod sink;

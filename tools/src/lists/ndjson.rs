@@ -11,22 +11,23 @@
 use cowrie_enrich_engine::mmdb::clean_name;
 use serde_json::Value;
 
+use super::members::text;
 use super::sink::{Sink, detail};
 use super::{Content, Details, Error, Format};
 
-pub(super) fn read(text: &str) -> Result<Content, Error> {
+pub(super) fn read(file: &str) -> Result<Content, Error> {
     let mut sink = Sink::new();
     let mut metadata_line = None;
     let (mut networks, mut asns) = (0_u64, 0_u64);
-    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+    for (number, line) in (1..).zip(file.lines()).filter(|(_, line)| !line.trim().is_empty()) {
         if metadata_line.is_some() {
             return Err(Error::at(number, "line follows the metadata, which must be the last line"));
         }
         let row: Value =
             serde_json::from_str(line).map_err(|_| Error::at(number, "line is not valid JSON"))?;
-        let text_of = |key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default();
         let failed = |problem: String| Error::at(number, problem);
-        if text_of("type") == "metadata" {
+        let text_of = |key: &str| text(&row, key).map_err(failed);
+        if text_of("type")? == Some("metadata") {
             let records = row.get("records").and_then(Value::as_u64);
             let records = records.ok_or_else(|| Error::at(number, "metadata have no number \"records\""))?;
             if records != networks + asns {
@@ -35,15 +36,21 @@ pub(super) fn read(text: &str) -> Result<Content, Error> {
                     format_args!("metadata announce {records} records, but the file has {}", networks + asns),
                 ));
             }
-            sink.made_at = row.get("timestamp").and_then(Value::as_u64);
-            let notice = [text_of("copyright"), text_of("terms")];
+            let seconds = row.get("timestamp").map(|timestamp| {
+                timestamp
+                    .as_u64()
+                    .ok_or_else(|| failed("\"timestamp\" is not a number of seconds since 1970".into()))
+            });
+            sink.made_at = seconds.transpose()?;
+            let notice = [text_of("copyright")?.unwrap_or_default(), text_of("terms")?.unwrap_or_default()];
             sink.notice = (!notice[0].is_empty()).then(|| clean_name(notice.join(" ").trim()).into_owned());
             metadata_line = Some(number);
-        } else if let Some(network) = row.get("cidr").and_then(Value::as_str) {
+        } else if let Some(network) = text_of("cidr")? {
             sink.network(network, Details::default()).map_err(failed)?;
             networks += 1;
-        } else if let Some(asn) = row.get("asn").and_then(Value::as_u64) {
-            sink.asn(&asn.to_string(), detail(text_of("asname"))).map_err(failed)?;
+        } else if let Some(asn) = row.get("asn") {
+            let asn = asn.as_u64().ok_or_else(|| failed("\"asn\" is not a number".into()))?;
+            sink.asn(&asn.to_string(), text_of("asname")?.and_then(detail)).map_err(failed)?;
             asns += 1;
         } else {
             return Err(Error::at(number, "line has neither \"cidr\" nor \"asn\""));

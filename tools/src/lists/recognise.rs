@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::sink::{asn_number, is_network};
+use super::sink::{asn_number, has_host_bits, is_network};
 use super::{Content, Error, Format, asns, clouds, documents, geofeed, lines, ndjson, shown, tor};
 
 /// Reads a file. Returns an error for an unknown format, and for a file without any entry.
@@ -13,7 +13,11 @@ pub fn read(bytes: &[u8]) -> Result<Content, Error> {
     let text = text(bytes)?;
     let content = match text.trim_start().as_bytes().first() {
         Some(b'{' | b'[') => json(text)?,
-        _ => by_first_line(text)?,
+        _ => {
+            let content = by_first_line(text)?;
+            check_last_line(text)?;
+            content
+        }
     };
     if content.entries.is_empty() && content.asns.is_empty() {
         let bogons = match content.counts.bogons {
@@ -71,6 +75,25 @@ fn by_first_line(text: &str) -> Result<Content, Error> {
     }
 }
 
+/// Refuses a last line without a line break if its network has bits after the prefix length. The file was probably cut
+/// inside the line. A prefix that lost its last digits, such as a /128 that became a /12, is a far larger network.
+fn check_last_line(text: &str) -> Result<(), Error> {
+    let last = text.rsplit('\n').next().unwrap_or_default();
+    let content = lines::without_comment(last);
+    let network = content.split(',').next().unwrap_or_default().trim().trim_matches('"');
+    if !has_host_bits(network) {
+        return Ok(());
+    }
+    let number = text.matches('\n').count() as u64 + 1;
+    Err(Error::at(
+        number,
+        format_args!(
+            "last line has no line break, and its network has bits after the prefix length: \"{}\"; the file is probably cut off",
+            shown(network)
+        ),
+    ))
+}
+
 fn json(text: &str) -> Result<Content, Error> {
     let mut stream = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     let invalid = |error: &serde_json::Error| match error.is_eof() {
@@ -116,7 +139,11 @@ fn readers(document: &Value) -> Vec<(Format, JsonReader)> {
     };
     let is_of_isc = document.as_array().is_some_and(|rows| rows.iter().any(|row| row.get("ipv4").is_some()));
     [
-        (has_array("ipv6_prefixes") || prefixes_have("ip_prefix"), Format::Aws, clouds::aws as JsonReader),
+        (
+            document.get("ipv6_prefixes").is_some() || prefixes_have("ip_prefix"),
+            Format::Aws,
+            clouds::aws as JsonReader,
+        ),
         (prefixes_have("ipv4Prefix") || prefixes_have("ipv6Prefix"), Format::Google, clouds::google),
         (has_array("values"), Format::Azure, clouds::azure),
         (has_array("regions"), Format::Oracle, clouds::oracle),

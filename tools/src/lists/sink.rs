@@ -145,6 +145,11 @@ pub(super) fn is_network(text: &str) -> bool {
     parse(text).is_ok()
 }
 
+/// Returns whether the text is a prefix with bits set after the prefix length.
+pub(super) fn has_host_bits(text: &str) -> bool {
+    parse(text).is_ok_and(|(ip, prefix)| prefix.network() != Address::new(ip))
+}
+
 fn parse(text: &str) -> Result<(IpAddr, Prefix), String> {
     let text = text.trim();
     let host = text.split_once('/').map_or(text, |(host, _)| host);

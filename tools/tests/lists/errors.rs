@@ -110,7 +110,7 @@ fn a_line_of_another_format_is_an_error_with_its_number() {
         ),
         (
             "{\"prefixes\":[{\"ip_prefix\":\"5.6.7.0/24\"},{}]}",
-            "AWS ip-ranges: entry 2 has no text \"ip_prefix\"",
+            "AWS ip-ranges: entry 2 of \"prefixes\": \"ip_prefix\" is missing",
         ),
         (
             "{\"prefixes\":[{\"ip_prefix\":\"5.6.7.0/24\"},\n",
@@ -124,6 +124,158 @@ fn a_line_of_another_format_is_an_error_with_its_number() {
     }
     let long = error(&format!("5.6.7.8\n{}\u{7}\n", "x".repeat(5_000)));
     assert!(long.len() < 200 && !long.contains('\u{7}'), "{long}");
+}
+
+/// The crate `csv` accepts such a quote, and makes one field of the lines after it.
+#[test]
+fn a_quote_that_is_not_closed_in_its_line_is_an_error_with_the_line_of_the_quote() {
+    for (file, line) in [
+        ("5.6.0.0/24,US,,\"Clifton\n5.6.1.0/24,US,,\n5.6.2.0/24,US,,\n", 1),
+        ("5.6.0.0/24,US,,x\n5.6.1.0/24,US,,\"a\n5.6.2.0/24,US,,b\"\n5.6.3.0/24,US\n", 2),
+        ("5.6.0.0/24,US,,x\r\n5.6.1.0/24,US,,\"a\r\n5.6.2.0/24,US,,b\"\r\n5.6.3.0/24,US\r\n", 2),
+        ("5.6.0.0/24,US,,x\n\n# \"\n5.6.1.0/24,US,,\"a", 4),
+        ("5.6.0.0/24,US,,x\n5.6.1.0/24,US,,\"\n", 2),
+        ("asn,name\nAS1,\"Level 3\nAS2,x\nAS3,\"y\"\n", 2),
+        ("AS1,\"Level \"\"3\n", 1),
+        ("AS1,x\nAS2,\"y", 2),
+    ] {
+        let expected = format!("line {line}: quote of a field is not closed in the same line");
+        assert_eq!(error(file), expected, "{file}");
+    }
+    for file in
+        ["# \"\n5.6.0.0/24,US,,\"a\"\n5.6.1.0/24,US", "AS1,\"Level \"\"3\"\"\"", "AS1,5\" disk\nAS2,x\n"]
+    {
+        assert!(read(file.as_bytes()).is_ok(), "{file}");
+    }
+}
+
+/// Otherwise a part of the list would be lost without an error.
+#[test]
+fn a_json_value_of_a_wrong_type_is_an_error_with_its_position() {
+    let ip_prefix = r#"{"ip_prefix":"5.0.0.0/24"}"#;
+    let ipv6 = r#"[{"ipv6_prefix":"2a00::/32"}]"#;
+    let azure = |tag: &str| format!(r#"{{"values":[{{"name":"ActionGroup"}},{tag}]}}"#);
+    let oracle = |region: &str| {
+        format!(r#"{{"regions":[{{"region":"a","cidrs":[{{"cidr":"5.0.0.0/24"}}]}},{region}]}}"#)
+    };
+    for (file, expected) in [
+        (
+            format!(r#"{{"prefixes":{{}},"ipv6_prefixes":{ipv6}}}"#),
+            r#"AWS ip-ranges: "prefixes" is not an array"#,
+        ),
+        (
+            format!(r#"{{"prefixes":[{ip_prefix}],"ipv6_prefixes":{{"a":1}}}}"#),
+            r#"AWS ip-ranges: "ipv6_prefixes" is not an array"#,
+        ),
+        (
+            format!(r#"{{"prefixes":[{ip_prefix}],"ipv6_prefixes":null}}"#),
+            r#"AWS ip-ranges: "ipv6_prefixes" is not an array"#,
+        ),
+        (
+            format!(r#"{{"prefixes":[{ip_prefix},{{"ip_prefix":5}}]}}"#),
+            r#"AWS ip-ranges: entry 2 of "prefixes": "ip_prefix" is not a text"#,
+        ),
+        (
+            r#"{"prefixes":[{"ip_prefix":"5.0.0.0/24","region":["a"]}]}"#.into(),
+            r#"AWS ip-ranges: entry 1 of "prefixes": "region" is not a text"#,
+        ),
+        (
+            format!(r#"{{"prefixes":[{ip_prefix},"5.0.1.0/24"]}}"#),
+            r#"AWS ip-ranges: entry 2 of "prefixes": "ip_prefix" is missing"#,
+        ),
+        (
+            r#"{"prefixes":[{"ipv4Prefix":"5.0.0.0/24","ipv6Prefix":["2a00::/32"]}]}"#.into(),
+            r#"Google ip-ranges: entry 1 of "prefixes": "ipv6Prefix" is not a text"#,
+        ),
+        (
+            azure(r#"{"name":"AzureCloud.a","properties":{"addressPrefixes":"5.0.0.0/24"}}"#),
+            r#"Azure service tags: entry 2 of "values": "addressPrefixes" is not an array"#,
+        ),
+        (
+            azure(r#"{"name":"AzureCloud.a","properties":{}}"#),
+            r#"Azure service tags: entry 2 of "values": "addressPrefixes" is missing"#,
+        ),
+        (
+            azure(r#"{"name":"AzureCloud.a","properties":{"addressPrefixes":["5.0.0.0/24",6]}}"#),
+            r#"Azure service tags: entry 2 of "values": entry 2 of "addressPrefixes" is not a text"#,
+        ),
+        (azure(r#"{"name":1}"#), r#"Azure service tags: entry 2 of "values": "name" is not a text"#),
+        (oracle(r#"{"region":"b"}"#), r#"Oracle public_ip_ranges: entry 2 of "regions": "cidrs" is missing"#),
+        (
+            oracle(r#"{"region":"b","cidrs":null}"#),
+            r#"Oracle public_ip_ranges: entry 2 of "regions": "cidrs" is not an array"#,
+        ),
+        (
+            oracle(r#"{"region":"b","cidrs":[{"cidr":"5.0.1.0/24"},{}]}"#),
+            r#"Oracle public_ip_ranges: entry 2 of "regions": entry 2 of "cidrs": "cidr" is missing"#,
+        ),
+        (
+            oracle(r#"{"region":"b","cidrs":[{"cidr":"5.0.1.0/24","tags":"OSN"}]}"#),
+            r#"Oracle public_ip_ranges: entry 2 of "regions": entry 1 of "cidrs": "tags" is not an array"#,
+        ),
+        (
+            r#"[{"ipv4":"5.0.0.1"},{"ipv4":"5.0.0.2","type":1}]"#.into(),
+            r#"research scanners of the ISC: entry 2: "type" is not a text"#,
+        ),
+        (
+            "{\"cidr\":\"5.6.7.0/24\"}\n{\"type\":\"metadata\",\"records\":1,\"timestamp\":\"1726000000\"}"
+                .into(),
+            "line 2: \"timestamp\" is not a number of seconds since 1970",
+        ),
+        (
+            "{\"cidr\":\"5.6.7.0/24\"}\n{\"type\":\"metadata\",\"records\":1,\"timestamp\":-5}".into(),
+            "line 2: \"timestamp\" is not a number of seconds since 1970",
+        ),
+        ("{\"cidr\":\"5.6.7.0/24\"}\n{\"cidr\":5}".into(), "line 2: \"cidr\" is not a text"),
+        ("{\"asn\":1}\n{\"asn\":\"2\"}".into(), "line 2: \"asn\" is not a number"),
+    ] {
+        assert_eq!(error(&file), expected, "{file}");
+    }
+}
+
+#[test]
+fn an_optional_json_value_may_be_absent() {
+    for (file, networks) in [
+        (r#"{"ipv6_prefixes":[{"ipv6_prefix":"2a00::/32"}]}"#, 1),
+        (r#"{"prefixes":[{"ip_prefix":"5.0.0.0/24","region":null}]}"#, 1),
+        (r#"{"prefixes":[{"ipv4Prefix":"5.0.0.0/24","ipv6Prefix":"2a00::/32","scope":"a"}]}"#, 2),
+        (
+            r#"{"values":[{"name":"x"},{"name":"AzureCloud.a","properties":{"addressPrefixes":["5.0.0.0/24"]}}]}"#,
+            1,
+        ),
+        (r#"{"regions":[{"cidrs":[{"cidr":"5.0.0.0/24"}]},{"cidrs":[]}]}"#, 1),
+        (r#"[{"ipv4":"5.0.0.1","ipv6":"2a00::1"},{"ipv6":"2a00::2"}]"#, 3),
+    ] {
+        assert_eq!(read(file.as_bytes()).map(|content| content.entries.len()), Ok(networks), "{file}");
+    }
+}
+
+/// The beginning of a prefix can be the prefix of a far larger network.
+#[test]
+fn a_prefix_that_was_cut_off_in_the_last_line_is_an_error() {
+    for (file, line, network) in [
+        ("2a01:4f8:1:1::/64\n2a01:4f8:1:2::4/12", 2, "2a01:4f8:1:2::4/12"),
+        ("\n\n5.6.7.8/9", 3, "5.6.7.8/9"),
+        ("5.6.7.8\r\n  5.6.7.9/30 ", 2, "5.6.7.9/30"),
+        ("5.6.7.8/32,US\n5.6.7.9/30,US", 2, "5.6.7.9/30"),
+    ] {
+        let expected = format!(
+            "line {line}: last line has no line break, and its network has bits after the prefix length: \"{network}\"; \
+             the file is probably cut off"
+        );
+        assert_eq!(error(file), expected, "{file}");
+    }
+    for file in [
+        "2a01:4f8:1:2::4/12\n",
+        "2a01:4f8:1:2::4/12\n2a01:4f8:1:2::4/128",
+        "5.6.7.9/30\n# c",
+        "5.6.7.8/24\r\n5.6.7.8",
+        "5.6.7.0/24,US",
+        "5.6.7.0 - 5.6.7.9",
+        "AS1\nAS2",
+    ] {
+        assert!(read(file.as_bytes()).is_ok(), "{file}");
+    }
 }
 
 #[test]
