@@ -1,5 +1,6 @@
 -- Completes the metadata of existing networks; each field has a source. A field is set if it is null or has a source
--- of lower rank. A source does not replace its own value here. Returns the networks that changed.
+-- of lower rank. A source does not replace its own value here. The values are compared again after the rows are locked,
+-- because another transaction may have written a better value meanwhile. Returns the networks that changed.
 -- $1 bigint[]: asn
 -- $2 text[]: name
 -- $3 text[]: its source
@@ -39,11 +40,30 @@ WITH given AS (
     SELECT b.* FROM better b
     WHERE b.name IS NOT NULL OR b.country IS NOT NULL OR b.registry IS NOT NULL
 ), locked AS (
-    SELECT a.asn_number
+    SELECT a.asn_number, a.organization_name, a.organization_country, a.rir_registry,
+           a.enrichment #>> '{provenance,organization_name}' AS name_source,
+           a.enrichment #>> '{provenance,organization_country}' AS country_source,
+           a.enrichment #>> '{provenance,rir_registry}' AS registry_source
     FROM @extschema@.asn_inventory a
     WHERE a.asn_number IN (SELECT w.asn_number FROM wanted w)
     ORDER BY a.asn_number
     FOR NO KEY UPDATE
+), allowed AS (
+    SELECT l.asn_number,
+           CASE WHEN w.name IS DISTINCT FROM l.organization_name
+                 AND (l.organization_name IS NULL OR w.name_source IS DISTINCT FROM l.name_source
+                      AND @extschema@.name_rank(w.name_source) > @extschema@.name_rank(l.name_source))
+                THEN w.name END AS name, w.name_source,
+           CASE WHEN w.country IS DISTINCT FROM l.organization_country
+                 AND (l.organization_country IS NULL OR w.country_source IS DISTINCT FROM l.country_source
+                      AND @extschema@.source_rank(w.country_source) > @extschema@.source_rank(l.country_source))
+                THEN w.country END AS country, w.country_source,
+           CASE WHEN w.registry IS DISTINCT FROM l.rir_registry
+                 AND (l.rir_registry IS NULL OR w.registry_source IS DISTINCT FROM l.registry_source
+                      AND @extschema@.source_rank(w.registry_source) > @extschema@.source_rank(l.registry_source))
+                THEN w.registry END AS registry, w.registry_source
+    FROM wanted w
+    JOIN locked l ON l.asn_number = w.asn_number
 )
 UPDATE @extschema@.asn_inventory a
 SET organization_name = COALESCE(w.name, a.organization_name),
@@ -62,7 +82,6 @@ SET organization_name = COALESCE(w.name, a.organization_name),
             'rir_registry', CASE WHEN w.registry IS NOT NULL THEN w.registry_source END))),
     enrichment_updated_at = now(),
     updated_at = now()
-FROM wanted w
-JOIN locked l ON l.asn_number = w.asn_number
-WHERE a.asn_number = w.asn_number
+FROM allowed w
+WHERE a.asn_number = w.asn_number AND (w.name IS NOT NULL OR w.country IS NOT NULL OR w.registry IS NOT NULL)
 RETURNING a.asn_number, a.organization_country, a.rir_registry, a.organization_name

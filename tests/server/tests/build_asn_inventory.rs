@@ -557,6 +557,47 @@ fn beside_sessions_and_folding_counts_are_exact_and_nothing_deadlocks() {
 /// Tests three states of the planner's statistics about the inventory: there are no statistics, or they say that
 /// almost every address has a network, or that there are almost no addresses. Fifty addresses are in the table in
 /// reverse order of their key. Another transaction has locked the first one.
+/// A call that compared before it had locked the rows would replace the values.
+#[test]
+fn a_better_value_that_is_written_meanwhile_stays() {
+    let mut db = database();
+    for asn in [64500, 64501] {
+        db.run(&format!("INSERT INTO asn_inventory (asn_number) VALUES ({asn})"));
+    }
+    load(
+        &mut db,
+        "SELECT '8.8.8.0'::inet + n, 64500 + n % 2, NULL::timestamptz, NULL::timestamptz, 0,
+                jsonb_build_object('maxmind', jsonb_build_object('asn', 64500 + n % 2, 'asn_org', 'Of a document', 'country', 'US'))
+         FROM generate_series(1, 10) n",
+    );
+    let mut other = db.another();
+    other.run("BEGIN; SELECT ensure_asn_inventory(64500, 'By hand', 'SE', 'LACNIC')");
+    let mut caller = db.another();
+    let pid = caller.backend_pid();
+    let running = std::thread::spawn(move || caller.try_run("CALL build_asn_inventory()"));
+    wait_until(
+        "the call waits for the row",
+        || {
+            let waits = format!(
+                "SELECT count(*) FROM pg_locks WHERE pid = {pid} AND NOT granted AND locktype <> 'advisory'"
+            );
+            (db.number(&waits), running.is_finished())
+        },
+        |(waits, finished)| *waits == 1 || *finished,
+    );
+    assert!(!running.is_finished(), "it did not wait: {:?}", running.join());
+    other.run("COMMIT");
+    running.join().expect("no panic").expect("the call ends");
+    assert_eq!(
+        db.rows(
+            "SELECT asn_number, organization_name, organization_country, rir_registry,
+                    enrichment #>> '{provenance,organization_name}', enrichment #>> '{provenance,organization_country}'
+             FROM asn_inventory ORDER BY 1"
+        ),
+        ["64500|By hand|SE|LACNIC|manual|manual", "64501|Of a document|US|NULL|maxmind|maxmind"]
+    );
+}
+
 #[test]
 fn addresses_are_locked_in_the_order_of_their_key() {
     for placed in [0, 1, 5_000] {
