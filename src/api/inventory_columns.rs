@@ -3,7 +3,7 @@
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 
-use crate::document::enrichment;
+use crate::document::{enrichment, types};
 use crate::pg::sql_function::Call;
 use crate::pg::value::{Array, Boolean, Cidr, Text, Timestamptz, ToSql, Typed, array};
 use crate::sql_function;
@@ -16,7 +16,7 @@ fn geo_country_of(call: &Call) -> Option<Typed<Text>> {
 
 sql_function!(ip_types_of_wrapper, pg_finfo_ip_types_of_wrapper, ip_types_of);
 fn ip_types_of(call: &Call) -> Option<Typed<Array<Text>>> {
-    let types = enrichment::ip_types(call.jsonb(0)?);
+    let types = types::ip_types(call.jsonb(0)?);
     Some(array(types.iter().map(|t| &**t)).to_sql())
 }
 

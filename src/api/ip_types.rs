@@ -2,7 +2,7 @@
 
 use cowrie_enrich_engine::bogon;
 
-use crate::document::{classification, enrichment};
+use crate::document::{classification, enrichment, types};
 use crate::mmdb::{self, Kind, LoadPolicy, published};
 use crate::pg::clock;
 use crate::pg::sql_function::Call;
@@ -65,7 +65,7 @@ fn stored_types_of(call: &Call) {
         call.set([]);
         return;
     };
-    let spur = enrichment::spur_types(document)
+    let spur = types::spur_types(document)
         .into_iter()
         .map(|kind| (kind, "spur", None, enrichment::answered_at(document, "spur")));
     let classified = classification::of(document)

@@ -4,7 +4,7 @@ use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::mmdb::clean_name;
 use cowrie_enrich_engine::{as_registry, bogon, classify};
 
-use crate::document::enrichment::Answer;
+use crate::document::answer::Answer;
 use crate::error;
 use crate::guc;
 use crate::mmdb::{self, Kind, LoadPolicy};

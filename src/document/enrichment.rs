@@ -26,20 +26,13 @@
 
 use std::time::Duration;
 
-use cowrie_enrich_engine::address::Address;
-use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::country;
-use cowrie_enrich_engine::ip_type;
-use cowrie_enrich_engine::mmdb::{Location, Network, clean_name};
 use cowrie_enrich_engine::network_kind::NetworkKind;
 use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::{JsonObject, Lifetimes, Purpose};
 use cowrie_enrich_engine::timestamp::Timestamp;
 
-use super::classification::{self, Classification};
 use super::skipped::{self, is_skipped};
-use crate::guc;
-use crate::mmdb::{Databases, Found};
 use crate::pg::clock;
 use crate::pg::jsonb::{self, Container, Object, Value};
 use crate::pg::value::{Jsonb, Typed};
@@ -47,140 +40,6 @@ use crate::provider::{Provider, Providers};
 
 /// Version of the layout, in `ip_inventory.enrichment_version`. The Python system wrote "2.2".
 pub const LAYOUT_VERSION: &str = "3.0";
-
-/// The data about an address that needs no provider: the bogon check and the mmdb files.
-pub struct Answer<'a> {
-    pub bogon: Option<&'static str>,
-    pub location: Option<Found<'a, Location<'a>>>,
-    pub network: Option<Found<'a, Network<'a>>>,
-}
-
-impl<'a> Answer<'a> {
-    /// Checks an address against the bogon list. Reads the mmdb files only if the address is not a bogon.
-    pub fn for_address(address: Address, databases: &'a Databases) -> Answer<'a> {
-        let bogon = bogon::reason(address);
-        if bogon.is_some() {
-            return Answer { bogon, location: None, network: None };
-        }
-        Answer { bogon, location: databases.location(address), network: databases.network(address) }
-    }
-
-    pub fn asn(&self) -> Option<i64> {
-        self.network.as_ref().map(|network| i64::from(network.value.asn))
-    }
-
-    pub fn organization(&self) -> Option<&'a str> {
-        self.network.as_ref().and_then(|network| network.value.organization)
-    }
-
-    pub fn country(&self) -> Option<[u8; 2]> {
-        self.location.as_ref().and_then(|location| location.value.country)
-    }
-
-    /// Returns true if an mmdb file has data for the address.
-    pub fn is_hit(&self) -> bool {
-        self.location.is_some() || self.network.is_some()
-    }
-
-    /// Writes the `maxmind` object.
-    pub fn write_maxmind(&self, object: &mut Object) {
-        if let Some(location) = &self.location {
-            write_location(object, &location.value);
-            write_origin(object, ["vendor", "build_epoch"], location);
-        }
-        if let Some(network) = &self.network {
-            object.number("asn", i64::from(network.value.asn));
-            if let Some(name) = network.value.organization {
-                object.text("asn_org", &clean_name(name));
-            }
-            match &self.location {
-                None => write_origin(object, ["vendor", "build_epoch"], network),
-                Some(location) if !network.vendors().eq(location.vendors()) => {
-                    write_origin(object, ["asn_vendor", "asn_build_epoch"], network);
-                }
-                Some(_) => {}
-            }
-        }
-        object.text("cached_at", &clock::iso8601(clock::transaction_start()));
-    }
-
-    /// Returns the document for a new address. With `Meta::Omitted`, returns the document for a session's
-    /// snapshot.
-    pub fn document(&self, databases: &Databases, meta: Meta) -> Typed<Jsonb> {
-        jsonb::object(|document| {
-            if let Some(reason) = self.bogon {
-                document.object("validation", |validation| {
-                    validation.boolean("is_bogon", true);
-                    validation.text("reason", reason);
-                });
-                return;
-            }
-            if self.is_hit() {
-                document.object("maxmind", |maxmind| self.write_maxmind(maxmind));
-            }
-            let Meta::Written { skipped } = meta else { return };
-            if databases.is_empty() && skipped.is_empty() {
-                return;
-            }
-            document.object("_meta", |meta| {
-                if !databases.is_empty() {
-                    meta.object("maxmind", |maxmind| {
-                        maxmind.text("state", if self.is_hit() { "value" } else { "absent" });
-                        maxmind.text("asked_at", &clock::iso8601(clock::transaction_start()));
-                        maxmind.text("builds", databases.builds());
-                    });
-                }
-                skipped::write(meta, skipped);
-            });
-        })
-    }
-}
-
-/// Whether a document describes the answers in it.
-#[derive(Clone, Copy)]
-pub enum Meta {
-    Omitted,
-    /// The document has the key `_meta`, which names the lookups that the caller left out.
-    Written {
-        skipped: Providers,
-    },
-}
-
-/// Writes the vendors of the files that a value comes from, and the build of the first file.
-fn write_origin<T>(object: &mut Object, [vendor, build_epoch]: [&'static str; 2], found: &Found<'_, T>) {
-    if found.more.is_empty() {
-        object.text(vendor, &found.file.vendor);
-    } else {
-        object.text(vendor, &found.vendors().collect::<Vec<_>>().join(", "));
-    }
-    if let Ok(epoch) = i64::try_from(found.file.build_epoch) {
-        object.number(build_epoch, epoch);
-    }
-}
-
-fn write_location(object: &mut Object, location: &Location<'_>) {
-    if let Some(country) = location.country {
-        object.text("country", &country_text(country));
-    }
-    if let Some(country) = location.registered_country {
-        object.text("registered_country", &country_text(country));
-    }
-    if let Some(name) = location.country_name {
-        object.text("country_name", &clean_name(name));
-    }
-    if let Some(city) = location.city {
-        object.text("city", &clean_name(city));
-    }
-    if let Some(latitude) = location.latitude {
-        object.float("latitude", latitude);
-    }
-    if let Some(longitude) = location.longitude {
-        object.float("longitude", longitude);
-    }
-    if let Some(radius) = location.accuracy_radius {
-        object.number("accuracy_radius", i64::from(radius));
-    }
-}
 
 /// Returns the parts of the document that hold a source's answer for an address. If the answer is an absence, the time when it
 /// expires is stored with it. The lifetime of a value is not stored, because the settings at the time of reading determine it.
@@ -448,81 +307,5 @@ fn is_true(document: Container<'_>, source: &str, key: &str) -> bool {
         Some(Value::Bool(value)) => value,
         Some(Value::String(text)) => text.eq_ignore_ascii_case("true"),
         _ => false,
-    }
-}
-
-/// A provider may send any number of types. At most this many are kept.
-const MOST_TYPES: usize = 32;
-const LONGEST_TYPE: usize = 64;
-
-/// Returns the types of an address from SPUR's answer, and from the classification of the Python system.
-pub fn ip_types(document: Container<'_>) -> Vec<String> {
-    let mut types = spur_types(document);
-    add_classified(&mut types, classification::of(document));
-    types
-}
-
-/// Returns the type that a session of the address keeps if it arrives now. Ignores a classification of the
-/// Python system that is older than the maximum age of lists of its type.
-pub fn leading_type(document: Container<'_>) -> Option<String> {
-    let mut types = spur_types(document);
-    let now = clock::now();
-    let classified = classification::of(document);
-    add_classified(&mut types, classified.filter(|known| known.counts(&guc::ip_type_max_ages(), now)));
-    ip_type::leading(types.iter().map(String::as_str)).map(str::to_owned)
-}
-
-fn add_classified(types: &mut Vec<String>, classified: Option<Classification>) {
-    if let Some(known) = classified
-        && !types.iter().any(|other| other == known.kind)
-    {
-        types.push(known.kind.to_owned());
-    }
-}
-
-/// Returns the types in SPUR's answer: its tunnels, its infrastructure and its client types.
-pub fn spur_types(document: Container<'_>) -> Vec<String> {
-    let mut types = Vec::new();
-    let Some(spur) = document.object("spur") else { return types };
-    if let Some(tunnels) = spur.get("tunnels") {
-        collect_types(tunnels, &mut types, 2);
-    }
-    if let Some(infrastructure) = spur.get("infrastructure") {
-        collect_types(infrastructure, &mut types, 2);
-    }
-    match spur.get("client") {
-        Some(Value::Nested(client)) => {
-            if let Some(devices) = client.get("types") {
-                collect_types(devices, &mut types, 2);
-            }
-        }
-        Some(other) => collect_types(other, &mut types, 0),
-        None => {}
-    }
-    types
-}
-
-/// Collects types from a text, an array of texts, or an object with `type` or `types`. `depth` limits the
-/// nesting.
-fn collect_types(value: Value<'_>, types: &mut Vec<String>, depth: usize) {
-    match value {
-        Value::String(text) => {
-            let text = text.trim().to_uppercase();
-            let fits = !text.is_empty() && text.len() <= LONGEST_TYPE && types.len() < MOST_TYPES;
-            if fits && !types.contains(&text) {
-                types.push(text);
-            }
-        }
-        Value::Nested(nested) if depth > 0 => {
-            for key in ["type", "types"] {
-                if let Some(inner) = nested.get(key) {
-                    collect_types(inner, types, depth - 1);
-                }
-            }
-            for element in nested.elements() {
-                collect_types(element, types, depth - 1);
-            }
-        }
-        _ => {}
     }
 }

@@ -13,7 +13,8 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::ip_type;
 use foldhash::fast::RandomState;
 
-use crate::document::enrichment::{self, Answer, Meta};
+use crate::document::answer::{Answer, Meta};
+use crate::document::enrichment;
 use crate::mmdb::{self, Databases, LoadPolicy};
 use crate::pg::column::Length;
 use crate::pg::jsonb;

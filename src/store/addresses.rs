@@ -4,7 +4,7 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::providers::Purpose;
 
 use super::ExtensionOids;
-use crate::document::enrichment;
+use crate::document::{enrichment, types};
 use crate::mmdb::Databases;
 use crate::pg::jsonb::Container;
 use crate::pg::mvcc_snapshot::View;
@@ -71,7 +71,7 @@ pub fn read_known(row: &Row, databases: &Databases) -> AddressFacts {
     AddressFacts {
         asn: row.bigint(CURRENT_ASN),
         country: row.text(GEO_COUNTRY).and_then(|text| <[u8; 2]>::try_from(text).ok()).filter(|c| c != b"XX"),
-        ip_type: document.and_then(enrichment::leading_type),
+        ip_type: document.and_then(types::leading_type),
         is_due: is_document_due(row, document, databases),
     }
 }

@@ -15,7 +15,7 @@ use cowrie_enrich_engine::address::Address;
 
 use super::ExtensionOids;
 use super::snapshot_fill::{self, Copies, Values};
-use crate::document::enrichment;
+use crate::document::{enrichment, types};
 use crate::pg::column::Length;
 use crate::pg::jsonb::Container;
 use crate::pg::prober::{Key, Prober};
@@ -91,7 +91,7 @@ pub fn known(connection: &Connection, wanted: &[Address]) -> Vec<CurrentAttribut
         let read = |(address, asn, document): (Option<Address>, _, Option<Container<'_>>)| {
             let (address, document) = address.zip(document)?;
             let country = enrichment::country(document);
-            let ip_type = enrichment::leading_type(document);
+            let ip_type = types::leading_type(document);
             let document = Some(jsonb::owned_without(document, "_meta"));
             Some(CurrentAttribution { address, asn, country, ip_type, document })
         };

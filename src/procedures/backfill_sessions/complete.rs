@@ -11,8 +11,7 @@ use cowrie_enrich_engine::ip_type;
 
 use super::PageRange;
 use super::gather::Layout;
-use crate::document::enrichment;
-use crate::document::legacy;
+use crate::document::{enrichment, legacy, types};
 use crate::mmdb::{self, LoadPolicy};
 use crate::pg::column::{Column, Length};
 use crate::pg::jsonb::Container;
@@ -215,7 +214,7 @@ fn session(row: &Row, layout: &Layout, columns: &Snapshot) -> Option<Session> {
     let asn = || legacy::read(own).network().map(|(asn, _)| asn);
     let country = || own.and_then(enrichment::country);
     let ip_type = || {
-        let types = own.map(enrichment::ip_types).unwrap_or_default();
+        let types = own.map(types::ip_types).unwrap_or_default();
         ip_type::leading(types.iter().map(String::as_str)).map(str::to_owned)
     };
     Some(Session {

@@ -28,4 +28,5 @@ mod state;
 pub mod writer;
 
 pub use open::OpenLimits;
-pub use run::{Follower, Options, state_directory};
+pub use run::{Follower, Options};
+pub use state::state_directory;

@@ -1,7 +1,7 @@
 //! The main loop: scan, read, collect, store.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -397,14 +397,4 @@ fn divide(batches: &mut VecDeque<Batch>) {
             transaction: None,
         });
     }
-}
-
-/// Returns the directory for the state: the given one, or that of the systemd unit.
-pub fn state_directory(given: Option<&Path>) -> Option<PathBuf> {
-    let of_unit = || {
-        // systemd separates several directories by colons.
-        let list = std::env::var("STATE_DIRECTORY").ok()?;
-        list.split(':').next().filter(|path| !path.is_empty()).map(PathBuf::from)
-    };
-    given.map(Path::to_path_buf).or_else(of_unit)
 }

@@ -191,6 +191,16 @@ fn sessions_of(value: &Value) -> Option<Vec<Session>> {
     value.as_array()?.iter().map(|lines| from_lines(lines.as_array()?)).collect()
 }
 
+/// Returns the directory for the state: the given one, or that of the systemd unit.
+pub fn state_directory(given: Option<&Path>) -> Option<PathBuf> {
+    let of_unit = || {
+        // systemd separates several directories by colons.
+        let list = std::env::var("STATE_DIRECTORY").ok()?;
+        list.split(':').next().filter(|path| !path.is_empty()).map(PathBuf::from)
+    };
+    given.map(Path::to_path_buf).or_else(of_unit)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
