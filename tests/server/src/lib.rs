@@ -14,6 +14,7 @@
 //! | `contents` | all rows of the extension in a database |
 //! | `cymru` | a server with a stand-in for Team Cymru on loopback, and the expected contents of its tables |
 //! | `http` | a server with stand-ins for GreyNoise, DShield and SPUR on loopback |
+//! | `networks` | lookups of networks at a stand-in for Team Cymru, and the expected values of the networks |
 //! | `world` | the small internet that the fixtures describe |
 //! | `hostile` | objects of an attacker that could be found instead of the extension's |
 //! | `hosts` | the two tables that the extension serves: Cowrie's and the analysts' |
@@ -36,6 +37,7 @@ pub mod hosts;
 pub mod http;
 pub mod installation;
 pub mod invariants;
+pub mod networks;
 pub mod prometheus;
 pub mod python_system;
 pub mod random;

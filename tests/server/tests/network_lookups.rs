@@ -1,123 +1,22 @@
-//! Team Cymru is asked about networks: each network once, in requests of their own, and nothing wrong is stored.
+//! Team Cymru is asked about networks: each network once, in requests of their own.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
-use std::time::Duration;
 
 use cowrie_enrich_test_mmdb::Writer;
-use cowrie_enrich_upstreams::{
-    Behaviour, FOREIGN_ASN, FOREIGN_COUNTRY, FOREIGN_NAME, Fault, NetworkFault, Routes, synthetic_asn,
-    synthetic_country, synthetic_name,
-};
+use cowrie_enrich_upstreams::{Behaviour, Fault, Routes, synthetic_asn, synthetic_country, synthetic_name};
 use server_tests::cymru::{
     Lab, assert_placed, members, provider, queue, start_worker, state, wait_for_permits, wait_for_the_queue,
-    worker_pid, worker_pid_now,
 };
 use server_tests::hosts::COWRIE;
 use server_tests::installation;
+use server_tests::networks::{
+    FIRST, age, assert_filled, create, create_bare, lab, options, registry, sweep, wait_for_answers,
+};
 use server_tests::world::asn_record;
-use server_tests::{Options, Session, wait_until};
-
-/// First AS number of the synthetic internet.
-const FIRST: u64 = 1_000_000;
-
-fn options(name: &str) -> Options {
-    Options::named(name).with_worker().conf("cowrie_enrich.cymru_networks = on")
-}
-
-fn lab(name: &str) -> Lab {
-    Lab::start(options(name))
-}
-
-/// Creates networks as if an mmdb file had named them: with a name and a country of an address.
-fn create(session: &mut Session, from: u64, count: u64) {
-    session.run(&format!(
-        "INSERT INTO enrich.asn_inventory (asn_number, organization_name, organization_country, rir_registry, enrichment)
-         SELECT n, 'File ' || n, 'FR', 'AFRINIC',
-                '{{\"provenance\": {{\"organization_name\": \"maxmind\", \"organization_country\": \"maxmind\", \"rir_registry\": \"iana\"}}}}'
-         FROM generate_series({from}, {from} + {count} - 1) n"
-    ));
-}
-
-/// Creates networks of which only the number is known.
-fn create_bare(session: &mut Session, asns: &[u64]) {
-    for asn in asns {
-        session.run(&format!("INSERT INTO enrich.asn_inventory (asn_number) VALUES ({asn})"));
-    }
-}
-
-/// Waits until each network has an answer, also a negative one.
-#[track_caller]
-fn wait_for_answers(session: &mut Session) {
-    wait_until(
-        "all networks have an answer",
-        || {
-            let open = session.number(
-                "SELECT count(*) FROM enrich.asn_inventory
-                 WHERE enrichment #>> '{_meta,cymru,state}' IS NULL AND NOT enrich.is_bogon_asn(asn_number)",
-            );
-            let jobs = session.number("SELECT count(*) FROM enrich.enrichment_job");
-            if open + jobs == 0 { String::new() } else { format!("{open} open\n{}", state(session)) }
-        },
-        String::is_empty,
-    );
-}
-
-fn registry(asn: u64) -> &'static str {
-    match synthetic_country(asn) {
-        "US" => "ARIN",
-        "DE" | "NL" => "RIPE",
-        "JP" | "KR" => "APNIC",
-        "BR" => "LACNIC",
-        _ => "AFRINIC",
-    }
-}
-
-/// Returns the stored values of each network.
-fn stored(session: &mut Session) -> BTreeMap<u64, String> {
-    session
-        .rows(
-            "SELECT asn_number, organization_name || '/' || organization_country || '/' || rir_registry || '/'
-                    || allocated_on || '/' || as_name
-             FROM enrich.asn_inventory",
-        )
-        .iter()
-        .map(|row| {
-            let (asn, values) = row.split_once('|').expect("two columns");
-            (asn.parse().expect("a number"), values.to_owned())
-        })
-        .collect()
-}
-
-/// Asserts that these networks, which [`create`] created, have the values of Team Cymru.
-#[track_caller]
-fn assert_filled(session: &mut Session, from: u64, count: u64) {
-    let stored = stored(session);
-    for asn in from..from + count {
-        let name = synthetic_name(asn);
-        let expected = format!("File {asn}/{}/{}/2020-02-20/{name}", synthetic_country(asn), registry(asn));
-        assert_eq!(stored.get(&asn), Some(&expected), "{}", state(session));
-    }
-}
-
-const WRONG: &str = "SELECT count(*) FROM enrich.asn_inventory a WHERE a::text ~ ";
-
-/// Asserts that no value of a faulty row is stored.
-#[track_caller]
-fn assert_nothing_wrong(session: &mut Session, what: &str) {
-    for wrong in [FOREIGN_NAME, "1992-12-01", "garbage"] {
-        assert_eq!(session.number(&format!("{WRONG} '{wrong}'")), 0, "{what}: {wrong}");
-    }
-    let foreign = format!(
-        "SELECT count(*) FROM enrich.asn_inventory
-         WHERE organization_country = '{FOREIGN_COUNTRY}' OR asn_number BETWEEN {FOREIGN_ASN} AND {FOREIGN_ASN} + 9
-            OR as_name IS NOT NULL AND as_name NOT LIKE 'SYNTH-%'"
-    );
-    assert_eq!(session.number(&foreign), 0, "{what}");
-}
+use server_tests::{Options, wait_until};
 
 #[test]
 fn twenty_thousand_networks_are_filled_by_forty_requests() {
@@ -176,81 +75,6 @@ fn network_of_a_session_is_looked_up_soon_after_the_commit() {
     assert_eq!(db.number("SELECT count(*) FROM enrich.enrichment_job"), 0);
 }
 
-/// One worker for all faults. A fault either does no harm, or its networks have no answer while it lasts.
-#[test]
-fn no_fault_of_the_provider_writes_a_wrong_value() {
-    let lab = Lab::start(
-        options("networks-faults")
-            .conf("cowrie_enrich.retry_base = 10ms")
-            .conf("cowrie_enrich.cymru_timeout = 30s")
-            .conf("cowrie_enrich.max_attempts = 3"),
-    );
-    let mut db = lab.database();
-    start_worker(&mut db);
-    let with_headings = |fault: NetworkFault| Behaviour::from(Fault::Networks(fault)).with_headings();
-    let faults: Vec<(&str, Behaviour, &str)> = vec![
-        // The name, the behaviour, and a count that moves; empty if the fault does no harm.
-        ("mixed shapes", Fault::Networks(NetworkFault::MixedShapes).into(), "foreign_rows"),
-        ("seven columns", Fault::Networks(NetworkFault::SevenColumns).into(), "foreign_rows"),
-        ("swapped columns", Fault::Networks(NetworkFault::SwappedColumns).into(), "malformed_rows"),
-        ("swapped columns and headings", with_headings(NetworkFault::SwappedColumns), "malformed_rows"),
-        ("swapped names", Fault::Networks(NetworkFault::SwappedNames).into(), "malformed_rows"),
-        ("bar in names", Fault::Networks(NetworkFault::BarInName).into(), "malformed_rows"),
-        ("rows that end early", Fault::Networks(NetworkFault::CutRows).into(), "malformed_rows"),
-        ("contradictions", Fault::Networks(NetworkFault::Contradicted).into(), "malformed_rows"),
-        ("foreign rows only", Fault::Foreign { only: true }.into(), "foreign_rows"),
-        ("cut in a row", Fault::CloseAfter { rows: 1, mid_row: true }.into(), "cut_off"),
-        ("cut before the rows", Fault::CloseAfter { rows: 0, mid_row: false }.into(), "cut_off"),
-        ("empty answer", Fault::Custom(Arc::new(|_| Vec::new())).into(), "cut_off"),
-        ("garbage", Fault::Garbage(3_000).into(), "unanswered"),
-        ("missing rows", Fault::Missing { every: 2 }.into(), "unanswered"),
-        ("NUL bytes", Fault::NulBytes.into(), "malformed_rows"),
-        ("duplicated rows", Fault::Networks(NetworkFault::Duplicated).into(), ""),
-        ("foreign rows too", Fault::Foreign { only: false }.into(), ""),
-        ("headings", Behaviour::normal().with_headings(), ""),
-        ("other order", Fault::Reordered.into(), ""),
-    ];
-    for (nth, (what, behaviour, count)) in (0..).zip(faults) {
-        eprintln!("{what}");
-        let from = FIRST + nth * 10;
-        let before = if count.is_empty() { 0 } else { provider(&mut db, count) };
-        lab.whois.behave(behaviour);
-        create(&mut db, from, 4);
-        if !count.is_empty() {
-            wait_until(
-                &format!("{count} moves: {what}"),
-                || (provider(&mut db, count), state(&mut db)),
-                |(now, _)| *now > before,
-            );
-            assert_nothing_wrong(&mut db, what);
-            lab.whois.behave(Behaviour::normal());
-            wait_until(
-                "all lookups have ended",
-                || {
-                    // Lookups that the provider refused too often are queued again.
-                    db.run("SELECT enrich.retry_dead_letters('cymru')");
-                    db.run("SELECT enrich.resume_provider('cymru')");
-                    let left = "SELECT count(*) FROM enrich.asn_inventory WHERE as_name IS NULL";
-                    (db.number(left), state(&mut db))
-                },
-                |(left, _)| *left == 0,
-            );
-        }
-        wait_for_answers(&mut db);
-        assert_nothing_wrong(&mut db, what);
-        assert_filled(&mut db, from, 4);
-    }
-    // A registry that does not exist is null, and the rest of the row is stored.
-    lab.whois.behave(Fault::Networks(NetworkFault::UnknownRegistry));
-    create_bare(&mut db, &[FIRST + 900]);
-    wait_for_answers(&mut db);
-    assert_eq!(
-        db.one("SELECT rir_registry, organization_country IS NOT NULL FROM enrich.asn_inventory WHERE asn_number = 1000900"),
-        "NULL|t"
-    );
-    lab.assert_nothing_crashed();
-}
-
 #[test]
 fn network_that_nobody_knows_becomes_a_negative_answer_and_is_asked_again_later() {
     let lab = lab("networks-absent");
@@ -289,35 +113,6 @@ fn answer_is_asked_again_when_it_has_expired() {
     wait_until("all are asked again", || lab.whois.record().networks().count(), |asked| *asked == 6);
     wait_for_the_queue(&mut db);
     assert_filled(&mut db, FIRST, 3);
-}
-
-/// Makes the answers about networks older.
-fn age(session: &mut Session, by: &str) {
-    session.run(&format!(
-        "UPDATE enrich.asn_inventory
-         SET enrichment = jsonb_set(enrichment, '{{_meta,cymru,asked_at}}',
-             to_jsonb(to_char(((enrichment #>> '{{_meta,cymru,asked_at}}')::timestamptz - interval '{by}') AT TIME ZONE 'UTC',
-                              'YYYY-MM-DD\"T\"HH24:MI:SS.US\"+00:00\"')))
-         WHERE enrichment #>> '{{_meta,cymru,asked_at}}' IS NOT NULL"
-    ));
-}
-
-/// Replaces the worker by another one, which begins with a sweep. Returns after the sweep.
-fn sweep(session: &mut Session) {
-    let pid = worker_pid(session);
-    session.run(&format!("SELECT pg_terminate_backend({pid})"));
-    wait_until("another worker runs", || worker_pid_now(session), |now| now.is_some_and(|now| now != pid));
-    // Each round of the worker sweeps before it folds. A sweep needs one round for the addresses and one for the
-    // networks, and the first marker may come after the sweep of its round.
-    for _ in 0..3 {
-        session.run("INSERT INTO enrich.network_delta (asn_number, addresses, sessions) VALUES (1, 0, 0)");
-        wait_until(
-            "the worker has folded",
-            || (session.number("SELECT count(*) FROM enrich.network_delta"), state(session)),
-            |(left, _)| *left == 0,
-        );
-    }
-    wait_for_the_queue(session);
 }
 
 #[test]
@@ -455,31 +250,6 @@ fn lookups_of_networks_wait_while_they_are_switched_off() {
 }
 
 #[test]
-fn cancelled_lookup_of_a_network_is_not_queued_again_by_itself() {
-    let lab = lab("networks-cancelled");
-    lab.reconfigure(&["cymru_networks = off"]);
-    let mut db = lab.database();
-    start_worker(&mut db);
-    create(&mut db, FIRST, 2);
-    db.run(&format!("SELECT enrich.request_enrichment({FIRST})"));
-    wait_until(
-        "the lookup has a job",
-        || (db.number("SELECT count(*) FROM enrich.enrichment_job"), state(&mut db)),
-        |(jobs, _)| *jobs == 1,
-    );
-    assert_eq!(db.number("SELECT enrich.cancel_requests('cymru')"), 1);
-    assert_eq!(db.number("SELECT count(*) FROM enrich.enrichment_job"), 0);
-    lab.reconfigure(&["cymru_networks = on"]);
-    wait_for_answers(&mut db);
-    sweep(&mut db);
-    assert_eq!(lab.whois.record().networks().collect::<Vec<_>>(), [FIRST + 1]);
-    db.run(&format!("SELECT enrich.request_enrichment({FIRST})"));
-    wait_until("it is asked after all", || lab.whois.record().networks().count(), |asked| *asked == 2);
-    wait_for_the_queue(&mut db);
-    assert_filled(&mut db, FIRST, 2);
-}
-
-#[test]
 fn lookups_of_networks_need_the_provider() {
     let lab = lab("networks-disabled");
     lab.reconfigure(&["enabled_sources = 'maxmind'"]);
@@ -489,77 +259,6 @@ fn lookups_of_networks_need_the_provider() {
     sweep(&mut db);
     assert_eq!(db.number("SELECT count(*) FROM enrich.asn_inventory WHERE lookup_queued_at IS NULL"), 3);
     assert_eq!(lab.whois.record().connections.len(), 0);
-}
-
-#[test]
-fn locked_network_gets_its_answer_later_and_the_others_at_once() {
-    let lab = lab("networks-locked");
-    let mut db = lab.database();
-    start_worker(&mut db);
-    lab.whois.behave(Fault::Held);
-    create(&mut db, FIRST, 4);
-    wait_until("the request has begun", || lab.whois.record().networks().count(), |asked| *asked == 4);
-    let mut other = db.another();
-    other.run("BEGIN; UPDATE enrich.asn_inventory SET first_seen = now() WHERE asn_number = 1000002");
-    lab.whois.behave(Behaviour::normal());
-    let filled = "SELECT count(*) FROM enrich.asn_inventory WHERE as_name IS NOT NULL";
-    wait_until("the others are filled", || (db.number(filled), state(&mut db)), |(count, _)| *count == 3);
-    assert_eq!(db.rows("SELECT lookup_key FROM enrich.enrichment_job"), ["1000002"]);
-    other.run("COMMIT");
-    wait_for_answers(&mut db);
-    assert_filled(&mut db, FIRST, 4);
-    assert_eq!(lab.whois.record().networks().count(), 4, "the answer was kept");
-}
-
-#[test]
-fn worker_that_is_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing() {
-    let lab = Lab::start(
-        options("networks-kills")
-            .conf("cowrie_enrich.cymru_batch_size = 50")
-            .conf("cowrie_enrich.cymru_max_connections = 2")
-            .conf("restart_after_crash = on"),
-    );
-    let mut db = lab.database();
-    let name = db.name.clone();
-    start_worker(&mut db);
-    // Four requests are answered, all others are held until the worker has been killed.
-    let normal = || Behaviour::normal().delayed(Duration::from_millis(20));
-    lab.whois.behave_in_turn(vec![normal(), normal(), normal(), normal(), Fault::Held.into()]);
-    create(&mut db, FIRST, 1_000);
-    let filled = "SELECT count(*) FROM enrich.asn_inventory WHERE as_name IS NOT NULL";
-    wait_until(
-        "some requests are answered, and the next ones have begun",
-        || {
-            (
-                db.number(filled),
-                lab.whois.record().connections.iter().filter(|c| c.end).count(),
-                state(&mut db),
-            )
-        },
-        |(count, begun, _)| *count == 200 && *begun == 6,
-    );
-    let pid = worker_pid(&mut db);
-    let before =
-        db.rows("SELECT asn_number, xmin FROM enrich.asn_inventory WHERE as_name IS NOT NULL ORDER BY 1");
-    drop(db);
-    lab.cluster.kill_backend(pid);
-    lab.whois.behave(Behaviour::normal());
-    let mut db = lab.cluster.session(&name);
-    wait_for_answers(&mut db);
-    assert_filled(&mut db, FIRST, 1_000);
-    let record = lab.whois.record();
-    assert_eq!(record.networks_answered_twice(), [] as [u64; 0]);
-    assert_eq!(record.networks().count(), 1_000 + 100, "only the two held requests were repeated");
-    let asns: Vec<&str> = before.iter().filter_map(|row| row.split('|').next()).collect();
-    assert_eq!(
-        db.rows(&format!(
-            "SELECT asn_number, xmin FROM enrich.asn_inventory WHERE asn_number IN ({}) ORDER BY 1",
-            asns.join(",")
-        )),
-        before,
-        "stored answers were not written again"
-    );
-    assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 0);
 }
 
 #[test]
@@ -595,54 +294,6 @@ fn addresses_and_networks_are_asked_in_separate_requests() {
     assert_eq!(kinds[..3], [(true, false), (false, true), (true, false)], "{kinds:?}");
     assert!((1_000_100..1_000_200).all(|asn| record.connections[1].networks.contains(&asn)), "{record:?}");
     assert_eq!(record.connections[2].questions.len(), 300);
-}
-
-#[test]
-fn failed_lookup_of_a_network_is_a_dead_letter_until_it_is_retried() {
-    let lab = Lab::start(options("networks-dead").conf("cowrie_enrich.max_attempts = 2"));
-    let mut db = lab.database();
-    start_worker(&mut db);
-    lab.whois.behave(Fault::Missing { every: 1 });
-    create(&mut db, FIRST + 1, 1);
-    wait_until(
-        "the lookup is a dead letter",
-        || (db.number("SELECT count(*) FROM enrich.dead_letter"), state(&mut db)),
-        |(dead, _)| *dead == 1,
-    );
-    assert_eq!(
-        db.one("SELECT ip_address, asn_number, lookup_kind, lookup_key, attempts, last_error <> '' FROM enrich.dead_letter"),
-        "NULL|1000001|asn|1000001|2|t"
-    );
-    assert_eq!(db.number("SELECT dead FROM enrich.queue_status WHERE provider = 'cymru'"), 1);
-    assert_eq!(provider(&mut db, "dead_letters"), 1);
-    assert_eq!(
-        db.one(
-            "SELECT enrichment #>> '{_meta,cymru,state}' FROM enrich.asn_inventory WHERE asn_number = 1000001"
-        ),
-        "failed"
-    );
-    lab.whois.behave(Behaviour::normal());
-    let asked = lab.whois.record().networks().count();
-    sweep(&mut db);
-    assert_eq!(lab.whois.record().networks().count(), asked, "a dead letter is not retried by itself");
-    assert_eq!(db.number("SELECT enrich.retry_dead_letters('cymru')"), 1);
-    wait_for_the_queue(&mut db);
-    assert_filled(&mut db, FIRST + 1, 1);
-    assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 0);
-}
-
-#[test]
-fn lost_job_of_a_network_is_created_again_by_a_sweep() {
-    let lab = lab("networks-lost");
-    let mut db = lab.database();
-    start_worker(&mut db);
-    db.run(
-        "INSERT INTO enrich.asn_inventory (asn_number, lookup_queued_at) VALUES (1000001, now());
-         INSERT INTO enrich.asn_inventory (asn_number, lookup_queued_at) VALUES (64512, now())",
-    );
-    sweep(&mut db);
-    wait_for_the_queue(&mut db);
-    assert_eq!(lab.whois.record().networks().collect::<Vec<_>>(), [1_000_001]);
 }
 
 #[test]
