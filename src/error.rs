@@ -673,15 +673,22 @@ pub fn import_failed(error: &ImportError) -> ! {
         ImportError::Damaged { .. } | ImportError::WrongContent { .. } => {
             PgSqlErrorCode::ERRCODE_DATA_CORRUPTED
         }
+        ImportError::TooOld { .. } => PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+    };
+    let hint = match error {
+        ImportError::TooOld { .. } => {
+            "Fetch a newer file, or raise the setting cowrie_enrich.mmdb_max_age.".to_owned()
+        }
+        _ => format!(
+            "Check the setting {}. The file that was loaded before stays in use.",
+            error.kind().setting()
+        ),
     };
     raise(
         code,
         format!("could not load mmdb file \"{}\"", error.path()),
         Some(error.to_string()),
-        Some(&format!(
-            "Check the setting {}. The file that was loaded before stays in use.",
-            error.kind().setting()
-        )),
+        Some(&hint),
     )
 }
 

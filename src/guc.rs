@@ -28,6 +28,8 @@ static CITY_DATABASE: Text = Text::new(None);
 static ASN_DATABASE: Text = Text::new(None);
 static IP_TYPE_DATABASES: Text = Text::new(None);
 static IP_TYPE_MAX_AGE: Text = Text::new(Some(c"7 days, TOR: 1 day"));
+/// Seconds; 0: no limit.
+static MMDB_MAX_AGE: GucSetting<i32> = GucSetting::<i32>::new(0);
 static ENABLED_SOURCES: Text = Text::new(Some(c"maxmind,cymru"));
 
 /// The settings that the providers declare.
@@ -165,6 +167,15 @@ fn define_files() {
         c"Paths, separated by commas, of mmdb files that map addresses to networks.",
         c"Lookups search the files in the order of the list. The extension verifies each file and copies it into the data directory. Lookups read only these copies.",
         &ASN_DATABASE,
+    );
+    number(
+        c"cowrie_enrich.mmdb_max_age",
+        c"Age from which a file of city_database or asn_database states nothing and its copy in the data directory is removed.",
+        c"The age counts from the build of the file. With 0, the extension uses files of any age. The files that the \
+        settings name are never removed.",
+        &MMDB_MAX_AGE,
+        (0, 3650 * 24 * 3600),
+        GucFlags::UNIT_S,
     );
     settings::define_checked::<TypeFiles>(
         c"cowrie_enrich.ip_type_databases",
@@ -368,6 +379,12 @@ pub fn ip_type_databases() -> Vec<String> {
 /// Returns the maximum ages of lists.
 pub fn ip_type_max_ages() -> MaxAges {
     text(&IP_TYPE_MAX_AGE).and_then(|ages| MaxAges::parse(&ages).ok()).unwrap_or_default()
+}
+
+/// Returns the maximum age of files of locations and networks.
+pub fn mmdb_max_age() -> Option<Duration> {
+    let seconds = MMDB_MAX_AGE.get().unsigned_abs();
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }
 
 /// Returns the names in `enabled_sources`.

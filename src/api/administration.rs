@@ -26,7 +26,8 @@ fn mmdb_files(call: &Call) {
 
 fn mmdb_file(id: FileId, path: Option<String>) -> Vec<Value> {
     let status = mmdb::status(id).unwrap_or_default();
-    let serving = status.serves() && path.is_some();
+    let is_too_old = path.is_some() && status.is_too_old(id.kind);
+    let serving = status.serves() && path.is_some() && !is_too_old;
     let build_time = status.build_epoch.map(Timestamp::from_unix);
     row![
         Text: id.kind.name(),
@@ -38,7 +39,8 @@ fn mmdb_file(id: FileId, path: Option<String>) -> Vec<Value> {
         Integer: status.ip_version.filter(|_| serving).and_then(|version| i32::try_from(version).ok()),
         Bigint: status.node_count.filter(|_| serving),
         Timestamptz: status.loaded_at.filter(|_| serving),
-        Text: status.last_error,
+        // The copy may not have been removed yet.
+        Text: status.last_error.or_else(|| is_too_old.then(|| mmdb::max_age::describe(status.build_epoch))),
     ]
 }
 

@@ -11,7 +11,7 @@ use cowrie_enrich_engine::regular_file;
 use memmap2::Mmap;
 
 use super::private_copy::{self, Draft, ReplacementLock, Signature, Status, read_status};
-use super::{ConfiguredFile, FileId, Kind};
+use super::{ConfiguredFile, FileId, Kind, max_age};
 use crate::pg::{self, clock, mapped_file};
 use crate::telemetry;
 
@@ -26,6 +26,8 @@ pub enum ImportError {
     Damaged { kind: Kind, path: String, error: MmdbError },
     /// The file is valid, but for another setting.
     WrongContent { kind: Kind, path: String, database_type: String },
+    /// The file is older than the setting allows.
+    TooOld { kind: Kind, path: String, build_epoch: Option<i64> },
 }
 
 impl ImportError {
@@ -34,7 +36,8 @@ impl ImportError {
             ImportError::File { kind, .. }
             | ImportError::Changing { kind, .. }
             | ImportError::Damaged { kind, .. }
-            | ImportError::WrongContent { kind, .. } => *kind,
+            | ImportError::WrongContent { kind, .. }
+            | ImportError::TooOld { kind, .. } => *kind,
         }
     }
 
@@ -43,7 +46,16 @@ impl ImportError {
             ImportError::File { path, .. }
             | ImportError::Changing { path, .. }
             | ImportError::Damaged { path, .. }
-            | ImportError::WrongContent { path, .. } => path,
+            | ImportError::WrongContent { path, .. }
+            | ImportError::TooOld { path, .. } => path,
+        }
+    }
+
+    /// Returns the build of a file that is too old.
+    fn refused_build(&self) -> Option<i64> {
+        match self {
+            ImportError::TooOld { build_epoch, .. } => Some(build_epoch.unwrap_or_default()),
+            _ => None,
         }
     }
 }
@@ -68,6 +80,7 @@ impl fmt::Display for ImportError {
                     "a file of type \"{database_type}\" does not contain types of addresses, such as VPN or TOR"
                 )
             }
+            ImportError::TooOld { build_epoch, .. } => f.write_str(&max_age::describe(*build_epoch)),
         }
     }
 }
@@ -130,6 +143,35 @@ pub fn is_due(file: &ConfiguredFile) -> bool {
     is_wanted(file.id, &signature, Mode::IfChanged) && matches!(ReplacementLock::take(false), Ok(Some(_)))
 }
 
+/// Returns true if a copy is too old and no process is importing a file.
+pub fn has_too_old() -> bool {
+    private_copy::has_too_old() && matches!(ReplacementLock::take(false), Ok(Some(_)))
+}
+
+/// Removes the copies that are too old. Lookups do not use these copies any more.
+pub fn remove_too_old(mode: Mode) {
+    if !private_copy::has_too_old() {
+        return;
+    }
+    // Another process holds the lock if it imports a file. The next call removes the copies.
+    let lock = ReplacementLock::take(mode == Mode::Ask);
+    match lock.and_then(|lock| lock.map_or(Ok(Vec::new()), |lock| lock.remove_too_old())) {
+        Ok(removed) => {
+            for (id, status) in removed {
+                let path = status.source.map(|source| source.path).unwrap_or_default();
+                telemetry::log_once_per_burst(
+                    "removed the copy of an mmdb file that is too old; lookups no longer use the file",
+                    &format!("{} \"{path}\": {}", id.kind.setting(), max_age::describe(status.build_epoch)),
+                );
+            }
+        }
+        Err(error) => telemetry::log_once_per_burst(
+            "could not remove the copy of an mmdb file that is too old; lookups do not use the copy",
+            &error.to_string(),
+        ),
+    }
+}
+
 /// Removes the copies of files that the settings no longer name.
 pub fn remove_unnamed() {
     if let Ok(Some(lock)) = ReplacementLock::take(false) {
@@ -155,7 +197,7 @@ fn is_wanted(id: FileId, signature: &Signature, mode: Mode) -> bool {
         Mode::Ask => !serving || status.last_error.is_some(),
         Mode::IfChanged => {
             !serving
-                && status.refused.as_ref() != Some(signature)
+                && !status.refuses(id.kind, signature)
                 && (!has_copy || signature.is_stable(STABLE_AFTER_SECONDS))
         }
     }
@@ -192,6 +234,7 @@ fn copy_and_verify(
         last_error: None,
         lists,
         refused: None,
+        refused_build: None,
     };
     Ok((draft, status))
 }
@@ -212,6 +255,10 @@ fn verify(kind: Kind, path: &str, map: Mmap) -> Result<(Facts, Vec<TypeList>), I
             path: path.to_owned(),
             database_type: facts.database_type,
         });
+    }
+    let build_epoch = i64::try_from(facts.build_epoch).ok();
+    if max_age::is_too_old(kind, build_epoch) {
+        return Err(ImportError::TooOld { kind, path: path.to_owned(), build_epoch });
     }
     database.verify().map_err(damaged)?;
     Ok((facts, Vec::new()))
@@ -248,7 +295,7 @@ fn refuse(
 ) -> Result<(), ImportError> {
     let message = error.to_string();
     if let Some(lock) = lock {
-        record(lock, id, refused, &message);
+        record(lock, id, refused.map(|refused| (refused, error.refused_build())), &message);
     }
     if mode == Mode::IfChanged {
         telemetry::log_once_per_burst(
@@ -259,10 +306,13 @@ fn refuse(
     Err(error)
 }
 
-fn record(lock: &ReplacementLock, id: FileId, refused: Option<&Signature>, message: &str) {
+/// Records why a file was refused, and its build if the file is too old.
+fn record(lock: &ReplacementLock, id: FileId, refused: Option<(&Signature, Option<i64>)>, message: &str) {
     let mut status = read_status(id).unwrap_or_default();
     status.last_error = Some(message.to_owned());
-    status.refused = refused.cloned().or(status.refused);
+    if let Some((source, build)) = refused {
+        (status.refused, status.refused_build) = (Some(source.clone()), build);
+    }
     // An error is ignored. Otherwise a full disk would make the query fail, although only the file was refused.
     let _ = lock.write_status(id, &status);
 }

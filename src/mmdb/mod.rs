@@ -8,6 +8,7 @@
 mod databases;
 mod file;
 mod import;
+pub mod max_age;
 mod private_copy;
 mod types;
 
@@ -64,6 +65,7 @@ pub fn with<T>(policy: LoadPolicy, work: impl FnOnce(&Databases) -> T) -> T {
 /// Verifies the configured files now, even if they were refused before, and puts changed files into service.
 pub fn reload() -> Result<(), ImportError> {
     let mut failure = None;
+    import::remove_too_old(import::Mode::Ask);
     for file in configured_files() {
         if let Err(error) = import::run(&file, import::Mode::Ask) {
             failure.get_or_insert(error);
@@ -86,12 +88,12 @@ fn configured_files() -> impl Iterator<Item = ConfiguredFile> {
 fn look_for_newer(policy: LoadPolicy) {
     match policy {
         LoadPolicy::Import => import_changed(),
-        LoadPolicy::None if may_start_import() && configured_files().any(|file| import::is_due(&file)) => {
+        LoadPolicy::None if may_start_import() && is_import_due() => {
             LAST_START.set(clock::statement_start());
             match background::start(IMPORT, IMPORT.kind, 0) {
                 Some(process) => process.forget(),
                 None => telemetry::log_once_per_burst(
-                    "a newer mmdb file has not been loaded yet",
+                    "a newer mmdb file has not been loaded yet, or a copy that is too old has not been removed yet",
                     "no background worker slot is free; raise max_worker_processes, or call reload_mmdb()",
                 ),
             }
@@ -99,6 +101,16 @@ fn look_for_newer(policy: LoadPolicy) {
         LoadPolicy::None => {}
     }
     refresh_maps();
+}
+
+/// Returns true if a file waits to be put into service, or if a copy is too old.
+fn is_import_due() -> bool {
+    configured_files().any(|file| import::is_due(&file)) || import::has_too_old()
+}
+
+/// Removes the private copies that are too old. For processes that run even if no sessions are stored.
+pub fn remove_too_old() {
+    import::remove_too_old(import::Mode::IfChanged);
 }
 
 /// Returns true if this backend may start a worker. A failed import, for example on a full disk, is not
@@ -109,6 +121,7 @@ fn may_start_import() -> bool {
 }
 
 fn import_changed() {
+    import::remove_too_old(import::Mode::IfChanged);
     for file in configured_files() {
         // The process that refused the file has recorded and logged the error.
         let _ = import::run(&file, import::Mode::IfChanged);
@@ -149,6 +162,13 @@ fn refresh_maps() {
 }
 
 fn refresh_map(id: FileId, slot: &mut Option<LoadedDatabase>) -> bool {
+    let is_too_old = |loaded: &LoadedDatabase| {
+        max_age::is_too_old(id.kind, loaded.database.facts().build_epoch.try_into().ok())
+    };
+    if slot.as_ref().is_some_and(is_too_old) {
+        *slot = None;
+        return true;
+    }
     let Some(version) = private_copy::version(id) else { return slot.take().is_some() };
     if slot.as_ref().is_some_and(|loaded| loaded.version == version) {
         return false;
@@ -167,7 +187,7 @@ fn refresh_map(id: FileId, slot: &mut Option<LoadedDatabase>) -> bool {
                 false
             }
         },
-        // The status names no file, or a file that does not exist any more. Keep the current map.
+        // The status names no file, or a file that does not exist any more or is too old. Keep the current map.
         None => false,
     }
 }

@@ -19,7 +19,7 @@ use memmap2::Mmap;
 use serde_json::{Map, Value};
 
 use super::file::TYPES_PREFIX;
-use super::{FileId, Kind};
+use super::{FileId, Kind, max_age};
 use crate::pg::{self, mapped_file};
 
 /// Identity of a status file. A new status has another inode or another modification time.
@@ -94,9 +94,36 @@ pub struct Status {
     /// The lists of a file that says types.
     pub lists: Vec<TypeList>,
     pub refused: Option<Signature>,
+    /// The build of a source that was refused because it was too old, in seconds since 1970.
+    pub refused_build: Option<i64>,
 }
 
 impl Status {
+    /// Returns the state after the copy in service has become too old.
+    fn after_removal(self) -> Status {
+        Status {
+            last_error: Some(max_age::describe(self.build_epoch)),
+            refused: self.source,
+            refused_build: self.build_epoch,
+            ..Status::default()
+        }
+    }
+
+    /// Returns whether the file states nothing because it is too old.
+    pub fn is_too_old(&self, kind: Kind) -> bool {
+        match self.file {
+            Some(_) => max_age::is_too_old(kind, self.build_epoch),
+            None => self.refused_build.is_some_and(|build| max_age::is_too_old(kind, Some(build))),
+        }
+    }
+
+    /// Returns whether this source was refused, and still would be.
+    pub fn refuses(&self, kind: Kind, source: &Signature) -> bool {
+        let may_be_used_now =
+            || self.refused_build.is_some_and(|build| !max_age::is_too_old(kind, Some(build)));
+        self.refused.as_ref() == Some(source) && !may_be_used_now()
+    }
+
     fn to_json(&self) -> Value {
         let mut all = Map::new();
         let mut put = |key: &str, value: Option<Value>| {
@@ -117,6 +144,7 @@ impl Status {
             put("lists", Some(self.lists.iter().map(list_to_json).collect()));
         }
         put("refused", self.refused.as_ref().map(Signature::to_json));
+        put("refused_build", self.refused_build.map(Value::from));
         Value::Object(all)
     }
 
@@ -139,6 +167,7 @@ impl Status {
                 .map(|lists| lists.iter().filter_map(list_from_json).collect())
                 .unwrap_or_default(),
             refused: value.get("refused").and_then(Signature::from_json),
+            refused_build: number("refused_build"),
         }
     }
 
@@ -197,11 +226,15 @@ fn version_of(metadata: &fs::Metadata) -> Version {
 /// row are very unlikely.
 const READ_ATTEMPTS: usize = 5;
 
-/// Maps the copy in service.
+/// Maps the copy in service, unless it is too old.
 pub fn map_current(id: FileId) -> Option<(Mmap, Version)> {
     for _ in 0..READ_ATTEMPTS {
         let version = version(id)?;
-        let name = read_status(id)?.file?;
+        let status = read_status(id)?;
+        if status.is_too_old(id.kind) {
+            return None;
+        }
+        let name = status.file?;
         if let Ok(file) = File::open(directory().join(name)) {
             return mapped_file::map(&file).ok().map(|map| (map, version));
         }
@@ -276,6 +309,23 @@ impl ReplacementLock {
         }
     }
 
+    /// Removes the copies that are too old, also those of files that a setting no longer names, and unfinished
+    /// copies that a killed process left. Returns the statuses of copies that were in service.
+    pub fn remove_too_old(&self) -> io::Result<Vec<(FileId, Status)>> {
+        let (names, mut removed) = (file_names(), Vec::new());
+        for id in names.iter().filter_map(|name| id_of_status(name)) {
+            let Some(status) = read_status(id) else { continue };
+            if status.file.is_some() && status.is_too_old(id.kind) {
+                self.write_status(id, &status.clone().after_removal())?;
+                removed.push((id, status));
+            }
+        }
+        for name in names.iter().filter(|name| is_old_copy(name) || is_draft(name)) {
+            fs::remove_file(directory().join(name))?;
+        }
+        Ok(removed)
+    }
+
     pub fn write_status(&self, id: FileId, status: &Status) -> io::Result<()> {
         let directory = directory();
         let draft = directory.join(format!("{}.json.draft", id.stem()));
@@ -320,6 +370,52 @@ pub fn unnamed(kind: Kind, configured: usize) -> Vec<PathBuf> {
         number.is_some_and(|number| number > configured.max(1))
     };
     entries.flatten().filter(is_unnamed).map(|entry| entry.path()).collect()
+}
+
+/// Returns whether a copy is too old, or a killed process left an unfinished copy. The latter may also belong to a
+/// process that is copying a file.
+pub fn has_too_old() -> bool {
+    let is_old_status = |name: &String| {
+        id_of_status(name)
+            .and_then(|id| Some((id, read_status(id)?)))
+            .is_some_and(|(id, status)| status.file.is_some() && status.is_too_old(id.kind))
+    };
+    max_age::is_on()
+        && file_names().iter().any(|name| is_old_copy(name) || is_draft(name) || is_old_status(name))
+}
+
+fn file_names() -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory()) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Parses the name of a status or of an unfinished copy of a file of locations or networks.
+fn id_of(name: &str, ending: &str) -> Option<FileId> {
+    let stem = name.strip_suffix(ending)?;
+    Kind::ALL.into_iter().find_map(|kind| {
+        let number = if stem == kind.name() { Some(1) } else { FileId::number_of(kind, stem) };
+        number.map(|number| FileId::of(kind, number, "")).filter(|id| id.stem() == stem)
+    })
+}
+
+fn id_of_status(name: &str) -> Option<FileId> {
+    id_of(name, ".json")
+}
+
+fn is_draft(name: &str) -> bool {
+    id_of(name, ".draft").is_some()
+}
+
+/// Returns whether a name is that of a copy of locations or networks that is too old. The name of a copy has the time
+/// of the build.
+fn is_old_copy(name: &str) -> bool {
+    let build = || {
+        let (stem, rest) = name.strip_suffix(".mmdb")?.split_once('-')?;
+        let id = id_of(stem, "")?;
+        let (build, _) = rest.split_once('-')?;
+        Some((id.kind, build.parse().ok()?))
+    };
+    build().is_some_and(|(kind, build)| max_age::is_too_old(kind, Some(build)))
 }
 
 fn remove_others(id: FileId, keep: &str) {

@@ -329,7 +329,8 @@ fn files() -> Vec<Family> {
     let mut in_service = Family::of(&declared::MMDB_IN_SERVICE);
     for ConfiguredFile { id, .. } in Kind::ALL.into_iter().flat_map(Kind::files) {
         let status = mmdb::status(id).unwrap_or_default();
-        let is_in_service = status.file.is_some();
+        let is_too_old = status.is_too_old(id.kind);
+        let is_in_service = status.file.is_some() && !is_too_old;
         let number = id.number.to_string();
         in_service = in_service.with([id.kind.name(), &number], f64::from(u8::from(is_in_service)));
         if !is_in_service {
@@ -343,7 +344,7 @@ fn files() -> Vec<Family> {
             loaded = loaded.with(labels, at.unix_seconds());
         }
     }
-    vec![ages, loaded, in_service]
+    vec![ages, loaded, in_service, too_old]
 }
 
 /// Returns the state of the files with types of addresses, and the ages of their lists.
@@ -355,10 +356,12 @@ fn type_files() -> Vec<Family> {
     // If several files have a list of the same name and type, the oldest of their times counts.
     let mut published: BTreeMap<(String, String), u64> = BTreeMap::new();
     for ConfiguredFile { id, .. } in Kind::Types.files() {
+    let mut too_old = Family::of(&declared::MMDB_TOO_OLD);
         let Some(status) = mmdb::status(id).filter(mmdb::Status::serves) else {
             missing += 1;
             continue;
         };
+        too_old = too_old.with([id.kind.name(), &number], f64::from(u8::from(is_too_old)));
         loaded += 1;
         for list in status.lists {
             *(if max_ages.allows(&list.kind, list.published, now) { &mut usable } else { &mut stale }) += 1;

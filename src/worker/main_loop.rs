@@ -20,6 +20,7 @@ use super::session_priority::SessionPriorities;
 use super::step_schedule::{AT_ONCE, Due, NEVER, after_naptime, naptime, retry_pause};
 use super::steps::{Steps, Stop, none_if_failed};
 use crate::guc;
+use crate::mmdb;
 use crate::pg::background;
 use crate::pg::exclusion::{self, Mark};
 use crate::pg::role::with_settings;
@@ -92,6 +93,8 @@ pub struct Worker {
     /// When this database was last searched for pg_restore, and when pg_restore was last found in it.
     restore_checked_at: Timestamp,
     restored_at: Timestamp,
+    /// When the worker last looked for copies of mmdb files that are too old.
+    files_checked_at: Timestamp,
     /// The last round did nothing because the database is being restored.
     waits_for_restore: bool,
     /// The versions of library and SQL objects did not match in the last round.
@@ -137,6 +140,7 @@ pub fn run(worker_slot: i32) {
         if worker_slot.sweep_wanted.swap(false, Ordering::AcqRel) {
             worker.want_sweep();
         }
+        worker.remove_old_files();
         let pause = match worker.round() {
             Ok(pause) => pause,
             Err(Stop::VersionMismatch(mismatch)) => worker.wait_for_an_update(mismatch),
@@ -173,6 +177,7 @@ impl Worker {
             reclassified: None,
             restore_checked_at: Timestamp::UNSET,
             restored_at: Timestamp::UNSET,
+            files_checked_at: Timestamp::UNSET,
             waits_for_restore: false,
             outdated: false,
             stopped_by_keys: false,
@@ -243,6 +248,15 @@ impl Worker {
         let next = next.min(self.reclassification.at()).min(self.recounter.next());
         let next = next.min(self.take_over.at()).min(self.owners.next());
         Ok((next - clock::now()).min(naptime()))
+    }
+
+    /// Removes copies of mmdb files that are too old, also while no sessions are stored.
+    fn remove_old_files(&mut self) {
+        let now = clock::now();
+        if now - self.files_checked_at >= naptime() {
+            mmdb::remove_too_old();
+            self.files_checked_at = now;
+        }
     }
 
     /// Completes the batches whose replies have arrived. Their permits become free for the next request,

@@ -136,6 +136,8 @@ families! {
         => "Unix time when the mmdb file was loaded";
     MMDB_IN_SERVICE: Gauge "enrich.mmdb_in_service" as "enrich_mmdb_in_service" in "1" by ["kind", "file"]
         => "1 if the mmdb file that a setting names is loaded, else 0";
+    MMDB_TOO_OLD: Gauge "enrich.mmdb_too_old" as "enrich_mmdb_too_old" in "1" by ["kind", "file"]
+        => "1 if the mmdb file that a setting names is not used because it is older than mmdb_max_age, else 0";
 
     IP_TYPE_FILES: Gauge "enrich.ip_type_files" as "enrich_ip_type_files" in "{file}" by ["state"]
         => "Configured mmdb files of ip_type_databases, by state: loaded or missing";

@@ -48,6 +48,7 @@ const SETTINGS: &[(&str, bool)] = &[
     ("max_attempts", true),
     ("metrics", true),
     ("metrics_listen", false),
+    ("mmdb_max_age", true),
     ("otlp_endpoint", false),
     ("otlp_interval", true),
     ("otlp_sample_ratio", true),
