@@ -15,6 +15,7 @@ CREATE TABLE procedure_call (
     ended_at         timestamptz,
     result           jsonb,
     resume_at        jsonb,
+    succeeded_at     timestamptz,
     PRIMARY KEY (procedure, relation)
 );
 -- Rows are not dumped, because a running call belongs to a process, and table OIDs differ between databases.
@@ -33,6 +34,8 @@ COMMENT ON COLUMN procedure_call.result IS
     'JSON object with the numbers that the procedure reported at its end, for example the number of processed rows';
 COMMENT ON COLUMN procedure_call.resume_at IS
     'position at which the next call continues; null if the last call finished';
+COMMENT ON COLUMN procedure_call.succeeded_at IS
+    'end of the last call that did not fail; null if every call failed';
 
 CREATE VIEW enrich_progress AS
     SELECT c.procedure, NULLIF(c.relation, 0::pg_catalog.oid)::pg_catalog.regclass AS relation, l.pid, c.phase, c.done, c.total,

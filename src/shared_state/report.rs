@@ -43,6 +43,11 @@ crate::zeroable! {
         pub tables_not_intact: AtomicI64,
         /// When the oldest unfinished recount was requested; unset without such a recount.
         pub oldest_recount: AtomicTimestamp,
+        /// Calls that erase addresses and failed, the last complete expiry (unset without one), and whether pg_cron
+        /// expires addresses.
+        pub failed_erasures: AtomicI64,
+        pub last_expiry: AtomicTimestamp,
+        pub expiry_scheduled: AtomicI64,
     }
 }
 
@@ -57,9 +62,11 @@ impl Report {
             &self.suspended_owners,
             &self.pending_networks,
             &self.tables_not_intact,
+            &self.failed_erasures,
+            &self.expiry_scheduled,
         ];
         let sizes = sizes.into_iter().chain(self.queues.iter().flat_map(|queue| &queue.sizes));
-        let times = [&self.oldest_count, &self.oldest_completion, &self.oldest_recount];
+        let times = [&self.oldest_count, &self.oldest_completion, &self.oldest_recount, &self.last_expiry];
         let times = times.into_iter().chain(self.queues.iter().map(|queue| &queue.oldest));
         let counters = counters.into_iter().chain(&self.step_errors);
         self.heartbeat.store(Timestamp::UNSET, Ordering::Relaxed);

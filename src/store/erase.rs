@@ -27,7 +27,7 @@ use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::sql_function::Interval;
 use crate::pg::subtransaction::{Failure, contained};
 use crate::pg::user_table::{Lock, TableStatement, UserTable};
-use crate::pg::value::{Array, Bigint, Float, Inet, Integer, Tid, Timestamptz, array};
+use crate::pg::value::{Array, Bigint, Boolean, Float, Inet, Integer, Tid, Timestamptz, array};
 use crate::pg::{Oid, catalog, relation};
 
 /// Number of sessions that one transaction erases.
@@ -56,6 +56,8 @@ thread_local! {
         "erase_rest", include_str!("../../sql/queries/erase/erase_rest.sql")) };
     static MOMENT_BEFORE: Statement<(Integer, Integer, Float), (Timestamptz,)> = const { Statement::new(
         "moment_before", include_str!("../../sql/queries/erase/moment_before.sql")) };
+    static STATUS: Statement<(), (Bigint, Timestamptz, Boolean)> = const { Statement::new(
+        "erasure_status", include_str!("../../sql/queries/erase/erasure_status.sql")) };
     static EXPIRED: Statement<(Timestamptz, Inet, Bigint), (Inet,)> = const { Statement::new(
         "expired_addresses", include_str!("../../sql/queries/erase/expired_addresses.sql")) };
 }
@@ -327,4 +329,25 @@ pub fn expired(connection: &Connection, moment: Timestamp, after: Option<Address
     EXPIRED.run(connection, (moment, after, ADDRESSES as i64), |rows| {
         rows.iter().filter_map(|(address,)| address).collect()
     })
+}
+
+/// State of the calls that erase addresses.
+#[derive(Clone, Copy, Default)]
+pub struct Erasures {
+    /// Calls that failed or were killed, and were not repeated.
+    pub failed: i64,
+    /// End of the last call that expired the addresses of all tables.
+    pub last_expiry: Option<Timestamp>,
+    /// pg_cron has a job in this database that expires addresses.
+    pub is_scheduled: bool,
+}
+
+/// Returns the state of the calls that erase addresses.
+pub fn erasures(connection: &Connection) -> Erasures {
+    let status = STATUS.first(connection, (), |(failed, last_expiry, is_scheduled)| Erasures {
+        failed: failed.unwrap_or_default(),
+        last_expiry,
+        is_scheduled: is_scheduled.unwrap_or_default(),
+    });
+    status.unwrap_or_default()
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 
+use super::erase::{self, Erasures};
 use super::{completions, reclassification, recount_requests};
 use crate::pg::clock;
 use crate::pg::role::with_settings;
@@ -48,6 +49,7 @@ pub struct Sizes {
     pub tables_not_intact: Option<i64>,
     /// The oldest request for a recount.
     pub oldest_recount: Option<Oldest>,
+    pub erasures: Option<Erasures>,
 }
 
 #[derive(Clone, Copy)]
@@ -87,6 +89,7 @@ impl Sizes {
             pending_networks: self.pending_networks.or(other.pending_networks),
             tables_not_intact: self.tables_not_intact.or(other.tables_not_intact),
             oldest_recount: self.oldest_recount.or(other.oldest_recount),
+            erasures: self.erasures.or(other.erasures),
         }
     }
 }
@@ -134,6 +137,7 @@ pub fn count(connection: &Connection) -> (Sizes, Option<Failure>) {
         pending_networks: counting.part(|| reclassification::pending(connection)),
         tables_not_intact: counting.part(|| number(&NOT_INTACT, connection)),
         oldest_recount: counting.part(|| recount_requests::oldest(connection)),
+        erasures: counting.part(|| erase::erasures(connection)),
     };
     (sizes, counting.blocked)
 }

@@ -21,6 +21,7 @@ use crate::provider::Provider;
 use crate::provider::counters::{self, Count, OUTCOMES};
 use crate::provider::health::{self, Health};
 use crate::shared_state::{self, Report, UNKNOWN, UNKNOWN_TIME, WorkerSlot, owner_process};
+use crate::store::erase::Erasures;
 use crate::store::sizes::{Completions, Oldest, QUEUES, Queue, Sizes};
 use crate::telemetry::cells::{self, DeliveryOutcome, ResponseKind};
 use crate::telemetry::{self, Counter, Distribution, Event, Exporter, Operation, networks_seen};
@@ -42,6 +43,7 @@ pub fn families(own: Option<&Sizes>) -> Vec<Family> {
     families.extend(exports());
     families.extend(workers());
     families.extend(completions(&databases));
+    families.extend(erasures(&databases));
     families.push(by_database(&declared::TABLES_NOT_INTACT, &databases, |sizes| {
         sizes.tables_not_intact.map(number)
     }));
@@ -127,6 +129,13 @@ fn reported(report: &Report) -> Sizes {
             suspended_owners: known(&report.suspended_owners)?,
         })
     };
+    let erasures = || {
+        Some(Erasures {
+            failed: known(&report.failed_erasures)?,
+            last_expiry: oldest(&report.last_expiry)?,
+            is_scheduled: known(&report.expiry_scheduled)? > 0,
+        })
+    };
     Sizes {
         networks: known(&report.networks),
         oldest_count: oldest(&report.oldest_count),
@@ -135,6 +144,7 @@ fn reported(report: &Report) -> Sizes {
         pending_networks: known(&report.pending_networks),
         tables_not_intact: known(&report.tables_not_intact),
         oldest_recount: oldest(&report.oldest_recount),
+        erasures: erasures(),
     }
 }
 
@@ -165,6 +175,11 @@ pub fn report(report: &Report, sizes: &Sizes) {
     store(&report.pending_networks, sizes.pending_networks);
     store(&report.tables_not_intact, sizes.tables_not_intact);
     store_oldest(&report.oldest_recount, sizes.oldest_recount);
+    if let Some(erasures) = sizes.erasures {
+        store(&report.failed_erasures, Some(erasures.failed));
+        store_oldest(&report.last_expiry, Some(erasures.last_expiry));
+        store(&report.expiry_scheduled, Some(i64::from(erasures.is_scheduled)));
+    }
 }
 
 fn networks(databases: &[(String, Sizes)]) -> Vec<Family> {
@@ -323,15 +338,30 @@ fn completions(databases: &[(String, Sizes)]) -> Vec<Family> {
     vec![pending, ages, suspended, abandoned, launch_failures]
 }
 
+/// Returns the state of the calls that erase addresses.
+fn erasures(databases: &[(String, Sizes)]) -> Vec<Family> {
+    let of = |declared, value: fn(Erasures) -> f64| {
+        by_database(declared, databases, |sizes| sizes.erasures.map(value))
+    };
+    let last_expiry = |erasures: Erasures| erasures.last_expiry.map_or(0.0, Timestamp::unix_seconds);
+    vec![
+        of(&declared::ERASURES_FAILED, |erasures| number(erasures.failed)),
+        of(&declared::EXPIRY_SCHEDULED, |erasures| truth(erasures.is_scheduled)),
+        of(&declared::EXPIRY_LAST_SUCCESS, last_expiry),
+    ]
+}
+
 fn files() -> Vec<Family> {
     let mut ages = Family::of(&declared::MMDB_BUILD_AGE);
     let mut loaded = Family::of(&declared::MMDB_LOADED);
     let mut in_service = Family::of(&declared::MMDB_IN_SERVICE);
+    let mut too_old = Family::of(&declared::MMDB_TOO_OLD);
     for ConfiguredFile { id, .. } in Kind::ALL.into_iter().flat_map(Kind::files) {
         let status = mmdb::status(id).unwrap_or_default();
         let is_too_old = status.is_too_old(id.kind);
         let is_in_service = status.file.is_some() && !is_too_old;
         let number = id.number.to_string();
+        too_old = too_old.with([id.kind.name(), &number], f64::from(u8::from(is_too_old)));
         in_service = in_service.with([id.kind.name(), &number], f64::from(u8::from(is_in_service)));
         if !is_in_service {
             continue;
@@ -356,12 +386,10 @@ fn type_files() -> Vec<Family> {
     // If several files have a list of the same name and type, the oldest of their times counts.
     let mut published: BTreeMap<(String, String), u64> = BTreeMap::new();
     for ConfiguredFile { id, .. } in Kind::Types.files() {
-    let mut too_old = Family::of(&declared::MMDB_TOO_OLD);
         let Some(status) = mmdb::status(id).filter(mmdb::Status::serves) else {
             missing += 1;
             continue;
         };
-        too_old = too_old.with([id.kind.name(), &number], f64::from(u8::from(is_too_old)));
         loaded += 1;
         for list in status.lists {
             *(if max_ages.allows(&list.kind, list.published, now) { &mut usable } else { &mut stale }) += 1;

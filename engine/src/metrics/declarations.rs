@@ -179,6 +179,13 @@ families! {
     COMPLETION_OLDEST_AGE: Gauge "enrich.completion_oldest_age" as "enrich_completion_oldest_age_seconds" in "s"
         by ["database"]
         => "Longest time for which a session has had null snapshot columns that can be filled; 0 if there is no such session";
+    ERASURES_FAILED: Gauge "enrich.erasures_failed" as "enrich_erasures_failed" in "{call}" by ["database"]
+        => "Calls of erase_address() and expire_addresses() that failed or were killed, and were not repeated";
+    EXPIRY_SCHEDULED: Gauge "enrich.expiry_scheduled" as "enrich_expiry_scheduled" in "1" by ["database"]
+        => "1 if an active job of pg_cron in the database calls expire_addresses(), else 0";
+    EXPIRY_LAST_SUCCESS: Gauge "enrich.expiry_last_success" as "enrich_expiry_last_success_timestamp_seconds" in "s"
+        by ["database"]
+        => "Unix time of the last complete call of expire_addresses() for all tables; 0 if there is none";
     SUSPENDED_OWNERS: Gauge "enrich.suspended_owners" as "enrich_suspended_owners" in "{role}" by ["database"]
         => "Suspended owners of session tables; the extension runs no code of these roles until resume_owner() is called; see suspended_owner";
     ABANDONED_PROCESSES: Gauge "enrich.owner_processes_abandoned" as "enrich_owner_processes_abandoned" in "{process}"

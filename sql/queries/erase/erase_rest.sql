@@ -26,7 +26,7 @@ WITH history AS (
 ), letter_text AS (
     UPDATE @extschema@.dead_letter d
     SET last_error = 'The error named an address that was erased.'
-    WHERE d.ip_address <> ALL ($1) AND @extschema@.mentions_address(d.last_error, $1)
+    WHERE (d.ip_address IS NULL OR d.ip_address <> ALL ($1)) AND @extschema@.mentions_address(d.last_error, $1)
 ), incomplete AS (
     DELETE FROM @extschema@.incomplete_session s WHERE s.ip_address = ANY ($1)
 ), completion AS (
@@ -47,6 +47,19 @@ WITH history AS (
         WHERE masklen(c.prefix) = CASE family(c.prefix) WHEN 4 THEN 32 ELSE 128 END
            OR @extschema@.mentions_address(concat_ws(' ', c.network_name, c.document::text), $1)) n
     WHERE b.provider = n.provider AND b.prefix = n.prefix
+), exception AS (
+    -- A prefix of one address. A wider prefix names a network.
+    DELETE FROM @extschema@.blocklist_exception e
+    WHERE e.prefix = ANY (SELECT u.ip::cidr FROM unnest($1) u(ip))
+), exception_text AS (
+    UPDATE @extschema@.blocklist_exception e
+    SET note = 'The note named an address that was erased.'
+    WHERE (e.prefix IS NULL OR e.prefix <> ALL (SELECT u.ip::cidr FROM unnest($1) u(ip)))
+      AND e.note IS NOT NULL AND @extschema@.mentions_address(e.note, $1)
+), owner_text AS (
+    UPDATE @extschema@.suspended_owner o
+    SET reason = 'The error named an address that was erased.'
+    WHERE @extschema@.mentions_address(o.reason, $1)
 ), rejected AS (
     DELETE FROM @extschema@.rejected_row r
     WHERE @extschema@.mentions_address(concat_ws(' ', r.row_key, r.reason, r.content), $1)

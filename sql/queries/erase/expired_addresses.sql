@@ -1,5 +1,5 @@
--- Returns addresses without a session since a time, in order, after $2. Also returns addresses that only the history or
--- the dead letters contain.
+-- Returns addresses without a session since a time, in order, after $2. Also returns addresses that only the history, the
+-- dead letters or the exceptions of the blocklist contain. An exception that was added since then keeps its address.
 -- $1 timestamptz: time
 -- $2 inet: the last address of the batch before, or null
 -- $3 bigint: most
@@ -19,6 +19,14 @@ FROM (
     SELECT d.ip_address
     FROM @extschema@.dead_letter d
     WHERE d.died_at < $1 AND ($2 IS NULL OR d.ip_address > $2)
-      AND NOT EXISTS (SELECT FROM @extschema@.ip_inventory i WHERE i.ip_address = d.ip_address)) e
+      AND NOT EXISTS (SELECT FROM @extschema@.ip_inventory i WHERE i.ip_address = d.ip_address)
+    UNION
+    SELECT x.prefix::inet
+    FROM @extschema@.blocklist_exception x
+    WHERE x.added_at < $1 AND masklen(x.prefix) = CASE family(x.prefix) WHEN 4 THEN 32 ELSE 128 END
+      AND ($2 IS NULL OR x.prefix::inet > $2)
+      AND NOT EXISTS (SELECT FROM @extschema@.ip_inventory i WHERE i.ip_address = x.prefix::inet)) e
+WHERE NOT EXISTS (
+    SELECT FROM @extschema@.blocklist_exception x WHERE x.prefix = e.ip_address::cidr AND x.added_at >= $1)
 ORDER BY e.ip_address
 LIMIT $3

@@ -14,13 +14,19 @@ const TABLES: [(&str, &str); 2] = [("sessions", "ip"), ("session_summaries", "so
 const V4: &str = "8.8.8.8";
 const V6: &str = "2001:4860:4860::8888";
 
+/// Returns the bytes of an address in hex.
+fn hex(address: &str) -> String {
+    let octets = match address.parse().expect("an address") {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    octets.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Returns the lines of a dump in which a word can be read as the address, or which contain its bytes in hex.
 fn mentions(db: &Database<'_>, address: &str) -> Vec<String> {
     let wanted: IpAddr = address.parse().expect("an address");
-    let hex: String = match wanted {
-        IpAddr::V4(ip) => ip.octets().iter().map(|byte| format!("{byte:02x}")).collect(),
-        IpAddr::V6(ip) => ip.octets().iter().map(|byte| format!("{byte:02x}")).collect(),
-    };
+    let hex = hex(address);
     let dump = std::fs::read_to_string(db.dump("plain")).expect("a dump");
     let is_it = |word: &str| {
         let words = [word, word.trim_end_matches([':', '.']), word.split(':').next().unwrap_or_default()];
@@ -28,7 +34,7 @@ fn mentions(db: &Database<'_>, address: &str) -> Vec<String> {
     };
     let has_it = |line: &&str| {
         line.split(|c: char| !(c.is_ascii_hexdigit() || c == ':' || c == '.')).any(is_it)
-            || line.contains(&hex)
+            || line.to_ascii_lowercase().contains(&hex)
     };
     dump.lines().filter(has_it).map(str::to_owned).collect()
 }
@@ -46,12 +52,33 @@ fn stored(db: &mut Session) {
         ("e", Some("2001:4860:4860:0:0:0:0:8888")),
         ("f", Some("not an ip")),
     ]));
-    db.run(&SUMMARIES.insert(&[("s", Some(V4)), ("t", Some("139.59.0.1")), ("u", Some(V6))]));
+    db.run(&SUMMARIES.insert(&[
+        ("s", Some(V4)),
+        ("t", Some("139.59.0.1")),
+        ("u", Some(V6)),
+        ("v", Some("::ffff:8.8.8.8")),
+    ]));
     db.run("CALL enrich.fold_statistics()");
 }
 
 /// Writes an address into every table of the extension that can hold one, in different spellings.
 fn spread(db: &mut Session, address: &str, spelling: &str) {
+    let (hex, mapped) = (hex(address), format!("00000000000000000000ffff{}", hex(address)));
+    let wider = if address.contains(':') { 48 } else { 24 };
+    db.run(&format!(
+        "INSERT INTO enrich.dead_letter (provider, asn_number, lookup_kind, lookup_key, priority, attempts, last_error, requested_at)
+             VALUES ('cymru', 64500 + family('{address}'), 'asn', (64500 + family('{address}'))::text, 0, 5, 'no route to {spelling}', now());
+         INSERT INTO enrich.suspended_owner (owner, reason) VALUES ('owner_' || family('{address}'), 'no session for {spelling}');
+         INSERT INTO enrich.rejected_row (procedure, relation, row_key, reason) VALUES
+             ('import_inventory', 'old', 'a' || family('{address}'), 'bytes \\x{hex}'),
+             ('import_inventory', 'old', 'b' || family('{address}'), upper('0x{hex} is no address')),
+             ('import_inventory', 'old', 'c' || family('{address}'), CASE family('{address}') WHEN 4 THEN '{mapped}' ELSE '{hex}' END);
+         INSERT INTO enrich.blocklist_exception (prefix, note) VALUES
+             ('{address}', 'ours'),
+             (network(set_masklen('{address}'::inet, {wider}))::cidr, 'the network of {spelling}');
+         INSERT INTO enrich.blocklist_exception (asn_number, note)
+             VALUES (64500 + family('{address}'), 'it has {address}'), (64510 + family('{address}'), 'kept')"
+    ));
     db.run(&format!(
         "INSERT INTO enrich.ip_asn_history VALUES ('{address}', 64501, '2024-01-01', 'cymru');
          INSERT INTO enrich.enrichment_request (ip_address, provider) VALUES ('{address}', 'greynoise');
@@ -90,7 +117,7 @@ fn a_dump_contains_an_erased_address_in_no_form() {
         for (address, spelling) in [(V4, "::FFFF:8.8.8.8"), (V6, "2001:4860:4860:0000::8888")] {
             spread(&mut db, address, spelling);
             // Every kind of table has it.
-            assert!(mentions(&db, address).len() >= 15, "{:#?}", mentions(&db, address));
+            assert!(mentions(&db, address).len() >= 23, "{:#?}", mentions(&db, address));
             db.run(&format!("CALL erase_address('{address}', {delete})"));
             assert_eq!(mentions(&db, address), [""; 0], "delete_sessions => {delete}");
             assert_eq!(
@@ -103,8 +130,22 @@ fn a_dump_contains_an_erased_address_in_no_form() {
         assert_counts_are_exact(&mut db, &TABLES);
         // The lookups of other addresses stay.
         assert_eq!(db.number("SELECT count(*) FROM enrichment_job"), 1);
-        assert_eq!(db.number("SELECT count(*) FROM dead_letter"), 2);
-        let (left, sessions) = if delete == "true" { ("c,d,f", "t") } else { ("a,b,c,d,e,f", "s,t,u") };
+        assert_eq!(db.number("SELECT count(*) FROM dead_letter"), 4);
+        // An exception for a wider prefix names a network.
+        let note = "The note named an address that was erased.";
+        assert_eq!(
+            db.rows("SELECT COALESCE(prefix::text, asn_number::text), note FROM blocklist_exception ORDER BY prefix, asn_number"),
+            [
+                format!("8.8.8.0/24|{note}"),
+                format!("2001:4860:4860::/48|{note}"),
+                format!("64504|{note}"),
+                format!("64506|{note}"),
+                "64514|kept".to_owned(),
+                "64516|kept".to_owned(),
+            ]
+        );
+        assert_eq!(db.number("SELECT count(*) FROM suspended_owner"), 2);
+        let (left, sessions) = if delete == "true" { ("c,d,f", "t") } else { ("a,b,c,d,e,f", "s,t,u,v") };
         assert_eq!(db.one("SELECT string_agg(trim(id), ',' ORDER BY id) FROM sessions"), left);
         assert_eq!(
             db.one("SELECT string_agg(session_id, ',' ORDER BY session_id) FROM session_summaries"),
@@ -119,7 +160,7 @@ fn a_dump_contains_an_erased_address_in_no_form() {
                 ["|NULL|NULL|NULL|NULL"]
             );
             assert_eq!(
-                db.rows("SELECT source_ip, snapshot_asn FROM session_summaries WHERE session_id = 's'"),
+                db.rows("SELECT DISTINCT source_ip, snapshot_asn FROM session_summaries WHERE session_id IN ('s', 'v')"),
                 ["NULL|NULL"]
             );
         }
@@ -133,7 +174,7 @@ fn networks_lose_the_address_and_its_sessions() {
     let mut db = database();
     stored(&mut db);
     let of = "SELECT unique_ip_count, total_session_count FROM asn_inventory WHERE asn_number = 15169";
-    assert_eq!(db.one(of), "3|6");
+    assert_eq!(db.one(of), "3|7");
     db.run(&format!("CALL erase_address('{V4}')"));
     assert_eq!(db.one(of), "2|3");
     // The same from wrong counts: what the address had is taken off.
@@ -251,13 +292,18 @@ fn a_call_that_is_killed_and_called_again_ends_as_one_clean_run() {
     let mut phases = Vec::new();
     for hold in [
         "LOCK TABLE session_summaries",
-        "SELECT FROM sessions WHERE id = '12000' FOR UPDATE",
+        "SELECT FROM sessions WHERE id = 'locked' FOR UPDATE",
         "LOCK TABLE enrich.network_delta IN SHARE MODE",
         "SELECT FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8' FOR UPDATE",
         "LOCK TABLE enrich.ip_asn_history IN SHARE MODE",
         "LOCK TABLE enrich.rejected_row IN SHARE MODE",
     ] {
         let mut holder = cluster.session(&name);
+        // An earlier call may have erased all other sessions before it waited.
+        holder.run(
+            "INSERT INTO sessions (id, starttime, ip) VALUES ('locked', '2024-05-01', '8.8.8.8')
+             ON CONFLICT (id) DO UPDATE SET ip = '8.8.8.8'",
+        );
         holder.run(&format!("BEGIN; {hold}"));
         let mut caller = cluster.session(&name);
         let pid = caller.backend_pid();
@@ -285,7 +331,7 @@ fn a_call_that_is_killed_and_called_again_ends_as_one_clean_run() {
     let mut db = Database::reconnected(&cluster, &name);
     db.run("CALL enrich.erase_address('8.8.8.8')");
     assert_eq!(mentions(&db, V4), [""; 0]);
-    assert_eq!(db.number("SELECT count(*) FROM sessions WHERE ip = ''"), 12_002);
+    assert_eq!(db.number("SELECT count(*) FROM sessions WHERE ip = ''"), 12_003);
     assert_counts_are_exact(&mut db, &TABLES);
 }
 
@@ -368,6 +414,97 @@ fn old_sessions_and_addresses_without_newer_ones_expire() {
 }
 
 #[test]
+fn an_exception_of_the_blocklist_expires_with_its_address() {
+    let mut db = database();
+    COWRIE.create_attached(&mut db);
+    db.run(
+        "INSERT INTO sessions (id, ip, starttime)
+             SELECT 's' || n, '8.8.8.' || n, now() - interval '100 days' FROM generate_series(1, 3) n;
+         INSERT INTO sessions (id, ip, starttime) VALUES ('s4', '8.8.8.4', now());
+         INSERT INTO blocklist_exception (prefix, added_at) VALUES
+             ('8.8.8.1', now() - interval '91 days'),
+             -- The entries of these three stay.
+             ('8.8.8.2', now() - interval '89 days'), ('8.8.8.3', 'infinity'), ('8.8.8.4', now() - interval '1 year'),
+             -- These addresses have no sessions.
+             ('8.8.8.5', now() - interval '91 days'), ('8.8.8.6', now()), ('2001:db8::1', now() - interval '91 days'),
+             ('8.8.8.0/24', now() - interval '91 days'), ('2001:db8::/64', now() - interval '91 days')",
+    );
+    db.run("CALL expire_addresses('90 days')");
+    assert_eq!(
+        db.rows("SELECT prefix FROM blocklist_exception ORDER BY prefix"),
+        ["8.8.8.0/24", "8.8.8.2/32", "8.8.8.3/32", "8.8.8.4/32", "8.8.8.6/32", "2001:db8::/64"]
+    );
+    assert_eq!(
+        db.rows("SELECT host(ip_address) FROM ip_inventory ORDER BY ip_address"),
+        ["8.8.8.2", "8.8.8.3", "8.8.8.4"]
+    );
+    assert_eq!(mentions(&db, "8.8.8.1"), [""; 0]);
+    assert_eq!(mentions(&db, "8.8.8.5"), [""; 0]);
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+}
+
+const STATUS: &str =
+    "SELECT failed_calls, last_expiry IS NOT NULL, is_scheduled FROM enrich.erasure_status()";
+
+#[test]
+fn failed_calls_show_until_they_are_repeated() {
+    let options = Options::named("erasure_status").with_worker().conf("cowrie_enrich.worker_naptime = 100ms");
+    let cluster = cluster_with_world(&options);
+    let mut db = fresh_database(&cluster);
+    stored(&mut db);
+    assert_eq!(db.one(STATUS), "0|f|f");
+    // A schedule of another owner is not believed.
+    db.run(
+        "CREATE SCHEMA cron; CREATE TABLE cron.job (active boolean, database text, command text);
+         INSERT INTO cron.job VALUES (true, current_database(), 'CALL enrich.expire_addresses(''1 day'')')",
+    );
+    assert_eq!(db.one(STATUS), "0|f|f");
+    db.run("ALTER TABLE sessions DISABLE TRIGGER ALL");
+    db.refused("CALL expire_addresses('1 day')");
+    assert_eq!(db.one(STATUS), "1|f|f");
+    db.refused("CALL erase_address('8.8.8.8')");
+    assert_eq!(db.one(STATUS), "2|f|f");
+    let metrics = "SELECT string_agg(name || ' ' || (value > 0), ' ' ORDER BY name) FROM enrich.enrich_metrics
+                   WHERE (name LIKE 'enrich_era%' OR name LIKE 'enrich_exp%') AND labels ->> 'database' = current_database()";
+    let none = "enrich_erasures_failed false enrich_expiry_last_success_timestamp_seconds false enrich_expiry_scheduled false";
+    let failed = none.replacen("false", "true", 1);
+    wait_until("the metrics show the calls", || db.one(metrics), |shown| *shown == failed);
+    db.run("ALTER TABLE sessions ENABLE TRIGGER ALL");
+
+    // A call that runs has not failed.
+    let mut holder = db.another();
+    holder.run("BEGIN; LOCK TABLE session_summaries");
+    let mut caller = db.another();
+    let pid = caller.backend_pid();
+    let running = std::thread::spawn(move || caller.try_run("CALL enrich.erase_address('8.8.8.8')"));
+    let waits = format!("SELECT count(*) FROM pg_locks WHERE pid = {pid} AND NOT granted");
+    wait_until("the call waits", || db.number(&waits), |waits| *waits == 1);
+    assert_eq!(db.one(STATUS), "1|f|f");
+    cluster.session(&db.name).run(&format!("SELECT pg_cancel_backend({pid})"));
+    assert!(running.join().expect("no panic").is_err());
+    assert_eq!(db.one(STATUS), "2|f|f", "a cancelled call has failed");
+    holder.run("ROLLBACK");
+    db.run("CALL erase_address('8.8.8.8')");
+    assert_eq!(db.one(STATUS), "1|f|f");
+
+    // Only a call for all tables is the one that a job repeats.
+    db.run("CALL expire_addresses('1 day', 'sessions')");
+    assert_eq!(db.one(STATUS), "1|f|f");
+    db.run("CALL expire_addresses('1 day')");
+    assert_eq!(db.one(STATUS), "0|t|f");
+    let fine = none.replace("timestamp_seconds false", "timestamp_seconds true");
+    wait_until("the metrics show the expiry", || db.one(metrics), |shown| *shown == fine);
+    // The end of the last complete call stays known, and a table that is gone has no failed call.
+    db.run("ALTER TABLE session_summaries DISABLE TRIGGER ALL");
+    db.refused("CALL expire_addresses('1 day')");
+    db.refused("CALL expire_addresses('1 day', 'session_summaries')");
+    assert_eq!(db.one(STATUS), "2|t|f");
+    db.run("DROP TABLE session_summaries");
+    db.run("CALL expire_addresses('1 day')");
+    assert_eq!(db.one(STATUS), "0|t|f");
+}
+
+#[test]
 fn a_call_that_could_miss_a_session_is_refused_before_it_erases() {
     let mut db = database();
     stored(&mut db);
@@ -434,6 +571,15 @@ fn every_spelling_of_an_address_in_a_text_is_found() {
         ("8.8.8.8:22", true),
         ("{\"ip\": \"8.8.8.8/32\"}", true),
         ("::ffff:808:808", true),
+        ("0000:0000:0000:0000:0000:FFFF:0808:0808", true),
+        ("bytes \\x08080808", true),
+        ("0X08080808", true),
+        ("00000000000000000000FFFF08080808", true),
+        ("00000000000000000000000008080808", false),
+        ("0808080808080808", false),
+        ("20010DB8000000000000000000000001", true),
+        ("[\"20010db8000000000000000000000001\"]", true),
+        ("20010db8000000000000000000000002", false),
         ("8.8.8.80", false),
         ("18.8.8.8", false),
         ("8.8.8", false),

@@ -46,6 +46,8 @@ fn still_lines(text: &str) -> Vec<&str> {
         "enrich_pending_counts_",
         "enrich_completion",
         "enrich_suspended_owners",
+        "enrich_erasures_",
+        "enrich_expiry_",
         "enrich_reclassifications_pending",
         "enrich_attached_tables_not_intact",
         "enrich_recount_",

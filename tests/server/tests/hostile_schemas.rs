@@ -75,6 +75,7 @@ fn use_everything(session: &mut Session, table: &str) {
         "SELECT enrich.mmdb_status(), enrich.enrich_stats(), enrich.asn_inventory_size()",
         "SELECT enrich.enrich_metrics(), enrich.prometheus_metrics(), enrich.status_json()",
         "SELECT * FROM enrich.queue_status, enrich.worker_status, enrich.provider_status, enrich.enrich_metrics",
+        "SELECT * FROM enrich.erasure_status()",
         "SELECT * FROM enrich.attached_tables, enrich.default_schedule",
         "SELECT * FROM enrich.moved_addresses",
         "SELECT * FROM enrich.persistent_addresses",

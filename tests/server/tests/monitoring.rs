@@ -127,12 +127,12 @@ fn alerts_fire_above_their_thresholds_and_not_just_below() {
     for arguments in [
         &["check", "rules", "--lint=all", "--lint-fatal", "alerts.yml"][..],
         &["check", "config", "scrape.yml"],
-        &["test", "rules", "alerts_test.yml"],
+        &["test", "rules", "alerts_test.yml", "alerts_days_test.yml"],
     ] {
         let (is_good, said) = run(arguments);
         assert!(is_good, "promtool {arguments:?}:\n{said}");
     }
-    let tests = read("prometheus/alerts_test.yml");
+    let tests = read("prometheus/alerts_test.yml") + &read("prometheus/alerts_days_test.yml");
     for alert in rules().iter().filter(|rule| rule.is_alert) {
         let fires = format!("alertname=\"{}\", alertstate=\"firing\"", alert.name);
         assert!(tests.contains(&fires), "{} is never seen to fire", alert.name);

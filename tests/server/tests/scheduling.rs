@@ -192,9 +192,21 @@ fn scheduling_again_replaces_the_jobs_and_unscheduling_removes_only_them() {
     let (schedule, command) = row.split_once('|').expect("two columns");
     assert_eq!(schedule, "40 4 * * *");
     assert!(command.ends_with("expire_addresses('90 days 12:00:00')"), "{command}");
+    let status = "SELECT last_expiry IS NOT NULL, is_scheduled FROM erasure_status()";
+    assert_eq!(db.one(status), "f|t");
     db.run(command);
+    assert_eq!(db.one(status), "t|t");
+    // A job that is switched off, and one for another database, are none.
+    for change in ["active = false", "database = 'other'"] {
+        db.run(&format!(
+            "BEGIN; UPDATE cron.job SET {change} WHERE jobname = 'cowrie_enrich_expire_addresses'"
+        ));
+        assert_eq!(db.one(status), "t|f", "{change}");
+        db.run("ROLLBACK");
+    }
     db.run("SELECT cron.unschedule('cowrie_enrich_expire_addresses'); SELECT schedule_defaults(expire_after => '1 year')");
     assert_eq!(db.rows("SELECT * FROM unschedule_defaults() ORDER BY 1").len(), JOBS.len() + 1);
+    assert_eq!(db.one(status), "t|f");
     db.run("SELECT schedule_defaults()");
     assert_eq!(db.rows(&there.replace("ORDER", "WHERE jobname <> 'cowrie_enrich_of_mine' ORDER")), scheduled);
 
