@@ -4,6 +4,7 @@ mod support;
 
 use cowrie_enrich_engine::mmdb::types::{Entry, ListSet, TypeDatabase};
 use cowrie_enrich_engine::mmdb::{Database, MmdbError};
+use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_test_mmdb::types::{TypesFile, numbered};
 use cowrie_enrich_test_mmdb::{Value, Writer, map, text};
 use proptest::prelude::*;
@@ -89,6 +90,32 @@ fn an_unusable_list_states_nothing_but_keeps_its_entries() {
     assert!(database.matches(ip("2600:1f00::7"), [0].into_iter().collect()).unwrap().contains(0));
     assert!(database.matches(ip("3.64.1.2"), ListSet::EMPTY).unwrap().is_empty());
     assert_eq!(entries(&database, "3.64.1.2").len(), 4);
+}
+
+#[test]
+fn a_prefix_matches_a_list_that_contains_one_of_its_addresses() {
+    let database = open(lists().bytes());
+    let matches = |prefix: &str, list: usize| {
+        let lists = [list].into_iter().collect();
+        database.any_match(Prefix::parse(prefix).unwrap(), lists).unwrap()
+    };
+    for (prefix, [tor, aws, vpn]) in [
+        ("3.64.1.2/32", [true, true, true]),
+        ("3.64.1.3/32", [false, true, true]),
+        ("3.64.1.0/24", [true, true, true]),
+        ("3.64.1.128/25", [false, true, true]),
+        ("3.64.2.0/24", [false, true, false]),
+        ("3.0.0.0/8", [true, true, true]),
+        ("0.0.0.0/0", [true, true, true]),
+        ("4.0.0.0/8", [false, false, false]),
+        ("2600:1f00::/48", [true, true, false]),
+        ("2600:1f00:1::/48", [false, true, false]),
+        ("2600::/16", [true, true, false]),
+        ("2a00::/16", [false, false, false]),
+    ] {
+        assert_eq!([0, 1, 2].map(|list| matches(prefix, list)), [tor, aws, vpn], "{prefix}");
+        assert!(!database.any_match(Prefix::parse(prefix).unwrap(), ListSet::EMPTY).unwrap());
+    }
 }
 
 #[test]

@@ -5,6 +5,8 @@
 
 use super::format::{Plan, Step};
 use crate::address::Address;
+use crate::prefix::Prefix;
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 /// Number of leading zero bits of an IPv4 address in a tree of IPv6 addresses.
@@ -38,10 +40,42 @@ impl Search {
             Step::Data(offset) => Ok(Some(offset)),
             Step::Nothing => Ok(None),
             Step::Node(_) => Err("has more levels than an address has bits"),
-            Step::Astray => Err("leads outside the data"),
+            Step::Astray => Err(ASTRAY),
         }
     }
+
+    /// Returns whether `accepts` returns true for the record of an address in a prefix. Visits each node once, so the
+    /// time is linear in the file's size, for any bytes. A damaged tree gives `Err` with the reason.
+    pub fn any_record(
+        &self,
+        bytes: &[u8],
+        plan: &Plan,
+        prefix: Prefix,
+        mut accepts: impl FnMut(usize) -> bool,
+    ) -> Result<bool, &'static str> {
+        let length = usize::from(prefix.length());
+        let top = match prefix.network().ip() {
+            IpAddr::V4(ip) => descend(bytes, plan, self.ipv4, u128::from(ip.to_bits()) << 96, length),
+            IpAddr::V6(_) if self.is_ipv4_only => return Ok(false),
+            IpAddr::V6(ip) => descend(bytes, plan, Step::Node(0), ip.to_bits(), length),
+        };
+        let mut visited = HashSet::new();
+        let mut left = vec![top];
+        while let Some(step) = left.pop() {
+            match step {
+                Step::Data(offset) if accepts(offset) => return Ok(true),
+                Step::Node(node) if visited.insert(node) => {
+                    left.extend(plan.node(bytes, node).map(|record| plan.follow(record)));
+                }
+                Step::Data(_) | Step::Node(_) | Step::Nothing => {}
+                Step::Astray => return Err(ASTRAY),
+            }
+        }
+        Ok(false)
+    }
 }
+
+const ASTRAY: &str = "leads outside the data";
 
 /// Follows the first `count` bits, from the most significant one, until the path leaves the tree.
 #[inline]

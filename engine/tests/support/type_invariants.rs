@@ -5,6 +5,7 @@
 
 use super::invariants::{addresses, can_be_shown};
 use cowrie_enrich_engine::mmdb::types::{ListSet, TypeDatabase, is_list_name, is_type};
+use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_test_mmdb::types::TypesFile;
 use cowrie_enrich_test_mmdb::{Value, Writer, map, text};
 
@@ -87,6 +88,20 @@ pub fn holds(bytes: Vec<u8>) {
             (Err(_), Ok(lists), Ok(())) => assert!(lists.iter().all(|list| list < count)),
         }
         assert_eq!(database.matches(address, ListSet::EMPTY).unwrap_or_default(), ListSet::EMPTY);
+        if let Ok(lists) = matches {
+            let host = database.any_match(Prefix::host(address), database.all());
+            assert_eq!(host, Ok(!lists.is_empty()), "{address}");
+        }
+        let block = database.any_match(Prefix::block_of(address), database.all());
+        match block {
+            Ok(any) => {
+                assert!(any || matches != Ok(stated) || stated.is_empty(), "{address}: no list of its block")
+            }
+            Err(error) => {
+                assert!(verified.is_err(), "verified, but the block of {address} fails");
+                can_be_shown(&error);
+            }
+        }
     }
     if let Err(error) = verified {
         can_be_shown(&error);

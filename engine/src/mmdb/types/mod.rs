@@ -35,6 +35,7 @@ use super::format::{Fault, Plan};
 use super::search::Search;
 use super::{Facts, MmdbError, clean_name, verify};
 use crate::address::Address;
+use crate::prefix::Prefix;
 use flags::Family;
 use maxminddb::Reader;
 
@@ -164,12 +165,35 @@ impl<S: AsRef<[u8]>> TypeDatabase<S> {
         let Some(record) = self.find(address)? else {
             return Ok(ListSet::EMPTY);
         };
+        let found = self.lists_of(record).map_err(|fault| damaged(address.to_string(), fault))?;
+        Ok(found & usable)
+    }
+
+    /// Returns whether one of the `usable` lists contains an address of a prefix.
+    pub fn any_match(&self, prefix: Prefix, usable: ListSet) -> Result<bool, MmdbError> {
+        let mut damage = None;
+        let accepts = |record| match self.lists_of(record) {
+            Ok(found) => !(found & usable).is_empty(),
+            Err(fault) => {
+                damage.get_or_insert(fault);
+                false
+            }
+        };
+        let found = self.search.any_record(self.bytes.as_ref(), &self.plan, prefix, accepts);
+        match (found, damage) {
+            (Ok(false), Some(fault)) => Err(damaged(prefix.to_string(), fault)),
+            (found, _) => found.map_err(|reason| MmdbError::Tree { network: prefix.to_string(), reason }),
+        }
+    }
+
+    #[inline]
+    fn lists_of(&self, record: usize) -> Result<ListSet, Fault> {
         let data = self.plan.data(self.bytes.as_ref());
         let found = match self.records {
             Records::Compiled => compiled::matches(data, record, &mut { compiled::WORK }),
             Records::Flags(family) => family.matches(data, record),
         };
-        found.map(|found| found & usable & self.all()).map_err(|fault| damaged(address, fault))
+        found.map(|found| found & self.all())
     }
 
     /// Calls `visit` for each statement about the address, ordered by list. A list states something several times if
@@ -192,7 +216,7 @@ impl<S: AsRef<[u8]>> TypeDatabase<S> {
             Records::Compiled => compiled::entries(data, record, &mut { compiled::WORK }, &mut visit_known),
             Records::Flags(family) => family.entries(data, record, &mut visit_known),
         }
-        .map_err(|fault| damaged(address, fault))
+        .map_err(|fault| damaged(address.to_string(), fault))
     }
 
     #[inline]
@@ -204,12 +228,8 @@ impl<S: AsRef<[u8]>> TypeDatabase<S> {
 }
 
 #[cold]
-fn damaged(address: Address, fault: Fault) -> MmdbError {
-    MmdbError::Record {
-        network: address.to_string(),
-        offset: Some(fault.offset),
-        reason: fault.reason.into(),
-    }
+fn damaged(network: String, fault: Fault) -> MmdbError {
+    MmdbError::Record { network, offset: Some(fault.offset), reason: fault.reason.into() }
 }
 
 #[cfg(test)]
