@@ -24,6 +24,7 @@
 //! | `releases` | versions of the extension, and the objects of one in a database |
 //! | `random` | repeatable randomness |
 //! | `scrape` | a server whose metrics are scraped, and the scraper |
+//! | `type_files` | a server with files that say types of addresses |
 //! | `wait` | waits for a condition, never for a time |
 
 pub mod clock;
@@ -47,6 +48,7 @@ pub mod scrape;
 pub mod session;
 pub mod torture;
 pub mod traffic;
+pub mod type_files;
 pub mod wait;
 pub mod world;
 

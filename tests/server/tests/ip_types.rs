@@ -1,47 +1,14 @@
 //! Types of addresses from mmdb files: in snapshots, in the view of all types, and in the choice of providers.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use cowrie_enrich_test_mmdb::types::TypesFile;
 use server_tests::cymru::{members, wait_for_the_queue};
-use server_tests::database::cluster_with_world;
 use server_tests::hosts::{COWRIE, Host, SUMMARIES};
 use server_tests::http::{Plan, asked, request};
+use server_tests::type_files::{DAY, HOUR, ago, configure, path, server, with_file};
 use server_tests::{Cluster, Database, Options, Session, cymru, fresh_database, wait_until, world};
-
-const HOUR: u64 = 3_600;
-const DAY: u64 = 24 * HOUR;
-
-/// Seconds since 1970, this long ago.
-fn ago(seconds: u64) -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("the clock is right");
-    now.as_secs() - seconds
-}
-
-fn path(cluster: &Cluster, name: &str) -> PathBuf {
-    cluster.files().join(format!("{name}.mmdb"))
-}
-
-/// Makes the server use these files, which need not exist, and loads them.
-fn configure(cluster: &Cluster, names: &[&str]) {
-    let paths: Vec<String> = names.iter().map(|name| path(cluster, name).display().to_string()).collect();
-    cymru::reconfigure(cluster, &[&format!("ip_type_databases = '{}'", paths.join(", "))]);
-}
-
-/// Returns a server that uses one file with these lists, and a database on it.
-fn with_file<'a>(cluster: &'a Cluster, file: &TypesFile) -> Database<'a> {
-    file.write(&path(cluster, "types"));
-    configure(cluster, &["types"]);
-    let mut db = fresh_database(cluster);
-    db.run("SELECT reload_mmdb()");
-    db
-}
-
-fn server(name: &str) -> Cluster {
-    cluster_with_world(&Options::named(name))
-}
 
 /// Returns the type that a new session of this address gets.
 fn type_of_new(db: &mut Session, host: &Host, key: &str, address: &str) -> String {
