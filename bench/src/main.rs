@@ -17,6 +17,7 @@ mod lists;
 mod lookups;
 mod metrics;
 mod pgbench;
+mod prefixes;
 mod providers;
 mod queue;
 mod report;
@@ -36,7 +37,7 @@ pub struct Effort {
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let of_files = ["enrich", "lookups", "lists", "inserts", "batches", "bulk"];
-    let of_history = ["networks", "backfill", "analysis", "timeline"];
+    let of_history = ["networks", "backfill", "analysis", "timeline", "prefixes"];
     let known = [
         &of_files[..],
         &of_history[..],
@@ -116,13 +117,16 @@ fn measure_history(asked_for: &impl Fn(&str) -> bool, effort: &Effort, report: &
     if asked_for("backfill") {
         backfill::measure_sessions(&cluster, &addresses, report);
     }
-    if asked_for("analysis") || asked_for("timeline") {
+    if ["analysis", "timeline", "prefixes"].iter().any(|what| asked_for(what)) {
         let mut db = analysis::prepare(&cluster, &addresses);
         if asked_for("analysis") {
             analysis::measure(&mut db, effort, report);
         }
         if asked_for("timeline") {
             analysis::measure_timelines(&mut db, effort, report);
+        }
+        if asked_for("prefixes") {
+            prefixes::measure(&mut db, effort, report);
         }
     }
 }
