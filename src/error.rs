@@ -470,6 +470,15 @@ pub fn no_time_column(table: &str) -> ! {
     )
 }
 
+pub fn cannot_select_by_time(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        format!("could not select the sessions of {table} by time"),
+        Some("The table is attached without a time column.".to_owned()),
+        Some("Pass null as since, or call attach_session_table() again with a time column."),
+    )
+}
+
 pub fn invalid_bucket() -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,

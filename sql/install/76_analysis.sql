@@ -4,47 +4,70 @@
 -- Snapshots contain the network of a session, so sessions need no join. Only the groups are joined to asn_inventory,
 -- for the names of the networks.
 
-CREATE FUNCTION campaign_query(rel regclass, condition text DEFAULT 'true') RETURNS text
+CREATE FUNCTION attached_columns(
+    rel regclass, OUT ip_column text, OUT time_column text, OUT is_intact boolean)
+    RETURNS SETOF record
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE ROWS 1 SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT a.ip_column, a.time_column, a.is_intact
+        FROM @extschema@.attached_tables a
+        WHERE a.rel = $1 OR a.rel IN (SELECT p.relid FROM pg_partition_ancestors($1) p)
+        ORDER BY a.ip_column, a.time_column
+        LIMIT 1
+    $$;
+COMMENT ON FUNCTION attached_columns(regclass) IS
+    'address column and time column of an attached session table, or of the attached table of a partition, and whether the table is intact; no row if the table is not attached';
+
+CREATE FUNCTION campaign_query(rel regclass, condition text DEFAULT 'true', stored_time_zone text DEFAULT 'UTC') RETURNS text
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'campaign_query_wrapper';
-COMMENT ON FUNCTION campaign_query(regclass, text) IS
+COMMENT ON FUNCTION campaign_query(regclass, text, text) IS
     'text of the query that campaign_networks() runs for the same arguments, so that you can EXPLAIN or adapt the query';
 
 -- The functions that read sessions have no search_path, because the names in the condition must be resolved with the caller's
 -- search_path. The condition may only read.
 CREATE FUNCTION campaign_networks(
-    rel regclass, condition text DEFAULT 'true', OUT asn_number bigint, OUT organization_name text,
+    rel regclass, condition text DEFAULT 'true', stored_time_zone text DEFAULT 'UTC', OUT asn_number bigint, OUT organization_name text,
     OUT asn_type text, OUT countries text[], OUT ip_types text[], OUT sessions bigint, OUT addresses bigint,
     OUT first_seen timestamptz, OUT last_seen timestamptz)
     RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'campaign_networks_wrapper';
-COMMENT ON FUNCTION campaign_networks(regclass, text) IS
+COMMENT ON FUNCTION campaign_networks(regclass, text, text) IS
     'networks of a campaign, one row for each network; networks with the most sessions come first; a campaign is the set of sessions in an attached table that meet an SQL condition; in the condition, s is the alias of the table; runs with the caller''s privileges';
 
 CREATE FUNCTION campaign_addresses(
-    rel regclass, condition text DEFAULT 'true', OUT ip_address inet, OUT sessions bigint,
+    rel regclass, condition text DEFAULT 'true', stored_time_zone text DEFAULT 'UTC', since timestamptz DEFAULT NULL,
+    OUT ip_address inet, OUT sessions bigint,
     OUT first_seen timestamptz, OUT last_seen timestamptz,
     OUT asn_then bigint, OUT organization_then text, OUT country_then text,
     OUT asn_now bigint, OUT organization_now text, OUT country_now text, OUT change text,
     OUT ip_types text[], OUT is_scanner boolean)
     RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'campaign_addresses_wrapper';
-COMMENT ON FUNCTION campaign_addresses(regclass, text) IS
+COMMENT ON FUNCTION campaign_addresses(regclass, text, text, timestamptz) IS
     'addresses of a campaign, one row for each address; shows the network and country at the last session of the campaign, and the current network and country; addresses with the most sessions come first; takes the same arguments as campaign_networks(); runs with the caller''s privileges';
 
--- Compares in the same way as campaign_addresses() does for its column change. XX means that the country is unknown.
+-- The rule for attribution_change() and for the column change of campaign_addresses(). XX and ZZ stand for an unknown
+-- country.
+CREATE FUNCTION attribution_change_between(asn_then bigint, country_then text, asn_now bigint, country_now text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN asn_then OPERATOR(pg_catalog.<>) asn_now THEN 'ASN_CHANGED'
+        WHEN asn_then IS NULL OR asn_now IS NULL THEN 'UNKNOWN'
+        WHEN COALESCE(country_then, 'XX') OPERATOR(pg_catalog.=) ANY ('{XX,ZZ}'::pg_catalog.text[])
+          OR COALESCE(country_now, 'XX') OPERATOR(pg_catalog.=) ANY ('{XX,ZZ}'::pg_catalog.text[]) THEN 'UNKNOWN'
+        WHEN country_then OPERATOR(pg_catalog.<>) country_now THEN 'COUNTRY_CHANGED'
+        ELSE 'STABLE'
+    END;
+COMMENT ON FUNCTION attribution_change_between(bigint, text, bigint, text) IS
+    'compares the ASN and the country of an address at two times; returns ASN_CHANGED if the ASNs differ, otherwise COUNTRY_CHANGED or STABLE; returns UNKNOWN if a value that the comparison needs is missing';
+
 CREATE FUNCTION attribution_change(ip inet, asn bigint, country text) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT CASE
-            WHEN recorded.asn <> i.current_asn THEN 'ASN_CHANGED'
-            WHEN recorded.asn = i.current_asn AND recorded.country <> NULLIF(i.geo_country, 'XX') THEN 'COUNTRY_CHANGED'
-            WHEN recorded.asn = i.current_asn AND recorded.country = i.geo_country THEN 'STABLE'
-            ELSE 'UNKNOWN'
-        END
+        SELECT @extschema@.attribution_change_between(
+            recorded.asn, CASE WHEN recorded.country ~ '^[A-Z]{2}$' THEN recorded.country END, i.current_asn, i.geo_country)
         FROM (
-            SELECT CASE WHEN $2 BETWEEN 1 AND 4294967295 THEN $2 END AS asn,
-                   CASE WHEN given.country ~ '^[A-Z]{2}$' AND given.country NOT IN ('XX', 'ZZ') THEN given.country END AS country
-            FROM (SELECT upper(btrim($3)) AS country) given
+            SELECT CASE WHEN $2 BETWEEN 1 AND 4294967295 THEN $2 END AS asn, upper(btrim($3)) AS country
         ) recorded
         LEFT JOIN @extschema@.ip_inventory i ON i.ip_address = @extschema@.session_address($1)
     $$;

@@ -11,38 +11,11 @@ CREATE FUNCTION contains_bogon(prefix cidr) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'contains_bogon_wrapper';
 COMMENT ON FUNCTION contains_bogon(cidr) IS 'true if the prefix contains at least one bogon';
 
-CREATE FUNCTION since_condition(rel regclass, since timestamptz) RETURNS text
-    LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    time_column text;
-BEGIN
-    IF since IS NULL THEN
-        RETURN 'true';
-    END IF;
-    SELECT a.time_column INTO time_column
-    FROM @extschema@.attached_tables a
-    WHERE a.rel = since_condition.rel
-       OR a.rel IN (SELECT p.relid FROM pg_partition_ancestors(since_condition.rel) p)
-    ORDER BY a.ip_column, a.time_column
-    LIMIT 1;
-    IF FOUND AND time_column IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-            MESSAGE = format('could not select the sessions of %s by time', since_condition.rel),
-            DETAIL = 'The table is attached without a time column.',
-            HINT = 'Pass null as since, or call attach_session_table() again with a time column.';
-    END IF;
-    -- If the table is not attached, campaign_addresses() raises an error.
-    RETURN CASE WHEN time_column IS NULL THEN 'true'
-                ELSE format('s.%I >= to_timestamp(%L::float8)', time_column, EXTRACT(epoch FROM since)) END;
-END
-$$;
-COMMENT ON FUNCTION since_condition(regclass, timestamptz) IS
-    'SQL condition for campaign_addresses() that selects the sessions of an attached table at or after a given time; if the time is null, the condition selects all sessions';
-
 -- Known prefixes come from answers about single addresses and from answers about blocks. An address without an answer
 -- belongs to the longest known prefix that contains it.
 CREATE FUNCTION session_prefixes(
-    rel regclass, since timestamptz DEFAULT NULL, OUT ip_address inet, OUT prefix cidr, OUT is_announced boolean,
+    rel regclass, since timestamptz DEFAULT NULL, stored_time_zone text DEFAULT 'UTC',
+    OUT ip_address inet, OUT prefix cidr, OUT is_announced boolean,
     OUT asn_number bigint, OUT sessions bigint, OUT first_seen timestamptz, OUT last_seen timestamptz)
     RETURNS SETOF record
     LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 1000 SET search_path = pg_catalog, pg_temp
@@ -50,7 +23,7 @@ CREATE FUNCTION session_prefixes(
         WITH seen AS MATERIALIZED (
             SELECT a.ip_address, a.sessions, a.first_seen, a.last_seen, a.asn_now AS asn_number,
                    @extschema@.announced_prefix(i.enrichment) AS prefix
-            FROM @extschema@.campaign_addresses(rel, @extschema@.since_condition(rel, since)) a
+            FROM @extschema@.campaign_addresses(rel, 'true'::text, stored_time_zone, since) a
             LEFT JOIN @extschema@.ip_inventory i ON i.ip_address = a.ip_address
         ), known AS MATERIALIZED (
             SELECT s.prefix FROM seen s WHERE s.prefix IS NOT NULL
@@ -72,7 +45,7 @@ CREATE FUNCTION session_prefixes(
         FROM seen s
         LEFT JOIN longest l ON l.ip_address = s.ip_address
     $$;
-COMMENT ON FUNCTION session_prefixes(regclass, timestamptz) IS
+COMMENT ON FUNCTION session_prefixes(regclass, timestamptz, text) IS
     'addresses of the sessions of an attached table, one row for each address; prefix is the announced prefix that contains the address, or the /24 or /48 prefix if no announced prefix is known; used by prefix_activity() and blocklist(); runs with the caller''s privileges';
 
 -- A float8 holds the size of every prefix exactly, because each size is a power of two.
@@ -84,8 +57,9 @@ COMMENT ON FUNCTION prefix_size(cidr) IS
     'size of a prefix: number of addresses of an IPv4 prefix, number of /64 prefixes in an IPv6 prefix, at least 1';
 
 CREATE FUNCTION prefix_activity(
-    rel regclass, since timestamptz DEFAULT NULL, OUT prefix cidr, OUT is_announced boolean, OUT asn_number bigint,
-    OUT organization_name text, OUT sessions bigint, OUT addresses bigint, OUT density float8,
+    rel regclass, since timestamptz DEFAULT NULL, stored_time_zone text DEFAULT 'UTC',
+    OUT prefix cidr, OUT is_announced boolean, OUT asn_number bigint, OUT organization_name text,
+    OUT sessions bigint, OUT addresses bigint, OUT density float8,
     OUT first_seen timestamptz, OUT last_seen timestamptz)
     RETURNS SETOF record
     LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 1000 SET search_path = pg_catalog, pg_temp
@@ -98,10 +72,10 @@ CREATE FUNCTION prefix_activity(
                    count(DISTINCT network(set_masklen(s.ip_address, CASE family(s.ip_address) WHEN 4 THEN 32 ELSE 64 END)))
                        / @extschema@.prefix_size(s.prefix) AS density,
                    min(s.first_seen) AS first_seen, max(s.last_seen) AS last_seen
-            FROM @extschema@.session_prefixes(rel, since) s
+            FROM @extschema@.session_prefixes(rel, since, stored_time_zone) s
             GROUP BY s.prefix, s.is_announced) p
         LEFT JOIN @extschema@.asn_inventory n ON n.asn_number = p.asn_number
         ORDER BY p.sessions DESC, p.prefix
     $$;
-COMMENT ON FUNCTION prefix_activity(regclass, timestamptz) IS
+COMMENT ON FUNCTION prefix_activity(regclass, timestamptz, text) IS
     'prefixes of the addresses in the sessions of an attached table, in descending order of the number of sessions; each prefix is the announced prefix if Team Cymru named it, otherwise the /24 or /48; density is the number of addresses with sessions (for IPv6, of /64 prefixes), divided by prefix_size(); runs with the caller''s privileges';

@@ -21,6 +21,19 @@ CREATE FUNCTION address_facts(ip inet) RETURNS jsonb
                 'is_known_hosting', n.is_known_hosting, 'is_known_vpn', n.is_known_vpn,
                 'prefix', @extschema@.announced_prefix(i.enrichment), 'verified_at', i.asn_last_verified) END,
             'session_count', l.session_count, 'first_seen', l.first_seen, 'last_seen', l.last_seen,
+            'types', COALESCE((
+                SELECT jsonb_agg(jsonb_build_object(
+                    'type', t.type, 'source', t.source, 'is_list', t.is_list, 'provider', t.provider, 'region', t.region,
+                    'service', t.service, 'stated_at', t.stated_at)
+                    ORDER BY t.is_list, t.source COLLATE "C", t.type COLLATE "C", t.provider COLLATE "C", t.region COLLATE "C",
+                             t.service COLLATE "C")
+                FROM (
+                    SELECT d.type, d.source, false AS is_list, d.provider, NULL AS region, NULL AS service, d.stated_at
+                    FROM @extschema@.stored_types_of(i.enrichment) d
+                    UNION ALL
+                    SELECT e.type, e.list, true, e.provider, e.region, e.service, e.published_at
+                    FROM @extschema@.ip_type_entries(a.ip) e
+                    WHERE e.is_usable) t), '[]'),
             'history', COALESCE((
                 SELECT jsonb_agg(jsonb_build_object(
                     'asn_number', h.asn_number, 'organization_name', hn.organization_name,
@@ -74,7 +87,7 @@ CREATE FUNCTION address_facts(ip inet) RETURNS jsonb
 COMMENT ON FUNCTION address_facts(inet) IS
     'data about an address in the mmdb files, the inventories and the queue; address_profile() returns this data, and can add sessions';
 
-CREATE FUNCTION address_profile(ip inet, rel regclass DEFAULT NULL) RETURNS jsonb
+CREATE FUNCTION address_profile(ip inet, rel regclass DEFAULT NULL, stored_time_zone text DEFAULT 'UTC') RETURNS jsonb
     LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     profile jsonb := @extschema@.address_facts(ip);
@@ -89,12 +102,8 @@ BEGIN
     END IF;
     SELECT a.ip_column, CASE WHEN c.atttypid = 'inet'::regtype THEN 'inet' ELSE 'text' END
     INTO address_column, column_type
-    FROM @extschema@.attached_tables a
-    LEFT JOIN pg_attribute c ON c.attrelid = a.rel AND c.attname = a.ip_column AND NOT c.attisdropped
-    WHERE a.rel = address_profile.rel
-       OR a.rel IN (SELECT p.relid FROM pg_partition_ancestors(address_profile.rel) p)
-    ORDER BY a.ip_column, a.time_column
-    LIMIT 1;
+    FROM @extschema@.attached_columns(rel) a
+    LEFT JOIN pg_attribute c ON c.attrelid = rel AND c.attname = a.ip_column AND NOT c.attisdropped;
     -- If the table is not attached, session_timeline() raises an error.
     SELECT COALESCE(jsonb_agg(jsonb_build_object('day', (t.bucket_start AT TIME ZONE 'UTC')::date, 'sessions', t.sessions)
                ORDER BY t.bucket_start), '[]')
@@ -102,9 +111,10 @@ BEGIN
     FROM @extschema@.session_timeline(rel, '1 day',
         condition => CASE WHEN address_column IS NULL THEN 'true'
             ELSE format('@extschema@.session_address(s.%I::pg_catalog.%s) OPERATOR(pg_catalog.=) %L::pg_catalog.inet',
-                        address_column, column_type, profile ->> 'ip_address') END) t;
+                        address_column, column_type, profile ->> 'ip_address') END,
+        stored_time_zone => address_profile.stored_time_zone) t;
     RETURN profile || jsonb_build_object('sessions_per_day', days);
 END
 $$;
-COMMENT ON FUNCTION address_profile(inet, regclass) IS
+COMMENT ON FUNCTION address_profile(inet, regclass, text) IS
     'all data about an address, as one JSON object: location, current and earlier networks, answers of sources, waiting and failed lookups; if rel names a session table, also the number of sessions on each day (UTC); reads the session table with the caller''s privileges';

@@ -32,7 +32,7 @@ COMMENT ON FUNCTION is_benign_of(jsonb) IS
 
 CREATE FUNCTION blocklist(
     rel regclass, since timestamptz, min_sessions integer DEFAULT 1, unit text DEFAULT 'address',
-    min_density float8 DEFAULT 0.25, lifetime interval DEFAULT '30 days',
+    min_density float8 DEFAULT 0.25, lifetime interval DEFAULT '30 days', stored_time_zone text DEFAULT 'UTC',
     OUT target text, OUT family integer, OUT target_unit text, OUT sessions bigint, OUT addresses bigint, OUT reason text,
     OUT first_seen timestamptz, OUT last_seen timestamptz, OUT expires_at timestamptz)
     RETURNS SETOF record
@@ -60,11 +60,11 @@ BEGIN
     RETURN QUERY
     WITH seen AS MATERIALIZED (
         SELECT a.ip_address, NULL::cidr AS prefix, a.asn_now AS asn_number, a.sessions, a.first_seen, a.last_seen
-        FROM @extschema@.campaign_addresses(rel, @extschema@.since_condition(rel, since)) a
+        FROM @extschema@.campaign_addresses(rel, 'true'::text, stored_time_zone, since) a
         WHERE blocklist.unit = 'address'
         UNION ALL
         SELECT p.ip_address, p.prefix, p.asn_number, p.sessions, p.first_seen, p.last_seen
-        FROM @extschema@.session_prefixes(rel, since) p
+        FROM @extschema@.session_prefixes(rel, since, stored_time_zone) p
         WHERE blocklist.unit <> 'address'
     ), kept AS MATERIALIZED (
         SELECT s.ip_address, s.prefix, n.asn_number, s.sessions, s.first_seen, s.last_seen,
@@ -74,6 +74,7 @@ BEGIN
         -- OFFSET 0 keeps the planner from looking up the network twice.
         CROSS JOIN LATERAL (SELECT COALESCE(s.asn_number, @extschema@.ip_asn(s.ip_address)) AS asn_number OFFSET 0) n
         WHERE NOT @extschema@.is_bogon(s.ip_address) AND NOT @extschema@.is_benign_of(i.enrichment)
+          AND NOT @extschema@.contains_benign_scanner(network(s.ip_address))
           AND NOT EXISTS (SELECT FROM @extschema@.blocklist_exception e WHERE e.prefix >>= s.ip_address)
           AND NOT EXISTS (SELECT FROM @extschema@.blocklist_exception e WHERE e.asn_number = n.asn_number)
     ), covering AS MATERIALIZED (
@@ -95,6 +96,8 @@ BEGIN
           AND NOT EXISTS (
               SELECT FROM unnest(c.prefixes) u(prefix)
               JOIN @extschema@.blocklist_exception e ON e.prefix && u.prefix)
+          AND NOT EXISTS (
+              SELECT FROM unnest(c.prefixes) u(prefix) WHERE @extschema@.contains_benign_scanner(u.prefix))
           AND (blocklist.unit = 'asn' OR NOT @extschema@.contains_bogon(c.prefix))
           -- Addresses without a session since then count as well.
           AND NOT EXISTS (
@@ -106,6 +109,7 @@ BEGIN
               SELECT FROM @extschema@.ip_inventory i
               WHERE i.current_asn = c.asn_number
                 AND (@extschema@.is_benign_of(i.enrichment)
+                     OR @extschema@.contains_benign_scanner(network(i.ip_address))
                      OR EXISTS (SELECT FROM @extschema@.blocklist_exception e WHERE e.prefix >>= i.ip_address)))
     ), listed AS (
         SELECT host(k.ip_address) AS target, family(k.ip_address) AS family, 'address' AS target_unit,
@@ -133,5 +137,5 @@ BEGIN
     ORDER BY l.family, l.place, l.asn_number;
 END
 $$;
-COMMENT ON FUNCTION blocklist(regclass, timestamptz, integer, text, float8, interval) IS
+COMMENT ON FUNCTION blocklist(regclass, timestamptz, integer, text, float8, interval, text) IS
     'list for a firewall: addresses from which sessions of an attached table came since a time; with unit => ''prefix'', a prefix replaces its addresses if sessions came from a large part of the prefix; with unit => ''asn'', a network replaces its addresses in the same way; omits bogons, benign scanners, common services and the targets in blocklist_exception; runs with the caller''s privileges';

@@ -36,15 +36,15 @@ $$;
 
 -- Functions that read only this server's own mmdb files and constants may be called by all roles.
 GRANT EXECUTE ON FUNCTION ip_country(inet), ip_registered_country(inet), ip_city(inet), ip_location(inet), ip_asn(inet),
-    ip_asn_org(inet), maxmind_lookup(inet), mmdb_in_service(text), read_address_list(text[]),
-    ip_type_entries(inet), ip_type_lists(), stored_types_of(jsonb),
+    ip_asn_org(inet), maxmind_lookup(inet), mmdb_in_service(text),
+    ip_type_entries(inet), contains_benign_scanner(cidr), ip_type_lists(), stored_types_of(jsonb),
     -- The planner checks these two when it converts a constant.
     parsed_address_in(cstring), parsed_address_out(parsed_address),
     is_bogon(inet), bogon_reason(inet), asn_registry(bigint), is_bogon_asn(bigint), classify_asn(bigint, text), classify_name(text),
     canonical_address(inet), providers(), is_provider(text), may_be_asked(text, inet), lookup_key_of(text, inet), is_lookup_key(text, text),
     is_source_fresh(jsonb, text, integer, integer), is_source_open(jsonb, text, boolean), has_sessions_since_skip(jsonb, text, bigint, timestamptz), is_source_stale(jsonb, bigint, text, text), network_kind(text, boolean, boolean), sessions_wait_for_types(),
     session_address(text), session_address(inet), session_time(timestamptz), seen_over(timestamptz, timestamptz), lock_session_table(regclass, boolean), session_table_findings(regclass, name, name), library_version(), require_library(text),
-    announced_prefix(jsonb), contains_bogon(cidr), prefix_size(cidr), is_benign_of(jsonb), document_time(text),
+    announced_prefix(jsonb), attribution_change_between(bigint, text, bigint, text), contains_bogon(cidr), prefix_size(cidr), is_benign_of(jsonb), document_time(text),
     geo_country_of(jsonb), ip_types_of(jsonb), is_scanner_of(jsonb), is_bogon_of(jsonb) TO PUBLIC;
 
 -- Fails if an untrusted owner already has functions with the same names. PostgreSQL would run such a function if the types of its

@@ -1,50 +1,148 @@
 //! Lists of addresses, as `lookup_ips()` reads them.
+//!
+//! A call handles all lines together: it parses the lines, reads the rows of all addresses by one statement and the
+//! rows of all networks by another statement, and looks the addresses up in the mmdb files.
 
-use cowrie_enrich_engine::address_line;
-use cowrie_enrich_engine::mmdb::clean_name;
-use cowrie_enrich_engine::{address::Address, bogon};
+use std::collections::HashSet;
+
+use cowrie_enrich_engine::mmdb::{Network, clean_name};
+use cowrie_enrich_engine::{address::Address, address_line, as_registry, bogon, ip_type};
+use foldhash::fast::RandomState;
 
 use crate::mmdb::{self, Databases, LoadPolicy};
+use crate::pg::spi::Connection;
 use crate::pg::sql_function::Call;
-use crate::pg::value::Value;
+use crate::pg::value::{Array, Text, Value, array, value};
+use crate::store::ExtensionOids;
+use crate::store::address_list::{self, KnownAddress, KnownNetwork, KnownNetworks};
 use crate::{row, sql_function};
 
-sql_function!(read_address_list_wrapper, pg_finfo_read_address_list_wrapper, read_address_list);
-/// Reads all lines in one call, because a call for each line would take longer than the lookups.
-fn read_address_list(call: &Call) {
-    let lines = call.texts(0).unwrap_or_default();
-    mmdb::with(LoadPolicy::Import, |databases| {
-        call.set((1..).zip(&lines).map(|(number, line)| read_line(databases, number, line.as_deref())));
+/// A line of a list, and its address or the reason why it has none. A comment has neither.
+struct Line {
+    text: Option<String>,
+    address: Option<Address>,
+    error: Option<String>,
+}
+
+/// An address of a list, with the data that does not come from `asn_inventory`.
+struct Found<'a> {
+    address: Address,
+    known: Option<&'a KnownAddress>,
+    /// The network in the mmdb files.
+    network: Option<Network<'a>>,
+}
+
+sql_function!(lookup_ips_wrapper, pg_finfo_lookup_ips_wrapper, lookup_ips);
+fn lookup_ips(call: &Call) {
+    let oids = ExtensionOids::of_caller(call);
+    let lines: Vec<Line> = call.texts(0).unwrap_or_default().into_iter().map(Line::read).collect();
+    Connection::with(oids.schema, |connection| {
+        let distinct: HashSet<Address, RandomState> = lines.iter().filter_map(|line| line.address).collect();
+        let known = address_list::addresses(connection, distinct.into_iter());
+        mmdb::with(LoadPolicy::Import, |files| {
+            let find = |address: Address| Found {
+                address,
+                known: known.get(&address),
+                network: files.network(address).map(|found| found.value),
+            };
+            let found: Vec<Option<Found<'_>>> = lines.iter().map(|line| line.address.map(find)).collect();
+            let asns: HashSet<i64, RandomState> = found.iter().flatten().filter_map(Found::asn).collect();
+            let networks = address_list::networks(connection, asns.into_iter());
+            call.set((1..).zip(lines.iter().zip(&found)).map(|(number, (line, found))| {
+                let mut row = line.columns(number);
+                match found {
+                    Some(found) => row.extend(found.columns(files, &networks)),
+                    None => row.resize(COLUMNS, Value::NULL),
+                }
+                row
+            }));
+        });
     });
 }
 
-fn read_line(databases: &Databases, number: i32, line: Option<&str>) -> Vec<Value> {
-    let (address, error) = match line.map(address_line::parse) {
-        Some(Ok(address)) => (address, None),
-        Some(Err(error)) => (None, Some(error.to_string())),
-        None => (None, None),
-    };
-    let mut row = row![Integer: number, Text: line, Inet: address, Text: error.as_deref()];
-    row.extend(facts(databases, address));
-    row
+/// The number of columns of a row.
+const COLUMNS: usize = 21;
+
+impl Line {
+    fn read(text: Option<String>) -> Line {
+        let (address, error) = match text.as_deref().map(address_line::parse) {
+            Some(Ok(address)) => (address, None),
+            Some(Err(error)) => (None, Some(error.to_string())),
+            None => (None, None),
+        };
+        Line { text, address, error }
+    }
+
+    /// Returns the first columns of a row. The other columns fit in the same allocation.
+    fn columns(&self, number: i32) -> Vec<Value> {
+        let mut row = Vec::with_capacity(COLUMNS);
+        row.extend(row![
+            Integer: number,
+            Text: self.text.as_deref(),
+            Inet: self.address,
+            Text: self.error.as_deref(),
+        ]);
+        row
+    }
 }
 
-/// Returns what constants and mmdb files say about an address.
-fn facts(databases: &Databases, address: Option<Address>) -> Vec<Value> {
-    let details = address.and_then(|address| databases.detailed_location(address));
-    let region = details.and_then(|details| details.region).map(clean_name);
-    let location = details.map(|details| details.location);
-    let network = address.and_then(|address| databases.network(address)).map(|found| found.value);
-    let city = location.and_then(|location| location.city).map(clean_name);
-    let organization = network.and_then(|network| network.organization).map(clean_name);
-    row![
-        Text: address.and_then(bogon::reason),
-        Text: location.and_then(|location| location.country),
-        Text: region.as_deref(),
-        Text: city.as_deref(),
-        Float: location.and_then(|location| location.latitude),
-        Float: location.and_then(|location| location.longitude),
-        Bigint: network.map(|network| i64::from(network.asn)),
-        Text: organization.as_deref(),
-    ]
+impl Found<'_> {
+    /// Returns the current ASN in the inventory, otherwise that in the mmdb files.
+    fn asn(&self) -> Option<i64> {
+        let of_file = || self.network.map(|network| i64::from(network.asn));
+        self.known.and_then(|known| known.asn).or_else(of_file)
+    }
+
+    /// Returns the columns of a row from `is_bogon` on.
+    fn columns(&self, files: &Databases, networks: &KnownNetworks) -> Vec<Value> {
+        let Found { address, known, .. } = *self;
+        let bogon = bogon::reason(address);
+        let details = files.detailed_location(address);
+        let location = details.map(|details| details.location).unwrap_or_default();
+        let region = details.and_then(|details| details.region).map(clean_name);
+        let city = location.city.map(clean_name);
+        let country = match location.country {
+            Some(country) => value::<Text>(country),
+            None => value::<Text>(known.and_then(|known| known.country.as_deref())),
+        };
+        let asn = self.asn();
+        let network = asn.and_then(|asn| networks.get(&asn));
+        let name_in_file = self.network.filter(|network| asn == Some(i64::from(network.asn)));
+        let name_in_file = name_in_file.and_then(|network| network.organization).map(clean_name);
+        let allocated = asn.and_then(|asn| as_registry::registry(u32::try_from(asn).ok()?));
+        let text = |read: fn(&KnownNetwork) -> Option<&str>| network.and_then(read);
+        let mut row = row![Boolean: bogon.is_some(), Text: bogon];
+        row.push(self.types(files, bogon.is_some()));
+        row.push(country);
+        row.extend(row![
+            Text: region.as_deref(),
+            Text: city.as_deref(),
+            Float: location.latitude,
+            Float: location.longitude,
+            Bigint: asn,
+            Text: text(|network| network.organization.as_deref()).or(name_in_file.as_deref()),
+            Text: text(|network| network.kind.as_deref()),
+            Text: text(|network| network.registry.as_deref()).or(allocated.map(|registry| registry.name())),
+            Boolean: known.and_then(|known| known.is_scanner),
+            Boolean: known.is_some(),
+            Bigint: known.map_or(0, |known| known.sessions),
+            Timestamptz: known.and_then(|known| known.first_seen),
+            Timestamptz: known.and_then(|known| known.last_seen),
+        ]);
+        row
+    }
+
+    /// Returns the types in stored answers and in the files of types, by precedence. No list says anything about a bogon.
+    fn types(&self, files: &Databases, is_bogon: bool) -> Value {
+        let stored = self.known.map(|known| &known.types[..]).unwrap_or_default().iter().map(String::as_str);
+        let mut types: Vec<&str> = stored.collect();
+        let listed = if is_bogon { Vec::new() } else { files.types().usable_types(self.address) };
+        for kind in listed {
+            if !types.contains(&kind) {
+                types.push(kind);
+            }
+        }
+        types.sort_by_key(|kind| ip_type::rank(kind));
+        value::<Array<Text>>(array(types))
+    }
 }

@@ -5,16 +5,16 @@ use crate::pg::spi::Connection;
 use crate::pg::sql_function::Call;
 use crate::pg::value::{Text, ToSql, Typed};
 use crate::store::ExtensionOids;
-use crate::store::campaigns::Campaign;
+use crate::store::campaigns::{Campaign, Selection};
 use crate::store::timelines::Request;
 use crate::{error, sql_function};
 
 sql_function!(campaign_query_wrapper, pg_finfo_campaign_query_wrapper, campaign_query);
 fn campaign_query(call: &Call) -> Typed<Text> {
     let oids = ExtensionOids::of_caller(call);
-    let (rel, condition) = arguments(call);
+    let (rel, selection) = arguments(call);
     let query = Connection::with(oids.schema, |connection| {
-        Campaign::of(oids, connection, rel).networks_text(condition)
+        Campaign::of(oids, connection, rel).networks_text(&selection)
     });
     (&query).to_sql()
 }
@@ -22,9 +22,9 @@ fn campaign_query(call: &Call) -> Typed<Text> {
 sql_function!(campaign_networks_wrapper, pg_finfo_campaign_networks_wrapper, campaign_networks);
 fn campaign_networks(call: &Call) {
     let oids = ExtensionOids::of_caller(call);
-    let (rel, condition) = arguments(call);
+    let (rel, selection) = arguments(call);
     Connection::with(oids.schema, |connection| {
-        Campaign::of(oids, connection, rel).networks(connection, condition, |rows| {
+        Campaign::of(oids, connection, rel).networks(connection, &selection, |rows| {
             call.set(rows.values());
         });
     });
@@ -33,9 +33,10 @@ fn campaign_networks(call: &Call) {
 sql_function!(campaign_addresses_wrapper, pg_finfo_campaign_addresses_wrapper, campaign_addresses);
 fn campaign_addresses(call: &Call) {
     let oids = ExtensionOids::of_caller(call);
-    let (rel, condition) = arguments(call);
+    let (rel, selection) = arguments(call);
+    let since = call.timestamptz(3);
     Connection::with(oids.schema, |connection| {
-        Campaign::of(oids, connection, rel).addresses(connection, condition, |rows| {
+        Campaign::of(oids, connection, rel).addresses(connection, &selection, since, |rows| {
             call.set(rows.values());
         });
     });
@@ -65,8 +66,9 @@ fn session_timeline(call: &Call) {
     });
 }
 
-fn arguments(call: &Call) -> (Oid, &[u8]) {
+fn arguments(call: &Call) -> (Oid, Selection<'_>) {
     let Some(rel) = call.oid(0) else { error::null_argument("rel") };
     let Some(condition) = call.text_bytes(1) else { error::null_argument("condition") };
-    (rel, condition)
+    let Some(stored_time_zone) = call.text_bytes(2) else { error::null_argument("stored_time_zone") };
+    (rel, Selection { condition, stored_time_zone })
 }

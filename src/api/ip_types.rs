@@ -6,6 +6,7 @@ use crate::document::{classification, enrichment, types};
 use crate::mmdb::{self, Kind, LoadPolicy, published};
 use crate::pg::clock;
 use crate::pg::sql_function::Call;
+use crate::pg::value::{Boolean, ToSql, Typed};
 use crate::{error, guc, row, sql_function};
 
 sql_function!(ip_type_entries_wrapper, pg_finfo_ip_type_entries_wrapper, ip_type_entries);
@@ -28,6 +29,20 @@ fn ip_type_entries(call: &Call) {
             Boolean: statement.is_usable,
         ]
     }));
+}
+
+sql_function!(
+    contains_benign_scanner_wrapper,
+    pg_finfo_contains_benign_scanner_wrapper,
+    contains_benign_scanner
+);
+/// Returns whether a list that is not too old says that an address of a prefix is a known research scanner.
+fn contains_benign_scanner(call: &Call) -> Typed<Boolean> {
+    let prefix = call.prefix(0);
+    let contains = prefix.is_some_and(|prefix| {
+        mmdb::with(LoadPolicy::Import, |files| files.types().contains_benign_scanner(prefix))
+    });
+    contains.to_sql()
 }
 
 sql_function!(ip_type_lists_wrapper, pg_finfo_ip_type_lists_wrapper, ip_type_lists);

@@ -7,6 +7,7 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::ip_type::rank;
 use cowrie_enrich_engine::mmdb::clean_name;
 use cowrie_enrich_engine::mmdb::types::{BENIGN_SCANNER, ListSet, TypeDatabase};
+use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::timestamp::Timestamp;
 use memmap2::Mmap;
 
@@ -95,6 +96,29 @@ impl TypeFiles {
     pub fn is_benign_scanner(&self, address: Address) -> bool {
         let mut with_scanners = self.files.iter().filter(|file| !(file.scanners & file.usable).is_empty());
         with_scanners.any(|file| !file.matches(address, file.scanners & file.usable).is_empty())
+    }
+
+    /// Returns whether a usable list says that an address of a prefix is a known research scanner.
+    pub fn contains_benign_scanner(&self, prefix: Prefix) -> bool {
+        self.files.iter().any(|file| {
+            let lists = file.scanners & file.usable;
+            !lists.is_empty()
+                && answered(file.database.any_match(prefix, lists).map(Some)).unwrap_or_default()
+        })
+    }
+
+    /// Returns the types that usable lists state about an address. Each type occurs once.
+    pub fn usable_types(&self, address: Address) -> Vec<&str> {
+        let mut types = Vec::new();
+        for file in &self.files {
+            for list in file.matches(address, file.usable).iter() {
+                let kind = file.database.lists()[list].kind.as_str();
+                if !types.contains(&kind) {
+                    types.push(kind);
+                }
+            }
+        }
+        types
     }
 
     /// Returns the entries for an address from all lists, including lists that are too old.

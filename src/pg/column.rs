@@ -76,6 +76,15 @@ impl Column {
         self.type_oid.to_u32() < pg_sys::FirstNormalObjectId
     }
 
+    /// Returns whether two values of its type are equal exactly if their texts are equal. The server then groups the values
+    /// themselves, which takes less time than grouping their texts.
+    pub fn groups_like_its_text(self) -> bool {
+        matches!(
+            self.type_oid,
+            pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID | pg_sys::BOOLOID | pg_sys::DATEOID
+        )
+    }
+
     /// Returns how a column of this table gets its values.
     pub fn generated(self, table: pg_sys::Oid) -> Generated {
         // SAFETY: a system cache lookup of an existing column.

@@ -19,6 +19,8 @@ pub struct Statement<P, C = ()> {
     text: &'static str,
     /// True if its row locks skip rows that another transaction holds.
     skips_locked: bool,
+    /// True if it does not write, uses the snapshot of the calling statement, and has one plan for all arguments.
+    reads_keys: bool,
     /// The plan, and the schema's name for which it was prepared.
     plan: RefCell<(String, pg_sys::SPIPlanPtr)>,
     of: PhantomData<fn(P) -> C>,
@@ -32,12 +34,20 @@ impl<P: Parameters, C: Columns> Statement<P, C> {
             "the header of the statement must declare the same parameters as the code"
         );
         let plan = RefCell::new((String::new(), std::ptr::null_mut()));
-        Statement { name, text, skips_locked: false, plan, of: PhantomData }
+        Statement { name, text, skips_locked: false, reads_keys: false, plan, of: PhantomData }
     }
 
     /// Returns the same statement, skipping rows that another transaction has locked.
     pub const fn skipping_locked(mut self) -> Self {
         self.skips_locked = true;
+        self
+    }
+
+    /// Returns the same statement as one that only reads, and looks up rows by arrays of keys. It uses the snapshot of the
+    /// calling statement, so a stable function may run it. Its plan does not depend on the arguments, because planning
+    /// for each key of a long array takes longer than reading the rows.
+    pub const fn reading_keys(mut self) -> Self {
+        self.reads_keys = true;
         self
     }
 
@@ -61,7 +71,9 @@ impl<P: Parameters, C: Columns> Statement<P, C> {
         // SAFETY: the type list has the given length; SPI_keepplan moves the plan to memory that lives as
         // long as the backend; the plan for a former schema is freed.
         memory::returning(|| unsafe {
-            let fresh = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());
+            let options = if self.reads_keys { pg_sys::CURSOR_OPT_GENERIC_PLAN as i32 } else { 0 };
+            let fresh =
+                pg_sys::SPI_prepare_cursor(text.as_ptr(), types.len() as i32, types.as_mut_ptr(), options);
             if fresh.is_null() {
                 pgrx::error!("could not prepare statement \"{}\"", self.name);
             }
@@ -117,7 +129,7 @@ impl<P: Parameters, C: Columns> Run<P, C> for LocalKey<Statement<P, C>> {
             // SAFETY: the plan and the arguments have the same number of parameters and the same types,
             // because `P` determines both.
             let code = memory::returning(|| unsafe {
-                pg_sys::SPI_execute_plan(plan, datums.as_mut_ptr(), nulls.as_ptr(), false, 0)
+                pg_sys::SPI_execute_plan(plan, datums.as_mut_ptr(), nulls.as_ptr(), statement.reads_keys, 0)
             });
             Connection::hand_over(code, statement.name, read)
         })

@@ -224,8 +224,9 @@ impl Call {
         unsafe {
             pg_sys::InitMaterializedSRF(self.fcinfo, 0);
             let result = (*self.fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+            let types = column_types((*result).setDesc);
             for row in rows {
-                require_fitting((*result).setDesc, &row);
+                require_fitting(&types, &row);
                 let (mut values, mut nulls) = parts(&row);
                 pg_sys::tuplestore_putvalues(
                     (*result).setResult,
@@ -247,7 +248,7 @@ impl Call {
             if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE {
                 return Value::NULL;
             }
-            require_fitting(descriptor, &values);
+            require_fitting(&column_types(descriptor), &values);
             let descriptor = pg_sys::BlessTupleDesc(descriptor);
             let (mut datums, mut nulls) = parts(&values);
             let tuple = pg_sys::heap_form_tuple(descriptor, datums.as_mut_ptr(), nulls.as_mut_ptr());
@@ -256,23 +257,23 @@ impl Call {
     }
 }
 
-/// Raises an error if a row of these values does not fit the descriptor.
+/// Returns the types of a descriptor's columns.
 ///
 /// # Safety
 /// The descriptor is valid.
-unsafe fn require_fitting(descriptor: pg_sys::TupleDesc, row: &[Value]) {
+unsafe fn column_types(descriptor: pg_sys::TupleDesc) -> Vec<pg_sys::Oid> {
     // SAFETY: as the caller promises; SPI_gettypeid is called only for existing columns.
-    unsafe {
-        let columns = (*descriptor).natts as usize;
-        if row.len() != columns {
-            pgrx::error!("a row has {} values, but the result has {columns} columns", row.len());
-        }
-        for (number, value) in (1..).zip(row) {
-            if !value.fits(pg_sys::SPI_gettypeid(descriptor, number)) {
-                pgrx::error!(
-                    "the value for column {number} of a result does not have the type of the column"
-                );
-            }
+    unsafe { (1..=(*descriptor).natts).map(|number| pg_sys::SPI_gettypeid(descriptor, number)).collect() }
+}
+
+/// Raises an error if a row of these values does not fit columns of these types.
+fn require_fitting(types: &[pg_sys::Oid], row: &[Value]) {
+    if row.len() != types.len() {
+        pgrx::error!("a row has {} values, but the result has {} columns", row.len(), types.len());
+    }
+    for ((number, value), type_oid) in (1..).zip(row).zip(types) {
+        if !value.fits(*type_oid) {
+            pgrx::error!("the value for column {number} of a result does not have the type of the column");
         }
     }
 }

@@ -41,6 +41,13 @@ pub(super) fn name(text: &str) -> pg_sys::Datum {
     }
 }
 
+/// Returns a text as a literal of SQL. Both are in the server's encoding.
+pub fn quoted(text: &[u8]) -> Vec<u8> {
+    let text = std::ffi::CString::new(text).unwrap_or_default();
+    // SAFETY: a NUL-terminated text; the result is a NUL-terminated text in the current memory context.
+    unsafe { CStr::from_ptr(pg_sys::quote_literal_cstr(text.as_ptr())).to_bytes().to_vec() }
+}
+
 /// Writes a text from bytes in the server's encoding.
 pub(super) fn write_bytes(bytes: &[u8]) -> pg_sys::Datum {
     // SAFETY: as in `write`.

@@ -7,9 +7,12 @@
 
 use std::ffi::CString;
 
+use cowrie_enrich_engine::timestamp::Timestamp;
+
 use super::ExtensionOids;
+use super::session_times::{Bound, SessionTimes};
 use crate::error;
-use crate::pg::column::{Column, Generated};
+use crate::pg::column::Generated;
 use crate::pg::relation;
 use crate::pg::role::{self, acting_as};
 use crate::pg::spi::{Connection, Rows, Run, Statement};
@@ -48,7 +51,7 @@ type AttachedColumns = (Bytes, Bytes, Bytes, Bytes, Boolean, Boolean, Boolean);
 const NETWORKS: Analysis<'static, (), Networks> =
     TableStatement::new("campaign", include_str!("../../sql/queries/analysis/campaign.sql"));
 
-const ADDRESSES: Analysis<'static, (), Addresses> = TableStatement::new(
+const ADDRESSES: Analysis<'static, (Timestamptz,), Addresses> = TableStatement::new(
     "campaign_addresses",
     include_str!("../../sql/queries/analysis/campaign_addresses.sql"),
 );
@@ -60,13 +63,6 @@ const NOW: &str = "i.current_asn AS asn_now, \
     i.ip_types AS ip_types_now, i.is_scanner";
 const NOT_NOW: &str = "NULL::pg_catalog.int8 AS asn_now, NULL::pg_catalog.text AS country_now, \
     NULL::pg_catalog.text[] AS ip_types_now, NULL::pg_catalog.bool AS is_scanner";
-/// The network is compared before the country. A comparison needs both values.
-const CHANGE: &str = "CASE \
-    WHEN c.asn_then IS NULL OR c.asn_now IS NULL THEN 'UNKNOWN' \
-    WHEN c.asn_then OPERATOR(pg_catalog.<>) c.asn_now THEN 'ASN_CHANGED' \
-    WHEN c.country_then IS NULL OR c.country_now IS NULL THEN 'UNKNOWN' \
-    WHEN c.country_then OPERATOR(pg_catalog.<>) c.country_now THEN 'COUNTRY_CHANGED' \
-    ELSE 'STABLE' END";
 
 thread_local! {
     static ATTACHED: Statement<(value::Oid, value::Oid), AttachedColumns> = const { Statement::new(
@@ -78,8 +74,22 @@ pub struct Campaign {
     oids: ExtensionOids,
     table: UserTable,
     attached: AttachmentColumns,
-    address_type: &'static str,
+    address_type: AddressType,
     schema: String,
+}
+
+/// The sessions that a caller selects. Texts are in the server's encoding.
+pub struct Selection<'a> {
+    pub condition: &'a [u8],
+    /// The time zone of a time column that has none.
+    pub stored_time_zone: &'a [u8],
+}
+
+/// The type in which addresses are read.
+#[derive(Clone, Copy)]
+enum AddressType {
+    Inet,
+    Text,
 }
 
 /// The columns with which a table is attached. Texts are in the server's encoding. `quoted_ip` and `quoted_time` are
@@ -116,29 +126,32 @@ impl Campaign {
     pub fn networks<T>(
         &self,
         connection: &Connection,
-        condition: &[u8],
+        selection: &Selection<'_>,
         read: impl FnOnce(&Rows<Networks>) -> T,
     ) -> T {
         let inventories = [relation::find(self.oids.schema, c"asn_inventory")];
-        self.run(connection, NETWORKS, &self.network_parts(condition), &inventories, (), read)
+        self.run(connection, NETWORKS, &self.network_parts(selection), &inventories, (), read)
     }
 
     /// Returns the statement for the networks, in the server's encoding.
-    pub fn networks_text(&self, condition: &[u8]) -> Vec<u8> {
-        require_expression(condition);
-        self.table.text(&NETWORKS.with_parts(&borrowed(&self.network_parts(condition))))
+    pub fn networks_text(&self, selection: &Selection<'_>) -> Vec<u8> {
+        require_expression(selection.condition);
+        self.table.text(&NETWORKS.with_parts(&borrowed(&self.network_parts(selection))))
     }
 
     /// Passes the addresses to `read`.
     pub fn addresses<T>(
         &self,
         connection: &Connection,
-        condition: &[u8],
+        selection: &Selection<'_>,
+        since: Option<Timestamp>,
         read: impl FnOnce(&Rows<Addresses>) -> T,
     ) -> T {
         let names = [c"asn_inventory", c"ip_inventory"];
         let inventories = names.map(|name| relation::find(self.oids.schema, name));
-        self.run(connection, ADDRESSES, &self.address_parts(condition), &inventories, (), read)
+        let mut parts = self.address_parts(selection);
+        parts.push(("@period@", self.period(selection, since)));
+        self.run(connection, ADDRESSES, &parts, &inventories, (since,), read)
     }
 
     /// Runs a statement whose text has these parts. The condition is one of the parts.
@@ -162,23 +175,56 @@ impl Campaign {
         &self.table
     }
 
-    /// Returns the time column, and its name quoted for SQL.
-    pub(super) fn time(&self) -> Option<(Column, &[u8])> {
+    /// Returns the time column, if the table was attached with one.
+    pub(super) fn times(&self, stored_time_zone: &[u8]) -> Option<SessionTimes> {
         let (column, _) = self.table.column(self.attached.time_column.as_deref()?)?;
-        Some((column, self.attached.quoted_time.as_deref()?))
+        Some(SessionTimes::of(column, self.attached.quoted_time.as_deref()?, stored_time_zone))
+    }
+
+    /// Returns the condition for the sessions since a time, which is the first parameter of the statement.
+    fn period(&self, selection: &Selection<'_>, since: Option<Timestamp>) -> Vec<u8> {
+        if since.is_none() {
+            return b"true".to_vec();
+        }
+        let Some(times) = self.times(selection.stored_time_zone) else {
+            error::cannot_select_by_time(&catalog::table_name(self.table.oid()))
+        };
+        times.is_within(Bound { time: since, parameter: "$1" }, Bound { time: None, parameter: "" })
     }
 
     /// Returns the parts that all statements have.
     pub(super) fn common_parts(&self, condition: &[u8]) -> Parts {
         vec![
             ("@schema@", self.schema.clone().into()),
-            ("@ip@", self.attached.quoted_ip.clone()),
-            ("@type@", self.address_type.into()),
+            ("@address@", self.address()),
             (CONDITION, condition.to_vec()),
         ]
     }
 
-    fn network_parts(&self, condition: &[u8]) -> Parts {
+    /// Returns the expression for the address of a session. The value is 0.0.0.0/0 for a text that is not an address, and
+    /// otherwise that of `session_address()`, which takes more time.
+    fn address(&self) -> Vec<u8> {
+        let (column, schema) = (&self.attached.quoted_ip[..], self.schema.as_bytes());
+        match self.address_type {
+            AddressType::Inet => [
+                b"CASE WHEN pg_catalog.family(s.",
+                column,
+                b") OPERATOR(pg_catalog.=) 4 THEN pg_catalog.set_masklen(s.",
+                column,
+                b", 32) ELSE pg_catalog.host(s.",
+                column,
+                b")::",
+                schema,
+                b".parsed_address::pg_catalog.inet END",
+            ]
+            .concat(),
+            AddressType::Text => {
+                [b"s.", column, b"::pg_catalog.text::", schema, b".parsed_address::pg_catalog.inet"].concat()
+            }
+        }
+    }
+
+    fn network_parts(&self, selection: &Selection<'_>) -> Parts {
         let schema = &self.schema;
         // If the caller has no right on the inventories, the result has no names of networks.
         let (names, inventory) = if self.attached.shows_names {
@@ -190,20 +236,27 @@ impl Campaign {
             let none = "NULL::pg_catalog.text AS organization_name, NULL::pg_catalog.text AS asn_type";
             (none, String::new())
         };
-        let mut parts = self.common_parts(condition);
-        parts.extend([("@seen@", self.seen()), ("@names@", names.into()), ("@inventory@", inventory.into())]);
+        let mut parts = self.common_parts(selection.condition);
+        parts.extend([
+            ("@seen@", self.seen(selection)),
+            ("@names@", names.into()),
+            ("@inventory@", inventory.into()),
+        ]);
         parts
     }
 
-    fn address_parts(&self, condition: &[u8]) -> Parts {
+    fn address_parts(&self, selection: &Selection<'_>) -> Parts {
         let schema = &self.schema;
         let (now, change, address_inventory) = if self.attached.shows_addresses {
             let join = format!(
                 "LEFT JOIN {schema}.ip_inventory i ON i.ip_address OPERATOR(pg_catalog.=) a.ip_address"
             );
-            (NOW, CHANGE, join)
+            let change = format!(
+                "{schema}.attribution_change_between(c.asn_then, c.country_then, c.asn_now, c.country_now)"
+            );
+            (NOW, change, join)
         } else {
-            (NOT_NOW, "NULL::pg_catalog.text", String::new())
+            (NOT_NOW, "NULL::pg_catalog.text".to_owned(), String::new())
         };
         let (organization_then, organization_now, inventories) = if self.attached.shows_names {
             let join = |alias: &str, asn: &str| {
@@ -216,9 +269,9 @@ impl Campaign {
         } else {
             ("NULL::pg_catalog.text", "NULL::pg_catalog.text", String::new())
         };
-        let mut parts = self.common_parts(condition);
+        let mut parts = self.common_parts(selection.condition);
         parts.extend([
-            ("@seen@", self.seen()),
+            ("@seen@", self.seen(selection)),
             ("@now@", now.into()),
             ("@change@", change.into()),
             ("@address_inventory@", address_inventory.into()),
@@ -229,21 +282,10 @@ impl Campaign {
         parts
     }
 
-    /// Returns the expression for the time of a session.
-    fn seen(&self) -> Vec<u8> {
-        match &self.attached.quoted_time {
-            // Some implausible times cannot even be converted. A comparison never fails.
-            Some(column) => [
-                b"CASE WHEN s.",
-                column.as_slice(),
-                b" OPERATOR(pg_catalog.>=) '1970-01-01 00:00:00+00'::timestamp with time zone AND s.",
-                column,
-                b" OPERATOR(pg_catalog.<=) (pg_catalog.now() OPERATOR(pg_catalog.+) '24:00:00'::interval) \
-                  THEN s.",
-                column,
-                b"::timestamp with time zone END",
-            ]
-            .concat(),
+    /// Returns the expression for the time of a session, null if the time is implausible.
+    fn seen(&self, selection: &Selection<'_>) -> Vec<u8> {
+        match self.times(selection.stored_time_zone) {
+            Some(times) => times.plausible_time(),
             None => b"NULL::timestamp with time zone".to_vec(),
         }
     }
@@ -289,7 +331,7 @@ fn attached(oids: ExtensionOids, connection: &Connection, rel: Oid) -> Option<At
 }
 
 /// Returns the type for reading addresses. `None`: a column is missing, or its type is not built in.
-fn address_type(table: &UserTable, attached: &AttachmentColumns) -> Option<&'static str> {
+fn address_type(table: &UserTable, attached: &AttachmentColumns) -> Option<AddressType> {
     let column = |name| table.column(name).filter(|(_, generated)| *generated == Generated::Never);
     let text = |name| column(name).filter(|(column, _)| column.is_text_like());
     column(c"snapshot_asn").filter(|(column, _)| column.is::<Bigint>())?;
@@ -301,5 +343,5 @@ fn address_type(table: &UserTable, attached: &AttachmentColumns) -> Option<&'sta
             .filter(|(column, generated)| *generated != Generated::Virtual && column.holds_times())?;
     }
     let (address, _) = column(&attached.ip_column).filter(|(column, _)| column.holds_addresses())?;
-    Some(if address.is::<Inet>() { "inet" } else { "text" })
+    Some(if address.is::<Inet>() { AddressType::Inet } else { AddressType::Text })
 }

@@ -5,6 +5,7 @@
 //! no existing network, and an existing address only if it is free. Jobs of the queue come before all of
 //! these, and rows of session_completion after them.
 
+pub mod address_list;
 pub mod addresses;
 pub mod backfill_sessions;
 pub mod block_answer;
@@ -35,6 +36,7 @@ pub mod session_delta;
 pub mod session_foreign_key;
 pub mod session_options;
 pub mod session_priority;
+mod session_times;
 pub mod sizes;
 pub mod skip_locked;
 pub mod snapshot_fill;

@@ -4,7 +4,7 @@
 -- on separate lines, because it may end in a comment.
 WITH address AS MATERIALIZED (
     SELECT s.snapshot_asn AS asn_number, s.snapshot_country::pg_catalog.text AS country,
-           s.snapshot_ip_type::pg_catalog.text AS ip_type, @schema@.session_address(s.@ip@::pg_catalog.@type@) AS ip_address,
+           s.snapshot_ip_type::pg_catalog.text AS ip_type, @address@ AS ip_address,
            pg_catalog.count(*) AS sessions,
            pg_catalog.min(@seen@) AS first_seen, pg_catalog.max(@seen@) AS last_seen
     FROM @table@ s
@@ -13,7 +13,7 @@ WITH address AS MATERIALIZED (
     )
     GROUP BY 1, 2, 3, 4
 ), network AS (
-    SELECT p.asn_number, pg_catalog.sum(p.sessions)::bigint AS sessions, pg_catalog.count(p.ip_address) AS addresses,
+    SELECT p.asn_number, pg_catalog.sum(p.sessions)::bigint AS sessions, pg_catalog.count(*) FILTER (WHERE p.ip_address OPERATOR(pg_catalog.<>) '0.0.0.0/0'::pg_catalog.inet) AS addresses,
            pg_catalog.min(p.first_seen) AS first_seen, pg_catalog.max(p.last_seen) AS last_seen
     FROM (
         SELECT a.asn_number, a.ip_address, pg_catalog.sum(a.sessions) AS sessions,

@@ -1,34 +1,38 @@
 -- Addresses of the sessions of a table that meet a condition, each with its network and country at its last session and
 -- now. Runs with the rights of the caller. The sessions of an address are grouped by snapshot, and the group with the
 -- last session has the values of that session. The condition is on separate lines, because it may end in a comment.
+-- $1 timestamptz: since
 WITH snapshot AS MATERIALIZED (
-    SELECT @schema@.session_address(s.@ip@::pg_catalog.@type@) AS ip_address, s.snapshot_asn AS asn_number,
+    SELECT @address@ AS ip_address, s.snapshot_asn AS asn_number,
            s.snapshot_country::pg_catalog.text AS country, s.snapshot_ip_type::pg_catalog.text AS ip_type,
            pg_catalog.count(*) AS sessions,
            pg_catalog.min(@seen@) AS first_seen, pg_catalog.max(@seen@) AS last_seen
     FROM @table@ s
-    WHERE (
+    WHERE @period@ AND (
 @condition@
     )
     GROUP BY 1, 2, 3, 4
 ), last AS (
     SELECT DISTINCT ON (p.ip_address) p.ip_address, p.asn_number, p.country
     FROM snapshot p
-    WHERE p.ip_address IS NOT NULL
+    WHERE p.ip_address OPERATOR(pg_catalog.<>) '0.0.0.0/0'::pg_catalog.inet
     ORDER BY p.ip_address, p.last_seen DESC NULLS LAST, p.sessions DESC, p.asn_number, p.country, p.ip_type
 ), address AS (
     SELECT p.ip_address, pg_catalog.sum(p.sessions)::bigint AS sessions,
            pg_catalog.min(p.first_seen) AS first_seen, pg_catalog.max(p.last_seen) AS last_seen,
            pg_catalog.array_agg(p.ip_type) FILTER (WHERE p.ip_type IS NOT NULL) AS ip_types
     FROM snapshot p
-    WHERE p.ip_address IS NOT NULL
+    WHERE p.ip_address OPERATOR(pg_catalog.<>) '0.0.0.0/0'::pg_catalog.inet
     GROUP BY 1
 )
 SELECT c.ip_address, c.sessions, c.first_seen, c.last_seen, c.asn_then, @organization_then@, c.country_then,
        c.asn_now, @organization_now@, c.country_now, @change@,
-       ARRAY(SELECT DISTINCT u.ip_type COLLATE pg_catalog."C"
-             FROM pg_catalog.unnest(pg_catalog.array_cat(c.ip_types, c.ip_types_now)) u(ip_type)
-             ORDER BY 1) AS ip_types,
+       -- Most addresses have no type.
+       CASE WHEN pg_catalog.cardinality(pg_catalog.array_cat(c.ip_types, c.ip_types_now)) OPERATOR(pg_catalog.>) 0
+           THEN ARRAY(SELECT DISTINCT u.ip_type COLLATE pg_catalog."C"
+                      FROM pg_catalog.unnest(pg_catalog.array_cat(c.ip_types, c.ip_types_now)) u(ip_type)
+                      ORDER BY 1)
+           ELSE '{}'::pg_catalog.text[] END AS ip_types,
        c.is_scanner
 FROM (
     SELECT a.ip_address, a.sessions, a.first_seen, a.last_seen, l.asn_number AS asn_then, l.country AS country_then,

@@ -1,8 +1,10 @@
 //! `lookup_ips()` reads lists of addresses: what it accepts, what it returns, and that it neither writes nor asks.
 
+use cowrie_enrich_test_mmdb::types::TypesFile;
 use server_tests::database;
 use server_tests::documentation::sql_with;
 use server_tests::hosts::COWRIE;
+use server_tests::type_files::{DAY, HOUR, ago, server, with_file};
 
 #[test]
 fn each_line_of_a_list_gets_a_row_in_the_order_of_the_list() {
@@ -73,6 +75,35 @@ fn an_address_has_the_data_of_the_files_and_of_the_inventories() {
     assert_eq!(
         db.rows("SELECT asn_number, organization_name, country FROM lookup_ips('{8.8.8.8}')"),
         ["64500|Example VPN|US"]
+    );
+}
+
+#[test]
+fn the_types_of_files_and_of_answers_are_returned_once_by_precedence() {
+    let cluster = server("address-list-types");
+    let file = TypesFile::new()
+        .list("tor", "TOR", ago(HOUR))
+        .list("aws", "DATACENTER", ago(HOUR))
+        .list("mine", "MINE", ago(HOUR))
+        .list("stale", "PROXY", ago(8 * DAY));
+    let file = ["tor", "aws", "mine", "stale"].iter().fold(file, |file, list| file.entry(list, "8.8.8.0/24"));
+    let mut db = with_file(&cluster, &file.entry("mine", "10.0.0.0/8").entry("tor", "48.0.0.2/32"));
+    db.run(
+        "INSERT INTO ip_inventory (ip_address, enrichment) VALUES
+             ('8.8.8.8', '{\"spur\": {\"infrastructure\": \"DATACENTER\", \"tunnels\": [{\"type\": \"VPN\"}, {\"type\": \"OTHER\"}]}}'),
+             ('48.0.0.1', '{\"spur\": {\"infrastructure\": \"DATACENTER\"}}')",
+    );
+    assert_eq!(
+        db.rows("SELECT ip_types FROM lookup_ips('{8.8.8.8,8.8.8.9,48.0.0.1,48.0.0.2,48.0.0.3,10.0.0.1,x}')"),
+        [
+            "{VPN,TOR,DATACENTER,OTHER,MINE}",
+            "{TOR,DATACENTER,MINE}",
+            "{DATACENTER}",
+            "{TOR}",
+            "{}",
+            "{}",
+            "NULL"
+        ]
     );
 }
 

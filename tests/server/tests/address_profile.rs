@@ -1,10 +1,12 @@
 //! `address_profile()` collects what every table knows about one address.
 
+use cowrie_enrich_test_mmdb::types::TypesFile;
 use server_tests::database;
 use server_tests::hosts::COWRIE;
+use server_tests::type_files::{DAY, HOUR, ago, server, with_file};
 
 /// jsonb sorts keys by their length, then by their bytes.
-const PROFILE: &str = r#"{"city": "Mountain View", "region": "California", "country": "US", "history": [], "network": {"prefix": null, "asn_type": null, "asn_number": 15169, "verified_at": null, "is_known_vpn": null, "rir_registry": "ARIN", "is_known_hosting": null, "organization_name": "GOOGLE", "organization_country": null}, "sources": {}, "waiting": [], "ip_types": [], "is_known": false, "latitude": 12.5, "last_seen": null, "longitude": -7.25, "first_seen": null, "ip_address": "8.8.8.8", "is_scanner": null, "bogon_reason": null, "dead_letters": [], "block_answers": [], "session_count": 0}"#;
+const PROFILE: &str = r#"{"city": "Mountain View", "types": [], "region": "California", "country": "US", "history": [], "network": {"prefix": null, "asn_type": null, "asn_number": 15169, "verified_at": null, "is_known_vpn": null, "rir_registry": "ARIN", "is_known_hosting": null, "organization_name": "GOOGLE", "organization_country": null}, "sources": {}, "waiting": [], "ip_types": [], "is_known": false, "latitude": 12.5, "last_seen": null, "longitude": -7.25, "first_seen": null, "ip_address": "8.8.8.8", "is_scanner": null, "bogon_reason": null, "dead_letters": [], "block_answers": [], "session_count": 0}"#;
 
 #[test]
 fn an_address_without_a_row_has_what_the_files_know() {
@@ -86,6 +88,43 @@ fn a_profile_has_history_sources_and_waiting_lookups() {
 }
 
 #[test]
+fn a_profile_names_the_source_of_each_type() {
+    let cluster = server("profile-types");
+    let file = TypesFile::new()
+        .list("tor", "TOR", ago(HOUR))
+        .list("aws", "DATACENTER", ago(HOUR))
+        .list("stale", "PROXY", ago(8 * DAY))
+        .entry("tor", "8.8.8.8/32")
+        .entry("stale", "8.8.8.8/32")
+        .detailed("aws", "8.8.8.0/24", "AWS", "us-east-1", "EC2");
+    let mut db = with_file(&cluster, &file);
+    let aws = r#"{"type": "DATACENTER", "region": "us-east-1", "source": "aws", "is_list": true, "service": "EC2", "provider": "AWS"}"#;
+    let tor = r#"{"type": "TOR", "region": null, "source": "tor", "is_list": true, "service": null, "provider": null}"#;
+    let mut types = |address: &str| {
+        db.one(&format!(
+            "SELECT p -> 'ip_types', jsonb_agg(t - 'stated_at' ORDER BY n)
+             FROM address_profile('{address}') p, jsonb_array_elements(p -> 'types') WITH ORDINALITY t(t, n)
+             GROUP BY 1"
+        ))
+    };
+    assert_eq!(types("8.8.8.9"), format!("[\"DATACENTER\"]|[{aws}]"));
+    assert_eq!(types("8.8.8.8"), format!("[\"TOR\", \"DATACENTER\"]|[{aws}, {tor}]"));
+    db.run(
+        "INSERT INTO ip_inventory (ip_address, enrichment)
+         VALUES ('8.8.8.9', '{\"spur\": {\"tunnels\": [{\"type\": \"VPN\"}], \"cached_at\": \"2026-01-02T03:04:05+00:00\"}}')",
+    );
+    let spur = r#"{"type": "VPN", "region": null, "source": "spur", "is_list": false, "service": null, "provider": null}"#;
+    assert_eq!(
+        db.one("SELECT p -> 'ip_types', p #- '{types,0,stated_at}' #- '{types,1,stated_at}' -> 'types' FROM address_profile('8.8.8.9') p"),
+        format!("[\"VPN\", \"DATACENTER\"]|[{spur}, {aws}]")
+    );
+    assert_eq!(
+        db.one("SELECT (address_profile('8.8.8.9') #>> '{types,0,stated_at}')::timestamptz"),
+        "2026-01-02 03:04:05+00"
+    );
+}
+
+#[test]
 fn with_a_table_a_profile_has_the_sessions_of_each_day() {
     let mut db = database();
     COWRIE.create_attached(&mut db);
@@ -143,7 +182,7 @@ fn a_reader_needs_no_right_on_the_queue_but_one_on_the_sessions() {
     let role = db.create_role("reader");
     db.run(&format!(
         "GRANT USAGE ON SCHEMA enrich TO {role}; GRANT SELECT ON attached_tables TO {role};
-         GRANT EXECUTE ON FUNCTION address_profile(inet, regclass), address_facts(inet),
+         GRANT EXECUTE ON FUNCTION address_profile(inet, regclass, text), attached_columns(regclass), address_facts(inet),
              session_timeline(regclass, interval, text, text, timestamptz, timestamptz, text, text) TO {role}"
     ));
     let mut session = db.session_as(&role);

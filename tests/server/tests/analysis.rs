@@ -333,8 +333,8 @@ fn grant_analysis(db: &mut Database<'_>, role: &str) {
         "GRANT USAGE ON SCHEMA enrich TO {role};
          GRANT SELECT ON attached_tables, network_activity, moved_addresses,
              persistent_addresses TO {role};
-         GRANT EXECUTE ON FUNCTION campaign_networks(regclass, text), campaign_query(regclass, text),
-             campaign_addresses(regclass, text),
+         GRANT EXECUTE ON FUNCTION campaign_networks(regclass, text, text), campaign_query(regclass, text, text),
+             campaign_addresses(regclass, text, text, timestamptz),
              session_timeline(regclass, interval, text, text, timestamptz, timestamptz, text, text) TO {role}"
     ));
 }

@@ -1,6 +1,8 @@
 //! Lists for firewalls: what is in them, what is never in them, and when a prefix or network replaces its addresses.
 
+use cowrie_enrich_test_mmdb::types::TypesFile;
 use server_tests::hosts::COWRIE;
+use server_tests::type_files::{DAY, HOUR, ago, path, server, with_file};
 use server_tests::{Database, database};
 
 const ALL: &str =
@@ -9,14 +11,18 @@ const ALL: &str =
 /// Returns a database with `sessions` from these addresses on each day.
 fn attacked(days: &[(&str, &[&str])]) -> Database<'static> {
     let mut db = database();
-    COWRIE.create_attached(&mut db);
+    attack(&mut db, days);
+    db
+}
+
+fn attack(db: &mut Database<'_>, days: &[(&str, &[&str])]) {
+    COWRIE.create_attached(db);
     for (day, addresses) in days {
         let keys: Vec<String> = (0..addresses.len()).map(|n| format!("{day}-{n}")).collect();
         let rows: Vec<_> = keys.iter().zip(*addresses).map(|(key, ip)| (key.as_str(), Some(*ip))).collect();
         db.run(&COWRIE.insert_at(day, &rows));
     }
     db.run("CALL fold_statistics()");
-    db
 }
 
 fn targets(db: &mut Database<'_>, arguments: &str) -> Vec<String> {
@@ -107,6 +113,57 @@ fn what_must_not_be_blocked_is_never_in_a_list() {
     // An exception also holds for an address whose row in the inventory is missing.
     db.run("DELETE FROM ip_inventory WHERE ip_address = '8.8.8.8'; DELETE FROM blocklist_exception WHERE prefix IS NOT NULL");
     assert_eq!(targets(&mut db, "NULL"), ["61.0.0.1", "139.59.0.1", "139.59.0.2"]);
+}
+
+#[test]
+fn a_benign_scanner_on_a_list_is_never_blocked() {
+    let cluster = server("blocklist-scanners");
+    let file = |published| {
+        let file = TypesFile::new().list("research", "SCANNER_BENIGN", published).list("tor", "TOR", ago(0));
+        ["60.0.0.1/32", "60.0.0.200/32", "63.0.0.9/32", "2600::/64"]
+            .iter()
+            .fold(file, |file, prefix| file.entry("research", prefix))
+            .entry("tor", "61.0.0.1/32")
+    };
+    let mut db = with_file(&cluster, &file(ago(HOUR)));
+    attack(
+        &mut db,
+        &[(
+            "2024-05-01",
+            &["60.0.0.1", "60.0.0.2", "61.0.0.1", "62.0.0.1", "62.0.0.2", "2600::1", "2600:0:0:1::1"],
+        )],
+    );
+    assert_eq!(targets(&mut db, "NULL"), ["60.0.0.2", "61.0.0.1", "62.0.0.1", "62.0.0.2", "2600:0:0:1::1"]);
+    // A prefix with a scanner does not replace its addresses, even if no session came from the scanner.
+    let prefixes = "NULL, unit => 'prefix', min_density => 0";
+    assert_eq!(targets(&mut db, prefixes), ["60.0.0.2", "61.0.0.0/24", "62.0.0.0/24", "2600:0:0:1::1"]);
+    db.run(
+        "SELECT ensure_asn_inventory(64500), ensure_asn_inventory(64501), ensure_asn_inventory(64502);
+         UPDATE ip_inventory SET current_asn = 64500 WHERE ip_address = '60.0.0.2';
+         UPDATE ip_inventory SET current_asn = 64501 WHERE ip_address = '61.0.0.1';
+         UPDATE ip_inventory SET current_asn = 64502 WHERE ip_address <<= '62.0.0.0/24';
+         INSERT INTO ip_inventory (ip_address, current_asn) VALUES ('63.0.0.9', 64502)",
+    );
+    let networks = "NULL, unit => 'asn', min_density => 0";
+    assert_eq!(
+        targets(&mut db, networks),
+        ["60.0.0.2", "62.0.0.1", "62.0.0.2", "AS64501", "2600:0:0:1::1"],
+        "a scanner in a prefix of the network, and a scanner in the inventory"
+    );
+    assert_eq!(
+        db.rows(
+            "SELECT contains_benign_scanner(p) FROM unnest('{60.0.0.0/24,60.0.0.1,60.0.0.2,2600::/48,2600:0:0:1::/64,
+                 61.0.0.1,0.0.0.0/0,::/0}'::cidr[]) p"
+        ),
+        ["t", "t", "f", "t", "f", "f", "t", "t"]
+    );
+
+    // A list that is too old states nothing.
+    file(ago(8 * DAY)).write(&path(&cluster, "types"));
+    db.run("SELECT reload_mmdb()");
+    assert_eq!(targets(&mut db, "NULL").len(), 7);
+    assert_eq!(targets(&mut db, prefixes), ["60.0.0.0/24", "61.0.0.0/24", "62.0.0.0/24", "2600::/48"]);
+    assert_eq!(db.one("SELECT contains_benign_scanner('0.0.0.0/0')"), "f");
 }
 
 /// Sessions from 70 addresses of 60.0.0.0/24, of which the first two have another session.

@@ -238,7 +238,7 @@ fn policies_decide_what_a_reader_sees_of_campaigns_and_not_what_is_counted() {
          CREATE POLICY add ON theirs.s FOR INSERT WITH CHECK (id > 100);
          CREATE POLICY take ON theirs.s FOR DELETE USING (id <= 3);
          GRANT SELECT ON enrich.attached_tables TO {reader};
-         GRANT EXECUTE ON FUNCTION enrich.campaign_networks(regclass, text), enrich.campaign_query(regclass, text) TO {reader}"
+         GRANT EXECUTE ON FUNCTION enrich.campaign_networks(regclass, text, text), enrich.campaign_query(regclass, text, text) TO {reader}"
     ));
     let mut session = db.session_as(&reader);
     assert_eq!(session.one("SELECT sum(sessions) FROM enrich.campaign_networks('theirs.s')"), "5");

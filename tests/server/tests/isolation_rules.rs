@@ -257,7 +257,7 @@ fn no_view_and_no_function_reads_relations_that_nobody_named() {
         db.rows(READS_UNNAMED),
         [
             "all_sessions() makes statements without a named table",
-            "campaigns uses function campaign_networks(regclass,text)",
+            "campaigns uses function campaign_networks(regclass,text,text)",
             "others uses table theirs",
         ]
     );

@@ -159,13 +159,13 @@ fn policies_and_rights_of_the_reader_hold() {
     let role = db.create_role("reader");
     db.run(&format!(
         "GRANT USAGE ON SCHEMA enrich TO {role};
-         GRANT EXECUTE ON FUNCTION prefix_activity(regclass, timestamptz) TO {role}"
+         GRANT EXECUTE ON FUNCTION prefix_activity(regclass, timestamptz, text) TO {role}"
     ));
     let mut session = db.session_as(&role);
     let call = "SELECT prefix, sessions FROM enrich.prefix_activity('session_summaries')";
     for grant in [
-        "EXECUTE ON FUNCTION session_prefixes(regclass, timestamptz), since_condition(regclass, timestamptz)",
-        "EXECUTE ON FUNCTION campaign_addresses(regclass, text)",
+        "EXECUTE ON FUNCTION session_prefixes(regclass, timestamptz, text)",
+        "EXECUTE ON FUNCTION campaign_addresses(regclass, text, text, timestamptz)",
         "SELECT ON ip_inventory",
         "SELECT ON asn_inventory",
         "SELECT ON block_answer",

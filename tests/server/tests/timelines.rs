@@ -208,6 +208,79 @@ fn the_period_is_exact_for_columns_with_and_without_a_time_zone() {
     }
 }
 
+/// Sessions with local times of Berlin at the clock changes of 2024, and the seconds since 1970. A local time between 2
+/// and 3 o'clock on the day in autumn occurs twice, and is read as standard time.
+fn berlin_sessions() -> [(&'static str, i64); 5] {
+    let (from, to) = summer();
+    [
+        ("2024-03-31 01:59:59", from - 1),
+        ("2024-03-31 03:00:00", from),
+        ("2024-10-27 01:59:59", to - HOUR - 1),
+        ("2024-10-27 02:30:00", to + HOUR / 2),
+        ("2024-10-27 03:00:00", to + HOUR),
+    ]
+}
+
+#[test]
+fn all_functions_read_local_times_in_the_stored_time_zone() {
+    let mut db = database();
+    COWRIE.create_attached(&mut db);
+    let sessions = berlin_sessions();
+    for (n, (time, _)) in sessions.iter().enumerate() {
+        db.run(&COWRIE.insert_at(time, &[(&format!("s{n}"), Some(&format!("8.8.{n}.1")))]));
+    }
+    let seconds = |time: &str| format!("extract(epoch FROM {time})::bigint");
+    let (first, last) = (seconds("first_seen"), seconds("last_seen"));
+    let all: Vec<String> = sessions.iter().map(|(_, time)| format!("{time}|{time}")).collect();
+    let (begin, end) = (sessions[0].1, sessions[4].1);
+    for connection in ["UTC", "Asia/Kathmandu", "Europe/Berlin", "America/New_York"] {
+        db.run(&format!("SET TimeZone = '{connection}'"));
+        let mut rows = |call: &str, order: &str| {
+            db.rows(&format!("SELECT {first}, {last} FROM {call} ORDER BY {order}"))
+        };
+        let zone = "stored_time_zone => 'Europe/Berlin'";
+        assert_eq!(
+            rows(&format!("campaign_addresses('sessions', {zone})"), "ip_address"),
+            all,
+            "{connection}"
+        );
+        assert_eq!(rows(&format!("prefix_activity('sessions', {zone})"), "prefix"), all, "{connection}");
+        assert_eq!(rows(&format!("blocklist('sessions', NULL, {zone})"), "target"), all, "{connection}");
+        let networks = rows(&format!("campaign_networks('sessions', {zone})"), "asn_number");
+        assert_eq!(networks, [format!("{begin}|{end}")], "{connection}");
+        let query = db.one(&format!("SELECT campaign_query('sessions', {zone})"));
+        let networks = db.one(&format!("SELECT {first}, {last} FROM ({query}) q"));
+        assert_eq!(networks, format!("{begin}|{end}"), "{connection}");
+        for (n, (_, time)) in sessions.iter().enumerate() {
+            for (since, expected) in [(format!("{time}"), 5 - n), (format!("{time} + 0.000001"), 4 - n)] {
+                let since = format!("since => to_timestamp({since}), {zone}");
+                for call in ["campaign_addresses", "prefix_activity", "blocklist"] {
+                    let found = db.number(&format!("SELECT count(*) FROM {call}('sessions', {since})"));
+                    assert_eq!(found, expected as i64, "{call}, {since}, {connection}");
+                }
+                let found = db.number(&format!(
+                    "SELECT coalesce(sum(sessions), 0) FROM session_timeline('sessions', '1 day', {since})"
+                ));
+                assert_eq!(found, expected as i64, "{since}, {connection}");
+            }
+        }
+        assert_eq!(
+            db.one("SELECT address_profile('8.8.2.1', 'sessions', 'Europe/Berlin') -> 'sessions_per_day'"),
+            r#"[{"day": "2024-10-26", "sessions": 1}]"#,
+            "{connection}"
+        );
+        // The default is UTC.
+        let found = db.one(&format!("SELECT min({first}), max({last}) FROM campaign_addresses('sessions')"));
+        assert_eq!(found, format!("{}|{}", begin + HOUR, end + HOUR), "{connection}");
+    }
+    let refusal =
+        db.refused("SELECT * FROM campaign_networks('sessions', stored_time_zone => 'Mars''/Olympus')");
+    assert_eq!(refusal.code, "22023");
+    for call in ["campaign_networks('sessions', 'true', NULL)", "prefix_activity('sessions', NULL, NULL)"] {
+        assert_eq!(db.refused(&format!("SELECT * FROM {call}")).code, "22004", "{call}");
+    }
+}
+
 #[test]
 fn sessions_are_grouped_by_any_column_of_a_builtin_type() {
     let mut db = database();

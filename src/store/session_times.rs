@@ -1,0 +1,119 @@
+//! The times of the sessions of a table, as the analysts' functions read them.
+//!
+//! A time column may have no time zone. The caller names the time zone in which its times were written. The time zone of
+//! the connection is not used, because two connections would then see different times. If the stored times have summer
+//! time, one hour of a year occurs twice, and PostgreSQL reads it as standard time.
+//!
+//! Some implausible times cannot be converted, but a comparison of the column itself never fails. So each expression
+//! compares the column before it converts the time. These comparisons are written without a conversion of the column,
+//! so the server can use an index, and can estimate how many sessions they select.
+
+use cowrie_enrich_engine::timestamp::Timestamp;
+
+use crate::pg::column::Column;
+use crate::pg::text;
+
+/// A time column, and how its values are read.
+pub struct SessionTimes {
+    /// The column, qualified with the alias `s`.
+    column: Vec<u8>,
+    /// The time zone of a column that has none, as an argument of `timezone()`.
+    zone: Option<Vec<u8>>,
+}
+
+/// A bound of a period, and the parameter of the statement that has its value.
+#[derive(Clone, Copy)]
+pub struct Bound {
+    pub time: Option<Timestamp>,
+    pub parameter: &'static str,
+}
+
+impl SessionTimes {
+    /// `name` is quoted for SQL. Texts are in the server's encoding.
+    pub fn of(column: Column, name: &[u8], stored_time_zone: &[u8]) -> SessionTimes {
+        let zone = || match is_utc(stored_time_zone) {
+            true => UTC.into(),
+            false => joined(&[&text::quoted(stored_time_zone), &"::pg_catalog.text"]),
+        };
+        SessionTimes { column: joined(&[&"s.", &name]), zone: column.holds_local_times().then(zone) }
+    }
+
+    /// Returns the expression for the time of a session. It must not be evaluated for an implausible time.
+    pub fn time(&self) -> Vec<u8> {
+        match &self.zone {
+            Some(zone) => joined(&[&"pg_catalog.timezone(", zone, &", ", &self.column, &"::timestamp)"]),
+            None => self.column.clone(),
+        }
+    }
+
+    /// Returns the expression for the time of a session, null if the time is implausible.
+    pub fn plausible_time(&self) -> Vec<u8> {
+        joined(&[&"CASE WHEN ", &self.is_plausible(), &" THEN ", &self.time(), &" END"])
+    }
+
+    /// Returns the condition that a time is plausible: from 1970 until tomorrow.
+    pub fn is_plausible(&self) -> Vec<u8> {
+        let now = &"pg_catalog.now()";
+        let (first, now) = match &self.zone {
+            Some(zone) => (
+                "'1970-01-01 00:00:00'::timestamp",
+                joined(&[&"pg_catalog.timezone(", zone, &", ", now, &")"]),
+            ),
+            None => ("'1970-01-01 00:00:00+00'::timestamp with time zone", joined(&[now])),
+        };
+        let column = &self.column;
+        let tomorrow = joined(&[&"(", &now, &" OPERATOR(pg_catalog.+) '24:00:00'::interval)"]);
+        let (after, before) = (" OPERATOR(pg_catalog.>=) ", " OPERATOR(pg_catalog.<=) ");
+        joined(&[column, &after, &first, &" AND ", column, &before, &tomorrow])
+    }
+
+    /// Returns the condition that a time is plausible and in a period.
+    pub fn is_within(&self, since: Bound, until: Bound) -> Vec<u8> {
+        let mut conditions = vec![self.is_plausible()];
+        for (bound, operator, widening) in [(since, ">=", "-"), (until, "<", "+")] {
+            let Some(time) = bound.time else { continue };
+            let operator = format!(" OPERATOR(pg_catalog.{operator}) ");
+            if self.zone.is_none() {
+                conditions.push(joined(&[&self.column, &operator, &bound.parameter]));
+                continue;
+            }
+            if USEFUL.contains(&time.micros()) {
+                // No time zone differs from UTC by more than a day.
+                let widened = format!(
+                    "(pg_catalog.timezone({UTC}, {}) OPERATOR(pg_catalog.{widening}) '48:00:00'::interval)",
+                    bound.parameter
+                );
+                conditions.push(joined(&[&self.column, &operator, &widened]));
+            }
+            let exact = joined(&[&self.time(), &operator, &bound.parameter]);
+            conditions.push(joined(&[
+                &"CASE WHEN ",
+                &self.is_plausible(),
+                &" THEN ",
+                &exact,
+                &" ELSE false END",
+            ]));
+        }
+        conditions.join(&b" AND "[..])
+    }
+}
+
+/// Returns the argument of `timezone()` for a time zone. The server converts a time much faster if the time zone is an
+/// interval instead of a name. `parameter` is the parameter that has the name.
+pub fn zone_argument(time_zone: &[u8], parameter: &'static str) -> &'static str {
+    if is_utc(time_zone) { UTC } else { parameter }
+}
+
+fn is_utc(time_zone: &[u8]) -> bool {
+    time_zone.eq_ignore_ascii_case(b"utc")
+}
+
+const UTC: &str = "'00:00:00'::interval";
+
+/// Bounds that are compared with the bare column: from 1970-01-03 to 2999, in microseconds since 2000. The conversion
+/// of other bounds could fail. For those bounds the comparison of the converted time is enough.
+const USEFUL: std::ops::Range<i64> = -10_955 * 86_400_000_000..365_243 * 86_400_000_000;
+
+fn joined(parts: &[&dyn AsRef<[u8]>]) -> Vec<u8> {
+    parts.iter().flat_map(|part| part.as_ref()).copied().collect()
+}
