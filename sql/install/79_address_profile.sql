@@ -19,6 +19,8 @@ CREATE FUNCTION address_facts(ip inet) RETURNS jsonb
                 'asn_number', l.asn_number, 'organization_name', l.organization_name,
                 'organization_country', n.organization_country, 'asn_type', l.asn_type, 'rir_registry', l.rir_registry,
                 'is_known_hosting', n.is_known_hosting, 'is_known_vpn', n.is_known_vpn,
+                'as_name', n.as_name, 'allocated_on', n.allocated_on,
+                'sources', CASE WHEN jsonb_typeof(n.enrichment -> 'provenance') = 'object' THEN n.enrichment -> 'provenance' END,
                 'prefix', @extschema@.announced_prefix(i.enrichment), 'verified_at', i.asn_last_verified) END,
             'session_count', l.session_count, 'first_seen', l.first_seen, 'last_seen', l.last_seen,
             'types', COALESCE((
