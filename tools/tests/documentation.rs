@@ -62,6 +62,7 @@ fn options_on_the_page_are_options_of_the_program() {
         "--print-grants",
         "--role",
         "--for",
+        "--print-schema",
     ] {
         assert!(help.contains(&format!("{option} ")), "{option} is not in --help");
     }
@@ -83,6 +84,8 @@ fn options_that_have_no_meaning_together_are_refused() {
         (&["--follow", "/tmp", "log"][..], "FILE goes with neither --follow nor --print-grants"),
         (&["--state", "/tmp", "log"], "--state goes with --follow"),
         (&["--follow", "/tmp", "--print-grants", "sessions"], "--follow goes with no --print-grants"),
+        (&["--print-schema", "log"], "FILE goes with neither --follow nor --print-grants"),
+        (&["--print-schema", "--role", "r"], "--role goes with --print-grants"),
         (&["--role", "r", "log"], "--role goes with --print-grants"),
         (&["--print-grants", "sessions", "--for", "me"], "must be follow, files or output_postgresql"),
         (&["--print-grants", "auth"], "Cowrie's table is called sessions"),

@@ -2,7 +2,17 @@
 
 mod support;
 
-use support::{Database, bundled, line};
+use std::io::Read;
+use std::process::Command;
+
+use cowrie_enrich_tools::log;
+use support::{Database, Site, bundled, line};
+
+fn unpacked(path: &str) -> String {
+    let mut text = String::new();
+    log::decompressed(std::fs::File::open(path).unwrap()).unwrap().read_to_string(&mut text).unwrap();
+    text
+}
 
 #[test]
 fn a_repeated_load_changes_nothing() {
@@ -34,6 +44,44 @@ fn a_log_loaded_in_parts_or_in_small_batches_gives_the_same_rows() {
     let mut small = Database::new("small").unwrap();
     small.report(&["--batch", "1", &bundled()], b"");
     assert_eq!(small.contents(), expected);
+}
+
+#[test]
+fn a_directory_gives_its_logs_in_the_order_of_their_events() {
+    let Some(mut whole) = Database::new("directory_whole") else {
+        return;
+    };
+    whole.report(&[&bundled()], b"");
+    let text = unpacked(&bundled());
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let (old, new) = lines.split_at(lines.len() / 2);
+    let logs = Site::new("directory", "");
+    // The names are in another order than the events.
+    logs.append("cowrie.json", new.concat());
+    logs.append("cowrie.json.2025-05-07", old.concat());
+    logs.append("cowrie.log", "not a log of events");
+    let directory = logs.root.join("logs").display().to_string();
+    let mut parts = Database::new("directory_parts").unwrap();
+    parts.report(&[&directory], b"");
+    assert_eq!(parts.contents(), whole.contents());
+    let empty = logs.root.join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let output = parts.load(&[empty.to_str().unwrap()], b"");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("no log of Cowrie in "), "{error}");
+}
+
+#[test]
+fn the_printed_schema_is_enough_to_load_a_log() {
+    let Some(mut database) = Database::new("schema") else {
+        return;
+    };
+    let output = Command::new(env!("CARGO_BIN_EXE_cowrie-load")).arg("--print-schema").output().unwrap();
+    let script = String::from_utf8(output.stdout).unwrap();
+    database.psql("DROP SCHEMA public CASCADE; CREATE SCHEMA public");
+    database.psql(&script);
+    database.report(&[&bundled()], b"");
+    assert_eq!(database.one("SELECT count(*)::text FROM sessions"), "632");
 }
 
 #[test]
@@ -166,7 +214,8 @@ fn a_database_without_cowries_tables_is_told_so() {
     assert!(!output.status.success());
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
-        error.contains("could not find Cowrie's tables") && error.contains("\"sessions\" does not exist"),
+        error.contains("could not find Cowrie's tables")
+            && error.contains("\"sessions\" does not exist; the statements of `cowrie-load --print-schema`"),
         "{error}"
     );
 }

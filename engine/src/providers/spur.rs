@@ -88,8 +88,8 @@ static SERVICE: HttpService = HttpService {
     notice,
 };
 
-/// Headers about the account and the data.
-const NOTICES: [&str; 2] = ["x-balance-remaining", "x-result-dt"];
+/// Headers about the account and the data, and the words for them.
+const NOTICES: [(&str, &str); 2] = [("x-balance-remaining", "balance"), ("x-result-dt", "date of the data")];
 
 /// Maximum length of this header, in characters.
 const LONGEST_NOTICE: usize = 40;
@@ -133,12 +133,12 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
     }
 }
 
-/// Returns for example `x-balance-remaining: 4711, x-result-dt: 20261120`.
+/// Returns for example `balance: 4711, date of the data: 20261120`.
 fn notice(headers: &HeaderMap) -> Option<String> {
-    let source_data = NOTICES.into_iter().filter_map(|name| {
+    let source_data = NOTICES.into_iter().filter_map(|(name, words)| {
         let value = headers.get(name)?.to_str().ok()?;
         let sane = !value.is_empty() && value.len() <= LONGEST_NOTICE;
-        (sane && value.bytes().all(|byte| byte.is_ascii_graphic())).then(|| format!("{name}: {value}"))
+        (sane && value.bytes().all(|byte| byte.is_ascii_graphic())).then(|| format!("{words}: {value}"))
     });
     Some(source_data.collect::<Vec<_>>().join(", ")).filter(|source_data| !source_data.is_empty())
 }
@@ -244,7 +244,7 @@ mod tests {
         #[test]
         fn any_headers_are_read(balance: Vec<u8>, date in "\\PC{0,50}") {
             let mut headers = HeaderMap::new();
-            for (name, value) in NOTICES.into_iter().zip([balance, date.into_bytes()]) {
+            for ((name, _), value) in NOTICES.into_iter().zip([balance, date.into_bytes()]) {
                 if let Ok(value) = ureq::http::HeaderValue::from_bytes(&value) {
                     headers.insert(name, value);
                 }

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use cowrie_enrich_tools::connection;
-use cowrie_enrich_tools::follow::{self, Follower, OpenLimits};
+use cowrie_enrich_tools::follow::{self, Follower, OpenLimits, Scanner};
 use cowrie_enrich_tools::grants::{self, Program};
 use cowrie_enrich_tools::load::{LoadCounts, Loader, TABLES, explained};
 use cowrie_enrich_tools::log::{self, Rejected};
@@ -22,13 +22,15 @@ use postgres::NoTls;
 const HELP: &str = "\
 Loads JSON logs of the honeypot Cowrie into the tables of Cowrie's own PostgreSQL schema.
 
-usage: cowrie-load [--dsn CONNECTION] [--from TIME] [--until TIME] [--batch SESSIONS] FILE...
+usage: cowrie-load [--dsn CONNECTION] [--from TIME] [--until TIME] [--batch SESSIONS] FILE|DIRECTORY...
        cowrie-load --follow DIRECTORY --state DIRECTORY [--metrics FILE] [--idle SECONDS]
                    [--dsn CONNECTION] [--from TIME] [--batch SESSIONS]
        cowrie-load --print-grants TABLE [--role ROLE] [--for follow|files|output_postgresql]
+       cowrie-load --print-schema
 
   FILE              log file, plain or compressed with gzip or xz; `-` is standard input.
                     Name rotated logs in the order in which they were written.
+  DIRECTORY         load cowrie.json in this directory, and the rotated logs, in the order of their first events
   --dsn CONNECTION  connection string: 'host=… dbname=…' or postgresql://…. Missing parts come from PGHOST,
                     PGPORT, PGUSER, PGPASSWORD, PGDATABASE and PGOPTIONS. TLS is not supported.
   --from TIME       load only events at or after this time, for example 2024-05-01T00:00:00Z
@@ -36,7 +38,7 @@ usage: cowrie-load [--dsn CONNECTION] [--from TIME] [--until TIME] [--batch SESS
   --batch SESSIONS  number of sessions per transaction (default: 5000)
   --quiet           print only the last line of the report
 
-The tables must exist (see docs/sql/postgres.sql of Cowrie). Loading the same log again changes nothing. Invalid
+The tables must exist (--print-schema prints the statements that create them). Loading the same log again changes nothing. Invalid
 lines, values that are too long, and sessions without a connect event are counted and do not stop the load.
 
   --follow DIRECTORY  store the sessions of all logs in this directory, and of new logs, until stopped:
@@ -51,7 +53,14 @@ sessions, and does not change a stored session.
   --print-grants TABLE  print the GRANT statements that a role needs; TABLE is the table of sessions
   --role ROLE           the role in these statements (default: cowrie_load)
   --for PROGRAM         the program that uses the role (default: follow)
+  --print-schema        print the statements that create the tables of Cowrie's own schema
 ";
+
+/// The statements that create Cowrie's tables.
+const SCHEMA: &str = include_str!("../../../demo/cowrie-schema.sql");
+
+/// Follows the error of a database without the tables.
+const CREATE_TABLES: &str = "; the statements of `cowrie-load --print-schema` create them";
 
 #[derive(Default)]
 struct Arguments {
@@ -66,6 +75,7 @@ struct Arguments {
     metrics: Option<PathBuf>,
     idle: Option<Duration>,
     print_grants: Option<String>,
+    print_schema: bool,
     role: Option<String>,
     program: Option<Program>,
 }
@@ -90,6 +100,7 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
             Long("metrics") => parsed.metrics = Some(parser.value()?.into()),
             Long("idle") => parsed.idle = Some(Duration::from_secs(parser.value()?.parse::<u32>()?.into())),
             Long("print-grants") => parsed.print_grants = Some(parser.value()?.string()?),
+            Long("print-schema") => parsed.print_schema = true,
             Long("role") => parsed.role = Some(parser.value()?.string()?),
             Long("for") => {
                 parsed.program = Some(parser.value()?.parse_with(|text| {
@@ -110,17 +121,18 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
 
 /// Refuses options that cannot be combined.
 fn check(parsed: &Arguments) -> Result<(), lexopt::Error> {
-    let prints = parsed.print_grants.is_some();
+    let prints = parsed.print_grants.is_some() || parsed.print_schema;
     let follows = parsed.follow.is_some();
     for (given, option, allowed, with) in [
         (!parsed.files.is_empty(), "FILE", !prints && !follows, "neither --follow nor --print-grants"),
         (parsed.until.is_some(), "--until", !prints && !follows, "FILE"),
         (follows, "--follow", !prints, "no --print-grants"),
+        (parsed.print_schema, "--print-schema", parsed.print_grants.is_none(), "no --print-grants"),
         (parsed.state.is_some(), "--state", follows, "--follow"),
         (parsed.metrics.is_some(), "--metrics", follows, "--follow"),
         (parsed.idle.is_some(), "--idle", follows, "--follow"),
-        (parsed.role.is_some(), "--role", prints, "--print-grants"),
-        (parsed.program.is_some(), "--for", prints, "--print-grants"),
+        (parsed.role.is_some(), "--role", parsed.print_grants.is_some(), "--print-grants"),
+        (parsed.program.is_some(), "--for", parsed.print_grants.is_some(), "--print-grants"),
     ] {
         if given && !allowed {
             return Err(format!("{option} goes with {with}; see --help").into());
@@ -163,13 +175,41 @@ struct Lines {
     broken: Vec<String>,
 }
 
+/// Replaces each directory by the logs in it. Also returns the logs that cannot be read, with the reasons.
+fn logs_of(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<String>), String> {
+    let (mut files, mut unreadable) = (Vec::new(), Vec::new());
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let mut scanner = Scanner::default();
+        let found =
+            scanner.scan(path).map_err(|error| format!("could not read {}: {error}", path.display()))?;
+        if found.is_empty() && scanner.unreadable.is_empty() {
+            return Err(format!(
+                "no log of Cowrie in {}; the name of a log begins with cowrie.json",
+                path.display()
+            ));
+        }
+        files.extend(found.into_iter().map(|log| log.path));
+        unreadable.append(&mut scanner.unreadable);
+    }
+    Ok((files, unreadable))
+}
+
 /// Reads all files and passes batches to `store`. Stops reading a file if `store` returns false.
-fn read(arguments: &Arguments, bar: &ProgressBar, store: &mut dyn FnMut(Vec<Session>) -> bool) -> Lines {
+fn read(
+    arguments: &Arguments,
+    files: &[PathBuf],
+    bar: &ProgressBar,
+    store: &mut dyn FnMut(Vec<Session>) -> bool,
+) -> Lines {
     let mut lines = Lines::default();
     let defaults = Limits::default();
     let mut assembler =
         SessionAssembler::new(Limits { batch: arguments.batch.unwrap_or(defaults.batch), ..defaults });
-    for path in &arguments.files {
+    for path in files {
         if let Err(error) = read_file(path, arguments, bar, &mut assembler, &mut lines, store) {
             lines.broken.push(format!("{}: {error}", path.display()));
         }
@@ -232,6 +272,10 @@ fn progress(files: &[PathBuf]) -> ProgressBar {
 }
 
 fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
+    if arguments.print_schema {
+        print!("{SCHEMA}");
+        return Ok(true);
+    }
     if let Some(table) = &arguments.print_grants {
         let program = arguments.program.unwrap_or(Program::Follow);
         print!("{}", grants::print(program, table, arguments.role.as_deref().unwrap_or("cowrie_load"))?);
@@ -240,20 +284,19 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     if let Some(directory) = &arguments.follow {
         return follow(arguments, directory.clone());
     }
+    let (files, unreadable) = logs_of(&arguments.files)?;
     let config = connection::config(&arguments.dsn)?;
     let client =
         config.connect(NoTls).map_err(|error| format!("could not connect: {}", explained(&error)))?;
-    let mut loader = Loader::new(client)
-        .map_err(|error| format!("could not find Cowrie's tables in this database: {}", explained(&error)))?;
+    let mut loader = Loader::new(client).map_err(|error| {
+        format!("could not find Cowrie's tables in this database: {}{CREATE_TABLES}", explained(&error))
+    })?;
     let started = Instant::now();
-    let bar = if arguments.quiet || !io::stderr().is_terminal() {
-        ProgressBar::hidden()
-    } else {
-        progress(&arguments.files)
-    };
+    let bar =
+        if arguments.quiet || !io::stderr().is_terminal() { ProgressBar::hidden() } else { progress(&files) };
     // The log is parsed while the database stores. At most two batches wait in between.
     let (sender, batches) = mpsc::sync_channel::<Vec<Session>>(2);
-    let (lines, stored) = std::thread::scope(|scope| {
+    let (mut lines, stored) = std::thread::scope(|scope| {
         let storing = scope.spawn(|| -> Result<LoadCounts, postgres::Error> {
             let batches = batches;
             let mut stored = LoadCounts::default();
@@ -268,7 +311,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
             }
             Ok(stored)
         });
-        let lines = read(arguments, &bar, &mut |batch| sender.send(batch).is_ok());
+        let lines = read(arguments, &files, &bar, &mut |batch| sender.send(batch).is_ok());
         drop(sender);
         (lines, storing.join())
     });
@@ -276,6 +319,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let stored = stored.map_err(|_| "the storing thread ended unexpectedly")?.map_err(|error| {
         format!("could not store a batch; earlier batches stay stored: {}", explained(&error))
     })?;
+    lines.broken.extend(unreadable);
     report(arguments, &lines, &stored, started.elapsed());
     Ok(lines.broken.is_empty())
 }

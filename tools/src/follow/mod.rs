@@ -27,6 +27,7 @@ mod run;
 mod state;
 pub mod writer;
 
+pub use directory::Scanner;
 pub use open::OpenLimits;
 pub use run::{Follower, Options};
 pub use state::state_directory;

@@ -440,9 +440,9 @@ fn notice_tells_the_balance_whatever_the_status() {
         ask(&Spur, &spur(&server.url(""), &key)).notice
     };
     let headers = "x-balance-remaining: 4711\r\nx-result-dt: 20261120\r\n";
-    let both = Some("x-balance-remaining: 4711, x-result-dt: 20261120".to_owned());
+    let both = Some("balance: 4711, date of the data: 20261120".to_owned());
     assert_eq!((notice("200 OK", headers), notice("429 x", headers)), (both.clone(), both));
-    assert_eq!(notice("200 OK", "x-result-dt: 20261120\r\n").as_deref(), Some("x-result-dt: 20261120"));
+    assert_eq!(notice("200 OK", "x-result-dt: 20261120\r\n").as_deref(), Some("date of the data: 20261120"));
     assert_eq!(notice("200 OK", ""), None);
     assert_eq!(notice("200 OK", &format!("x-result-dt: {}\r\n", "9".repeat(41))), None);
     assert_eq!(notice("200 OK", "x-result-dt: two words\r\n"), None);
