@@ -6,7 +6,7 @@ use server_tests::hosts::COWRIE;
 use server_tests::type_files::{DAY, HOUR, ago, server, with_file};
 
 /// jsonb sorts keys by their length, then by their bytes.
-const PROFILE: &str = r#"{"city": "Mountain View", "types": [], "region": "California", "country": "US", "history": [], "network": {"prefix": null, "asn_type": null, "asn_number": 15169, "verified_at": null, "is_known_vpn": null, "rir_registry": "ARIN", "is_known_hosting": null, "organization_name": "GOOGLE", "organization_country": null}, "sources": {}, "waiting": [], "ip_types": [], "is_known": false, "latitude": 12.5, "last_seen": null, "longitude": -7.25, "first_seen": null, "ip_address": "8.8.8.8", "is_scanner": null, "bogon_reason": null, "dead_letters": [], "block_answers": [], "session_count": 0}"#;
+const PROFILE: &str = r#"{"city": "Mountain View", "types": [], "region": "California", "country": "US", "history": [], "network": {"prefix": null, "as_name": null, "sources": null, "asn_type": null, "asn_number": 15169, "verified_at": null, "allocated_on": null, "is_known_vpn": null, "rir_registry": "ARIN", "is_known_hosting": null, "organization_name": "GOOGLE", "organization_country": null}, "sources": {}, "waiting": [], "ip_types": [], "is_known": false, "latitude": 12.5, "last_seen": null, "longitude": -7.25, "first_seen": null, "ip_address": "8.8.8.8", "is_scanner": null, "bogon_reason": null, "dead_letters": [], "block_answers": [], "session_count": 0}"#;
 
 #[test]
 fn an_address_without_a_row_has_what_the_files_know() {
@@ -52,7 +52,7 @@ fn a_profile_has_history_sources_and_waiting_lookups() {
     );
     assert_eq!(
         part("network"),
-        r#"{"prefix": "48.0.0.0/16", "asn_type": "UNKNOWN", "asn_number": 64500, "verified_at": "2024-05-02T00:00:00+00:00", "is_known_vpn": false, "rir_registry": "RIPE", "is_known_hosting": false, "organization_name": "Example VPN", "organization_country": "SE"}"#
+        r#"{"prefix": "48.0.0.0/16", "as_name": null, "sources": {"rir_registry": "manual", "organization_name": "manual", "organization_country": "manual"}, "asn_type": "UNKNOWN", "asn_number": 64500, "verified_at": "2024-05-02T00:00:00+00:00", "allocated_on": null, "is_known_vpn": false, "rir_registry": "RIPE", "is_known_hosting": false, "organization_name": "Example VPN", "organization_country": "SE"}"#
     );
     assert_eq!(part("sources,cymru,state"), "\"value\"");
     assert_eq!(part("sources,cymru,age_seconds"), "3600");

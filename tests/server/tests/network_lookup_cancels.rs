@@ -30,6 +30,33 @@ fn cancelled_lookup_of_a_network_is_not_queued_again_by_itself() {
     assert_filled(&mut db, FIRST, 2);
 }
 
+#[test]
+fn cancelled_lookup_of_a_network_comes_back_with_its_next_session() {
+    let lab = lab("networks-cancelled-session");
+    lab.reconfigure(&["cymru_networks = off"]);
+    let mut db = lab.database();
+    start_worker(&mut db);
+    create(&mut db, FIRST, 2);
+    db.run(&format!(
+        "SELECT enrich.request_enrichment({FIRST}); SELECT enrich.request_enrichment({FIRST} + 1)"
+    ));
+    wait_until(
+        "the lookups have jobs",
+        || (db.number("SELECT count(*) FROM enrich.enrichment_job"), state(&mut db)),
+        |(jobs, _)| *jobs == 2,
+    );
+    assert_eq!(db.number("SELECT enrich.cancel_requests('cymru')"), 2);
+    db.run(&format!(
+        "UPDATE enrich.asn_inventory SET total_session_count = total_session_count + 1 WHERE asn_number = {FIRST}"
+    ));
+    lab.reconfigure(&["cymru_networks = on"]);
+    sweep(&mut db);
+    wait_until("it is asked", || lab.whois.record().networks().count(), |asked| *asked > 0);
+    wait_for_the_queue(&mut db);
+    assert_eq!(lab.whois.record().networks().collect::<Vec<_>>(), [FIRST]);
+    assert_filled(&mut db, FIRST, 1);
+}
+
 const STATES: &str = "SELECT asn_number, enrichment #>> '{_meta,cymru,state}',
                              (enrichment #>> '{_meta,cymru,skipped_at}')::timestamptz > now() - interval '1 hour'
                       FROM enrich.asn_inventory ORDER BY 1";
