@@ -10,7 +10,7 @@ use std::ffi::CString;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::ExtensionOids;
-use super::session_times::{Bound, SessionTimes};
+use super::session_times::{Bound, SessionTimes, argument};
 use crate::error;
 use crate::pg::column::Generated;
 use crate::pg::relation;
@@ -151,7 +151,7 @@ impl Campaign {
         let inventories = names.map(|name| relation::find(self.oids.schema, name));
         let mut parts = self.address_parts(selection);
         parts.push(("@period@", self.period(selection, since)));
-        self.run(connection, ADDRESSES, &parts, &inventories, (since,), read)
+        self.run(connection, ADDRESSES, &parts, &inventories, (argument(since),), read)
     }
 
     /// Runs a statement whose text has these parts. The condition is one of the parts.

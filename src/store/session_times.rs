@@ -28,6 +28,12 @@ pub struct Bound {
     pub parameter: &'static str,
 }
 
+/// Returns the value of a bound's parameter, which may not be null. The text of the statement does not use the parameter
+/// of a bound that is absent.
+pub fn argument(bound: Option<Timestamp>) -> Timestamp {
+    bound.unwrap_or(Timestamp::from_micros(0))
+}
+
 impl SessionTimes {
     /// `name` is quoted for SQL. Texts are in the server's encoding.
     pub fn of(column: Column, name: &[u8], stored_time_zone: &[u8]) -> SessionTimes {

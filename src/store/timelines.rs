@@ -12,7 +12,7 @@ use std::ffi::CString;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::campaigns::{Campaign, Parts};
-use super::session_times::{Bound, zone_argument};
+use super::session_times::{Bound, argument, zone_argument};
 use crate::error;
 use crate::pg::spi::{Connection, Rows};
 use crate::pg::sql_function::Interval;
@@ -50,7 +50,7 @@ impl Campaign {
         read: impl FnOnce(&Rows<Buckets>) -> T,
     ) -> T {
         let parts = self.timeline_parts(request);
-        let arguments = (request.time_zone, request.since, request.until);
+        let arguments = (request.time_zone, argument(request.since), argument(request.until));
         self.run(connection, TIMELINE, &parts, &[], arguments, read)
     }
 

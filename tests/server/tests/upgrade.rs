@@ -27,7 +27,7 @@ const OLD: &str = "0.0.9";
 
 /// The parts that the old version lacks, with their replacements: an index, the last column of a table, the comment
 /// of this column, and a function's text. Whole files with functions, views and procedures are left out too.
-const LACKED: [(&str, &str); 4] = [
+const LACKED: [(&str, &str); 5] = [
     ("CREATE INDEX asn_inventory_last_seen_idx ON asn_inventory (last_seen);\n", ""),
     ("    resume_at        jsonb,\n", ""),
     (
@@ -38,6 +38,7 @@ const LACKED: [(&str, &str); 4] = [
         "numbers of networks in asn_inventory: all networks, networks with the name of an organisation, and networks by regional internet registry",
         "numbers of networks in asn_inventory",
     ),
+    ("attribution_change_between(bigint, text, bigint, text), ", ""),
 ];
 const LACKED_FILES: [&str; 2] = ["76_analysis.sql", "78_schedule.sql"];
 
