@@ -330,7 +330,7 @@ fn a_verbose_call_shows_some_of_those_that_it_skips() {
     assert_eq!(shown, 20, "ten of each batch: {said}");
     assert!(said.contains("skipped 70.0.0.0: the value of column enrichment is not a JSON object"), "{said}");
     assert_eq!(
-        said.lines().filter(|line| line.contains("more addresses of this batch")).count(),
+        said.lines().filter(|line| line.contains("further addresses of this batch")).count(),
         2,
         "{said}"
     );
