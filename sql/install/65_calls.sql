@@ -14,8 +14,8 @@ CREATE TABLE procedure_call (
     updated_at       timestamptz NOT NULL,
     ended_at         timestamptz,
     result           jsonb,
-    resume_at        jsonb,
     succeeded_at     timestamptz,
+    resume_at        jsonb,
     PRIMARY KEY (procedure, relation)
 );
 -- Rows are not dumped, because a running call belongs to a process, and table OIDs differ between databases.

@@ -115,7 +115,7 @@ fn a_table_without_a_time_column_has_no_since() {
     let refusal = db.refused("SELECT * FROM prefix_activity('bare', '2024-05-01')");
     assert_eq!(
         (refusal.code.as_str(), refusal.message.as_str()),
-        ("22023", "could not select the sessions of public.bare by time")
+        ("22023", "could not select the sessions of \"bare\" by time")
     );
     db.run("CREATE TABLE other (ip inet)");
     for call in ["prefix_activity('other')", "prefix_activity('other', '2024-05-01')"] {

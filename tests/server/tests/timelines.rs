@@ -394,7 +394,8 @@ fn a_period_is_answered_from_the_index_by_time_alone() {
         let after = scans(&mut db);
         let numbers = |row: &str| row.split('|').map(|n| n.parse().expect("a number")).collect::<Vec<i64>>();
         let (before, after) = (numbers(&before), numbers(&after));
-        assert_eq!(after[0] - before[0], 1, "{by}: the index is scanned");
+        // Each process of a parallel scan counts one scan.
+        assert!(after[0] > before[0], "{by}: the index is scanned");
         assert_eq!(after[1..], before[1..], "{by}: the table is not read");
     }
 }
