@@ -614,11 +614,11 @@ fn tables_and_columns_may_be_missing_or_of_the_neighbouring_type() {
     assert_eq!(
         db.rows("SELECT reason, count(*) FROM enrich.rejected_row WHERE relation = 'old.ip_inventory' GROUP BY 1 ORDER BY 1"),
         [
+            "another row has the same address, 23.1.0.1; the rows were merged|2",
             "current_asn is \"4294967296\", not an ASN|1",
             "enrichment cannot be read as JSON|1",
             "ip_address is empty|4500",
             "ip_address is not the address of a single host|1",
-            "another row has the same address, 23.1.0.1; the rows were merged|2",
         ]
     );
 }
