@@ -1,7 +1,7 @@
 //! Completes the sessions of one table: leases rows, writes the sessions as the owner of the table, and ends
 //! the leases.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cowrie_enrich_engine::address::Address;
 
@@ -9,7 +9,7 @@ use super::{Step, Worker, transact};
 use crate::guc;
 use crate::pg::{Oid, background, catalog};
 use crate::store::complete_sessions::{self, MOST_SESSIONS, VisitError, VisitResult};
-use crate::store::completions::{self, Outcome, SessionLease};
+use crate::store::completions::{self, Outcome, SMALLEST_AFTER, SessionLease};
 use crate::telemetry;
 use crate::worker::activity::StepKind;
 
@@ -20,9 +20,8 @@ const LONGEST_AFTER_CODE: Duration = Duration::from_secs(300);
 const LONGEST_AFTER_ERROR: Duration = Duration::from_secs(3_600);
 /// The longest pause after a slow visit of several sessions.
 const LONGEST_AFTER_SLOW_VISIT: Duration = Duration::from_secs(1);
-/// After this number of slow visits in a row, a visit tries only one session. Each slow visit halves the batch. A batch has at most
-/// 2,000 sessions, so one session is left after 11 halvings.
-const SMALLEST_AFTER: i64 = 11;
+/// A visit that takes less than this part of the time limit is fast. Twice as many sessions then take at most half of the limit.
+const FAST: u32 = 4;
 /// Reasons why sessions were not completed. Users read these texts in `completion_status`.
 const TOO_SLOW: &str = "code of the table owner, such as a trigger, took too long and was cancelled";
 const UNCHANGED: &str =
@@ -71,11 +70,13 @@ pub fn step(worker: &mut Worker) -> Step {
         Ok(Some(leased)) => leased,
     };
     background::report_activity(Some(c"filling snapshot columns"));
-    // The batch is halved after each slow visit.
+    // The batch is halved after each slow visit, and doubled after a fast one. Otherwise a short time of high load would
+    // slow down all later visits.
     let most = (MOST_SESSIONS >> leased.attempts.clamp(0, SMALLEST_AFTER)).max(1);
     let may_be_filled = completions::may_be_filled();
     let limit = worker.slot.code_limit();
     let visited = transact(StepKind::Complete, |_, connection| {
+        let started = Instant::now();
         let visited = complete_sessions::visit(
             connection,
             (leased.table, worker.owner),
@@ -85,7 +86,9 @@ pub fn step(worker: &mut Worker) -> Step {
         );
         let (outcomes, (longest, error)) = match visited {
             Ok(findings) => {
-                (findings.into_iter().map(outcome).collect(), (after_lock(), UNCHANGED.to_owned()))
+                let is_fast = started.elapsed() < limit / FAST;
+                let outcomes = findings.into_iter().map(|found| outcome(found, is_fast)).collect();
+                (outcomes, (after_lock(), UNCHANGED.to_owned()))
             }
             Err(error) => (later(&leased.addresses), report(&leased, error, most)),
         };
@@ -114,10 +117,11 @@ fn end_leases(worker: &mut Worker) -> Step {
     Step::Worked
 }
 
-fn outcome((address, result): (Address, VisitResult)) -> (Address, Outcome) {
+fn outcome((address, result): (Address, VisitResult), is_fast: bool) -> (Address, Outcome) {
     let outcome = match result {
         VisitResult::Complete => Outcome::Done,
         VisitResult::Waits => Outcome::Waits,
+        VisitResult::More if is_fast => Outcome::Faster,
         VisitResult::More => Outcome::More,
         VisitResult::Locked => Outcome::Later,
     };

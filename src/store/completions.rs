@@ -46,7 +46,7 @@ thread_local! {
             include_str!("../../sql/queries/sessions/completions_lease.sql"),
         ))
     };
-    static END_LEASES: Statement<(value::Oid, Array<Inet>, Array<Text>, Bigint, Float, Text)> = const {
+    static END_LEASES: Statement<(value::Oid, Array<Inet>, Array<Text>, Bigint, Float, Text, Bigint)> = const {
         Statement::new("completions_end_leases", include_str!("../../sql/queries/sessions/completions_end_leases.sql"))
     };
     static RETRY: Statement<(Array<value::Oid>,)> = const { Statement::new(
@@ -245,6 +245,10 @@ pub fn lease(connection: &Connection, owner: Oid, holder: i64, lasts: Duration) 
     })
 }
 
+/// After this number of slow visits in a row, a visit tries only one session. Each slow visit halves the batch. A batch has at most
+/// 2,000 sessions, so one session is left after 11 halvings.
+pub const SMALLEST_AFTER: i64 = 11;
+
 /// The outcome of a visit, with which a lease ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -252,6 +256,8 @@ pub enum Outcome {
     /// The row waits for an answer.
     Waits,
     More,
+    /// More sessions are left, and the next visit can write a larger batch.
+    Faster,
     /// The row is due again after a backoff.
     Later,
 }
@@ -262,6 +268,7 @@ impl Outcome {
             Outcome::Done => "done",
             Outcome::Waits => "waits",
             Outcome::More => "more",
+            Outcome::Faster => "faster",
             Outcome::Later => "later",
         }
     }
@@ -279,7 +286,8 @@ pub fn end_visit(
 ) {
     let addresses = array(outcomes.iter().map(|(address, _)| address));
     let names = array(outcomes.iter().map(|(_, outcome)| outcome.name()));
-    END_LEASES.execute(connection, (table, addresses, names, holder, longest.as_secs_f64(), error));
+    END_LEASES
+        .execute(connection, (table, addresses, names, holder, longest.as_secs_f64(), error, SMALLEST_AFTER));
 }
 
 /// Makes delayed rows of these tables due, because the cause of their failure may be gone.

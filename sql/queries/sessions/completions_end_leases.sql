@@ -1,12 +1,14 @@
 -- Settles rows after a visit. A row whose sessions are complete is deleted. A row whose null columns cannot be filled
 -- yet waits for an answer. A row with more sessions is due at once. A row that failed is due after a backoff. A renewed
--- row is due at once, unless it failed.
+-- row is due at once, unless it failed. Each attempt halves the batch of the next visit. After a fast visit the batch is
+-- doubled again.
 -- $1 oid: rel
 -- $2 inet[]: ip
--- $3 text[]: outcome: done, waits, more, later
+-- $3 text[]: outcome: done, waits, more, faster (more, with a larger batch), later
 -- $4 bigint: leased by
 -- $5 float8: backoff cap in seconds
 -- $6 text: error of the rows with the outcome later
+-- $7 bigint: number of attempts after which the batch cannot become smaller
 WITH mine AS MATERIALIZED (
     SELECT c.ip_address, c.rel, c.attempts, c.is_renewed, g.outcome
     FROM @extschema@.session_completion c
@@ -21,11 +23,12 @@ WITH mine AS MATERIALIZED (
 )
 UPDATE @extschema@.session_completion c
 SET leased_by = NULL, is_renewed = false,
-    attempts = CASE m.outcome WHEN 'later' THEN m.attempts + 1 WHEN 'more' THEN m.attempts ELSE 0 END,
+    attempts = CASE m.outcome WHEN 'later' THEN m.attempts + 1 WHEN 'more' THEN m.attempts
+                    WHEN 'faster' THEN GREATEST(LEAST(m.attempts, $7) - 1, 0) ELSE 0 END,
     due_at = CASE
         WHEN m.outcome = 'later' THEN now() + make_interval(secs => LEAST(2 ^ LEAST(m.attempts, 20), $5))
-        WHEN m.outcome = 'more' OR m.is_renewed THEN now() END,
+        WHEN m.outcome IN ('more', 'faster') OR m.is_renewed THEN now() END,
     last_error = CASE m.outcome WHEN 'later' THEN $6 END,
-    pending_since = CASE WHEN m.outcome IN ('later', 'more') THEN c.pending_since WHEN m.is_renewed THEN now() END
+    pending_since = CASE WHEN m.outcome IN ('later', 'more', 'faster') THEN c.pending_since WHEN m.is_renewed THEN now() END
 FROM mine m
 WHERE (m.outcome <> 'done' OR m.is_renewed) AND c.ip_address = m.ip_address AND c.rel = m.rel

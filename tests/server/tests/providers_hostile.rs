@@ -549,6 +549,44 @@ fn databases_whose_code_does_not_end_are_copied_and_dropped() {
 // --- Many sessions -------------------------------------------------------------------------------
 
 #[test]
+fn batches_that_became_small_while_code_was_slow_grow_again() {
+    const MANY: usize = 3_000;
+    let lab = Plan::of("hostile-slow-once", "maxmind,spur").start();
+    let mut db = lab.database();
+    SUMMARIES.create_attached(&mut db);
+    db.run(
+        "CREATE TABLE pause (is_on bool);
+         INSERT INTO pause VALUES (true);
+         CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF (SELECT is_on FROM public.pause) THEN PERFORM pg_catalog.pg_sleep(60); END IF;
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER pause BEFORE UPDATE ON session_summaries EXECUTE FUNCTION pause()",
+    );
+    let scanner = members_like(1, |address| synthetic_ip_type(address).is_some())[0];
+    db.run(&format!(
+        "INSERT INTO session_summaries (session_id, source_ip, first_event_at)
+             SELECT n, '{scanner}', now() FROM generate_series(1, {MANY}) n"
+    ));
+    wait_until(
+        "a batch has one session",
+        || (db.number("SELECT COALESCE(max(attempts), 0) FROM enrich.session_completion"), state(&mut db)),
+        |(attempts, _)| *attempts >= 11,
+    );
+    db.run("UPDATE pause SET is_on = false");
+    wait_until_complete(&mut db);
+    assert_eq!(
+        db.number("SELECT count(*) FROM session_summaries WHERE snapshot_ip_type IS NOT NULL"),
+        MANY as i64
+    );
+    let batches = db.number(
+        "SELECT count(DISTINCT xmin::text) FROM session_summaries WHERE snapshot_ip_type IS NOT NULL",
+    );
+    assert!(batches < 300, "{batches} transactions for {MANY} sessions");
+}
+
+#[test]
 fn sixty_thousand_sessions_of_an_address_get_their_type_some_at_a_time() {
     const MANY: usize = 60_000;
     let lab = Plan::of("hostile-many", "maxmind,spur").start();
