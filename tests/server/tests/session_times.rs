@@ -101,8 +101,10 @@ fn trigger_recount_backfill_and_import_believe_the_same_times() {
         db.run("CALL enrich.backfill_sessions('s')");
         check(&mut db, "backfill");
         // The functions and views for analysts do not fail either, and return the same times.
-        let campaign = db
-            .one("SELECT min(first_seen), max(last_seen), sum(sessions) FROM enrich.campaign_networks('s')");
+        let campaign = db.one(
+            "SELECT min(first_seen), max(last_seen), sum(sessions)
+                  FROM enrich.campaign_networks('s', stored_time_zone => current_setting('TimeZone'))",
+        );
         let all =
             db.one("SELECT min(first_seen), max(last_seen), sum(session_count) FROM enrich.ip_inventory");
         assert_eq!(campaign, all, "{what}");
