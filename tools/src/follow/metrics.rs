@@ -99,7 +99,7 @@ pub const ALL: [Metric; 15] = [
     Metric {
         name: "cowrie_load_open_sessions",
         kind: "gauge",
-        help: "Sessions that wait for their end.",
+        help: "Sessions whose end the program has not read yet.",
         value: |m| m.open_sessions as f64,
     },
     Metric {
@@ -111,7 +111,7 @@ pub const ALL: [Metric; 15] = [
     Metric {
         name: "cowrie_load_lag_seconds",
         kind: "gauge",
-        help: "Age of the oldest event that waits to be read or stored, without open sessions; 0 if none waits.",
+        help: "Age of the oldest event that was not read or not stored yet; 0 if there is none. Events of open sessions do not count.",
         value: |m| m.lag_seconds,
     },
     Metric {
