@@ -139,9 +139,9 @@ fn a_long_list_keeps_its_order_and_reads_the_inventory_by_its_key() {
     session.run("SELECT count(*) FROM lookup_ips('{16.0.0.1,16.0.0.2}')");
     assert_eq!(
         session.one(
-            "SELECT seq_scan, idx_scan FROM pg_stat_xact_all_tables WHERE relid = 'ip_inventory'::regclass"
+            "SELECT seq_scan, idx_scan > 0 FROM pg_stat_xact_all_tables WHERE relid = 'ip_inventory'::regclass"
         ),
-        "0|2"
+        "0|t"
     );
 }
 
