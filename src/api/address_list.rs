@@ -136,8 +136,8 @@ impl Found<'_> {
     fn types(&self, files: &Databases, is_bogon: bool) -> Value {
         let stored = self.known.map(|known| &known.types[..]).unwrap_or_default().iter().map(String::as_str);
         let mut types: Vec<&str> = stored.collect();
-        let listed = if is_bogon { Vec::new() } else { files.types().usable_types(self.address) };
-        for kind in listed {
+        let listed = (!is_bogon).then(|| files.types().usable_types(self.address));
+        for kind in listed.into_iter().flatten() {
             if !types.contains(&kind) {
                 types.push(kind);
             }

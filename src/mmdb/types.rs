@@ -80,16 +80,20 @@ impl TypeFiles {
 
     /// Returns the type of an address with the highest precedence, from all usable lists.
     pub fn leading(&self, address: Address) -> Option<&str> {
-        let mut leading: Option<(usize, &str)> = None;
-        for file in &self.files {
-            for list in file.matches(address, file.usable).iter() {
-                let rank = file.ranks[list];
-                if leading.is_none_or(|(known, _)| rank < known) {
-                    leading = Some((rank, &file.database.lists()[list].kind));
-                }
-            }
-        }
-        leading.map(|(_, kind)| kind)
+        self.usable_matches(address).min_by_key(|(rank, _)| *rank).map(|(_, kind)| kind)
+    }
+
+    /// Returns the types that usable lists state about an address. A type can occur several times.
+    pub fn usable_types(&self, address: Address) -> impl Iterator<Item = &str> {
+        self.usable_matches(address).map(|(_, kind)| kind)
+    }
+
+    /// Returns the type of each usable list that contains an address, with its place in the order of precedence.
+    fn usable_matches(&self, address: Address) -> impl Iterator<Item = (usize, &str)> {
+        self.files.iter().flat_map(move |file| {
+            let lists = file.matches(address, file.usable).iter();
+            lists.map(|list| (file.ranks[list], file.database.lists()[list].kind.as_str()))
+        })
     }
 
     /// Returns whether a usable list says that an address is a known research scanner.
@@ -105,20 +109,6 @@ impl TypeFiles {
             !lists.is_empty()
                 && answered(file.database.any_match(prefix, lists).map(Some)).unwrap_or_default()
         })
-    }
-
-    /// Returns the types that usable lists state about an address. Each type occurs once.
-    pub fn usable_types(&self, address: Address) -> Vec<&str> {
-        let mut types = Vec::new();
-        for file in &self.files {
-            for list in file.matches(address, file.usable).iter() {
-                let kind = file.database.lists()[list].kind.as_str();
-                if !types.contains(&kind) {
-                    types.push(kind);
-                }
-            }
-        }
-        types
     }
 
     /// Returns the entries for an address from all lists, including lists that are too old.

@@ -5,7 +5,16 @@ use std::collections::BTreeSet;
 use cowrie_enrich_upstreams::{Behaviour, Fault};
 use server_tests::cymru::{members, queue, start_worker, state, wait_for_the_queue};
 use server_tests::networks::{FIRST, age, assert_filled, create, lab, sweep, wait_for_answers};
-use server_tests::wait_until;
+use server_tests::{Session, wait_until};
+
+/// Waits until this number of lookups have jobs.
+fn wait_for_jobs(db: &mut Session, number: i64) {
+    wait_until(
+        "the lookups have jobs",
+        || (db.number("SELECT count(*) FROM enrich.enrichment_job"), state(db)),
+        |(jobs, _)| *jobs == number,
+    );
+}
 
 #[test]
 fn cancelled_lookup_of_a_network_is_not_queued_again_by_itself() {
@@ -15,11 +24,7 @@ fn cancelled_lookup_of_a_network_is_not_queued_again_by_itself() {
     start_worker(&mut db);
     create(&mut db, FIRST, 2);
     db.run(&format!("SELECT enrich.request_enrichment({FIRST})"));
-    wait_until(
-        "the lookup has a job",
-        || (db.number("SELECT count(*) FROM enrich.enrichment_job"), state(&mut db)),
-        |(jobs, _)| *jobs == 1,
-    );
+    wait_for_jobs(&mut db, 1);
     assert_eq!(db.number("SELECT enrich.cancel_requests('cymru')"), 1);
     assert_eq!(db.number("SELECT count(*) FROM enrich.enrichment_job"), 0);
     lab.reconfigure(&["cymru_networks = on"]);
@@ -42,11 +47,7 @@ fn cancelled_lookup_of_a_network_comes_back_with_its_next_session() {
     db.run(&format!(
         "SELECT enrich.request_enrichment({FIRST}); SELECT enrich.request_enrichment({FIRST} + 1)"
     ));
-    wait_until(
-        "the lookups have jobs",
-        || (db.number("SELECT count(*) FROM enrich.enrichment_job"), state(&mut db)),
-        |(jobs, _)| *jobs == 2,
-    );
+    wait_for_jobs(&mut db, 2);
     assert_eq!(db.number("SELECT enrich.cancel_requests('cymru')"), 2);
     db.run(&format!(
         "UPDATE enrich.asn_inventory SET total_session_count = total_session_count + 1 WHERE asn_number = {FIRST}"
@@ -79,11 +80,7 @@ fn requested_due_and_delayed_lookups_are_cancelled_and_one_in_flight_ends() {
     // The next two have a job that is due, and one has a request that no worker has read. One has a job that has
     // failed before.
     create(&mut db, FIRST + 1, 2);
-    wait_until(
-        "the lookups have jobs",
-        || (db.number("SELECT count(*) FROM enrich.enrichment_job"), state(&mut db)),
-        |(jobs, _)| *jobs == 3,
-    );
+    wait_for_jobs(&mut db, 3);
     queue(&mut db, &members(0..1));
     let mut other = db.another();
     other.run("BEGIN; LOCK TABLE enrich.enrichment_job IN SHARE ROW EXCLUSIVE MODE");
@@ -169,11 +166,7 @@ fn cancel_keeps_an_earlier_answer_and_an_address_does_not_cancel_its_network() {
     lab.reconfigure(&["cymru_networks = off"]);
     age(&mut db, "100 days");
     db.run(&format!("SELECT enrich.request_enrichment({FIRST})"));
-    wait_until(
-        "the lookup has a job",
-        || (db.number("SELECT count(*) FROM enrich.enrichment_job"), state(&mut db)),
-        |(jobs, _)| *jobs == 1,
-    );
+    wait_for_jobs(&mut db, 1);
     let address = members(0..1)[0];
     assert_eq!(db.number(&format!("SELECT enrich.cancel_requests('cymru', '{address}')")), 0);
     assert_eq!(db.number("SELECT count(*) FROM enrich.enrichment_job"), 1);
