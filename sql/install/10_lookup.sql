@@ -114,12 +114,12 @@ CREATE FUNCTION ip_type_entries(
     RETURNS SETOF record
     LANGUAGE c STABLE STRICT PARALLEL SAFE ROWS 2 AS 'MODULE_PATHNAME', 'ip_type_entries_wrapper';
 COMMENT ON FUNCTION ip_type_entries(inet) IS
-    'types of an address, such as VPN or TOR, in the mmdb files of the setting ip_type_databases; one row for each entry of a list; is_usable is false if the list is older than ip_type_max_age allows; the extension ignores such a list';
+    'types of an address, such as VPN or TOR, in the mmdb files of the setting ip_type_databases; one row for each entry of a list; is_usable is false if the list is older than ip_type_max_age allows; the extension ignores lists that are not usable';
 
 CREATE FUNCTION contains_benign_scanner(prefix cidr) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'contains_benign_scanner_wrapper';
 COMMENT ON FUNCTION contains_benign_scanner(cidr) IS
-    'true if a list in the mmdb files of the setting ip_type_databases says that an address of the prefix belongs to a known research scanner (SCANNER_BENIGN); a list that is older than ip_type_max_age allows states nothing';
+    'true if a list in the mmdb files of the setting ip_type_databases says that an address of the prefix belongs to a known research scanner (SCANNER_BENIGN); lists older than ip_type_max_age are ignored';
 
 CREATE FUNCTION ip_type_lists(
     OUT list text, OUT type text, OUT published_at timestamptz, OUT max_age_seconds bigint, OUT is_usable boolean,

@@ -135,7 +135,7 @@ SELECT pg_catalog.pg_extension_config_dump('ip_inventory', '');
 CREATE FUNCTION inventory_changed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'inventory_changed_wrapper';
 COMMENT ON FUNCTION inventory_changed() IS
-    'trigger on ip_inventory: invalidates the copies of ip_inventory rows that backends cache';
+    'trigger on ip_inventory: makes all backends drop their cached rows of ip_inventory';
 CREATE TRIGGER inventory_changed AFTER UPDATE OF enrichment, current_asn OR DELETE OR TRUNCATE ON ip_inventory
     FOR EACH STATEMENT EXECUTE FUNCTION inventory_changed();
 ALTER TABLE ip_inventory ENABLE ALWAYS TRIGGER inventory_changed;

@@ -272,7 +272,7 @@ CREATE FUNCTION ensure_asn_inventory(
     RETURNS asn_inventory
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'ensure_asn_inventory_wrapper';
 COMMENT ON FUNCTION ensure_asn_inventory(bigint, text, text, text, boolean) IS
-    'create a row in asn_inventory for a network, or update last_seen of the existing row; the given metadata fill null values and replace values of sources; the given metadata replace values of an earlier call only if overwrite is true; later answers of sources do not replace the given metadata';
+    'create a row in asn_inventory for a network, or update last_seen of the existing row; the given metadata replace null values and values from sources such as Team Cymru; they replace metadata of an earlier call only if overwrite is true; later answers of sources do not replace the given metadata';
 
 CREATE FUNCTION enrich_ip(ip inet, force boolean DEFAULT false) RETURNS ip_inventory
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_ip_wrapper';

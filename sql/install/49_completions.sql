@@ -1,7 +1,7 @@
 -- Sessions that an answer may still complete, and the processes that complete them.
 --
 -- A commit appends to incomplete_session without waiting. The worker moves these rows into session_completion. A
--- process that runs as the owner of the table leases the due rows, completes the sessions, and settles the rows.
+-- process that runs as the owner of the table leases the due rows, completes the sessions, and records the outcome in the rows.
 --
 -- Order of locks: rows of session_completion in key order, after jobs, networks and addresses. No process holds a
 -- lock on one of these tables while it runs code of a table owner.

@@ -3,7 +3,7 @@
 CREATE PROCEDURE backfill_sessions(rel regclass, batch_size integer DEFAULT 10000, progress boolean DEFAULT true)
     LANGUAGE c AS 'MODULE_PATHNAME', 'backfill_sessions_wrapper';
 COMMENT ON PROCEDURE backfill_sessions(regclass, integer, boolean) IS
-    'process all sessions of an attached table: add their addresses and networks to the inventories, fill null snapshot columns, and count the sessions; commits after each batch; a call continues where an interrupted call stopped';
+    'process all sessions of an attached table: add their addresses and networks to the inventories, fill null snapshot columns, and count the sessions; commits after each batch; after an interrupted call, the next call continues at the last commit';
 
 CREATE PROCEDURE add_session_foreign_key(rel regclass)
     LANGUAGE c AS 'MODULE_PATHNAME', 'add_session_foreign_key_wrapper';

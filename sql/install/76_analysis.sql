@@ -82,7 +82,7 @@ CREATE FUNCTION session_timeline(
     RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'session_timeline_wrapper';
 COMMENT ON FUNCTION session_timeline(regclass, interval, text, text, timestamptz, timestamptz, text, text) IS
-    'numbers of sessions and addresses of an attached table in each time bucket; if the argument by names a column, one row for each bucket and value of the column; buckets of days and months begin at midnight in time_zone; stored_time_zone is the time zone of the values in a time column of type timestamp without time zone; runs with the caller''s privileges';
+    'numbers of sessions and addresses of an attached table in each time bucket; if the argument by names a column, the result has one row for each bucket and value of the column; buckets of days and months begin at midnight in time_zone; stored_time_zone is the time zone of the values in a time column of type timestamp without time zone; runs with the caller''s privileges';
 
 CREATE VIEW network_activity AS
     SELECT n.asn_number, n.organization_name, n.organization_country, n.asn_type, n.is_known_hosting, n.is_known_vpn,

@@ -9,13 +9,14 @@ CREATE FUNCTION mentions_address(content text, ips inet[]) RETURNS boolean
         CROSS JOIN LATERAL (VALUES (m.parts[1]), (rtrim(m.parts[1], '.:')),
             (substring(m.parts[1] FROM '[0-9]+[.][0-9]+[.][0-9]+[.][0-9]+'))) w(word)
         WHERE @extschema@.session_address(w.word) = ANY ($2)
-           -- The bytes in hex, of an IPv4-mapped address too. inet_send() puts four bytes before those of the address.
+           -- The bytes in hex, also of an IPv4-mapped address. The result of inet_send() has four other bytes before the
+           -- bytes of the address.
            OR CASE WHEN w.word ~ '^([0-9A-Fa-f]{8}|[0-9A-Fa-f]{32})$'
               THEN regexp_replace(lower(w.word), '^0{20}ffff(?=.{8}$)', '')
                    = ANY (SELECT encode(substring(inet_send(u.ip) FROM 5), 'hex') FROM unnest($2) u(ip)) END)
     $$;
 COMMENT ON FUNCTION mentions_address(text, inet[]) IS
-    'true if a text contains one of the given addresses, in any notation, or its bytes in hex';
+    'true if a text contains one of the given addresses in any spelling, or the bytes of such an address in hex';
 
 CREATE PROCEDURE erase_address(ip inet, delete_sessions boolean DEFAULT false)
     LANGUAGE c AS 'MODULE_PATHNAME', 'erase_address_wrapper';
@@ -58,4 +59,4 @@ EXCEPTION
 END
 $$;
 COMMENT ON FUNCTION erasure_status() IS
-    'state of the erasures: number of calls of erase_address() and expire_addresses() that failed or were killed and were not repeated, end of the last complete call of expire_addresses() for all tables, and whether an active job of pg_cron in this database calls expire_addresses()';
+    'state of the erasures: failed_calls is the number of calls of erase_address() and expire_addresses() that failed or were killed, and were not repeated; last_expiry is the end of the last successful call of expire_addresses() for all tables; is_scheduled is true if an active job of pg_cron in this database calls expire_addresses()';

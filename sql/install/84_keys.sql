@@ -33,7 +33,7 @@ CREATE VIEW unsafe_foreign_keys AS
           ON theirs.attrelid OPERATOR(pg_catalog.=) c.confrelid AND theirs.attnum OPERATOR(pg_catalog.=) k.their_number) a
     WHERE c.contype OPERATOR(pg_catalog.=) 'f'::pg_catalog."char" AND NOT a.are_safe;
 COMMENT ON VIEW unsafe_foreign_keys IS
-    'foreign keys to tables of the extension, if the types of the referencing and the referenced column differ; the check of such a key runs a cast; the creator of the cast can thereby run code as the owner of the extension';
+    'foreign keys to tables of the extension, if the types of the referencing and the referenced column differ; the check of such a key runs a cast, so the creator of the cast can run code as the owner of the extension';
 COMMENT ON COLUMN unsafe_foreign_keys.types IS
     'types of the referencing columns; if such a type differs from the type of the referenced column, the owner of the type can create a cast; the check of the key runs the code of this cast';
 COMMENT ON COLUMN unsafe_foreign_keys.drop_command IS

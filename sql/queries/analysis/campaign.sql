@@ -1,6 +1,6 @@
 -- Networks of the sessions of a table that meet a condition. Each network has one row, with the countries and types of
 -- its addresses at the time of the attack. Runs with the rights of the caller. Grouping by address first counts
--- addresses without sorting all sessions. 0 is no ASN, so it stands for an unknown network in joins. The condition is
+-- addresses without sorting all sessions. 0 is not an ASN, so it stands for an unknown network in joins. The condition is
 -- on separate lines, because it may end in a comment.
 WITH address AS MATERIALIZED (
     SELECT s.snapshot_asn AS asn_number, s.snapshot_country::pg_catalog.text AS country,

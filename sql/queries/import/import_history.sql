@@ -1,5 +1,6 @@
--- Adds imported observations of addresses in networks. Returns at least one row, with the number of added observations. If an
--- observation already exists from another source, also returns its index in the arguments, and the other source.
+-- Adds rows of the imported history: observations that an address was in a network. Returns the number of added rows. Also returns
+-- each observation that exists already from another source: its index in the arguments, and the other source. Returns at least one
+-- row.
 -- $1 inet[]: ip
 -- $2 bigint[]: asn
 -- $3 timestamptz[]: observed_at

@@ -1,5 +1,5 @@
--- Leases due rows of one table of an owner: the table whose row has been due for longest. Continues
--- completions_pending.sql.
+-- Leases due rows of one table of an owner. Chooses the table with the row that has been due for the longest time. The
+-- statement begins with the text of completions_pending.sql.
 -- $1 oid: owner
 -- $2 bigint: most
 -- $3 float8: lease in seconds

@@ -1,5 +1,5 @@
 -- Tables with pending rows, and the time when the first row of each table falls due. Other statements begin with this text. The
--- index finds the tables one after the other, because each table may have many rows.
+-- recursion reads one index entry for each table, because a table may have many rows.
 WITH RECURSIVE pending (rel, due_at) AS (
     (SELECT c.rel, c.due_at FROM @extschema@.session_completion c
      WHERE c.due_at IS NOT NULL
