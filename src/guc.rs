@@ -170,9 +170,9 @@ fn define_files() {
     );
     number(
         c"cowrie_enrich.mmdb_max_age",
-        c"Age from which a file of city_database or asn_database states nothing and its copy in the data directory is removed.",
-        c"The age counts from the build of the file. With 0, the extension uses files of any age. The files that the \
-        settings name are never removed.",
+        c"Maximum age of an mmdb file of city_database or asn_database. The extension does not use an older file.",
+        c"The age counts from the build of the file. The extension removes its copy of an older file, but never the \
+        file that the setting names. With 0, the extension uses files of any age.",
         &MMDB_MAX_AGE,
         (0, 3650 * 24 * 3600),
         GucFlags::UNIT_S,
@@ -187,7 +187,7 @@ fn define_files() {
     settings::define_checked_for_all::<MaxAge>(
         c"cowrie_enrich.ip_type_max_age",
         c"Maximum age of a list in the files of ip_type_databases.",
-        c"The extension ignores older lists. An age without a type applies to all types without an age of their own. \
+        c"The extension ignores older lists. An age without a type applies to all types that the setting does not name. \
         Units are minutes, hours, days and weeks.",
         &IP_TYPE_MAX_AGE,
     );

@@ -81,12 +81,21 @@ fn options_on_the_page_are_options_of_the_program() {
 #[test]
 fn options_that_have_no_meaning_together_are_refused() {
     for (arguments, said) in [
-        (&["--follow", "/tmp", "log"][..], "FILE goes with neither --follow nor --print-grants"),
-        (&["--state", "/tmp", "log"], "--state goes with --follow"),
-        (&["--follow", "/tmp", "--print-grants", "sessions"], "--follow goes with no --print-grants"),
-        (&["--print-schema", "log"], "FILE goes with neither --follow nor --print-grants"),
-        (&["--print-schema", "--role", "r"], "--role goes with --print-grants"),
-        (&["--role", "r", "log"], "--role goes with --print-grants"),
+        (
+            &["--follow", "/tmp", "log"][..],
+            "FILE can only be used without --follow, --print-grants and --print-schema",
+        ),
+        (&["--state", "/tmp", "log"], "--state can only be used with --follow"),
+        (
+            &["--follow", "/tmp", "--print-grants", "sessions"],
+            "--follow can only be used without --print-grants and --print-schema",
+        ),
+        (
+            &["--print-schema", "log"],
+            "FILE can only be used without --follow, --print-grants and --print-schema",
+        ),
+        (&["--print-schema", "--role", "r"], "--role can only be used with --print-grants"),
+        (&["--role", "r", "log"], "--role can only be used with --print-grants"),
         (&["--print-grants", "sessions", "--for", "me"], "must be follow, files or output_postgresql"),
         (&["--print-grants", "auth"], "Cowrie's table is called sessions"),
         (&["--follow", "/tmp"], "no directory for the position in the logs; give --state DIRECTORY"),

@@ -16,7 +16,9 @@ pub fn scrape_request(bytes: &[u8]) {
         assert!(hosts.iter().any(|host| has(&lower, host)), "a request for another host must be rejected");
     }
     match asked {
-        None => assert!(bytes.len() < LONGEST, "waits for more bytes after a head of the maximum length"),
+        None => {
+            assert!(bytes.len() < LONGEST, "must not wait for more bytes after a head of the maximum length")
+        }
         Some(Request::Metrics { head_only }) => {
             assert!(has(bytes, b"/metrics") && has(bytes, if head_only { b"HEAD " } else { b"GET " }));
         }
@@ -29,7 +31,7 @@ pub fn scrape_request(bytes: &[u8]) {
             let head = request::head(status, "text/plain", bytes.len(), SystemTime::UNIX_EPOCH);
             let mut headers = [httparse::EMPTY_HEADER; 8];
             let mut response = httparse::Response::new(&mut headers);
-            let read = response.parse(&head).expect("the head of a response is HTTP");
+            let read = response.parse(&head).expect("the head of a response must be valid HTTP");
             assert_eq!(read, httparse::Status::Complete(head.len()));
         }
     }

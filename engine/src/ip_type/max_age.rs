@@ -20,10 +20,10 @@ const DAY: u64 = 24 * 60 * MINUTE;
 /// Shortest and longest maximum age in seconds.
 const BOUNDS: std::ops::RangeInclusive<u64> = MINUTE..=3650 * DAY;
 
-/// Maximum age, in seconds, of lists of a type without a maximum age of its own.
+/// Maximum age, in seconds, of lists whose type the setting does not name, if the setting has no age without a type.
 const OTHERS: u64 = 7 * DAY;
 
-/// How far the time of a list may lie in the future, in seconds. A later time is wrong, so the age is unknown.
+/// How many seconds the time of a list may be in the future. A later time is wrong, so the age of the list is unknown.
 const CLOCKS_DIFFER: u64 = DAY;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,7 +36,7 @@ impl MaxAges {
     pub fn parse(text: &str) -> Result<Self, Refusal> {
         let refused = |reason| Refusal {
             reason,
-            hint: "Use for example '7 days, TOR: 1 day'. An age without a type applies to all types without an age of their own.",
+            hint: "Use for example '7 days, TOR: 1 day'. An age without a type applies to all types that the setting does not name.",
         };
         let mut others = None;
         let mut by_type = BTreeMap::new();

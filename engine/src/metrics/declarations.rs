@@ -62,7 +62,7 @@ families! {
         => "Age of the oldest request to recount all sessions; 0 if there is none";
 
     ADDRESSES: Counter "enrich.addresses" as "enrich_addresses_total" in "{address}" by []
-        => "Addresses that sessions and calls looked up";
+        => "Addresses that were looked up, for sessions and for function calls";
     LOOKUPS: Counter "enrich.lookups" as "enrich_lookups_total" in "{address}" by ["result"]
         => "Addresses for which data was found, by origin of the data: the inventory, the mmdb files or a provider";
     WITHOUT_ADDRESS: Counter "enrich.sessions_without_address" as "enrich_sessions_without_address_total" in "{session}" by []

@@ -47,8 +47,8 @@ lines, values that are too long, and sessions without a connect event are counte
   --metrics FILE      write metrics to this file, for the textfile collector of node_exporter
   --idle SECONDS      store a session without an end after this time without an event (default: 3600)
 
-With --follow each session is stored once, even if the program is killed. It needs INSERT alone on the table of
-sessions, and does not change a stored session.
+With --follow each session is stored once, even if the program is killed. The program needs only the privilege INSERT
+on the table of sessions, and does not change a stored session.
 
   --print-grants TABLE  print the GRANT statements that a role needs; TABLE is the table of sessions
   --role ROLE           the role in these statements (default: cowrie_load)
@@ -59,7 +59,7 @@ sessions, and does not change a stored session.
 /// The statements that create Cowrie's tables.
 const SCHEMA: &str = include_str!("../../../demo/cowrie-schema.sql");
 
-/// Follows the error of a database without the tables.
+/// The end of an error message about a database without Cowrie's tables.
 const CREATE_TABLES: &str = "; the statements of `cowrie-load --print-schema` create them";
 
 #[derive(Default)]
@@ -123,19 +123,24 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
 fn check(parsed: &Arguments) -> Result<(), lexopt::Error> {
     let prints = parsed.print_grants.is_some() || parsed.print_schema;
     let follows = parsed.follow.is_some();
-    for (given, option, allowed, with) in [
-        (!parsed.files.is_empty(), "FILE", !prints && !follows, "neither --follow nor --print-grants"),
-        (parsed.until.is_some(), "--until", !prints && !follows, "FILE"),
-        (follows, "--follow", !prints, "no --print-grants"),
-        (parsed.print_schema, "--print-schema", parsed.print_grants.is_none(), "no --print-grants"),
-        (parsed.state.is_some(), "--state", follows, "--follow"),
-        (parsed.metrics.is_some(), "--metrics", follows, "--follow"),
-        (parsed.idle.is_some(), "--idle", follows, "--follow"),
-        (parsed.role.is_some(), "--role", parsed.print_grants.is_some(), "--print-grants"),
-        (parsed.program.is_some(), "--for", parsed.print_grants.is_some(), "--print-grants"),
+    for (given, option, allowed, how) in [
+        (
+            !parsed.files.is_empty(),
+            "FILE",
+            !prints && !follows,
+            "without --follow, --print-grants and --print-schema",
+        ),
+        (parsed.until.is_some(), "--until", !prints && !follows, "with FILE"),
+        (follows, "--follow", !prints, "without --print-grants and --print-schema"),
+        (parsed.print_schema, "--print-schema", parsed.print_grants.is_none(), "without --print-grants"),
+        (parsed.state.is_some(), "--state", follows, "with --follow"),
+        (parsed.metrics.is_some(), "--metrics", follows, "with --follow"),
+        (parsed.idle.is_some(), "--idle", follows, "with --follow"),
+        (parsed.role.is_some(), "--role", parsed.print_grants.is_some(), "with --print-grants"),
+        (parsed.program.is_some(), "--for", parsed.print_grants.is_some(), "with --print-grants"),
     ] {
         if given && !allowed {
-            return Err(format!("{option} goes with {with}; see --help").into());
+            return Err(format!("{option} can only be used {how}; see --help").into());
         }
     }
     if parsed.files.is_empty() && !prints && !follows {

@@ -32,7 +32,11 @@ pub fn whois_answer(bytes: &[u8]) {
         assert!(asked.contains(address), "{address} was not asked");
         sane_answer(*address, answer);
         if let RouteAnswer::Route(route) = answer {
-            assert!(stands_in(bytes, &route.asn.to_string()), "{} is nowhere in the answer", route.asn);
+            assert!(
+                stands_in(bytes, &route.asn.to_string()),
+                "the response does not contain the AS number {}",
+                route.asn
+            );
         }
     }
     // Converts the answers in the same way as the answers of any provider.
@@ -41,7 +45,7 @@ pub fn whois_answer(bytes: &[u8]) {
     let reply = providers::Reply::from(reply);
     for answer in reply.answers.values() {
         if let providers::Answer::Found(finding) = answer {
-            let network = finding.network.as_ref().expect("an answer with data names a network");
+            let network = finding.network.as_ref().expect("an answer with data must name a network");
             assert!(serde_json::to_string(&finding.source_data).expect("JSON").len() < 4096);
             assert_eq!(finding.source_data["asn"], network.asn.expect("an AS number"));
             assert!(network.country.as_deref().is_none_or(|country| {

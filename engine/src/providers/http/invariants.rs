@@ -38,7 +38,7 @@ pub fn greynoise_answer(bytes: &[u8]) {
             assert!(known.contains(&member.as_str()) && fits, "{member}: {value}");
         }
         assert!(source_data.contains_key("noise") && source_data.contains_key("riot"));
-        assert_ne!(named(&body, "ip"), Some(false), "an answer about another address");
+        assert_ne!(named(&body, "ip"), Some(false), "must not accept an answer about another address");
     }
 }
 
@@ -64,7 +64,7 @@ pub fn dshield_answer(bytes: &[u8]) {
             number => number.clone(),
         });
         let of = number.map(|number| serde_json::json!({ "number": number }));
-        assert_ne!(named(&of, "number"), Some(false), "an answer about another address");
+        assert_ne!(named(&of, "number"), Some(false), "must not accept an answer about another address");
     }
 }
 
@@ -73,12 +73,12 @@ pub fn spur_answer(bytes: &[u8]) {
     match reply.answers.get(&asked()) {
         Some(Answer::Found(Finding { source_data, .. })) => {
             assert_eq!(named(&Some(Value::Object(source_data.clone())), "ip"), Some(true));
-            assert_eq!(named(&body, "ip"), Some(true), "an answer about another address");
+            assert_eq!(named(&body, "ip"), Some(true), "must not accept an answer about another address");
         }
         Some(Answer::Absent(Some(source_data))) => {
             let nothing = source_data.iter().all(|(member, value)| member == "ip" || says_nothing(value));
-            assert!(nothing, "an answer with data was classified as Absent");
-            assert_eq!(named(&body, "ip"), Some(true), "an answer about another address");
+            assert!(nothing, "an answer with data must not be classified as Absent");
+            assert_eq!(named(&body, "ip"), Some(true), "must not accept an answer about another address");
         }
         _ => {}
     }
@@ -100,7 +100,7 @@ pub fn http_answer(bytes: &[u8]) {
     match response {
         Ok(response) => {
             if let Ok(body) = &response.body {
-                assert!(body.len() as u64 <= LONGEST_BODY, "{} bytes of a body", body.len());
+                assert!(body.len() as u64 <= LONGEST_BODY, "the body is too long: {} bytes", body.len());
             }
             if let Err(failure) = &response.body {
                 sane_failure(failure);
@@ -133,7 +133,7 @@ pub fn http_settings(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(target) = Target::parse(text) {
         let about = target.about(asked(), "?json");
-        let uri: Uri = about.parse().expect("a URL stays valid if an address is appended");
+        let uri: Uri = about.parse().expect("a URL must stay valid if an address is appended");
         assert_eq!(uri.authority().map(|who| who.as_str().to_ascii_lowercase()), Some(target.host.clone()));
         assert!(uri.path().ends_with(&format!("/{ASKED}")) && uri.query() == Some("json"), "{about}");
         assert!(!target.host.contains('@') && !about.contains(['#', ' ']) && about.len() < 2200);
@@ -236,6 +236,6 @@ fn sane_failure(failure: &Failure) {
 fn kept(source_data: &JsonObject) {
     let text = serde_json::to_string(source_data).expect("JSON");
     assert!(text.len() <= LONGEST_KEPT);
-    let again: JsonObject = serde_json::from_str(&text).expect("the stored answer is JSON");
+    let again: JsonObject = serde_json::from_str(&text).expect("the stored answer must be JSON");
     assert!(again.keys().eq(source_data.keys()));
 }

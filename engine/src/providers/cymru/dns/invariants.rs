@@ -17,10 +17,10 @@ pub fn dns_message(bytes: &[u8]) {
             assert_eq!(response.truncated, flags & 2 != 0);
             match response.outcome {
                 Outcome::Texts(texts) => {
-                    assert_eq!(code, 0, "a message with an error code must not have texts");
+                    assert_eq!(code, 0, "a DNS response with an error code must not give TXT records");
                     // Names may be compressed, but texts appear byte by byte.
                     assert!(!texts.is_empty() && texts.concat().len() < bytes.len());
-                    assert!(!response.truncated, "a truncated message must not have texts");
+                    assert!(!response.truncated, "a truncated DNS response must not give TXT records");
                     texts_are_read(&texts);
                 }
                 Outcome::Nothing => {
