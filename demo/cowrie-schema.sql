@@ -5,7 +5,7 @@ CREATE TABLE sensors (
     id serial PRIMARY KEY,
     ip varchar(255) NOT NULL
 );
-COMMENT ON COLUMN sensors.ip IS 'the sensor''s name, whatever the column is called';
+COMMENT ON COLUMN sensors.ip IS 'name of the sensor, and not its address';
 
 CREATE TABLE clients (
     id serial PRIMARY KEY,

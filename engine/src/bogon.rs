@@ -512,7 +512,7 @@ mod tests {
             agrees(IpAddr::V6(Ipv6Addr::from_bits(bits)))?;
         }
 
-        /// Tests addresses near a row: the bits of the row, then random ones.
+        /// Tests addresses near a row: an address begins with the bits of the row, and ends with random bits.
         #[test]
         fn any_address_near_a_row_agrees_with_the_longest_match(
             row in 0..53_usize, cut in 0..=128_u32, noise in any::<u128>(),

@@ -278,7 +278,7 @@ mod tests {
                         if before.probes > 0 {
                             probe_ends = None;
                         }
-                        // Each failure adds at most one to the count. The pause never exceeds the longest pause with its jitter.
+                        // Each failure adds at most one to the count. The pause never exceeds the longest pause plus its jitter.
                         prop_assert!(breaker.failures <= before.failures + 1);
                         let longest = backoff::delay(breaker.failures, BASE, LONGEST_PAUSE, 1.0);
                         prop_assert!(breaker.until <= before.until.max(now + longest));

@@ -38,7 +38,7 @@ impl NetworkType {
     }
 }
 
-/// Characters of a name that are read. Registries allow far fewer, so a longer text is not a name.
+/// Maximum number of characters that are read from a name. Registries allow far fewer, so a longer text is not a name.
 const LONGEST_NAME: usize = 256;
 
 pub fn by_name(organization: &str) -> NetworkType {

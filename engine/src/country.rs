@@ -9,7 +9,7 @@ const UNKNOWN: [[u8; 2]; 2] = [*b"XX", *b"ZZ"];
 /// Returns the code in a text, in capitals. Ignores surrounding blanks. Returns `None` if the text is not a code or the
 /// country is unknown.
 pub fn code(text: &[u8]) -> Option<[u8; 2]> {
-    // Almost every text is two letters, and trimming costs more than all other steps.
+    // Almost every text has two letters. This case is separate, because trimming takes longer than all other steps.
     let letters = match text {
         [first, second] => [*first, *second],
         _ => text.trim_ascii().try_into().ok()?,

@@ -129,7 +129,7 @@ pub fn foreign_text(bytes: &[u8]) {
     json(bytes);
 }
 
-/// Checks that the result of `keepable` can be stored: it contains no NUL, and JSON stays JSON.
+/// Checks that the server can store the result of `keepable`: it contains no NUL, and is JSON if the input is JSON.
 fn json(bytes: &[u8]) {
     for escapes in [Escapes::Unicode, Escapes::Ascii] {
         let kept = keepable(bytes, escapes).into_owned();

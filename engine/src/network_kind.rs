@@ -28,7 +28,7 @@ impl NetworkKind {
     }
 }
 
-/// Returns a percentage of a lifetime in seconds: at least one second, and at most the largest number.
+/// Returns a percentage of a lifetime in seconds. The result is at least 1 and at most `i32::MAX`.
 pub fn scaled(seconds: i32, percent: i32) -> i32 {
     let scaled = i64::from(seconds) * i64::from(percent) / 100;
     i32::try_from(scaled.max(1)).unwrap_or(i32::MAX)

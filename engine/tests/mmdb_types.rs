@@ -1,4 +1,4 @@
-//! Tests files that say types of addresses: compiled lists, and the layouts of vendors.
+//! Tests files with types of addresses: compiled lists, and the layouts of vendors.
 
 mod support;
 
@@ -238,7 +238,7 @@ fn maxmind_states_a_type_only_by_a_present_key() {
         ("1.3.0.1", &["TOR", "DATACENTER"]),
         ("1.4.0.1", &["PROXY"]),
         ("1.5.0.1", &["RESIDENTIAL_PROXY"]),
-        // An empty record and an absent one state nothing.
+        // An empty record has no type, and an absent record has no type either.
         ("1.9.0.1", &[]),
         ("2.0.0.1", &[]),
     ] {

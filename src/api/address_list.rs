@@ -1,7 +1,7 @@
 //! Lists of addresses, as `lookup_ips()` reads them.
 //!
-//! A call handles all lines together: it parses the lines, reads the rows of all addresses by one statement and the
-//! rows of all networks by another statement, and looks the addresses up in the mmdb files.
+//! A call handles all lines together. It parses the lines, and looks up the addresses in the mmdb files. One statement
+//! reads the rows of all addresses, and another statement reads the rows of all networks.
 
 use std::collections::HashSet;
 
@@ -73,7 +73,7 @@ impl Line {
         Line { text, address, error }
     }
 
-    /// Returns the first columns of a row. The other columns fit in the same allocation.
+    /// Returns the first columns of a row. The vector has room for the other columns.
     fn columns(&self, number: i32) -> Vec<Value> {
         let mut row = Vec::with_capacity(COLUMNS);
         row.extend(row![

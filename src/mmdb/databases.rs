@@ -143,7 +143,7 @@ impl Databases {
         own.chain(others)
     }
 
-    /// Returns the loaded files that say types of addresses.
+    /// Returns the loaded files with types of addresses.
     pub fn types(&self) -> &TypeFiles {
         &self.types
     }

@@ -10,12 +10,12 @@ use crate::guc;
 pub enum Kind {
     City,
     Asn,
-    /// Files that say types of addresses.
+    /// Files with types of addresses.
     Types,
 }
 
 impl Kind {
-    /// The settings whose files are asked in order.
+    /// The settings whose files are searched in order.
     pub const ALL: [Kind; 2] = [Kind::City, Kind::Asn];
 
     pub const EVERY: [Kind; 3] = [Kind::City, Kind::Asn, Kind::Types];

@@ -1,7 +1,7 @@
 //! The maximum age of files of locations and networks: the setting `mmdb_max_age`.
 //!
-//! A file that is older states nothing, and its private copy is removed. The age counts from the build in the
-//! file's metadata. Files that say types have ages of their own (see `types`).
+//! Lookups do not use an older file, and its private copy is removed. The age counts from the build in the file's
+//! metadata. The setting does not apply to files with types of addresses (see `types`).
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 

@@ -91,7 +91,7 @@ pub struct Status {
     pub node_count: Option<i64>,
     pub loaded_at: Option<Timestamp>,
     pub last_error: Option<String>,
-    /// The lists of a file that says types.
+    /// The lists of a file with types of addresses.
     pub lists: Vec<TypeList>,
     pub refused: Option<Signature>,
     /// The build of a source that was refused because it was too old, in seconds since 1970.
@@ -109,7 +109,7 @@ impl Status {
         }
     }
 
-    /// Returns whether the file states nothing because it is too old.
+    /// Returns whether lookups do not use the file because it is too old.
     pub fn is_too_old(&self, kind: Kind) -> bool {
         match self.file {
             Some(_) => max_age::is_too_old(kind, self.build_epoch),
@@ -117,7 +117,7 @@ impl Status {
         }
     }
 
-    /// Returns whether this source was refused, and still would be.
+    /// Returns whether this source was refused, and would be refused again.
     pub fn refuses(&self, kind: Kind, source: &Signature) -> bool {
         let may_be_used_now =
             || self.refused_build.is_some_and(|build| !max_age::is_too_old(kind, Some(build)));

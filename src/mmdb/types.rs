@@ -1,7 +1,8 @@
-//! The loaded files that say types of addresses.
+//! The loaded files with types of addresses.
 //!
-//! A list is ignored when it is older than the maximum age of its type. Its bit is then masked out of each
-//! lookup. The masks are computed when the backend looks for newer copies, so a statement sees one mask.
+//! A list that is older than the maximum age of its type is ignored: a mask removes the bit of the list from the
+//! result of each lookup. A backend computes the mask when it looks for newer copies, which is between statements. So
+//! the mask never changes during a statement.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::ip_type::rank;

@@ -129,7 +129,7 @@ impl Object {
         let mut value = value;
         let pointer = value.as_mut().map_or(std::ptr::null_mut(), |v| v as *mut _);
         // SAFETY: this object owns the state, and tokens arrive in the order of the grammar. The value is
-        // copied, but not its string bytes. These must live until JsonbValueToJsonb, hence `string_value`
+        // copied, but its string bytes are not. JsonbValueToJsonb reads these bytes later, so `string_value`
         // copies them.
         unsafe { pg_sys::pushJsonbValue(&mut self.state, token, pointer) }
     }

@@ -25,8 +25,8 @@ enum Cell {
     Switch(&'static GucSetting<bool>),
 }
 
-// SAFETY: only the server's own thread reads and writes the value behind a choice's pointer, like every
-// setting.
+// SAFETY: the pointer of a choice points to the value of a setting. Only the server's own thread reads and
+// writes the values of settings.
 unsafe impl Sync for DefinedSetting {}
 // SAFETY: as above.
 unsafe impl Send for DefinedSetting {}

@@ -22,7 +22,7 @@ use super::latch::SharedLatch;
 /// A type that may be in shared memory.
 ///
 /// # Safety
-/// Zeroed memory is a valid value, and a value means the same in every process.
+/// Zeroed memory must be a valid value of the type. A value must have the same meaning in every process.
 pub unsafe trait Zeroable {}
 
 macro_rules! zeroable_types {

@@ -30,7 +30,7 @@ pub enum PermitDecision {
     Busy,
 }
 
-/// Permission for one request. It is returned with a verdict, or without one when it is dropped.
+/// Permission for one request. The caller returns it with the outcome of the request. A dropped permit returns itself.
 pub struct Permit {
     provider: Provider,
     returned: bool,
@@ -343,7 +343,7 @@ pub fn apply_demand(provider: Provider, demand: &Demand, credentials: u64) {
     });
 }
 
-/// Returns the pause. It doubles if the provider asks again and again without an answer in between.
+/// Returns a pause that the provider has demanded `times` times without an answer in between. Each repetition doubles it.
 fn longer(pause: Duration, times: u32) -> Duration {
     let factor = 1_u32.checked_shl(times.saturating_sub(1)).unwrap_or(u32::MAX);
     pause.saturating_mul(factor).min(pause.max(LONGEST_PAUSE))

@@ -1,4 +1,4 @@
-//! What the reply to a request says about its provider: counts, the breaker, and the provider's demands.
+//! Evaluates the reply to a request: the counts of its provider, the breaker, and the provider's demands.
 
 use std::time::Duration;
 

@@ -1,9 +1,10 @@
 //! Erases addresses from sessions, and from all tables of the extension.
 //!
-//! Most sessions are erased in transactions of their own, whose commits append negative counts. A last transaction erases
-//! an address that may get new sessions at any time. It locks the row of the address, which keeps folds away from the
-//! pending counts, and takes a snapshot. It erases the sessions and the pending counts that the snapshot sees, and the
-//! row. A session that is stored later has a pending count that the snapshot does not see. So the counts stay exact.
+//! Most sessions are erased in separate transactions, whose commits append negative counts. The last transaction erases
+//! the address itself, although new sessions of the address may arrive at any time. It locks the row of the address, so
+//! that folds skip the pending counts, and then takes a snapshot. It erases the sessions and the pending counts that the
+//! snapshot sees, and the row. The pending count of a session that is stored later is not visible in the snapshot, and
+//! stays. So the counts stay exact.
 //!
 //! Sessions are read by a scan of the table, without a query. They are written with the rights of the table's
 //! owner.

@@ -3,7 +3,7 @@
 //! Other sessions are not blocked. A REPEATABLE READ transaction counts the sessions of each address in one
 //! snapshot. It appends the difference from the stored and pending counts to the pending counts. Transactions that
 //! insert or delete sessions meanwhile append their own counts. Folding only moves pending counts to stored counts.
-//! So the difference stays correct, however long the recount takes.
+//! So the difference stays correct during a long recount.
 //!
 //! Two recounts from the same snapshot would correct twice, so only one recount runs at a time. TRUNCATE does
 //! not respect snapshots, so the tables are locked for reading before the snapshot is taken.

@@ -17,7 +17,7 @@ use crate::pg::text;
 pub struct SessionTimes {
     /// The column, qualified with the alias `s`.
     column: Vec<u8>,
-    /// The time zone of a column that has none, as an argument of `timezone()`.
+    /// For a column that holds local times, the time zone of these times, as an argument of `timezone()`.
     zone: Option<Vec<u8>>,
 }
 

@@ -28,7 +28,7 @@ type Arguments = (Text, Timestamptz, Timestamptz);
 const TIMELINE: TableStatement<'static, Arguments, Buckets> =
     TableStatement::new("timeline", include_str!("../../sql/queries/analysis/timeline.sql"));
 
-/// What a caller asks for.
+/// The arguments of a caller.
 pub struct Request<'a> {
     pub bucket: Interval,
     /// The name of a column.

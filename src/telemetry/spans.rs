@@ -35,7 +35,7 @@ pub fn are_collected() -> bool {
 /// Starts the collection of spans. `share` (0 to 1) is the share of networks that get spans. `None` stops the collection.
 pub fn collect(share: Option<f64>) {
     let block = shared_state::block();
-    // The cast saturates. The largest threshold selects all networks, and 0 selects none.
+    // A share of 1 gives the largest threshold, because the cast saturates. It selects all networks, and 0 selects none.
     let threshold = (share.unwrap_or(0.0).clamp(0.0, 1.0) * 2_f64.powi(64)) as u64;
     block.networks_sampled.store(threshold, Ordering::Relaxed);
     block.spans_collected.store(share.is_some(), Ordering::Relaxed);

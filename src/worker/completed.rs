@@ -117,8 +117,8 @@ impl Completed {
         Completed { not_before: clock::now(), ..Completed::of(provider, outcomes) }
     }
 
-    /// Merges `other` into this batch. Returns `other` if the two batches may not be stored together. Batches of providers that
-    /// share answers are large already.
+    /// Merges `other` into this batch. Returns `other` if the two batches may not be stored together. A batch of a
+    /// provider whose answers are for blocks is not merged, because it is large already.
     pub fn merge(&mut self, other: Completed) -> Option<Completed> {
         let shares = self.provider.declared().shares_answers();
         let is_same_kind = self.is_about_networks() == other.is_about_networks();

@@ -1,8 +1,8 @@
 //! The databases that had a worker before, and when each database got its first worker. They get their workers before other
 //! databases, the oldest first.
 //!
-//! Without this order, a role that may create databases could take the workers of all other databases. A copy of a database has the
-//! extension and needs a worker. Only the launcher writes the list, by rename, to `<data directory>/cowrie_enrich/workers.json`:
+//! A role that may create databases can copy a database that has the extension. Each copy needs a worker. Without this order, the
+//! copies could take the workers of all other databases. Only the launcher writes the list, by rename, to `<data directory>/cowrie_enrich/workers.json`:
 //! `[[[OID, microseconds since 2000], …], [OID, …]]`. The second part contains databases without the extension. A damaged or
 //! missing list counts as empty.
 

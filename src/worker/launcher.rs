@@ -243,7 +243,7 @@ impl Order {
     }
 }
 
-/// Starts missing workers and stops unwanted ones. Returns how long there is nothing to do.
+/// Starts missing workers, and stops workers that are not wanted. Returns the time until the next call.
 fn supervise_workers(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order) -> Duration {
     let listed = || {
         let databases = catalog::databases();

@@ -525,9 +525,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Applies edits of `known_networks` to existing networks every naptime, and when a commit announces an
-    /// edit, one transaction per round. If there are none, it reads only an index. So edits that an earlier
-    /// step could not apply are found again.
+    /// Applies edits of `known_networks` to existing networks: in every naptime, and when a commit announces an
+    /// edit. So it also finds edits that an earlier step could not apply. A round has one transaction. If there
+    /// is no edit, the transaction reads only an index.
     fn reclassify(&mut self) -> Result<(), Stop> {
         if !self.reclassification.is_now() {
             return Ok(());

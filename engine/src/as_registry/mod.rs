@@ -14,7 +14,7 @@ use crate::providers::Registry;
 use table::{RANGES, SPECIAL_PURPOSE};
 
 /// The AS112 project. Its number is in the registry of special-purpose numbers, but servers around the world announce
-/// it. The address blocks of the project are no bogons either, see [`crate::bogon`].
+/// it. The address blocks of the project are not bogons either, see [`crate::bogon`].
 const AS112: u32 = 112;
 
 /// Returns the registry that received a number from IANA. Returns `None` if the number is reserved or not allocated.
@@ -25,7 +25,7 @@ pub fn registry(asn: u32) -> Option<Registry> {
 }
 
 /// Returns true if a number is reserved for a special purpose, such as private use or documentation. No network on the
-/// public internet has such a number. Numbers that IANA has not allocated yet are no bogons, because the list of these
+/// public internet has such a number. Numbers that IANA has not allocated yet are not bogons, because the list of these
 /// numbers changes.
 pub fn is_bogon(asn: u32) -> bool {
     let after = SPECIAL_PURPOSE.partition_point(|(first, _)| *first <= asn);

@@ -68,7 +68,7 @@ pub enum Value {
 pub struct Histogram {
     /// Upper bounds, inclusive, ascending.
     pub bounds: &'static [f64],
-    /// One count for each bound, not cumulative, and one for observations above all bounds.
+    /// One count for each bound, and one count for observations above all bounds. Counts are not cumulative.
     pub counts: Vec<u64>,
     pub sum: f64,
 }

@@ -13,9 +13,9 @@
 //! | `format` | the parts of a file, and values at a byte offset |
 //! | `layout` | the paths of the fields in a vendor's file |
 //! | `scalar` | conversion of values to countries, coordinates and ASNs |
-//! | `search` | the walk through the tree, for files that say types |
+//! | `search` | the walk through the tree, for files with types of addresses |
 //! | `several` | how the values of several files become one answer |
-//! | `types` | files that say types of addresses, such as VPN or TOR |
+//! | `types` | files with types of addresses, such as VPN or TOR |
 //! | `vendor` | the vendor of a file |
 //! | `verify` | the check that every lookup in a file succeeds |
 

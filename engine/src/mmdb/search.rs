@@ -1,7 +1,7 @@
 //! Finds the record of an address in the tree.
 //!
-//! Lookups of single fields use the crate `maxminddb`. Files that say types use this search instead, because their
-//! records are read in place by `format` and not by the crate's decoder.
+//! Lookups of single fields use the crate `maxminddb`. Lookups in files with types of addresses use this search instead,
+//! because `format` reads their records in place, without the crate's decoder.
 
 use super::format::{Plan, Step};
 use crate::address::Address;

@@ -1,4 +1,4 @@
-//! Invariants of reading mmdb files that say types, for any bytes.
+//! Invariants of reading mmdb files with types of addresses. They must hold for any bytes.
 //!
 //! Property tests and the target `types_file` of `fuzz/` call `holds`. No call panics or hangs. In a verified file no
 //! lookup fails. No lookup names a list that the file does not have.

@@ -1,4 +1,4 @@
-//! Documents of another system. They are read as text, for any type of their column.
+//! Documents of the Python system. The import reads them as text, because their column may have any type.
 
 use cowrie_enrich_engine::jsonb_text::{Escapes, keepable, quoted};
 

@@ -121,7 +121,7 @@ fn say_what_is_missing(tables: &[Table], schema: &str) {
     }
 }
 
-/// The counts of the final report, over all calls of an import.
+/// The counts for the final report. If a call was interrupted, they include the work of the earlier calls.
 #[derive(Default, Clone, Copy)]
 struct ImportCounts {
     networks: i64,

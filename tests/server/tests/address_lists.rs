@@ -1,4 +1,4 @@
-//! `lookup_ips()` reads lists of addresses: what it accepts, what it returns, and that it neither writes nor asks.
+//! `lookup_ips()` reads lists of addresses: the accepted lines and the returned rows. The call writes nothing and queues no lookup.
 
 use cowrie_enrich_test_mmdb::types::TypesFile;
 use server_tests::database;

@@ -1,4 +1,5 @@
-//! Lists for firewalls: what is in them, what is never in them, and when a prefix or network replaces its addresses.
+//! Lists for firewalls: which targets they contain, which targets they never contain, and when a prefix or network replaces its
+//! addresses.
 
 use cowrie_enrich_test_mmdb::types::TypesFile;
 use server_tests::hosts::COWRIE;
@@ -158,7 +159,7 @@ fn a_benign_scanner_on_a_list_is_never_blocked() {
         ["t", "t", "f", "t", "f", "f", "t", "t"]
     );
 
-    // A list that is too old states nothing.
+    // A list that is too old is ignored.
     file(ago(8 * DAY)).write(&path(&cluster, "types"));
     db.run("SELECT reload_mmdb()");
     assert_eq!(targets(&mut db, "NULL").len(), 7);

@@ -453,7 +453,7 @@ fn failed_calls_show_until_they_are_repeated() {
     let mut db = fresh_database(&cluster);
     stored(&mut db);
     assert_eq!(db.one(STATUS), "0|f|f");
-    // A schedule of another owner is not believed.
+    // A table cron.job of another owner is ignored.
     db.run(
         "CREATE SCHEMA cron; CREATE TABLE cron.job (active boolean, database text, command text);
          INSERT INTO cron.job VALUES (true, current_database(), 'CALL enrich.expire_addresses(''1 day'')')",
@@ -471,7 +471,7 @@ fn failed_calls_show_until_they_are_repeated() {
     wait_until("the metrics show the calls", || db.one(metrics), |shown| *shown == failed);
     db.run("ALTER TABLE sessions ENABLE TRIGGER ALL");
 
-    // A call that runs has not failed.
+    // A running call does not count as failed.
     let mut holder = db.another();
     holder.run("BEGIN; LOCK TABLE session_summaries");
     let mut caller = db.another();
@@ -487,7 +487,7 @@ fn failed_calls_show_until_they_are_repeated() {
     db.run("CALL erase_address('8.8.8.8')");
     assert_eq!(db.one(STATUS), "1|f|f");
 
-    // Only a call for all tables is the one that a job repeats.
+    // A call for one table does not count, because the scheduled job calls the procedure for all tables.
     db.run("CALL expire_addresses('1 day', 'sessions')");
     assert_eq!(db.one(STATUS), "1|f|f");
     db.run("CALL expire_addresses('1 day')");

@@ -285,7 +285,7 @@ fn a_damaged_or_unsuitable_file_is_refused_and_the_old_copy_stays_in_service() {
         );
         assert_eq!(type_of_new(&mut db, &COWRIE, &format!("k{n}"), "8.8.8.8"), "TOR");
     }
-    // A file of types is no file of networks.
+    // A file with types does not contain networks.
     lists().write(&path(&cluster, "asn"));
     assert_eq!(db.refused("SELECT reload_mmdb()").code, "XX001");
     cymru::assert_nothing_crashed(&cluster);
@@ -434,10 +434,10 @@ fn greynoise_is_not_asked_about_known_research_scanners() {
     wait_for_the_queue(&mut db);
     assert_eq!(asked(&lab.greynoise).len(), 2);
 
-    // A list that is too old keeps nobody from being asked.
+    // GreyNoise is asked about an address again when the list of scanners is too old.
     file(ago(30 * DAY)).write(&path(&lab.cluster, "types"));
     db.run("SELECT enrich.reload_mmdb()");
-    // The worker looks at the files once a second, and drops what it may not ask.
+    // The worker checks the files once a second, and drops lookups that it may not send.
     let ask = || {
         request(&mut db, "greynoise", &addresses[..1]);
         wait_for_the_queue(&mut db);

@@ -1,9 +1,9 @@
-//! The README's way from a log to a blocklist, as a reader goes it: bash runs the commands of the README in their order, from
+//! The README's steps from a log to a blocklist, as a reader runs them: bash runs the commands of the README in their order, from
 //! `apt install` on, with the packages of scripts/package.
 //!
-//! The commands run in a root of their own: an overlay over `/`, whose changes are in memory, in separate namespaces without
-//! a network. So the test changes no file, package, cluster or user of the machine. The kernel removes the mounts and ends the
-//! processes when the namespaces' first process ends, and that process ends when this test does, even if it is killed. The
+//! The commands run in a separate root: an overlay over `/`, whose changes are in memory, in separate namespaces without a
+//! network. So the test changes no file, package, cluster or user of the machine. When the test ends or is killed, the first
+//! process of the namespaces ends. The kernel then removes the mounts and ends the other processes. The
 //! root has no cluster, a user with Cowrie's logs, and stand-ins for sudo, for systemctl and for the download server of DB-IP.
 
 use std::collections::BTreeSet;
@@ -103,7 +103,7 @@ fn the_readme_leads_from_a_log_to_a_blocklist() {
     assert_eq!(root.query("SELECT count(*) FROM sessions"), (sessions.len() + 1).to_string());
 }
 
-/// Begins a line that says when a block was done.
+/// Beginning of a line that says when a block was done.
 const MARK: &str = "== ";
 
 /// Returns a script that runs the blocks one after the other, in one shell.
@@ -177,7 +177,7 @@ echo "$pid"
 exec cat
 "#;
 
-/// Makes a machine of the root: without a cluster, with the user of a honeypot, and with stand-ins. Its files are in /journey.
+/// Prepares the root as a machine without a cluster, with the user of a honeypot, and with stand-ins. Its files are in /journey.
 const PREPARE: &str = r#"
 set -eu
 ip link set lo up 2>/dev/null || perl -MSocket -e '

@@ -81,16 +81,17 @@ fn a_list_is_loaded_again_and_replaces_only_its_own_rows() {
         [
             "64700|By hand|f|NULL",
             "64701|Renamed|t|hosting",
-            // Edited by hand, so the list has no power over it any more.
+            // Edited by hand, so the list no longer replaces this row.
             "64702|Second|t|NULL",
-            // Of another list.
+            // From another list.
             "64704|Exit|t|vpn",
             "64705|New|f|hosting",
         ]
     );
 }
 
-/// The file has no row of a list whose ASNs are all in another list, so older rows of this list must not block the others.
+/// If all ASNs of a list are in a list of type VPN, the file has no row of this list. Older rows of this list must not block the
+/// rows of the file.
 #[test]
 fn a_list_of_vpns_wins_over_older_rows_of_another_list() {
     let mut db = database();

@@ -87,7 +87,7 @@ fn what_was_rolled_back_moves_no_counter_and_what_committed_all_of_it() {
     );
 }
 
-/// Creations and updates count, each network once, until a reset. What was rolled back does not count.
+/// Creations and updates count, each network once, until a reset. Changes that were rolled back do not count.
 #[test]
 fn distinct_networks_are_counted_once_in_all_databases_together() {
     let cluster = server("metrics-distinct");

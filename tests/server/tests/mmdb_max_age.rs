@@ -1,4 +1,4 @@
-//! The setting `mmdb_max_age`: an mmdb file that is too old states nothing, and its private copy is removed.
+//! The setting `mmdb_max_age`: lookups do not use an mmdb file that is too old, and its private copy is removed.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -248,13 +248,13 @@ fn copies_that_no_setting_names_and_unfinished_copies_go_too() {
         },
         |names| *names == ["asn", "city", "city.2"],
     );
-    // A killed process left a copy that no status names, and an unfinished one. Files of types have ages of their own.
+    // A killed process left a copy that no status names, and an unfinished copy. The setting does not apply to files of types.
     let directory = cluster.data_dir().join("cowrie_enrich");
     let of_types = format!("types-0123456789abcdef-{}-2a.mmdb", ago(40 * DAY));
     for name in [&format!("city-{}-2a.mmdb", ago(60 * DAY)), &"asn.draft".to_owned(), &of_types] {
         fs::write(directory.join(name), "x").expect("a file is written");
     }
-    // The setting names no City file any more. Its copy stays otherwise, because this may be a mistake.
+    // The setting no longer names a City file. Without a maximum age the copy would stay, because this may be a mistake.
     set(&cluster, &mut db, "30d", &[]);
     wait_until(
         "the copies are gone",

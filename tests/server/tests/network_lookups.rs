@@ -1,4 +1,4 @@
-//! Team Cymru is asked about networks: each network once, in requests of their own.
+//! Lookups of networks at Team Cymru: each network is looked up once, in requests without addresses.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -156,7 +156,7 @@ fn request_that_cannot_be_sent_is_refused() {
         let refusal = db.refused(&format!("SELECT enrich.{call}"));
         assert_eq!((refusal.code.as_str(), refusal.hint.as_deref()), (code, hint), "{call}: {refusal:?}");
     }
-    // Literals have no type, so they need a function of their own.
+    // Literals have no type, so they need a separate function.
     db.run("SELECT enrich.request_enrichment('60.0.0.1', 'cymru'), enrich.request_enrichment('60.0.0.2', 'cymru', 5)");
     db.run("SELECT enrich.request_enrichment('60.0.0.3'::inet, 'cymru'), enrich.request_enrichment(15169::int, 'cymru')");
     assert_eq!(
@@ -230,7 +230,7 @@ fn lookups_of_networks_wait_while_they_are_switched_off() {
     db.run("SELECT enrich.request_enrichment(1000500)");
     let addresses = members(0..3);
     queue(&mut db, &addresses);
-    // Lookups of addresses go on.
+    // Lookups of addresses continue.
     wait_until(
         "the addresses have their network",
         || {

@@ -196,7 +196,7 @@ fn scheduling_again_replaces_the_jobs_and_unscheduling_removes_only_them() {
     assert_eq!(db.one(status), "f|t");
     db.run(command);
     assert_eq!(db.one(status), "t|t");
-    // A job that is switched off, and one for another database, are none.
+    // An inactive job and a job for another database do not count.
     for change in ["active = false", "database = 'other'"] {
         db.run(&format!(
             "BEGIN; UPDATE cron.job SET {change} WHERE jobname = 'cowrie_enrich_expire_addresses'"

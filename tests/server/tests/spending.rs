@@ -1,4 +1,4 @@
-//! What a call of `enrich_ips()` spends at providers, and lookups that are left out or cancelled.
+//! The requests to providers that a call of `enrich_ips()` queues, and lookups that are left out or cancelled.
 
 use std::net::IpAddr;
 use std::sync::OnceLock;
@@ -96,7 +96,7 @@ fn lookups_that_need_no_request_are_not_counted() {
     // A request and a job that wait.
     db.run("SELECT enrich_ips('{60.0.0.1}')");
     needs(&mut db, "60.0.0.1", 0);
-    // Another address of the prefix about which Team Cymru is asked anyway.
+    // Another address of a prefix that is already looked up at Team Cymru.
     needs(&mut db, "60.0.0.2", 2);
     db.run(
         "DELETE FROM enrichment_request;

@@ -4,7 +4,7 @@
 //! directory ─ logs ─ lines ─ open sessions ─ batches ─ transactions
 //! ```
 //!
-//! A session is stored once, whenever the program is killed:
+//! Each session is stored once, even if the program is killed at any time:
 //!
 //! 1. A batch of sessions is inserted in one transaction, together with its rows in other tables.
 //! 2. Before the commit, the state file is written. It has the batch, the positions after it, and the open sessions.

@@ -21,8 +21,8 @@ use crate::session::Session;
 /// Time for which a closed session waits for more events.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Times, in the log, for which the id of a stored session is remembered: first for a closed session, then for a
-/// session without an end.
+/// How long the id of a stored session is remembered: of a closed session, and of a session without an end. Measured by
+/// the times in the log.
 const CLOSED_REMEMBERED: Duration = Duration::from_secs(3600);
 const UNCLOSED_REMEMBERED: Duration = Duration::from_secs(86_400);
 

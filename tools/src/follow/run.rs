@@ -232,7 +232,7 @@ impl Follower {
             match writer.insert(&batch.sessions)? {
                 Inserted::AllNew(inserted) => prepared = inserted,
                 Inserted::NoneNew => {
-                    // Otherwise the commit of an earlier attempt had succeeded.
+                    // If `was_committing`, the commit of an earlier attempt succeeded, so this program stored the sessions.
                     if !was_committing {
                         metrics.known += count;
                         open.forget(&batch.sessions);
@@ -293,7 +293,7 @@ impl Follower {
     }
 
     /// Connects. Returns the time to wait if this failed. Missing tables and privileges are errors at the first
-    /// connection. Later they are a reason to wait, because somebody may be changing the database.
+    /// connection. Later they are a reason to wait, because an administrator may be changing the database.
     fn connect(&mut self) -> Result<Option<Duration>, String> {
         let problem = match self.database.connect(NoTls) {
             Err(error) => format!("could not connect, and will try again: {}", explained(&error)),
@@ -335,7 +335,7 @@ impl Follower {
             .map_err(|error| format!("could not write the state file: {error}"))
     }
 
-    /// Updates the metrics that are no counters, and writes all metrics to the file.
+    /// Updates the metrics that are not counters, and writes all metrics to the file.
     fn measure(&mut self) {
         if self.measured_at.is_some_and(|at| at.elapsed() < METRICS_INTERVAL) {
             return;

@@ -9,8 +9,8 @@
 //! residential proxies       each record is such a proxy: "provider_name" (MaxMind) or "service" (IPinfo)
 //! ```
 //!
-//! An address without a record has no type: the vendor states nothing. MaxMind's records are often empty, and mean the
-//! same. IPinfo's `tor` covers all relays of the Tor network, not only exits.
+//! An address without a record has no type, because the vendor says nothing about the address. MaxMind's records are
+//! often empty. An empty record has the same meaning. IPinfo's `tor` covers all relays of the Tor network, not only exits.
 
 use super::compiled::{WORK, known};
 use super::{Entry, ListSet, TypeList};
@@ -25,7 +25,7 @@ const LONGEST_KEY: usize = 32;
 pub(super) struct Family {
     /// The keys, each with the type that it states. The index of a key is also the index of its list.
     keys: &'static [(&'static [u8], &'static str)],
-    /// A key that states a type only if no other key of the record states one.
+    /// This key states a type only if no other key of the record states a type.
     fallback: Option<&'static [u8]>,
     /// Type of every record that has any key. A family with this type has no `keys`.
     every_record: Option<&'static str>,

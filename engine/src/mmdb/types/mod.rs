@@ -1,4 +1,4 @@
-//! Files that say types of addresses, such as VPN, TOR or DATACENTER.
+//! Files with types of addresses, such as VPN, TOR or DATACENTER.
 //!
 //! | file | holds |
 //! |---|---|

@@ -75,7 +75,7 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    /// Adds a row. The most specific prefix wins, then a number that is no bogon, then the lowest number, then the first row.
+    /// Adds a row. The most specific prefix wins, then a number that is not a bogon, then the lowest number, then the first row.
     pub(super) fn add(&mut self, row: Row) {
         match row {
             Row::Absent => self.absent = true,

@@ -186,8 +186,8 @@ fn config(settings: &AgentSettings) -> Result<Config, Error> {
         .http_status_as_error(false)
         .max_redirects(0)
         .timeout_global(Some(settings.timeout))
-        // Each of the two steps may take half of the time. So an unresolved name, an unreachable host and a silent host give
-        // different errors.
+        // Resolving the name and connecting may each take half of the time. So an unresolved name, an unreachable host and
+        // a host that does not answer give different errors.
         .timeout_resolve(Some(settings.timeout / 2))
         .timeout_connect(Some(settings.timeout / 2))
         .max_response_header_size(LONGEST_HEAD)

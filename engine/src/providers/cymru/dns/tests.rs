@@ -1,4 +1,4 @@
-//! Whole exchanges with a DNS server that responds, loses datagrams, truncates, fails or forges responses.
+//! Tests complete exchanges with a DNS server that responds, loses datagrams, truncates responses, fails, or forges responses.
 
 use super::super::Registry;
 use super::super::servers::{ClosedPort, Dns, Protocol, name_of, reply, response};

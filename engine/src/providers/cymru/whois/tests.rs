@@ -1,4 +1,4 @@
-//! Whole exchanges with servers that respond, and with servers that do not.
+//! Tests complete exchanges with whois servers: servers that respond, and servers that do not respond.
 
 use super::super::servers::{ClosedPort, Whois};
 use super::super::{Anomalies, RouteAnswer};
