@@ -1,4 +1,4 @@
-//! What runs at the ends of transactions and subtransactions, in which order, and why.
+//! The steps at the end of transactions and subtransactions, their order, and the reasons for this order.
 //!
 //! A step before commit may run SQL. The later steps change memory only and cannot fail, because an ERROR after the
 //! commit has begun restarts the whole cluster.

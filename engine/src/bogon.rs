@@ -1,6 +1,6 @@
 //! Bogons: addresses that cannot belong to a host on the public internet.
 //!
-//! Bogons are never looked up at a provider, and the cascade ends here. The rows are the two IANA registries, complete
+//! Bogons are never looked up at a provider. The rows are the two IANA registries, complete
 //! up to RFC 9780 (2025): <https://www.iana.org/assignments/iana-ipv4-special-registry> and
 //! <https://www.iana.org/assignments/iana-ipv6-special-registry>. Multicast, which the registries leave out, and the
 //! deprecated site-local block are added. Blocks that a registry marks "globally reachable: true" are not bogons.

@@ -8,7 +8,7 @@ use crate::address::Address;
 use crate::prefix::Prefix;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// What one lookup asks a provider about.
+/// The subject of one lookup at a provider.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum LookupKey {
     /// A single address, or a block whose addresses share one answer.

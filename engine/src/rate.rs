@@ -33,9 +33,9 @@ pub enum Admission {
 const MICROS_PER_MINUTE: u64 = 60_000_000;
 const MICROS_PER_SECOND: u64 = 1_000_000;
 
-/// The requests of one second are spread over this time, in thousandths of a second. A provider with a limit per second counts
-/// requests when they arrive. One request may arrive up to 50 ms late, and a request of the next second without delay. Of the
-/// additional 70 ms, 50 ms cover this difference, and 20 ms cover `MOST_EARLY`.
+/// The requests of one second are spread over this time, in thousandths of a second. The reason is that a provider with a limit
+/// per second counts requests when they arrive. A request may arrive up to 50 ms late, and a later request without delay. So 50
+/// ms are added for this difference, and 20 ms for `MOST_EARLY`.
 const STRETCH: u64 = 1_070;
 
 /// A sender wakes up some milliseconds late on a busy machine. This tolerance keeps the delays from adding up.

@@ -87,7 +87,7 @@ impl Line {
 }
 
 impl Found<'_> {
-    /// Returns the current ASN in the inventory, otherwise that in the mmdb files.
+    /// Returns the current ASN in the inventory, otherwise the ASN in the mmdb files.
     fn asn(&self) -> Option<i64> {
         let of_file = || self.network.map(|network| i64::from(network.asn));
         self.known.and_then(|known| known.asn).or_else(of_file)

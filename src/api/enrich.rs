@@ -98,7 +98,7 @@ fn named_providers(names: &[Option<String>]) -> Providers {
     }))
 }
 
-/// A call that queues lookups of more addresses says how many requests these lookups need.
+/// If a call queues lookups of more addresses, a NOTICE says how many requests these lookups need.
 const ADDRESSES_WITHOUT_NOTICE: usize = 100;
 
 /// Says how many requests a plan queues. Raises an error if they are more than `limit`.

@@ -1,4 +1,4 @@
-//! The types of an address in a document: those of SPUR's answer, and that of the Python system.
+//! The types of an address in a document: the types in SPUR's answer, and the type that the Python system determined.
 
 use cowrie_enrich_engine::ip_type;
 

@@ -224,7 +224,7 @@ impl Line {
         self.under_way.is_none().then_some(self.due)
     }
 
-    /// Handles the end of a request that this line has sent. Ignores other requests.
+    /// Handles the end of a request of this signal (metrics or spans). Ignores other requests.
     fn heard(&mut self, ticket: u64, outcome: &Outcome, now: Instant) {
         let Some((_, request)) = self.under_way.take_if(|(of, _)| *of == ticket) else { return };
         let (signal, items) = (self.signal, request.items);

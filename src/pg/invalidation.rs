@@ -38,7 +38,7 @@ pub fn content_version(table: pg_sys::Oid) -> u64 {
     CONTENT.get()
 }
 
-/// Notifies of a relevant change in a table's content: this backend now, and all backends at commit.
+/// Announces a relevant change in a table's content: to this backend now, and to all backends at commit.
 pub fn announce(table: pg_sys::Oid) {
     // SAFETY: queues a message; the table is open in the statement whose trigger calls this.
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table) }

@@ -48,7 +48,7 @@ pub enum SendTime {
     Blocked(Timestamp),
 }
 
-/// Result of an exchange, as far as it says something about the provider.
+/// The part of an exchange's result that says something about the provider.
 pub enum Verdict<'a> {
     Answered,
     Failed(&'a str),

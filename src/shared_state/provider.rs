@@ -23,7 +23,7 @@ crate::zeroable! {
         /// Requests in a row whose lookup the provider rejected as invalid.
         pub refusals: u32,
         /// The database whose worker gets the next permit, and the time until which the permit is kept for it. Without
-        /// this turn, workers of other databases could take each free permit first.
+        /// this reservation, workers of other databases could take each free permit first.
         pub next_turn: u32,
         pub turn_ends: Timestamp,
         /// Unset before the first.

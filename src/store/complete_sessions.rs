@@ -160,8 +160,8 @@ fn found(connection: &Connection, table: Oid) -> Option<(Table, bool)> {
     Some((Table { oid: table, index, name: catalog::quoted_table_name(table) }, has_types))
 }
 
-/// Returns true if an index contains sessions whose only missing snapshot value is the type of address; `None` if
-/// it is not an index of waiting sessions.
+/// Returns true if an index contains sessions that lack only the type of the address. Returns `None` if it is not an
+/// index of waiting sessions.
 fn indexed(connection: &Connection, index: Oid) -> Option<bool> {
     INDEXED.first(connection, (index,), |(has_types,)| has_types).flatten()
 }

@@ -73,7 +73,7 @@ const DELETE: TableStatement<'static, (Array<Tid>,), (Tid,)> =
 /// nothing else is wrong. An erasure does not use this index.
 const LACKS_INDEX: &str = "lacks the index of sessions with null snapshot columns";
 
-/// What happens to a session whose address is erased.
+/// The treatment of a session whose address is erased.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// The session stays, without its address and its snapshot.

@@ -2,8 +2,8 @@
 //!
 //! A pass reads the pending counts once, in batches. A batch is one transaction. It reads counts, creates
 //! missing rows, locks addresses and networks, takes the counts of the locked addresses, and adds them. If
-//! the process is killed, the batch is rolled back. Every batch has counts for most of the networks, so most
-//! batches do not write networks. The counts of networks stay pending until a batch adds them.
+//! the process is killed, the batch is rolled back. Every batch has counts for most of the networks. So
+//! only some batches add the counts of networks; until then, these counts stay pending.
 //!
 //! A fold waits for no other transaction. It leaves the counts of an address that another transaction is creating or has locked. It
 //! also leaves the counts of a new address while another transaction creates or locks the network of this address. The next pass

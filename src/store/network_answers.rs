@@ -33,7 +33,7 @@ thread_local! {
         "networks_answer", include_str!("../../sql/queries/inventory/networks_answer.sql")) };
 }
 
-/// What is stored of an answer about a network.
+/// The stored parts of an answer about a network.
 pub struct NetworkAnswer {
     pub facts: NetworkFacts,
     /// The provider has no facts about the network, or the lookup failed. Then no row is created for the network.

@@ -9,7 +9,7 @@
 //! not respect snapshots, so the tables are locked for reading before the snapshot is taken.
 //!
 //! A table without its address column cannot be read. Its sessions may have any address, so no count is
-//! corrected downwards until the table is attached again.
+//! reduced until the table is attached again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;

@@ -1,4 +1,4 @@
-//! What a worker does: its steps, and its activity as views show it.
+//! The steps of a worker, and its activity as views show it.
 
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;

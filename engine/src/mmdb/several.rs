@@ -1,7 +1,7 @@
 //! Lookups in several files, which are searched in order.
 //!
 //! The first file with a value gives the value. A later file provides values that the earlier files lack. Two rules
-//! prevent that a result combines values of different places:
+//! ensure that a result does not combine values of different places:
 //!
 //! - City, coordinates and accuracy radius belong together. They come from the first file that has any of them. Region,
 //!   postal code and time zone also come from one file. If a file has a city, they come from the file of the city.

@@ -1,5 +1,6 @@
 -- Returns addresses without a session since a time, in order, after $2. Also returns addresses that only the history, the
--- dead letters or the exceptions of the blocklist contain. An exception that was added since then keeps its address.
+-- dead letters or the exceptions of the blocklist contain. Leaves out
+-- addresses with an exception that was added since then.
 -- $1 timestamptz: time
 -- $2 inet: the last address of the batch before, or null
 -- $3 bigint: most

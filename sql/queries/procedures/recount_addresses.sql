@@ -2,7 +2,7 @@
 -- the same time does not change the sum of stored and pending counts. For an address without a row, folding drops a negative sum.
 -- An implausible stored time counts as a difference too, and folding replaces it. Returns the number of addresses, and the number
 -- of differences.
--- $1 boolean: true if some sessions could not be read; no count is then corrected downwards, because they may have any address
+-- $1 boolean: true if some sessions could not be read; no count is then reduced, because these sessions may have any address
 WITH counted AS (
     SELECT c.ip_address, sum(c.sessions)::bigint AS sessions, min(c.first_seen) AS first_seen, max(c.last_seen) AS last_seen
     FROM pg_temp.cowrie_enrich_counted c

@@ -1,4 +1,4 @@
--- Settles jobs that were answered. A job without a waiting address is done. Any other job falls due again. It is due
+-- Updates jobs that were answered. A job without a waiting address is deleted. Any other job falls due again. It is due
 -- at once if the answer was for a network smaller than the block and covers only some of its addresses. It is due
 -- after a pause if another transaction holds an address.
 -- $1 text: provider

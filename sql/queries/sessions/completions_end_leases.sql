@@ -1,4 +1,4 @@
--- Settles rows after a visit. A row whose sessions are complete is deleted. A row whose null columns cannot be filled
+-- Ends the leases of rows after a visit. A row whose sessions are complete is deleted. A row whose null columns cannot be filled
 -- yet waits for an answer. A row with more sessions is due at once. A row that failed is due after a backoff. A renewed
 -- row is due at once, unless it failed. Each attempt halves the batch of the next visit. After a fast visit the batch is
 -- doubled again.

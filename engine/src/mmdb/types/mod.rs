@@ -107,7 +107,7 @@ pub struct TypeDatabase<S: AsRef<[u8]>> {
 }
 
 impl<S: AsRef<[u8]>> TypeDatabase<S> {
-    /// Reads the metadata, checks it against the size, and recognises the layout. Refuses a file that says no types.
+    /// Reads the metadata, checks it against the size, and recognises the layout. Refuses a file without types.
     pub fn open(bytes: S) -> Result<Self, MmdbError> {
         let plan = Plan::read(bytes.as_ref())?;
         let reader = Reader::from_source(bytes.as_ref())
@@ -196,8 +196,8 @@ impl<S: AsRef<[u8]>> TypeDatabase<S> {
         found.map(|found| found & self.all())
     }
 
-    /// Calls `visit` for each statement about the address, ordered by list. A list states something several times if
-    /// several of its prefixes contain the address and differ in their details.
+    /// Calls `visit` for each statement about the address, ordered by list. A list has several statements about the
+    /// address if several of its prefixes contain the address with different details.
     pub fn entries<'a>(
         &'a self,
         address: Address,
