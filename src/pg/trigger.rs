@@ -1,14 +1,16 @@
 //! Row triggers.
 
 use std::ffi::CStr;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 use pgrx::pg_sys;
 
-use super::column::{Column, timestamptz, type_of};
+use super::column::{Column, Generated, timestamptz, type_of};
 use super::row::{Row, TupleId};
 use super::sql_function::{Call, Returned};
 use super::value::Value;
+use super::varlena;
 
 /// The event that fires a row trigger.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,6 +91,12 @@ impl TriggerCall {
         unsafe { (*(*self.data).tg_trigger).tgconstraint != pg_sys::InvalidOid }
     }
 
+    /// Returns whether the trigger fires on a partition of a table.
+    pub fn is_on_partition(&self) -> bool {
+        // SAFETY: tg_relation is open during the call.
+        unsafe { (*(*(*self.data).tg_relation).rd_rel).relispartition }
+    }
+
     /// Returns the trigger's OID in pg_trigger. A partition's triggers have separate OIDs.
     pub fn trigger(&self) -> pg_sys::Oid {
         // SAFETY: tg_trigger is set for every call of a trigger.
@@ -156,6 +164,42 @@ impl Tuple {
             },
             _ => false,
         }
+    }
+
+    /// Returns a hash of the names and stored values of all columns that are not generated. A row has the same hash after PostgreSQL
+    /// has rewritten it with the columns of another partition.
+    ///
+    /// `table` is the table of the row.
+    pub fn content(&self, table: pg_sys::Oid) -> u64 {
+        // SAFETY: the descriptor belongs to the row's table, which is open during the call.
+        let count = unsafe { (*self.descriptor).natts } as i16;
+        (1..=count).map(|number| self.content_of(table, number)).fold(0, u64::wrapping_add)
+    }
+
+    fn content_of(&self, table: pg_sys::Oid, number: i16) -> u64 {
+        // SAFETY: the column is one of the descriptor. A dropped one has no type.
+        let column = Column { number, type_oid: unsafe { type_of(self.descriptor, number) } };
+        if column.type_oid == pg_sys::InvalidOid || column.generated(table) != Generated::Never {
+            return 0;
+        }
+        let Some(datum) = self.datum(column) else { return 0 };
+        let mut hash = DefaultHasher::new();
+        // SAFETY: the descriptor has this column. Its name is a palloc'd C string, and its type says how the value is stored.
+        unsafe {
+            let name = pg_sys::SPI_fname(self.descriptor, i32::from(number));
+            CStr::from_ptr(name).hash(&mut hash);
+            pg_sys::pfree(name.cast());
+            let (mut length, mut is_by_value) = (0, false);
+            pg_sys::get_typlenbyval(column.type_oid, &mut length, &mut is_by_value);
+            let start = datum.cast_mut_ptr::<u8>();
+            match length {
+                _ if is_by_value => datum.value().hash(&mut hash),
+                -1 => varlena::stored(start.cast()).hash(&mut hash),
+                -2 => CStr::from_ptr(start.cast()).hash(&mut hash),
+                length => std::slice::from_raw_parts(start, length as usize).hash(&mut hash),
+            }
+        }
+        hash.finish()
     }
 
     /// Returns the datum of a column, or `None` if it is null. Valid as long as the tuple.

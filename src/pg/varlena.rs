@@ -36,6 +36,23 @@ unsafe fn fill(start: *mut u8, parts: &[&[u8]]) {
     }
 }
 
+/// Returns the bytes of a varlena as they are stored: toasted or compressed, but without the header of a value in the row.
+///
+/// # Safety
+/// The varlena must be valid, and outlive the bytes.
+pub(super) unsafe fn stored<'a>(varlena: *const pg_sys::varlena) -> &'a [u8] {
+    use pgrx::varlena::{varatt_is_1b_e, vardata_any, varsize_any, varsize_any_exhdr};
+    // SAFETY: as the caller promises. A pointer to a toasted value is read as a whole.
+    unsafe {
+        let (start, length) = if varatt_is_1b_e(varlena) {
+            (varlena.cast(), varsize_any(varlena))
+        } else {
+            (vardata_any(varlena), varsize_any_exhdr(varlena))
+        };
+        std::slice::from_raw_parts(start.cast(), length)
+    }
+}
+
 /// A copy of a value of variable length in Rust's memory, with the alignment of PostgreSQL's varlenas.
 pub struct OwnedVarlena<T = Jsonb> {
     words: Box<[u64]>,

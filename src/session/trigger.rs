@@ -8,7 +8,7 @@
 //! address is counted as an error and leaves null snapshots. The trigger never uses the network or a file
 //! that is not mapped yet.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::CStr;
 
@@ -156,10 +156,65 @@ const SNAPSHOT: [(&CStr, IsFit); 5] = [
     (c"enrichment_at", Column::is::<Timestamptz>),
 ];
 
+/// A row of a partition, as the BEFORE UPDATE trigger returned it.
+///
+/// To move a row to another partition, PostgreSQL fires the UPDATE triggers of the one partition and then the INSERT triggers of the
+/// other, in one statement and with the same values. Such a row keeps its snapshot. No other inserted row has these values in another
+/// partition, because the values decide on the partition.
+#[derive(Clone, Copy)]
+struct UpdatedRow {
+    partition: Oid,
+    /// The starts of the transaction and of the client's statement.
+    moment: (Timestamp, Timestamp),
+    content: u64,
+}
+
+thread_local! {
+    /// The row of the last BEFORE trigger, if that was one for an UPDATE of a partition.
+    static LAST_UPDATED: Cell<Option<UpdatedRow>> = const { Cell::new(None) };
+}
+
+fn moment() -> (Timestamp, Timestamp) {
+    (clock::transaction_start(), clock::statement_start())
+}
+
+impl UpdatedRow {
+    fn of(trigger_call: &TriggerCall, row: Tuple) -> UpdatedRow {
+        let partition = trigger_call.table();
+        UpdatedRow { partition, moment: moment(), content: row.content(partition) }
+    }
+
+    /// Returns whether PostgreSQL moves this row to the partition on which the INSERT trigger fires.
+    fn is_moved(&self, trigger_call: &TriggerCall) -> bool {
+        trigger_call.is_on_partition()
+            && trigger_call.table() != self.partition
+            && self.moment == moment()
+            && trigger_call.new_row().content(trigger_call.table()) == self.content
+    }
+}
+
+/// Returns the row to store. Remembers the updated row of a partition for the next call.
 fn before(layout: &TriggerLayout, trigger_call: &TriggerCall, event: Event) -> Tuple {
+    let last_updated = LAST_UPDATED.take();
+    let row = before_event(layout, trigger_call, event, last_updated);
+    if event == Event::Update && trigger_call.is_on_partition() {
+        LAST_UPDATED.set(Some(UpdatedRow::of(trigger_call, row)));
+    }
+    row
+}
+
+fn before_event(
+    layout: &TriggerLayout,
+    trigger_call: &TriggerCall,
+    event: Event,
+    last_updated: Option<UpdatedRow>,
+) -> Tuple {
     match event {
         Event::Insert => {
             let row = trigger_call.new_row();
+            if last_updated.is_some_and(|updated| updated.is_moved(trigger_call)) {
+                return row;
+            }
             let existing =
                 if layout.is_input_trusted { ExistingValues::Kept } else { ExistingValues::Replaced };
             let Some(source) = source_address(layout, row, InvalidAddress::Report) else {

@@ -106,6 +106,82 @@ fn a_row_that_moves_between_partitions_stays_one_session() {
     assert_exact(&mut db);
 }
 
+/// A partition whose columns have other numbers, and one of which is generated.
+const OTHER_COLUMNS: &str = "
+    CREATE TABLE y2022 (
+        dropped text, last_event_at timestamptz, first_event_at timestamptz NOT NULL, session_id text NOT NULL,
+        source_ip inet
+    );
+    ALTER TABLE y2022 DROP COLUMN dropped;
+    ALTER TABLE session_summaries ADD COLUMN note text, ADD COLUMN twice text GENERATED ALWAYS AS (session_id || session_id) STORED;
+    ALTER TABLE y2022 ADD COLUMN twice text GENERATED ALWAYS AS (session_id || session_id) STORED, ADD COLUMN note text;
+    ALTER TABLE session_summaries ATTACH PARTITION y2022 FOR VALUES FROM ('2022-01-01') TO ('2023-01-01')";
+
+/// A session that moves keeps each value of its snapshot, also a null.
+#[test]
+fn a_row_that_moves_between_partitions_keeps_its_snapshot() {
+    let mut db = database();
+    db.run(PARTITIONED);
+    db.run(OTHER_COLUMNS);
+    SUMMARIES.attach(&mut db);
+    db.run(&SUMMARIES.insert_at("2023-05-01", &[("a", Some("8.8.8.8")), ("b", Some("1.1.1.1"))]));
+    // Since then, the addresses have got other attributions.
+    db.run(
+        "ALTER TABLE session_summaries DISABLE TRIGGER USER;
+         UPDATE session_summaries SET snapshot_asn = 64496, snapshot_country = NULL, note = repeat('long', 10000);
+         ALTER TABLE session_summaries ENABLE TRIGGER USER",
+    );
+    let kept = db.rows("SELECT session_id, enrichment, enrichment_at FROM session_summaries ORDER BY 1");
+    for (year, other) in [(2024, "a"), (2022, "a"), (2023, "a"), (2022, "a2"), (2024, "a3")] {
+        db.run(&format!(
+            "UPDATE session_summaries SET first_event_at = '{year}-05-01', note = '{year}' || note,
+                    session_id = replace(session_id, 'a', '{other}')
+             WHERE session_id LIKE 'a%'"
+        ));
+    }
+    assert_eq!(snapshots(&mut db, "y2024"), ["a32|64496|NULL"]);
+    db.run("UPDATE session_summaries SET first_event_at = '2022-05-01', source_ip = '89.160.20.1', session_id = left(session_id, 1)");
+    assert_eq!(snapshots(&mut db, "y2022"), ["a|64496|NULL", "b|64496|NULL"]);
+    assert_eq!(
+        db.rows("SELECT session_id, enrichment, enrichment_at FROM session_summaries ORDER BY 1"),
+        kept
+    );
+    assert_exact(&mut db);
+}
+
+/// Only the row that moves keeps its snapshot. Rows that are inserted after an update get snapshots, in one statement too.
+#[test]
+fn rows_beside_an_update_of_a_partition_get_their_snapshots() {
+    let mut db = database();
+    db.run(PARTITIONED);
+    SUMMARIES.attach(&mut db);
+    db.run(&SUMMARIES.insert_at("2023-05-01", &[("a", Some("8.8.8.8"))]));
+    db.run(
+        "ALTER TABLE session_summaries DISABLE TRIGGER USER;
+         UPDATE session_summaries SET snapshot_asn = NULL, snapshot_country = NULL, enrichment = NULL, enrichment_at = NULL;
+         ALTER TABLE session_summaries ENABLE TRIGGER USER",
+    );
+    db.run(
+        "INSERT INTO session_summaries (session_id, source_ip, first_event_at)
+         VALUES ('a', '8.8.8.8', '2023-05-01'), ('b', '8.8.8.8', '2024-05-01'), ('a', '8.8.8.8', '2024-05-01')
+         ON CONFLICT (session_id, first_event_at) DO UPDATE SET last_event_at = NULL",
+    );
+    assert_eq!(snapshots(&mut db, "y2024"), ["a|15169|US", "b|15169|US"]);
+    // The values of the updated row, in statements of their own.
+    for (transaction, session) in [("", "c"), ("BEGIN;", "d")] {
+        db.run(transaction);
+        db.run(&format!("INSERT INTO session_summaries VALUES ('{session}', '8.8.8.8', '2023-05-01')"));
+        db.run(&format!("UPDATE session_summaries SET snapshot_asn = 1, last_event_at = NULL WHERE session_id = '{session}'"));
+        db.run(&format!(
+            "INSERT INTO session_summaries (session_id, source_ip, first_event_at, snapshot_asn)
+             VALUES ('{session}', '8.8.8.8', '2024-05-01', 1)"
+        ));
+        db.run(if transaction.is_empty() { "" } else { "COMMIT" });
+    }
+    assert_eq!(snapshots(&mut db, "y2024"), ["a|15169|US", "b|15169|US", "c|15169|US", "d|15169|US"]);
+    assert_exact(&mut db);
+}
+
 #[test]
 fn partitions_of_partitions_and_upserts_work() {
     let mut db = database();
