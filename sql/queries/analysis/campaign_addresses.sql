@@ -1,7 +1,7 @@
 -- Addresses of the sessions of a table that meet a condition, each with its network and country at its last session and
 -- now. Runs with the rights of the caller. The sessions of an address are grouped by snapshot, and the group with the
 -- last session has the values of that session. The condition is on separate lines, because it may end in a comment.
--- $1 timestamptz: since
+-- $1 timestamptz: earliest time of a session, or null
 WITH snapshot AS MATERIALIZED (
     SELECT @address@ AS ip_address, s.snapshot_asn AS asn_number,
            s.snapshot_country::pg_catalog.text AS country, s.snapshot_ip_type::pg_catalog.text AS ip_type,

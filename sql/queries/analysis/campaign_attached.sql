@@ -1,8 +1,8 @@
 -- Describes how a table is attached, or how the partitioned table of a partition is attached. Returns the names of the
 -- columns, plain and quoted for SQL, and whether the table is intact. Also returns whether a role may read the names of
 -- networks, and the inventory of addresses.
--- $1 oid: rel
--- $2 oid: role
+-- $1 oid: OID of the table
+-- $2 oid: OID of the role
 SELECT a.ip_column, a.time_column, quote_ident(a.ip_column), quote_ident(a.time_column), a.is_intact,
        has_table_privilege($2, '@extschema@.asn_inventory'::regclass, 'SELECT'),
        has_table_privilege($2, '@extschema@.ip_inventory'::regclass, 'SELECT')

@@ -3,8 +3,8 @@
 -- compared with the column and not with an expression, so that the server can use an index by time. The condition is on
 -- separate lines, because it may end in a comment.
 -- $1 text: time zone of the buckets
--- $2 timestamptz: since
--- $3 timestamptz: until
+-- $2 timestamptz: earliest time of a session, or null
+-- $3 timestamptz: end of the period, or null
 SELECT @bucket@ AS bucket, c.value::pg_catalog.text, c.sessions, c.addresses
 FROM (
     SELECT a.bin, a.value, pg_catalog.sum(a.sessions)::bigint AS sessions,

@@ -1,9 +1,9 @@
 -- Returns addresses without a session since a time, in order, after $2. Also returns addresses that only the history, the
 -- dead letters or the exceptions of the blocklist contain. Leaves out
 -- addresses with an exception that was added since then.
--- $1 timestamptz: time
--- $2 inet: the last address of the batch before, or null
--- $3 bigint: most
+-- $1 timestamptz: addresses with a session at or after this time are left out
+-- $2 inet: last address of the previous batch, or null for the first batch
+-- $3 bigint: maximum number of addresses to return
 SELECT e.ip_address
 FROM (
     SELECT i.ip_address

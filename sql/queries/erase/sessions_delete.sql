@@ -1,6 +1,6 @@
 -- Deletes the sessions of a table at these tuple ids. Runs as the table's owner, who may have no rights on the
 -- extension's objects.
--- $1 tid[]: places
+-- $1 tid[]: tuple ids of the sessions
 WITH place AS MATERIALIZED (
     SELECT s.ctid AS place
     FROM @table@ s

@@ -1,7 +1,7 @@
 -- Takes the counts of prepared transactions. Rows of another version of the library are dropped, because their
 -- indexes belong to other counters.
--- $1 text: library
--- $2 bigint: most
+-- $1 text: version of the library whose counts are returned
+-- $2 bigint: maximum number of rows to take
 WITH taken AS (
     DELETE FROM @extschema@.counter_delta
     WHERE ctid = ANY (ARRAY(SELECT d.ctid FROM @extschema@.counter_delta d LIMIT $2))

@@ -1,8 +1,8 @@
 -- Adds the counts to the addresses, which are locked. Appends a pending count for each of their networks.
--- $1 inet[]: ip
--- $2 bigint[]: sessions
--- $3 timestamptz[]: first_seen
--- $4 timestamptz[]: last_seen
+-- $1 inet[]: addresses
+-- $2 bigint[]: number of sessions to add to each address
+-- $3 timestamptz[]: first_seen of each address
+-- $4 timestamptz[]: last_seen of each address
 WITH updated AS (
     UPDATE @extschema@.ip_inventory i
     SET session_count = i.session_count + g.sessions,

@@ -1,6 +1,6 @@
 -- Locks the networks that a fold adds to, in order, unless another transaction has locked them. Returns each network, and whether
 -- it is locked now.
--- $1 inet[]: ip
+-- $1 inet[]: addresses
 WITH wanted AS MATERIALIZED (
     SELECT a.asn_number
     FROM @extschema@.asn_inventory a

@@ -1,6 +1,6 @@
 -- Takes these pending session counts, summed by address. They are deleted here and added in the same transaction. An
 -- implausible time becomes unknown.
--- $1 tid[]: places
+-- $1 tid[]: tuple ids of the pending counts
 WITH taken AS (
     DELETE FROM @extschema@.session_delta d
     WHERE d.ctid = ANY ($1)

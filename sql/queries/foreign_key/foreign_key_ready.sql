@@ -1,5 +1,5 @@
 -- Returns true if all partitions that hold rows have a valid key.
--- $1 oid: rel
+-- $1 oid: OID of the table
 SELECT NOT EXISTS (
     SELECT
     FROM pg_partition_tree($1::regclass) t

@@ -1,5 +1,5 @@
 -- Takes a table and its partitions. Returns the tables whose foreign key is not validated.
--- $1 oid: rel
+-- $1 oid: OID of the table
 SELECT c.conrelid
 FROM pg_constraint c
 WHERE c.conname = 'cowrie_enrich_address' AND c.contype = 'f' AND NOT c.convalidated

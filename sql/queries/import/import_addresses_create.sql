@@ -1,15 +1,15 @@
 -- Creates the imported addresses that are missing, in order. Adds them to the counts of their networks, and adds
 -- history for addresses without imported history.
--- $1 inet[]: ip
--- $2 bigint[]: asn
--- $3 timestamptz[]: verified
--- $4 timestamptz[]: first_seen
--- $5 timestamptz[]: last_seen
--- $6 jsonb[]: document
--- $7 jsonb[]: states of its sources
--- $8 timestamptz[]: updated
--- $9 timestamptz[]: created
--- $10 text: layout version
+-- $1 inet[]: addresses
+-- $2 bigint[]: network (ASN) of each address
+-- $3 timestamptz[]: time when a source last confirmed the network of each address
+-- $4 timestamptz[]: first_seen of each address
+-- $5 timestamptz[]: last_seen of each address
+-- $6 jsonb[]: enrichment document of each address
+-- $7 jsonb[]: states of the sources of each address, for the key _meta
+-- $8 timestamptz[]: time of the last update of each address
+-- $9 timestamptz[]: time when each address was created
+-- $10 text: version of the layout of the documents
 WITH created AS (
     INSERT INTO @extschema@.ip_inventory AS i (
         ip_address, current_asn, asn_last_verified, first_seen, last_seen,

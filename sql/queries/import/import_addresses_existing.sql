@@ -1,5 +1,5 @@
 -- Locks the imported addresses that exist already, in order, and returns their rows.
--- $1 inet[]: ip
+-- $1 inet[]: addresses
 SELECT i.ip_address, i.current_asn, i.asn_last_verified, i.enrichment, i.enrichment_updated_at
 FROM @extschema@.ip_inventory i
 WHERE i.ip_address = ANY ($1)

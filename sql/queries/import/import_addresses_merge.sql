@@ -1,19 +1,19 @@
 -- Merges imported values into existing addresses, which are locked. The range of times grows. Imported parts of the
 -- document are added, except for the parts that $12 and $13 name. $12 and $13 are JSON objects with one key for each
 -- part whose stored value is kept.
--- $1 inet[]: ip
--- $2 bigint[]: asn
--- $3 timestamptz[]: verified
--- $4 timestamptz[]: first_seen
--- $5 timestamptz[]: last_seen
--- $6 jsonb[]: document
--- $7 jsonb[]: states of its sources
--- $8 timestamptz[]: updated
--- $9 timestamptz[]: created
--- $10 text: layout version
--- $11 boolean[]: true if the imported network replaces the stored one
--- $12 jsonb[]: keys of the document that stay
--- $13 jsonb[]: sources whose states stay
+-- $1 inet[]: addresses
+-- $2 bigint[]: network (ASN) of each address
+-- $3 timestamptz[]: time when a source last confirmed the network of each address
+-- $4 timestamptz[]: first_seen of each address
+-- $5 timestamptz[]: last_seen of each address
+-- $6 jsonb[]: enrichment document of each address
+-- $7 jsonb[]: states of the sources of each address, for the key _meta
+-- $8 timestamptz[]: time of the last update of each address
+-- $9 timestamptz[]: time when each address was created
+-- $10 text: version of the layout of the documents
+-- $11 boolean[]: for each address, true if the imported network replaces the stored one
+-- $12 jsonb[]: for each address, the keys of the stored document that are kept
+-- $13 jsonb[]: for each address, the sources whose stored states are kept
 WITH given AS (
     SELECT *
     FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $11, $12, $13) AS g(

@@ -1,11 +1,11 @@
 -- Adds rows of the imported history: observations that an address was in a network. Returns the number of added rows. Also returns
 -- each observation that exists already from another source: its index in the arguments, and the other source. Returns at least one
 -- row.
--- $1 inet[]: ip
--- $2 bigint[]: asn
--- $3 timestamptz[]: observed_at
--- $4 text[]: source
--- $5 bigint[]: number
+-- $1 inet[]: address of each observation
+-- $2 bigint[]: network (ASN) of each observation
+-- $3 timestamptz[]: time of each observation
+-- $4 text[]: source of each observation
+-- $5 bigint[]: index of each observation in the arguments
 WITH given AS MATERIALIZED (
     SELECT g.ip, g.asn, g.observed_at, g.source, g.number
     FROM unnest($1, $2, $3, $4, $5) AS g(ip, asn, observed_at, source, number)

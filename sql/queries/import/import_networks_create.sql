@@ -1,19 +1,19 @@
 -- Creates the imported networks that are missing, in order.
--- $1 bigint[]: asn
--- $2 text[]: name
--- $3 text[]: country
--- $4 text[]: registry
--- $5 text[]: source of the name
--- $6 text[]: source of the country
--- $7 text[]: source of the registry
--- $8 text[]: type
--- $9 boolean[]: hosting
--- $10 boolean[]: vpn
--- $11 timestamptz[]: first_seen
--- $12 timestamptz[]: last_seen
--- $13 jsonb[]: document
--- $14 timestamptz[]: updated
--- $15 timestamptz[]: created
+-- $1 bigint[]: ASN of each network
+-- $2 text[]: name of the organisation of each network
+-- $3 text[]: country of each network
+-- $4 text[]: registry of each network
+-- $5 text[]: source of each name
+-- $6 text[]: source of each country
+-- $7 text[]: source of each registry
+-- $8 text[]: type of each network
+-- $9 boolean[]: is_known_hosting of each network
+-- $10 boolean[]: is_known_vpn of each network
+-- $11 timestamptz[]: first_seen of each network
+-- $12 timestamptz[]: last_seen of each network
+-- $13 jsonb[]: enrichment document of each network
+-- $14 timestamptz[]: time of the last update of each network
+-- $15 timestamptz[]: time when each network was created
 INSERT INTO @extschema@.asn_inventory (
     asn_number, organization_name, organization_country, rir_registry, asn_type, is_known_hosting, is_known_vpn,
     first_seen, last_seen, enrichment, enrichment_updated_at, created_at)

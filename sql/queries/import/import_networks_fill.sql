@@ -1,20 +1,20 @@
 -- Merges imported values into existing networks, in order. A column is set if it is null or has a source of lower
 -- rank. The range of times grows. Missing parts of the document are added. Returns the networks that changed.
--- $1 bigint[]: asn
--- $2 text[]: name
--- $3 text[]: country
--- $4 text[]: registry
--- $5 text[]: source of the name
--- $6 text[]: source of the country
--- $7 text[]: source of the registry
--- $8 text[]: type
--- $9 boolean[]: hosting
--- $10 boolean[]: vpn
--- $11 timestamptz[]: first_seen
--- $12 timestamptz[]: last_seen
--- $13 jsonb[]: document
--- $14 timestamptz[]: updated
--- $15 timestamptz[]: created
+-- $1 bigint[]: ASN of each network
+-- $2 text[]: name of the organisation of each network
+-- $3 text[]: country of each network
+-- $4 text[]: registry of each network
+-- $5 text[]: source of each name
+-- $6 text[]: source of each country
+-- $7 text[]: source of each registry
+-- $8 text[]: type of each network
+-- $9 boolean[]: is_known_hosting of each network
+-- $10 boolean[]: is_known_vpn of each network
+-- $11 timestamptz[]: first_seen of each network
+-- $12 timestamptz[]: last_seen of each network
+-- $13 jsonb[]: enrichment document of each network
+-- $14 timestamptz[]: time of the last update of each network
+-- $15 timestamptz[]: time when each network was created
 WITH given AS (
     SELECT *
     FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) AS g(

@@ -1,8 +1,8 @@
 -- Reads some rows of a table in the order of their key, after the last row that was read. Runs as the table's owner,
 -- who may have no rights on the extension's objects.
--- $1 text: key
--- $2 oid: part
--- $3 tid: place
+-- $1 text: key of the last row that was read
+-- $2 oid: OID of the table or partition of that row
+-- $3 tid: tuple id of that row
 SELECT t.@key@::pg_catalog.text, t.tableoid, t.ctid, @columns@
 FROM @table@ t
 WHERE @behind@

@@ -1,8 +1,8 @@
 -- Replaces documents of a table that jsonb cannot store. Runs as the table's owner, who may have no rights on the
 -- extension's objects.
--- $1 tid[]: place
--- $2 oid[]: part
--- $3 text[]: document
+-- $1 tid[]: tuple ids of the sessions
+-- $2 oid[]: OID of the table or partition of each session
+-- $3 text[]: new document of each session
 UPDATE @table@ t
 SET enrichment = g.document::@type@
 FROM unnest($1, $2, $3) AS g(place, part, document)

@@ -1,8 +1,8 @@
 -- Returns a row for each column of the tables with these names in a schema. The row says whether the table can be
 -- imported, and has its estimated number of rows. It also says whether the column is NOT NULL, and has the column's type
 -- as SQL writes it. The name of the type is null unless the type is a built-in base type. Takes no lock on the tables.
--- $1 oid: schema
--- $2 text[]: names
+-- $1 oid: OID of the schema
+-- $2 text[]: names of the tables
 SELECT c.relname::text, c.oid, c.relkind IN ('r', 'p') AND c.relpersistence <> 't', c.reltuples::bigint,
        a.attname::text, a.attnotnull,
        CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace AND t.typtype = 'b' THEN t.typname::text END,

@@ -1,12 +1,12 @@
 -- Creates addresses, in order, with their history, and adds them to the counts of their networks. If another
 -- transaction is creating an address, waits for it and leaves its row unchanged.
--- $1 inet[]: ip
--- $2 bigint[]: asn
--- $3 jsonb[]: document
--- $4 bigint[]: sessions
--- $5 timestamptz[]: first_seen
--- $6 timestamptz[]: last_seen
--- $7 text: layout version
+-- $1 inet[]: addresses
+-- $2 bigint[]: network (ASN) of each address
+-- $3 jsonb[]: enrichment document of each address
+-- $4 bigint[]: number of sessions of each address
+-- $5 timestamptz[]: first_seen of each address
+-- $6 timestamptz[]: last_seen of each address
+-- $7 text: version of the layout of the documents
 WITH created AS (
     INSERT INTO @extschema@.ip_inventory AS i (
         ip_address, current_asn, asn_last_verified, first_seen, last_seen, session_count,

@@ -1,8 +1,8 @@
 -- Creates addresses without data, in order. Uses no other table, so that only a lock on the inventory can block it.
 -- If another transaction is creating an address, waits for it and leaves its row unchanged.
--- $1 inet[]: ip
--- $2 jsonb[]: document
--- $3 text: layout version
+-- $1 inet[]: addresses
+-- $2 jsonb[]: enrichment document of each address
+-- $3 text: version of the layout of the documents
 INSERT INTO @extschema@.ip_inventory AS i (ip_address, enrichment, enrichment_updated_at, enrichment_version)
 SELECT g.ip, g.document, now(), $3
 FROM unnest($1, $2) AS g(ip, document)

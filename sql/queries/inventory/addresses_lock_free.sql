@@ -1,5 +1,5 @@
 -- Locks addresses in order. Skips addresses that another transaction has locked. Returns the locked addresses.
--- $1 inet[]: ip
+-- $1 inet[]: addresses
 SELECT i.ip_address
 FROM @extschema@.ip_inventory i
 WHERE i.ip_address = ANY ($1)

@@ -2,9 +2,9 @@
 -- networks' counts. Skips an address that has got a network meanwhile. Locks rows as it visits them: by their key, one
 -- by one, in the order of $1. The condition is not written as IS NULL, because an index on networks must not be used to
 -- find the rows.
--- $1 inet[]: ip, in order
--- $2 bigint[]: asn
--- $3 text[]: source
+-- $1 inet[]: addresses, in ascending order
+-- $2 bigint[]: network (ASN) of each address
+-- $3 text[]: source that names each network
 WITH placed AS (
     UPDATE @extschema@.ip_inventory i
     SET current_asn = g.asn, updated_at = now()

@@ -1,5 +1,5 @@
 -- Current values of addresses, in order.
--- $1 inet[]: ip
+-- $1 inet[]: addresses
 SELECT i.ip_address, i.current_asn, i.enrichment
 FROM @extschema@.ip_inventory i
 WHERE i.ip_address = ANY ($1)

@@ -1,11 +1,11 @@
 -- Writes a source's answers about existing addresses, in order. For sessions, Rust adds SKIP LOCKED, because an
 -- INSERT must not wait for an enrichment. MaxMind's network takes precedence. Another source's network is used only
 -- if MaxMind has none.
--- $1 inet[]: ip
--- $2 bigint[]: asn
--- $3 jsonb[]: document
--- $4 text: layout version
--- $5 text: source
+-- $1 inet[]: addresses
+-- $2 bigint[]: network (ASN) of each address
+-- $3 jsonb[]: new answers about each address, as parts of its document
+-- $4 text: version of the layout of the documents
+-- $5 text: source of the answers
 WITH given AS (
     SELECT g.ip, g.asn, g.document
     FROM unnest($1, $2, $3) AS g(ip, asn, document)

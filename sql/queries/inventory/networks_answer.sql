@@ -3,14 +3,14 @@
 -- is equal but from a source of lower rank, only its source changes. A name is set only if it is null or the source may
 -- replace it. The name of the network and the date of its allocation have no other source. Returns the networks whose
 -- values changed, and whether they existed before this transaction.
--- $1 bigint[]: asn
--- $2 text[]: name
--- $3 text[]: country
--- $4 text[]: registry
--- $5 text[]: name of the network
--- $6 text[]: date of the allocation
--- $7 jsonb[]: state of the lookup
--- $8 text: source
+-- $1 bigint[]: ASN of each network
+-- $2 text[]: name of the organisation of each network
+-- $3 text[]: country of each network
+-- $4 text[]: registry of each network
+-- $5 text[]: name of each network, as the provider writes it
+-- $6 text[]: date when each network was allocated
+-- $7 jsonb[]: state of the lookup of each network
+-- $8 text: source of the answers
 WITH given AS (
     SELECT g.asn, g.name, g.country, g.registry, g.as_name, g.allocated::date AS allocated_on, g.document
     FROM unnest($1, $2, $3, $4, $5, $6, $7) AS g(asn, name, country, registry, as_name, allocated, document)

@@ -1,13 +1,13 @@
 -- Completes the metadata of existing networks; each field has a source. A field is set if it is null or has a source
 -- of lower rank. A source does not replace its own value here. The values are compared again after the rows are locked,
 -- because another transaction may have written a better value meanwhile. Returns the networks that changed.
--- $1 bigint[]: asn
--- $2 text[]: name
--- $3 text[]: its source
--- $4 text[]: country
--- $5 text[]: its source
--- $6 text[]: registry
--- $7 text[]: its source
+-- $1 bigint[]: ASN of each network
+-- $2 text[]: name of the organisation of each network
+-- $3 text[]: source of each name
+-- $4 text[]: country of each network
+-- $5 text[]: source of each country
+-- $6 text[]: registry of each network
+-- $7 text[]: source of each registry
 WITH given AS (
     SELECT g.asn, g.name, g.name_source, g.country, g.country_source, g.registry, g.registry_source
     FROM unnest($1, $2, $3, $4, $5, $6, $7)

@@ -1,14 +1,14 @@
 -- Creates networks, in order. If another transaction is creating a network, waits for it and leaves its row
 -- unchanged. Returns the created networks.
--- $1 bigint[]: asn
--- $2 text[]: name
--- $3 text[]: country
--- $4 text[]: registry
--- $5 timestamptz[]: first_seen
--- $6 timestamptz[]: last_seen
--- $7 text[]: source of the name
--- $8 text[]: source of the country
--- $9 text[]: source of the registry
+-- $1 bigint[]: ASN of each network
+-- $2 text[]: name of the organisation of each network
+-- $3 text[]: country of each network
+-- $4 text[]: registry of each network
+-- $5 timestamptz[]: first_seen of each network
+-- $6 timestamptz[]: last_seen of each network
+-- $7 text[]: source of each name
+-- $8 text[]: source of each country
+-- $9 text[]: source of each registry
 INSERT INTO @extschema@.asn_inventory (
     asn_number, organization_name, organization_country, rir_registry, asn_type, is_known_hosting, is_known_vpn,
     first_seen, last_seen, enrichment, enrichment_updated_at)

@@ -1,5 +1,5 @@
 -- Deletes the edits of these networks that all transactions see. Skips rows that another transaction is deleting.
--- $1 bigint[]: asn
+-- $1 bigint[]: ASNs of the networks
 -- $2 xid: the oldest transaction that a snapshot may not see
 DELETE FROM @extschema@.network_reclassification r
 WHERE r.ctid = ANY (ARRAY(

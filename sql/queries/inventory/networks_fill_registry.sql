@@ -1,7 +1,7 @@
 -- Fills the registry of locked networks that have none. Returns the networks that changed.
--- $1 bigint[]: asn
--- $2 text[]: registry
--- $3 text: source
+-- $1 bigint[]: ASN of each network
+-- $2 text[]: registry of each network
+-- $3 text: source of the registries
 UPDATE @extschema@.asn_inventory a
 SET rir_registry = g.registry,
     enrichment = a.enrichment || jsonb_build_object('provenance',

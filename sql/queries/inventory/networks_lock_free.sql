@@ -1,5 +1,5 @@
 -- Locks networks in order. Skips networks that another transaction has locked. Returns the locked networks.
--- $1 bigint[]: asn
+-- $1 bigint[]: ASNs of the networks
 SELECT a.asn_number
 FROM @extschema@.asn_inventory a
 WHERE a.asn_number = ANY ($1)

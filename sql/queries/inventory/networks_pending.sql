@@ -1,6 +1,6 @@
 -- Networks that edits of known_networks concern, in order, after $1.
--- $1 bigint: asn
--- $2 bigint: most
+-- $1 bigint: last ASN of the previous batch, or 0
+-- $2 bigint: maximum number of networks to return
 SELECT DISTINCT r.asn_number
 FROM @extschema@.network_reclassification r
 WHERE r.asn_number > $1

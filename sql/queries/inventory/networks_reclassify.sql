@@ -1,6 +1,6 @@
 -- Sets the type and the flags of locked networks from known_networks, otherwise from their name. Returns the networks
 -- that changed.
--- $1 bigint[]: asn
+-- $1 bigint[]: ASNs of the networks
 WITH classified AS MATERIALIZED (
     SELECT n.asn_number, c.asn_type, c.is_known_hosting, c.is_known_vpn
     FROM @extschema@.asn_inventory n

@@ -4,12 +4,12 @@
 -- values, because they describe one address or prefix. The values are compared again after the rows are locked, because
 -- another transaction may have written a better value meanwhile. Returns the networks that changed, and whether they
 -- existed before this transaction.
--- $1 bigint[]: asn
--- $2 text[]: name
--- $3 text[]: country
--- $4 text[]: registry
--- $5 text: source
--- $6 boolean: also replace values of sources of the same or a higher rank
+-- $1 bigint[]: ASN of each network
+-- $2 text[]: name of the organisation of each network
+-- $3 text[]: country of each network
+-- $4 text[]: registry of each network
+-- $5 text: source of the values
+-- $6 boolean: true to replace also values whose source has the same or a higher rank
 WITH given AS (
     SELECT g.asn, g.name, g.country, g.registry
     FROM unnest($1, $2, $3, $4) AS g(asn, name, country, registry)

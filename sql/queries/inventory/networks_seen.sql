@@ -1,8 +1,8 @@
 -- Appends rows to the pending counts with the times when networks were seen. Skips networks that already have these
 -- times.
--- $1 bigint[]: asn
--- $2 timestamptz[]: first_seen
--- $3 timestamptz[]: last_seen
+-- $1 bigint[]: ASN of each network
+-- $2 timestamptz[]: first_seen of each network
+-- $3 timestamptz[]: last_seen of each network
 INSERT INTO @extschema@.network_delta (asn_number, addresses, sessions, first_seen, last_seen)
 SELECT a.asn_number, 0, 0, g.first_seen, g.last_seen
 FROM unnest($1, $2, $3) AS g(asn, first_seen, last_seen)

@@ -1,6 +1,6 @@
 -- Returns networks without a registry, in order, after $1.
--- $1 bigint: asn
--- $2 bigint: most
+-- $1 bigint: last ASN of the previous batch, or 0
+-- $2 bigint: maximum number of networks to return
 SELECT a.asn_number
 FROM @extschema@.asn_inventory a
 WHERE a.rir_registry IS NULL AND a.asn_number > $1

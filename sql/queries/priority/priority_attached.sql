@@ -1,2 +1,2 @@
--- $1 oid: rel
+-- $1 oid: OID of the table
 SELECT FROM @extschema@.attached_tables a WHERE a.rel = $1

@@ -1,8 +1,8 @@
 -- Stores the start of a call. Returns the position at which an earlier unfinished call stopped.
--- $1 text: procedure
--- $2 oid: relation
--- $3 bigint: lock kind
--- $4 text: phase
+-- $1 text: name of the procedure
+-- $2 oid: OID of the table that the procedure processes, or 0
+-- $3 bigint: kind of the advisory lock that the call holds
+-- $4 text: name of the phase
 INSERT INTO @extschema@.procedure_call AS c (
     procedure, relation, lock_kind, pid, phase, started_at, phase_started_at, updated_at)
 SELECT $1, $2, $3, pg_backend_pid(), $4, clock_timestamp(), clock_timestamp(), clock_timestamp()

@@ -1,6 +1,6 @@
 -- Addresses whose answer from a source is past its lifetime, the most active first.
--- $1 text: source
--- $2 bigint: most
+-- $1 text: name of the source
+-- $2 bigint: maximum number of addresses to return
 SELECT i.ip_address
 FROM @extschema@.ip_inventory i
 LEFT JOIN @extschema@.asn_inventory n ON n.asn_number = i.current_asn

@@ -1,7 +1,7 @@
 -- Queues lookups for a provider's answers past their lifetime, for the most active addresses. Leaves out lookups that
 -- already wait or are dead letters.
--- $1 text: provider
--- $2 bigint: most
+-- $1 text: name of the provider
+-- $2 bigint: maximum number of lookups to queue
 INSERT INTO @extschema@.enrichment_request (ip_address, provider)
 SELECT i.ip_address, $1
 FROM @extschema@.ip_inventory i

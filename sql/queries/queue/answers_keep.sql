@@ -1,12 +1,13 @@
--- $1 text: provider
--- $2 cidr[]: prefix
--- $3 bigint[]: asn
--- $4 text[]: name
--- $5 text[]: country
--- $6 text[]: registry
--- $7 jsonb[]: document
--- $8 boolean[]: is absent
--- $9 timestamptz: asked at
+-- Stores answers of a provider about blocks of addresses. Replaces earlier answers about the same blocks.
+-- $1 text: name of the provider
+-- $2 cidr[]: prefix of each answer
+-- $3 bigint[]: ASN of the network in each answer
+-- $4 text[]: name of the network in each answer
+-- $5 text[]: country in each answer
+-- $6 text[]: registry in each answer
+-- $7 jsonb[]: document of each answer
+-- $8 boolean[]: true for each negative answer
+-- $9 timestamptz: time of the request
 INSERT INTO @extschema@.block_answer (
     provider, prefix, asn_number, network_name, network_country, rir_registry, document, is_absent, asked_at)
 SELECT $1, g.prefix, g.asn, g.name, g.country, g.registry, g.document, g.is_absent, $9

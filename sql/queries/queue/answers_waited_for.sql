@@ -1,12 +1,12 @@
 -- Addresses of jobs that now have an answer, each with its answer. If several blocks contain the address, the answer
 -- for the smallest block applies. Returns addresses in key order, after $5. Written as index probes, as in
 -- jobs_claim.sql.
--- $1 text: provider
--- $2 text[]: lookup key
--- $3 integer: lifetime of a value in seconds
--- $4 integer: lifetime of an absence in seconds
--- $5 inet: the last address that was written, or null
--- $6 bigint: most
+-- $1 text: name of the provider
+-- $2 text[]: lookup keys of the jobs
+-- $3 integer: lifetime of an answer with data, in seconds
+-- $4 integer: lifetime of an answer without data, in seconds
+-- $5 inet: last address that was written, or null at the start
+-- $6 bigint: maximum number of addresses to return
 WITH waiting AS MATERIALIZED (
     SELECT a.ip_address, l.lookup_key
     FROM unnest($2) AS l(lookup_key)

@@ -1,5 +1,5 @@
 -- Puts dead letters of one provider, or of all, back into the queue. Returns their number.
--- $1 text: provider; null for all
+-- $1 text: name of the provider, or null for all providers
 WITH revived AS (
     DELETE FROM @extschema@.dead_letter d
     WHERE $1 IS NULL OR d.provider = $1

@@ -1,8 +1,8 @@
 -- Removes addresses from locked jobs, and deletes the jobs for which no address waits any longer. Returns the
 -- addresses.
--- $1 text: provider
--- $2 inet: ip; null for all
--- $3 text[]: lookup key
+-- $1 text: name of the provider
+-- $2 inet: address, or null for all addresses
+-- $3 text[]: lookup keys of the jobs
 WITH removed AS (
     DELETE FROM @extschema@.job_address a
     WHERE a.provider = $1 AND a.lookup_key = ANY ($3) AND ($2 IS NULL OR a.ip_address = $2)

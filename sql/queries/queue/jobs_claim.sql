@@ -10,15 +10,15 @@
 --
 -- If $8 is true, the request is a probe that tests whether the provider has recovered. A probe leases the jobs that
 -- have waited longest, because the provider may be unable to answer the most urgent job.
--- $1 text: provider
--- $2 bigint: most
--- $3 float8: lease in seconds
--- $4 bigint: leased by
--- $5 integer: lifetime of a value in seconds
--- $6 integer: lifetime of an absence in seconds
--- $7 boolean: true if answers are for blocks
--- $8 boolean: true for a probe
--- $9 boolean: true if lookups of networks may be sent
+-- $1 text: name of the provider
+-- $2 bigint: maximum number of jobs to lease
+-- $3 float8: duration of the lease, in seconds
+-- $4 bigint: id of the worker that gets the leases
+-- $5 integer: lifetime of an answer with data, in seconds
+-- $6 integer: lifetime of an answer without data, in seconds
+-- $7 boolean: true if an answer of the provider is valid for a block of addresses
+-- $8 boolean: true if the request is a probe
+-- $9 boolean: true if the worker may send lookups of networks
 WITH due AS MATERIALIZED (
     SELECT d.ctid AS place, d.lookup_kind = 'asn' AS is_network
     FROM @extschema@.enrichment_job d

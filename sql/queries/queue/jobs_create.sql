@@ -1,12 +1,12 @@
 -- Creates jobs from at most $1 requests. Requests for the same lookup share one job. Leases a job at once if an earlier
 -- answer covers its lookup, because the job needs no request to the provider.
--- $1 bigint: most
--- $2 float8: lease in seconds
--- $3 bigint: leased by
+-- $1 bigint: maximum number of requests to read
+-- $2 float8: duration of the lease, in seconds
+-- $3 bigint: id of the worker that gets the leases
 -- $4 text[]: names of the providers
--- $5 boolean[]: for each provider, true if answers are for blocks
--- $6 integer[]: for each provider, the lifetime of a value in seconds
--- $7 integer[]: for each provider, the lifetime of an absence in seconds
+-- $5 boolean[]: for each provider, true if its answers are valid for blocks of addresses
+-- $6 integer[]: for each provider, the lifetime of an answer with data, in seconds
+-- $7 integer[]: for each provider, the lifetime of an answer without data, in seconds
 -- $8 boolean[]: for each provider, true if it looks up networks
 WITH taken AS (
     DELETE FROM @extschema@.enrichment_request

@@ -2,14 +2,14 @@
 -- up an attempt. If $4 is false, a failure uses up an attempt only if the provider has answered other lookups since the
 -- job's last failure. Otherwise the provider may have been down. If $4 is null, no attempt is used up, because the
 -- provider refused all requests or got none.
--- $1 text: provider
--- $2 text[]: lookup key
--- $3 text[]: error
--- $4 boolean[]: counts
--- $5 float8: pause in seconds
--- $6 integer: max_attempts
--- $7 timestamptz: the provider's last success
--- $8 float8: random
+-- $1 text: name of the provider
+-- $2 text[]: lookup keys of the jobs
+-- $3 text[]: error of each job
+-- $4 boolean[]: for each job, whether the failure uses up an attempt; see above
+-- $5 float8: pause after the first failed attempt, in seconds
+-- $6 integer: value of the setting max_attempts
+-- $7 timestamptz: time when the provider last answered any lookup
+-- $8 float8: random number between 0 and 1
 WITH failed AS (
     SELECT j.lookup_kind, j.lookup_key, j.priority, j.requested_at, g.error, j.attempts + c.counts::integer AS attempts,
            c.counts AND j.attempts + 1 >= $6 AS is_dead,

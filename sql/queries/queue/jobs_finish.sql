@@ -1,10 +1,10 @@
 -- Updates jobs that were answered. A job without a waiting address is deleted. Any other job falls due again. It is due
 -- at once if the answer was for a network smaller than the block and covers only some of its addresses. It is due
 -- after a pause if another transaction holds an address.
--- $1 text: provider
--- $2 text[]: lookup key
--- $3 text[]: the lookup keys in $2 with an address that another transaction holds
--- $4 float8: pause in seconds
+-- $1 text: name of the provider
+-- $2 text[]: lookup keys of the jobs
+-- $3 text[]: those lookup keys in $2 that have an address which another transaction holds
+-- $4 float8: pause for the lookup keys in $3, in seconds
 WITH waiting AS MATERIALIZED (
     SELECT j.lookup_key
     FROM @extschema@.enrichment_job j

@@ -1,8 +1,8 @@
 -- Locks the jobs whose lease the caller still holds. After the lease has expired, the job may belong to another
 -- worker.
--- $1 text: provider
--- $2 text[]: lookup key
--- $3 bigint: leased by
+-- $1 text: name of the provider
+-- $2 text[]: lookup keys of the jobs
+-- $3 bigint: id of the worker that holds the leases
 SELECT j.lookup_key
 FROM @extschema@.enrichment_job j
 WHERE j.provider = $1 AND j.lookup_key = ANY ($2) AND j.leased_by = $3

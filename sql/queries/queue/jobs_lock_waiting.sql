@@ -1,7 +1,7 @@
 -- Locks a provider's jobs that no worker has leased, in key order. If $2 is set, locks only the jobs of this address. The next
 -- statement then sees every address that waits for these jobs, because a transaction locks a job before it adds an address.
--- $1 text: provider
--- $2 inet: ip; null for all
+-- $1 text: name of the provider
+-- $2 inet: address, or null for all addresses
 SELECT j.lookup_key
 FROM @extschema@.enrichment_job j
 WHERE j.provider = $1 AND (j.leased_by IS NULL OR j.due_at <= now())

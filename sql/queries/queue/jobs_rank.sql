@@ -1,8 +1,8 @@
 -- Raises the priority of these providers' jobs for addresses with active sessions. Skips locked jobs, because the
 -- worker is sending requests for them or storing their answers.
--- $1 text[]: provider
--- $2 inet[]: ip
--- $3 bigint[]: priority
+-- $1 text[]: name of the provider of each job
+-- $2 inet[]: address of each job
+-- $3 bigint[]: new priority of each job
 WITH ranked AS MATERIALIZED (
     SELECT p.provider, l.lookup_key, max(g.priority)::integer AS priority
     FROM unnest($2, $3) AS g(ip, priority)

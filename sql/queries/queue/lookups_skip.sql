@@ -1,9 +1,9 @@
 -- Notes in existing addresses, which the caller has locked, that a lookup was cancelled. Only a lookup that a sweep
 -- would queue again needs the note. It has the format of src/document/skipped.rs.
--- $1 inet[]: ip
--- $2 text: provider
--- $3 boolean: true if the provider is only for addresses without a network
--- $4 text: time
+-- $1 inet[]: addresses
+-- $2 text: name of the provider
+-- $3 boolean: true if the provider is asked only about addresses without a known network
+-- $4 text: time when the lookup was cancelled, as text
 WITH pending AS (
     SELECT d.ip_address, sum(d.sessions)::bigint AS sessions
     FROM @extschema@.session_delta d

@@ -1,10 +1,10 @@
 -- Counts the lookup keys that must be sent to a provider to get answers for some addresses. Leaves out keys that wait
 -- already, and addresses for which an earlier answer is still valid.
--- $1 text: provider
--- $2 inet[]: ip
--- $3 boolean: true if answers are for blocks
--- $4 integer: lifetime of a value in seconds
--- $5 integer: lifetime of an absence in seconds
+-- $1 text: name of the provider
+-- $2 inet[]: addresses
+-- $3 boolean: true if an answer of the provider is valid for a block of addresses
+-- $4 integer: lifetime of an answer with data, in seconds
+-- $5 integer: lifetime of an answer without data, in seconds
 WITH waiting AS MATERIALIZED (
     SELECT l.lookup_key
     FROM @extschema@.enrichment_request r

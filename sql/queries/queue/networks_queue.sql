@@ -1,8 +1,8 @@
 -- Creates jobs for networks for which no lookup was queued before, and marks these networks. Leaves out bogons, dead
 -- letters, and networks that another transaction has locked. Returns the number of networks that it marked.
--- $1 text: provider
--- $2 bigint: most
--- $3 integer: priority
+-- $1 text: name of the provider
+-- $2 bigint: maximum number of networks
+-- $3 integer: priority of the jobs
 WITH new AS MATERIALIZED (
     SELECT n.asn_number
     FROM @extschema@.asn_inventory n

@@ -1,8 +1,8 @@
 -- Notes in networks, in order, that a lookup was cancelled. A sweep queues it again after the next session of the network.
 -- An earlier answer stays. The note has the format of src/document/skipped.rs.
--- $1 bigint[]: asn
--- $2 text: provider
--- $3 text: time
+-- $1 bigint[]: ASNs of the networks
+-- $2 text: name of the provider
+-- $3 text: time when the lookup was cancelled, as text
 WITH locked AS (
     SELECT n.asn_number
     FROM @extschema@.asn_inventory n

@@ -1,12 +1,12 @@
 -- Creates jobs for networks whose answer has expired, or whose job got lost. Reads $2 networks after $3. Leaves out
 -- bogons, and lookups that are queued or dead letters. Leaves out a cancelled lookup until a session of the network is
 -- counted. Returns the last network that it read, and how many networks it read.
--- $1 text: provider
--- $2 bigint: most
--- $3 bigint: asn
--- $4 integer: lifetime of a value in seconds
--- $5 integer: lifetime of an absence in seconds
--- $6 integer: priority
+-- $1 text: name of the provider
+-- $2 bigint: maximum number of networks to read
+-- $3 bigint: ASN of the last network that was read, or 0 at the start
+-- $4 integer: lifetime of an answer with data, in seconds
+-- $5 integer: lifetime of an answer without data, in seconds
+-- $6 integer: priority of the jobs
 WITH seen AS MATERIALIZED (
     SELECT n.asn_number, n.lookup_queued_at, n.total_session_count, n.last_seen, n.enrichment -> '_meta' AS meta
     FROM @extschema@.asn_inventory n

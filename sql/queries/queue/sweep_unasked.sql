@@ -2,10 +2,10 @@
 -- address. Queues an address without a network again after the negative answer of a provider has expired. Queues a
 -- skipped lookup if the address has had sessions since then. Reads $1 addresses after $2. Leaves out lookups that are
 -- queued or dead letters. Returns the number of addresses that it read, and the last one.
--- $1 bigint: most
--- $2 inet: the last address that was read, or null
+-- $1 bigint: maximum number of addresses to read
+-- $2 inet: last address that was read; 0.0.0.0 at the start
 -- $3 text[]: names of the providers
--- $4 boolean[]: for each provider, true if it is only for addresses without a network
+-- $4 boolean[]: for each provider, true if it is asked only about addresses without a known network
 WITH seen AS MATERIALIZED (
     SELECT i.ip_address, i.current_asn IS NULL AS is_unplaced, i.is_bogon, i.session_count, i.last_seen, i.enrichment
     FROM @extschema@.ip_inventory i

@@ -1,5 +1,5 @@
 -- Used quotas of a day, as this database knows them.
--- $1 integer: day as days since 2000
+-- $1 integer: day, counted from 2000-01-01
 SELECT q.provider, $1, q.cluster_spent
 FROM @extschema@.provider_quota q
 WHERE q.day = date '2000-01-01' + $1

@@ -1,8 +1,8 @@
 -- Adds requests of a day that are about to be sent.
--- $1 text: provider
--- $2 integer: day as days since 2000
--- $3 bigint: requests
--- $4 bigint: spent by the whole cluster
+-- $1 text: name of the provider
+-- $2 integer: day, counted from 2000-01-01
+-- $3 bigint: number of requests to add
+-- $4 bigint: number of requests that the whole cluster has sent on this day
 INSERT INTO @extschema@.provider_quota AS q (provider, day, requests, cluster_spent)
 VALUES ($1, date '2000-01-01' + $2, $3, $4)
 ON CONFLICT (provider, day) DO UPDATE

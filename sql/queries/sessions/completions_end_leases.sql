@@ -2,12 +2,12 @@
 -- yet waits for an answer. A row with more sessions is due at once. A row that failed is due after a backoff. A renewed
 -- row is due at once, unless it failed. Each attempt halves the batch of the next visit. After a fast visit the batch is
 -- doubled again.
--- $1 oid: rel
--- $2 inet[]: ip
--- $3 text[]: outcome: done, waits, more, faster (more, with a larger batch), later
--- $4 bigint: leased by
--- $5 float8: backoff cap in seconds
--- $6 text: error of the rows with the outcome later
+-- $1 oid: OID of the table
+-- $2 inet[]: addresses
+-- $3 text[]: outcome for each address: done, waits, more, faster (like more, but with a larger batch) or later
+-- $4 bigint: id of the process that holds the leases
+-- $5 float8: longest backoff, in seconds
+-- $6 text: error to store in the rows with the outcome 'later'
 -- $7 bigint: number of attempts after which the batch cannot become smaller
 WITH mine AS MATERIALIZED (
     SELECT c.ip_address, c.rel, c.attempts, c.is_renewed, g.outcome

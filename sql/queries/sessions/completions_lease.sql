@@ -1,9 +1,9 @@
 -- Leases due rows of one table of an owner. Chooses the table with the row that has been due for the longest time. The
 -- statement begins with the text of completions_pending.sql.
--- $1 oid: owner
--- $2 bigint: most
--- $3 float8: lease in seconds
--- $4 bigint: leased by
+-- $1 oid: OID of the owner
+-- $2 bigint: maximum number of rows to lease
+-- $3 float8: duration of the lease, in seconds
+-- $4 bigint: id of the process that gets the leases
 , chosen AS MATERIALIZED (
     SELECT p.rel
     FROM pending p

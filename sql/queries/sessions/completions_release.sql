@@ -1,9 +1,9 @@
 -- Ends the leases of processes that have ended. The processes are named in the first argument. If the second argument
 -- is true, ends all leases except the leases of the named processes. The sessions are visited again after a backoff,
 -- because the owner's code may have ended the process.
--- $1 bigint[]: leased by
--- $2 boolean: true if these are the leases to keep
--- $3 float8: backoff cap in seconds
+-- $1 bigint[]: ids of the processes
+-- $2 boolean: true to keep the leases of these processes, and to end all others
+-- $3 float8: longest backoff, in seconds
 WITH mine AS MATERIALIZED (
     SELECT c.ip_address, c.rel
     FROM @extschema@.session_completion c

@@ -1,5 +1,5 @@
 -- Makes the rows of addresses due, because an answer arrived.
--- $1 inet[]: ip
+-- $1 inet[]: addresses
 WITH locked AS MATERIALIZED (
     SELECT c.ip_address, c.rel
     FROM @extschema@.session_completion c

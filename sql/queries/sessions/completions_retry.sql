@@ -1,5 +1,5 @@
 -- Makes delayed rows of these tables due now.
--- $1 oid[]: rel
+-- $1 oid[]: OIDs of the tables
 WITH delayed AS MATERIALIZED (
     SELECT c.ip_address, c.rel
     FROM @extschema@.session_completion c

@@ -1,8 +1,8 @@
 -- Sets options of an attached table. Null keeps an option. If the owner of the table has changed since the options were
 -- set, null turns an option off.
--- $1 oid: rel
--- $2 boolean: run_triggers
--- $3 boolean: trust_input
+-- $1 oid: OID of the table
+-- $2 boolean: new value of the option run_triggers, or null
+-- $3 boolean: new value of the option trust_input, or null
 INSERT INTO @extschema@.session_table_option AS o (rel, run_triggers, trust_input, table_owner)
 SELECT c.oid, COALESCE($2, false), COALESCE($3, false), pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = $1
 ON CONFLICT (rel) DO UPDATE

@@ -1,11 +1,11 @@
 -- Fills null snapshot columns of a table's sessions at these tuple ids. Skips locked rows. Runs as the table's owner,
 -- who may have no rights on the extension's objects. Returns the new tuple id of each session, and whether the session
 -- has all known values. A trigger of the owner may have reset some values.
--- $1 tid[]: place
--- $2 bigint[]: asn
--- $3 text[]: country
--- $4 text[]: type
--- $5 jsonb[]: document
+-- $1 tid[]: tuple ids of the sessions
+-- $2 bigint[]: network (ASN) of each session
+-- $3 text[]: country of each session
+-- $4 text[]: type of the address of each session
+-- $5 jsonb[]: document of each session
 WITH waiting AS (
     SELECT s.ctid AS place, g.asn, g.country, g.type, g.document
     FROM @table@ s

@@ -1,6 +1,6 @@
 -- Returns whether any session of a table is still at one of the tuple ids where the previous statement put it. A
 -- trigger that fired after that statement may have undone its changes. Runs as the table's owner.
--- $1 tid[]: place
+-- $1 tid[]: tuple ids of the sessions
 SELECT true
 FROM @table@ s
 WHERE s.ctid = ANY ($1)

@@ -1,5 +1,5 @@
 -- Indexes that may find the incomplete sessions of a table: btrees on addresses. Takes no lock on the table.
--- $1 oid: rel
+-- $1 oid: OID of the table
 SELECT i.indexrelid
 FROM pg_class c
 JOIN pg_index i ON i.indrelid = c.oid AND i.indisvalid AND i.indnatts = 1 AND i.indkey[0] = 0

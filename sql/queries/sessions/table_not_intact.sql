@@ -1,5 +1,5 @@
 -- Returns the reason why an attached table is not intact. For a partition, this may be the attached table above it.
--- $1 oid: rel
+-- $1 oid: OID of the table
 SELECT t.not_intact_reason
 FROM @extschema@.attached_tables t
 WHERE t.rel IN (SELECT p.relid FROM pg_partition_ancestors($1::regclass) p UNION ALL SELECT $1)
