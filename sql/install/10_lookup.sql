@@ -77,7 +77,7 @@ COMMENT ON FUNCTION bogon_reason(inet) IS 'reason why an address is a bogon; nul
 CREATE FUNCTION asn_registry(asn bigint) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'asn_registry_wrapper';
 COMMENT ON FUNCTION asn_registry(bigint) IS
-    'regional internet registry (ARIN, RIPE, APNIC, LACNIC or AFRINIC) that received an ASN from IANA; null if IANA has reserved or not yet allocated the ASN; ignores a later move of the ASN to another registry; reads no file and sends no request';
+    'regional internet registry (ARIN, RIPE, APNIC, LACNIC or AFRINIC) that received an ASN from IANA. Null if IANA has reserved or not yet allocated the ASN. Ignores a later move of the ASN to another registry. Reads no file and sends no request';
 
 CREATE FUNCTION is_bogon_asn(asn bigint) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_bogon_asn_wrapper';
@@ -114,7 +114,7 @@ CREATE FUNCTION ip_type_entries(
     RETURNS SETOF record
     LANGUAGE c STABLE STRICT PARALLEL SAFE ROWS 2 AS 'MODULE_PATHNAME', 'ip_type_entries_wrapper';
 COMMENT ON FUNCTION ip_type_entries(inet) IS
-    'types of an address, such as VPN or TOR, in the mmdb files of the setting ip_type_databases; one row for each entry of a list; is_usable is false if the list is older than ip_type_max_age allows; the extension ignores lists that are not usable';
+    'types of an address, such as VPN or TOR, in the mmdb files of the setting ip_type_databases. One row for each entry of a list. is_usable is false if the list is older than ip_type_max_age allows. The extension ignores lists that are not usable';
 
 CREATE FUNCTION contains_benign_scanner(prefix cidr) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'contains_benign_scanner_wrapper';

@@ -11,12 +11,12 @@ COMMENT ON FUNCTION canonical_address(inet) IS
 CREATE FUNCTION geo_country_of(enrichment jsonb) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'geo_country_of_wrapper';
 COMMENT ON FUNCTION geo_country_of(jsonb) IS
-    'country in an enrichment document (a value of ip_inventory.enrichment): from the source maxmind, otherwise from cymru, otherwise from dshield; ''XX'' if none of these sources names a country; never raises an error';
+    'country in an enrichment document (a value of ip_inventory.enrichment): from the source ''maxmind'', otherwise from ''cymru'', otherwise from ''dshield''; ''XX'' if none of these sources names a country; never raises an error';
 
 CREATE FUNCTION ip_types_of(enrichment jsonb) RETURNS text[]
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_types_of_wrapper';
 COMMENT ON FUNCTION ip_types_of(jsonb) IS
-    'types of an address according to SPUR, for example VPN or DATACENTER, in upper case and without duplicates; the argument is a value of ip_inventory.enrichment; the types are those of tunnels, infrastructure and clients in the key spur';
+    'types of an address according to SPUR, for example VPN or DATACENTER, in upper case and without duplicates; the argument is a value of ip_inventory.enrichment; the types are those of tunnels, infrastructure and clients in the key "spur"';
 
 CREATE FUNCTION is_scanner_of(enrichment jsonb) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_scanner_of_wrapper';
@@ -85,7 +85,7 @@ SELECT pg_catalog.pg_extension_config_dump('asn_inventory', '');
 COMMENT ON TABLE asn_inventory IS 'one row for each known network (autonomous system)';
 COMMENT ON COLUMN asn_inventory.asn_number IS 'autonomous system number, 1 to 4294967295';
 COMMENT ON COLUMN asn_inventory.organization_name IS
-    'organisation that runs the network; for the source of this value, see the key provenance in the column enrichment';
+    'organisation that runs the network; the key "provenance" in the column "enrichment" names the source of this value';
 COMMENT ON COLUMN asn_inventory.organization_country IS
     'two-letter code of a country; from Team Cymru, the country where the network is registered; from MaxMind, the country of the address for which the extension created this row';
 COMMENT ON COLUMN asn_inventory.rir_registry IS 'regional internet registry (ARIN, RIPE, APNIC, LACNIC or AFRINIC); initially the registry to which IANA assigned the ASN; a source of higher rank replaces this value';
@@ -103,7 +103,7 @@ COMMENT ON COLUMN asn_inventory.unique_ip_count IS
 COMMENT ON COLUMN asn_inventory.total_session_count IS
     'number of sessions from the addresses that now belong to this network; recent sessions are missing until the worker or fold_statistics() adds them';
 COMMENT ON COLUMN asn_inventory.enrichment IS
-    'JSON object: the key provenance names the source of each filled column of this row; the key _meta holds the state and the time of the last lookup of the network at a provider; the key import holds values of an imported row that fit no column of this table';
+    'JSON object. The key "provenance" names the source of each filled column of this row. The key "_meta" holds the state and the time of the last lookup of the network at a provider. The key "import" holds values of an imported row that fit no column of this table';
 COMMENT ON COLUMN asn_inventory.enrichment_updated_at IS
     'time when a source last changed organization_name, organization_country, rir_registry, allocated_on or as_name';
 COMMENT ON COLUMN asn_inventory.lookup_queued_at IS
@@ -131,7 +131,7 @@ CREATE INDEX ip_inventory_geo_country_idx ON ip_inventory (geo_country);
 CREATE INDEX ip_inventory_session_count_idx ON ip_inventory (session_count DESC);
 SELECT pg_catalog.pg_extension_config_dump('ip_inventory', '');
 
--- Tells backends to discard their cached answers of the inventory. Also fires for replicated changes.
+-- Tells backends to discard the rows of the inventory that they have cached. Also fires for replicated changes.
 CREATE FUNCTION inventory_changed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'inventory_changed_wrapper';
 COMMENT ON FUNCTION inventory_changed() IS
@@ -167,12 +167,12 @@ COMMENT ON COLUMN ip_inventory.last_seen IS 'time of the last session from this 
 COMMENT ON COLUMN ip_inventory.session_count IS
     'number of sessions from this address in the attached tables; recent sessions are missing until the worker or fold_statistics() adds them';
 COMMENT ON COLUMN ip_inventory.enrichment IS
-    'JSON object with one key for each source that answered; the key _meta holds the state and the time of each answer, and, for an imported address, the imported row';
+    'JSON object with one key for each source that answered; the key "_meta" holds the state and the time of each answer; for an imported address, "_meta" also holds the imported row';
 COMMENT ON COLUMN ip_inventory.enrichment_updated_at IS
-    'time when an answer of any source last changed the column enrichment; the key _meta in enrichment holds the time of each answer';
-COMMENT ON COLUMN ip_inventory.enrichment_version IS 'version of the layout of the column enrichment';
+    'time when an answer of any source last changed the column "enrichment"; the key "_meta" of this column holds the time of each answer';
+COMMENT ON COLUMN ip_inventory.enrichment_version IS 'version of the format of the JSON document in the column "enrichment"';
 COMMENT ON COLUMN ip_inventory.geo_country IS
-    'two-letter code of the country: from the source maxmind, otherwise from cymru, otherwise from dshield; ''XX'' if none of these sources names a country';
+    'two-letter code of the country: from the source ''maxmind'', otherwise from ''cymru'', otherwise from ''dshield''; ''XX'' if none of these sources names a country';
 COMMENT ON COLUMN ip_inventory.ip_types IS
     'types of the address according to SPUR, for example VPN, TOR, PROXY or DATACENTER';
 COMMENT ON COLUMN ip_inventory.is_scanner IS 'true if GreyNoise has seen the address scan the internet';
@@ -220,11 +220,11 @@ CREATE TABLE counter_delta (
 ALTER TABLE counter_delta REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('counter_delta', '');
 COMMENT ON TABLE counter_delta IS
-    'increments of metric counters, stored by prepared transactions; transactions only insert rows; the worker adds the increments to the counters of enrich_metrics and deletes the rows';
+    'amounts by which prepared transactions increase metric counters; when such a transaction is committed, the worker adds its amounts to the counters of enrich_metrics, and deletes the rows';
 COMMENT ON COLUMN counter_delta.library IS
-    'version of the library cowrie_enrich that stored the count; a worker that has loaded another version deletes the row without adding the count';
+    'version of the library cowrie_enrich that stored the row; a worker that has loaded another version deletes the row and does not add the amount';
 COMMENT ON COLUMN counter_delta.counter_index IS
-    'position of the counter in the counter list of the library version that stored the count';
+    'number of the metric counter; its meaning depends on the version in the column "library"';
 
 CREATE TABLE recount_request (
     requested_at timestamptz NOT NULL DEFAULT now(),

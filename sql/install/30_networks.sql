@@ -15,7 +15,7 @@ CREATE TABLE known_networks (
     source     text CHECK (source <> '')
 );
 COMMENT ON TABLE known_networks IS
-    'networks whose type is known; this type overrides a type derived from the organisation name; you can edit the table; pg_dump includes only rows that you added or changed; a restore brings back deleted rows that came with the extension';
+    'networks whose type is known. This type overrides a type derived from the organisation name. You can edit the table. pg_dump includes only rows that you added or changed. A restore brings back deleted rows that came with the extension';
 COMMENT ON COLUMN known_networks.asn_type IS 'type of the network: HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN';
 COMMENT ON COLUMN known_networks.is_seed IS
     'true if the row came with the extension and is unchanged; pg_dump omits such rows';
@@ -206,7 +206,7 @@ CREATE FUNCTION source_rank(source text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT CASE source WHEN 'manual' THEN 4 WHEN 'cymru' THEN 3 WHEN 'maxmind' THEN 2 WHEN 'iana' THEN 1 WHEN 'document' THEN -1 ELSE 0 END $$;
 COMMENT ON FUNCTION source_rank(text) IS
-    'rank of a source of countries and registries; a value from a higher rank replaces a value from a lower rank; from high to low: ''manual'', ''cymru'', ''maxmind'', ''iana'' (only registries), imported rows, ''document''; ''document'' is JSON that a client wrote into the column enrichment of a table with the option trust_input';
+    'rank of a source of countries and registries. A value from a higher rank replaces a value from a lower rank. From high to low: ''manual'', ''cymru'', ''maxmind'', ''iana'' (only registries), imported rows, ''document''. ''document'' is JSON that a client wrote into the column "enrichment" of a table with the option trust_input';
 
 -- For names, the sources have other ranks. Files name the organisation ("Hetzner Online GmbH"), Team Cymru names the
 -- network ("HETZNER-AS"). A name of unknown source may come from a file, so it ranks above Team Cymru as well.
@@ -214,7 +214,7 @@ CREATE FUNCTION name_rank(source text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT CASE source WHEN 'manual' THEN 3 WHEN 'maxmind' THEN 2 WHEN 'cymru' THEN 0 WHEN 'document' THEN -1 ELSE 1 END $$;
 COMMENT ON FUNCTION name_rank(text) IS
-    'rank of a source of organisation names; a name from a higher rank replaces a name from a lower rank; from high to low: ''manual'', ''maxmind'', imported rows, ''cymru'', ''document''; ''document'' is JSON that a client wrote into the column enrichment of a table with the option trust_input';
+    'rank of a source of organisation names. A name from a higher rank replaces a name from a lower rank. From high to low: ''manual'', ''maxmind'', imported rows, ''cymru'', ''document''. ''document'' is JSON that a client wrote into the column "enrichment" of a table with the option trust_input';
 
 CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, source text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -272,7 +272,7 @@ CREATE FUNCTION ensure_asn_inventory(
     RETURNS asn_inventory
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'ensure_asn_inventory_wrapper';
 COMMENT ON FUNCTION ensure_asn_inventory(bigint, text, text, text, boolean) IS
-    'create a row in asn_inventory for a network, or update last_seen of the existing row; the given metadata replace null values and values from sources such as Team Cymru; they replace metadata of an earlier call only if overwrite is true; later answers of sources do not replace the given metadata';
+    'create the row of a network in asn_inventory, or set last_seen of the existing row to the current time. The arguments replace null values and values from sources such as Team Cymru. They replace values of an earlier call only if the argument "overwrite" is true. Answers that arrive later do not replace the values of a call';
 
 CREATE FUNCTION enrich_ip(ip inet, force boolean DEFAULT false) RETURNS ip_inventory
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_ip_wrapper';
@@ -296,4 +296,4 @@ CREATE FUNCTION enrich_ips(
         CROSS JOIN LATERAL (SELECT * FROM @extschema@.ip_inventory r WHERE r.ip_address = wanted.ip OFFSET 0) i;
     $$;
 COMMENT ON FUNCTION enrich_ips(inet[], boolean, text[], bigint) IS
-    'does the same as enrich_ip() for many addresses, and returns their ip_inventory rows; sources names the providers to ask; with ''{maxmind}'', the call queues no lookup of an address, but the worker still looks up new networks at Team Cymru; raises an error and writes nothing if the call would queue more than max_requests requests; locks inventory rows in key order, so that concurrent calls cannot deadlock';
+    'does the same as enrich_ip() for many addresses, and returns their ip_inventory rows. The argument "sources" names the providers to ask. With sources => ''{maxmind}'', the call queues no lookup of an address, but the worker still looks up new networks at Team Cymru. Raises an error and writes nothing if the call would queue more than max_requests requests. Locks inventory rows in key order, so that concurrent calls cannot deadlock';

@@ -23,17 +23,17 @@ COMMENT ON FUNCTION is_provider(text) IS 'true if providers() returns a provider
 CREATE FUNCTION may_be_asked(provider text, ip inet) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'may_be_asked_wrapper';
 COMMENT ON FUNCTION may_be_asked(text, inet) IS
-    'true if a provider can look up an address; false for a bogon; false for an IPv6 address if the provider supports only IPv4; for the provider greynoise, also false for a known research scanner; the files of ip_type_databases list such scanners as SCANNER_BENIGN';
+    'true if a provider can look up an address. False for a bogon. False for an IPv6 address if the provider supports only IPv4. For the provider ''greynoise'', also false for a known research scanner. The files of ip_type_databases list such scanners as SCANNER_BENIGN';
 
 CREATE FUNCTION lookup_key_of(provider text, ip inet, OUT lookup_kind text, OUT lookup_key text)
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'lookup_key_of_wrapper';
 COMMENT ON FUNCTION lookup_key_of(text, inet) IS
-    'lookup_kind and lookup_key of the job that looks up an address at a provider; for the provider cymru, the key is the /24 or /48 prefix of the address, because longer prefixes are not routed globally; for other providers, the key is the address';
+    'lookup_kind and lookup_key of the job that looks up an address at a provider; for the provider ''cymru'', the key is the /24 or /48 prefix of the address, because longer prefixes are not routed globally; for other providers, the key is the address';
 
 CREATE FUNCTION is_lookup_key(lookup_kind text, lookup_key text) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_lookup_key_wrapper';
 COMMENT ON FUNCTION is_lookup_key(text, text) IS
-    'true if a lookup key has the format that its kind requires; kind ''host'': an address as host(inet) returns it; kind ''prefix'': a cidr value, but never a single address; kind ''asn'': decimal digits';
+    'true if a lookup key has the format that its kind requires: for the kind ''host'', an address as host(inet) returns it; for ''prefix'', a cidr value that is not a single address; for ''asn'', decimal digits';
 
 CREATE FUNCTION is_source_fresh(
     enrichment jsonb, source text, value_lifetime integer, absent_lifetime integer) RETURNS boolean
@@ -44,13 +44,13 @@ COMMENT ON FUNCTION is_source_fresh(jsonb, text, integer, integer) IS
 CREATE FUNCTION is_source_open(enrichment jsonb, source text, again boolean) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_open_wrapper';
 COMMENT ON FUNCTION is_source_open(jsonb, text, boolean) IS
-    'true if, according to an enrichment document, a source has neither answered nor failed; with again => true, also true if the source had no data and the time retry_after in the key _meta has passed';
+    'true if, according to an enrichment document, a source has neither answered nor failed; with again => true, also true if the source had no data and the time "retry_after" in the key "_meta" has passed';
 
 CREATE FUNCTION has_sessions_since_skip(
     enrichment jsonb, source text, session_count bigint, last_seen timestamptz) RETURNS boolean
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'has_sessions_since_skip_wrapper';
 COMMENT ON FUNCTION has_sessions_since_skip(jsonb, text, bigint, timestamptz) IS
-    'true if an enrichment document says that a lookup was skipped, and the address has had a session since then; cancel_requests() skips the lookups that it removes; enrich_ips() skips lookups at providers that its argument sources omits';
+    'true if an enrichment document says that a lookup was skipped, and the address has had a session since then; cancel_requests() skips the lookups that it removes; enrich_ips() skips lookups at providers that its argument "sources" omits';
 
 CREATE TABLE enrichment_request (
     ip_address   inet CHECK (ip_address = canonical_address(ip_address)),
@@ -111,7 +111,7 @@ SELECT pg_catalog.pg_extension_config_dump('enrichment_job', '');
 COMMENT ON TABLE enrichment_job IS
     'jobs, which are lookups without an answer yet: one row per provider and lookup key';
 COMMENT ON COLUMN enrichment_job.lookup_kind IS
-    '''asn'' if the job looks up a network; ''prefix'' if the job looks up an address at the provider cymru, because an answer of Team Cymru is valid for a whole prefix; ''host'' if the job looks up an address at another provider; see lookup_key_of()';
+    '''asn'' if the job looks up a network. ''prefix'' if the job looks up an address at the provider ''cymru'', because an answer of Team Cymru is valid for a whole prefix. ''host'' if the job looks up an address at another provider. See lookup_key_of()';
 COMMENT ON COLUMN enrichment_job.lookup_key IS
     'a host in the format of host(inet), such as 203.0.113.7 or 2001:db8::7; a prefix in the format of cidr, such as 203.0.113.0/24 or 2001:db8:1::/48; an ASN in decimal digits, such as 15169';
 COMMENT ON COLUMN enrichment_job.due_at IS
@@ -121,7 +121,7 @@ COMMENT ON COLUMN enrichment_job.leased_by IS
 COMMENT ON COLUMN enrichment_job.attempts IS
     'number of failed attempts of this lookup; failures because of a provider outage or a rate limit do not count';
 COMMENT ON COLUMN enrichment_job.failed_at IS
-    'time of the last failed attempt; postponed attempts and unsent attempts do not count';
+    'time of the last failed attempt; an attempt does not count if its request was postponed or never sent';
 
 CREATE TABLE job_address (
     provider    text NOT NULL,
@@ -136,8 +136,8 @@ ALTER TABLE job_address SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_v
 SELECT pg_catalog.pg_extension_config_dump('job_address', '');
 COMMENT ON TABLE job_address IS
     'addresses that wait for the answer to a job in enrichment_job: one row per provider and address';
-COMMENT ON COLUMN job_address.lookup_kind IS 'lookup_kind of the job for this address in enrichment_job';
-COMMENT ON COLUMN job_address.lookup_key IS 'lookup_key of the job for this address in enrichment_job';
+COMMENT ON COLUMN job_address.lookup_kind IS 'kind of the lookup key, as in enrichment_job.lookup_kind';
+COMMENT ON COLUMN job_address.lookup_key IS 'lookup key of the job in enrichment_job whose answer the address waits for';
 
 CREATE TABLE dead_letter (
     provider     text NOT NULL,
@@ -164,9 +164,9 @@ COMMENT ON TABLE dead_letter IS
     'dead letters: lookups that failed max_attempts times and are no longer attempted, each with the last error; retry_dead_letters() queues the lookups again';
 COMMENT ON COLUMN dead_letter.ip_address IS 'address of the failed lookup; null for the lookup of a network';
 COMMENT ON COLUMN dead_letter.asn_number IS 'ASN of the failed lookup; null for the lookup of an address';
-COMMENT ON COLUMN dead_letter.lookup_kind IS 'lookup_kind that the failed job had in enrichment_job';
+COMMENT ON COLUMN dead_letter.lookup_kind IS 'kind of the lookup key, as in enrichment_job.lookup_kind';
 COMMENT ON COLUMN dead_letter.lookup_key IS
-    'lookup_key that the failed job had in enrichment_job; all addresses that waited for the same job have the same key';
+    'lookup key of the failed job; all addresses that waited for the same job have the same key';
 
 CREATE TABLE block_answer (
     provider        text NOT NULL,
@@ -190,7 +190,7 @@ COMMENT ON COLUMN block_answer.asn_number IS 'ASN of the network that announces 
 COMMENT ON COLUMN block_answer.network_country IS 'two-letter code of the country where the network is registered';
 COMMENT ON COLUMN block_answer.is_absent IS 'true for a negative answer: no network announces the prefix';
 COMMENT ON COLUMN block_answer.document IS
-    'JSON object with the keys that the answer sets in ip_inventory.enrichment for each address of the prefix: the key of the provider, and _meta';
+    'JSON object with the keys that the answer sets in ip_inventory.enrichment for each address of the prefix: the key of the provider, and "_meta"';
 
 CREATE TABLE provider_quota (
     provider       text NOT NULL,
@@ -209,12 +209,12 @@ COMMENT ON COLUMN provider_quota.cluster_spent IS
 CREATE FUNCTION retry_dead_letters(provider text DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'retry_dead_letters_wrapper';
 COMMENT ON FUNCTION retry_dead_letters(text) IS
-    'queue the failed lookups (dead letters) of one provider again; if the argument is null, queue the dead letters of all providers again; sets the number of failed attempts to 0; returns the number of queued lookups';
+    'queue the failed lookups (dead letters) of one provider again. If the argument is null, queue the dead letters of all providers again. Sets the number of failed attempts to 0. Returns the number of queued lookups';
 
 CREATE FUNCTION cancel_requests(provider text, ip inet DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cancel_requests_wrapper';
 COMMENT ON FUNCTION cancel_requests(text, inet) IS
-    'remove the waiting lookups of one provider from the queue, or only the lookup of one address; removes lookups for sessions too; returns the number of addresses and networks; does not remove lookups that a worker has leased; the worker does not queue a removed lookup again before a new session of the address';
+    'remove the waiting lookups of one provider from the queue, or only the lookup of one address. Removes lookups for sessions too. Returns the number of addresses and networks. Does not remove lookups that a worker has leased. The worker does not queue a removed lookup again before a new session of the address';
 
 CREATE VIEW queue_status AS
     SELECT p.provider,
@@ -250,4 +250,4 @@ CREATE VIEW queue_status AS
         FROM @extschema@.dead_letter GROUP BY provider) d
       ON d.provider OPERATOR(pg_catalog.=) p.provider;
 COMMENT ON VIEW queue_status IS
-    'size and age of the lookup queue, one row for each provider: requests that have no job yet; jobs that are due, leased by a worker, or delayed after a failure; addresses that wait for an answer; dead letters';
+    'size and age of the lookup queue, one row for each provider; the row has the numbers of requests without a job, of jobs that can be sent now (due), that a worker is processing (leased) or that wait after a failure (delayed), of addresses that wait for an answer, and of dead letters';

@@ -15,7 +15,7 @@ COMMENT ON COLUMN session_table_option.rel IS
 COMMENT ON COLUMN session_table_option.run_triggers IS
     'true if the extension fills null snapshot columns even when its UPDATE fires triggers with code of other roles; the table owner sets this option';
 COMMENT ON COLUMN session_table_option.trust_input IS
-    'true if the extension keeps values that clients write into the snapshot columns of this table, including the column enrichment; only a superuser or the extension''s owner can set trust_input to true';
+    'true if the extension keeps values that clients write into the snapshot columns of this table, including the column "enrichment"; only a superuser or the extension''s owner can set trust_input to true';
 COMMENT ON COLUMN session_table_option.table_owner IS
     'owner of the table when the options were set; if the owner has changed since then, the options do not apply';
 
@@ -29,4 +29,4 @@ CREATE TRIGGER session_options_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNC
 CREATE FUNCTION set_session_table_options(rel regclass, run_triggers boolean, trust_input boolean) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_session_table_options_wrapper';
 COMMENT ON FUNCTION set_session_table_options(regclass, boolean, boolean) IS
-    'set the options of an attached table; if an argument is null, the option of the same name stays unchanged; the table owner can change run_triggers; only a superuser or the extension''s owner can turn on trust_input';
+    'set the options of an attached table. If an argument is null, the option of the same name stays unchanged. The table owner can change run_triggers. Only a superuser or the extension''s owner can turn on trust_input';

@@ -35,4 +35,4 @@ COMMENT ON FUNCTION session_address(inet) IS
 CREATE FUNCTION sessions_wait_for_types() RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'sessions_wait_for_types_wrapper';
 COMMENT ON FUNCTION sessions_wait_for_types() IS
-    'true if the provider spur is enabled, whose answers can fill nulls in snapshot_ip_type of stored sessions; otherwise the extension does not try to fill these nulls; the files of ip_type_databases give types to new sessions only';
+    'true if the provider ''spur'' is enabled; its answers can fill nulls in snapshot_ip_type of stored sessions; otherwise the extension does not try to fill these nulls, because the files of ip_type_databases give types to new sessions only';

@@ -20,4 +20,4 @@ COMMENT ON COLUMN session_priority.search_path IS
 CREATE FUNCTION set_session_priority(rel regclass, expression text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_session_priority_wrapper';
 COMMENT ON FUNCTION set_session_priority(regclass, text) IS
-    'set an SQL expression that computes the priority of each session in an attached table; the alias s stands for a row of the table; at providers with a daily quota, the worker first looks up addresses of sessions with a high priority; null removes the expression';
+    'set an SQL expression that computes the priority of each session in an attached table. The alias s stands for a row of the table. At providers with a daily quota, the worker first looks up addresses of sessions with a high priority. Null removes the expression';

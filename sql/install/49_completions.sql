@@ -50,11 +50,11 @@ COMMENT ON COLUMN session_completion.ip_address IS
     'address without a netmask; an IPv4-mapped IPv6 address is stored as IPv4, as in ip_inventory.ip_address';
 COMMENT ON COLUMN session_completion.rel IS 'table that holds the sessions; for a partitioned table, the partition';
 COMMENT ON COLUMN session_completion.due_at IS
-    'earliest time of the next attempt to fill the null snapshot columns; while leased_by is set, the end of the lease; after a failed attempt, the end of the pause; null while the row waits for an answer or a backfill';
+    'earliest time of the next attempt to fill the null snapshot columns. While leased_by is set, the end of the lease. After a failed attempt, the end of the pause. Null while the row waits for an answer or a backfill';
 COMMENT ON COLUMN session_completion.leased_by IS
     'id of the background process that has reserved (leased) this row until due_at; the process runs with the rights of the owner of the session table; null if the row is not leased';
 COMMENT ON COLUMN session_completion.is_renewed IS
-    'true if another answer about the address, or another session from it, arrived during the lease; another attempt then follows at once';
+    'true if another answer about the address, or another session from the address, arrived during the lease; another attempt then follows at once';
 COMMENT ON COLUMN session_completion.attempts IS
     'number of consecutive failed attempts; an attempt also fails if the sessions are locked; each failure lengthens the pause before the next attempt and reduces the batch size';
 COMMENT ON COLUMN session_completion.pending_since IS
@@ -69,7 +69,7 @@ CREATE TABLE suspended_owner (
 );
 SELECT pg_catalog.pg_extension_config_dump('suspended_owner', '');
 COMMENT ON TABLE suspended_owner IS
-    'suspended owners of session tables; the extension no longer runs code of these roles, for example triggers; the reason is that the code did not stop when it was cancelled, or that the code repeatedly ended its process; resume_owner() ends the suspension';
+    'suspended owners of session tables. A role is suspended if its code, for example a trigger, did not stop when it was cancelled, or repeatedly ended its process. The extension runs no code of a suspended role. resume_owner() ends the suspension';
 COMMENT ON COLUMN suspended_owner.owner IS 'role that owns session tables and is suspended';
 COMMENT ON COLUMN suspended_owner.reason IS 'reason for the suspension, for example that a trigger did not end after its cancellation';
 CREATE TRIGGER owner_resumed AFTER DELETE ON suspended_owner
@@ -97,7 +97,7 @@ CREATE FUNCTION resume_owner(owner name) RETURNS boolean
         SELECT count(*) > 0 FROM resumed
     $$;
 COMMENT ON FUNCTION resume_owner(name) IS
-    'end the suspension of a table owner; before the call, repair the code of this role, for example triggers; after the call, the extension fills null snapshot columns in tables of this role without further delay; returns true if the role was suspended';
+    'end the suspension of a table owner. Before the call, repair the code of this role, for example triggers. After the call, the extension fills null snapshot columns in tables of this role without further delay. Returns true if the role was suspended';
 
 CREATE FUNCTION abandoned_processes() RETURNS integer
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'abandoned_processes_wrapper';
@@ -151,4 +151,4 @@ CREATE VIEW completion_status AS
         WHERE t.rel::pg_catalog.oid OPERATOR(pg_catalog.=) c.oid
         ORDER BY t.trigger_name LIMIT 1) b ON true;
 COMMENT ON VIEW completion_status IS
-    'tables with sessions whose null snapshot columns are not filled yet, one row for each table; waiting is the number of addresses of these sessions; due, leased and delayed are parts of this number; oldest_age is the longest wait since an answer arrived; blocked_reason says why the extension does not fill the nulls now';
+    'tables with sessions whose null snapshot columns are not filled yet, one row for each table. The column "waiting" is the number of addresses of these sessions. The columns "due", "leased" and "delayed" are parts of this number. oldest_age is the longest wait since an answer arrived. blocked_reason says why the extension does not fill the nulls now';

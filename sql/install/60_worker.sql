@@ -6,7 +6,7 @@ CREATE FUNCTION worker_status(
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'worker_status_wrapper';
 COMMENT ON FUNCTION worker_status() IS
-    'one row for each background process of the extension: its state, and the numbers of stored batches and failed steps since the process started; if the worker of a database does not run, the column state contains the reason';
+    'one row for each background process of the extension: its state, and the numbers of stored batches and failed steps since the process started; if the worker of a database does not run, the column "state" contains the reason';
 
 CREATE VIEW worker_status AS SELECT * FROM @extschema@.worker_status();
 COMMENT ON VIEW worker_status IS 'the rows of worker_status()';
@@ -39,4 +39,4 @@ CREATE FUNCTION cymru_lookup(
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cymru_lookup_wrapper';
 COMMENT ON FUNCTION cymru_lookup(inet[]) IS
-    'look up addresses at Team Cymru during the call, in batches and within the configured limits; stores nothing; returns nulls in all columns except ip_address if no network announces the address; can be cancelled';
+    'look up addresses at Team Cymru during the call, in batches and within the configured limits. Stores nothing. Returns nulls in all columns except ip_address if no network announces the address. Can be cancelled';

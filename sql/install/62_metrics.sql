@@ -18,4 +18,4 @@ COMMENT ON FUNCTION prometheus_metrics() IS
 CREATE FUNCTION status_json() RETURNS jsonb
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'status_json_wrapper';
 COMMENT ON FUNCTION status_json() IS
-    'current content of the file that the setting status_file names, as JSON; the object of each phase (kind of work of the extension) has the keys metrics, checkpoint and dead_letter';
+    'current content of the file that the setting status_file names, as JSON; the object of each phase (kind of work of the extension) has the keys "metrics", "checkpoint" and "dead_letter"';

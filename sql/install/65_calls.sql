@@ -25,9 +25,9 @@ COMMENT ON TABLE procedure_call IS
 COMMENT ON COLUMN procedure_call.relation IS
     'OID of the table that the procedure processes; 0 if the procedure processes ip_inventory and asn_inventory instead';
 COMMENT ON COLUMN procedure_call.lock_kind IS
-    'value of pg_locks.objsubid for the advisory lock that a running call of the procedure holds';
+    'a running call of the procedure holds an advisory lock; this number is objsubid of the lock in pg_locks';
 COMMENT ON COLUMN procedure_call.done IS
-    'number of finished items in the current phase at the last commit of the call; total is the number of all items of the phase';
+    'number of finished items in the current phase at the last commit of the call; the column "total" is the number of all items of the phase';
 COMMENT ON COLUMN procedure_call.ended_at IS
     'end of the call; null while the call runs; stays null if the call failed or was killed';
 COMMENT ON COLUMN procedure_call.result IS

@@ -8,7 +8,7 @@ COMMENT ON PROCEDURE backfill_sessions(regclass, integer, boolean) IS
 CREATE PROCEDURE add_session_foreign_key(rel regclass)
     LANGUAGE c AS 'MODULE_PATHNAME', 'add_session_foreign_key_wrapper';
 COMMENT ON PROCEDURE add_session_foreign_key(regclass) IS
-    'add a foreign key from an attached table to ip_inventory, without blocking writers; the foreign key is first NOT VALID; the procedure then validates the key if the addresses of all sessions are in ip_inventory; otherwise the key stays NOT VALID, and rejected_row lists up to 1000 sessions with missing addresses';
+    'add a foreign key from an attached table to ip_inventory, without blocking writers. The foreign key is first NOT VALID. The procedure then validates the key if the addresses of all sessions are in ip_inventory. Otherwise the key stays NOT VALID, and rejected_row lists up to 1000 sessions with missing addresses';
 
 CREATE PROCEDURE refresh_session_counts()
     LANGUAGE c AS 'MODULE_PATHNAME', 'refresh_session_counts_wrapper';

@@ -18,7 +18,7 @@ COMMENT ON FUNCTION network_kind(text, boolean, boolean) IS
 CREATE FUNCTION answer_lifetime(seconds integer, kind text) RETURNS integer
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'answer_lifetime_wrapper';
 COMMENT ON FUNCTION answer_lifetime(integer, text) IS
-    'converts the normal lifetime of an answer, in seconds, to the lifetime for a kind of network; kind is a result of network_kind(); settings such as ttl_isp_percent contain the percentage';
+    'converts the normal lifetime of an answer, in seconds, to the lifetime for a kind of network; the argument "kind" is a result of network_kind(); settings such as ttl_isp_percent contain the percentage';
 
 CREATE FUNCTION network_lifetime(seconds integer, asn bigint) RETURNS integer
     LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -34,7 +34,7 @@ COMMENT ON FUNCTION network_lifetime(integer, bigint) IS
 CREATE FUNCTION is_source_stale(enrichment jsonb, asn bigint, source text, kind text DEFAULT NULL) RETURNS boolean
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_stale_wrapper';
 COMMENT ON FUNCTION is_source_stale(jsonb, bigint, text, text) IS
-    'true if refresh_stale() would look up an address at a source again; this is so if the enrichment document has no answer of the source, an expired answer, or an answer from other mmdb files than the loaded ones; kind is the result of network_kind() for the network of the address';
+    'true if refresh_stale() would look up an address at a source again; this is so if the enrichment document has no answer of the source, an expired answer, or an answer from other mmdb files than the loaded ones; the argument "kind" is the result of network_kind() for the network of the address';
 
 CREATE PROCEDURE refresh_stale(source text DEFAULT NULL, max_ips integer DEFAULT 1000)
     LANGUAGE c AS 'MODULE_PATHNAME', 'refresh_stale_wrapper';

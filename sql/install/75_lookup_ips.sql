@@ -11,4 +11,4 @@ CREATE FUNCTION lookup_ips(
     LANGUAGE c STABLE STRICT PARALLEL SAFE ROWS 1000 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'lookup_ips_wrapper';
 COMMENT ON FUNCTION lookup_ips(text[]) IS
-    'looks up a list of addresses in the mmdb files and the inventories; returns one row for each line of the list, in the same order; for an invalid line, the column error contains the reason; writes nothing and sends no requests; runs with the caller''s privileges';
+    'looks up a list of addresses in the mmdb files and the inventories. Returns one row for each line of the list, in the same order. For an invalid line, the column "error" contains the reason. Writes nothing and sends no requests. Runs with the caller''s privileges';

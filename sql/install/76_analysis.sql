@@ -32,7 +32,7 @@ CREATE FUNCTION campaign_networks(
     RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'campaign_networks_wrapper';
 COMMENT ON FUNCTION campaign_networks(regclass, text, text) IS
-    'networks of a campaign, one row for each network; networks with the most sessions come first; a campaign is the set of sessions in an attached table that meet an SQL condition; in the condition, s is the alias of the table; runs with the caller''s privileges';
+    'networks of a campaign, one row for each network. Networks with the most sessions come first. A campaign is the set of sessions in an attached table that meet an SQL condition. In the condition, s is the alias of the table. Runs with the caller''s privileges';
 
 CREATE FUNCTION campaign_addresses(
     rel regclass, condition text DEFAULT 'true', stored_time_zone text DEFAULT 'UTC', since timestamptz DEFAULT NULL,
@@ -44,10 +44,10 @@ CREATE FUNCTION campaign_addresses(
     RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'campaign_addresses_wrapper';
 COMMENT ON FUNCTION campaign_addresses(regclass, text, text, timestamptz) IS
-    'addresses of a campaign, one row for each address; shows the network and country at the last session of the campaign, and the current network and country; addresses with the most sessions come first; takes the same arguments as campaign_networks(); runs with the caller''s privileges';
+    'addresses of a campaign, one row for each address. Shows the network and country at the last session of the campaign, and the current network and country. Addresses with the most sessions come first. Takes the same arguments as campaign_networks(). Runs with the caller''s privileges';
 
--- The rule for attribution_change() and for the column change of campaign_addresses(). XX and ZZ stand for an unknown
--- country.
+-- The rule for attribution_change() and for the column "change" of campaign_addresses(). XX and ZZ stand for an
+-- unknown country.
 CREATE FUNCTION attribution_change_between(asn_then bigint, country_then text, asn_now bigint, country_now text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE
@@ -72,7 +72,7 @@ CREATE FUNCTION attribution_change(ip inet, asn bigint, country text) RETURNS te
         LEFT JOIN @extschema@.ip_inventory i ON i.ip_address = @extschema@.session_address($1)
     $$;
 COMMENT ON FUNCTION attribution_change(inet, bigint, text) IS
-    'compares the ASN and the country that were recorded for an address, for example in snapshot columns, with the current values in ip_inventory; returns ASN_CHANGED if the ASNs differ, otherwise COUNTRY_CHANGED or STABLE; returns UNKNOWN if a value that the comparison needs is missing; needs SELECT on ip_inventory';
+    'compares the ASN and the country that were recorded for an address, for example in snapshot columns, with the current values in ip_inventory. Returns ASN_CHANGED if the ASNs differ, otherwise COUNTRY_CHANGED or STABLE. Returns UNKNOWN if a value that the comparison needs is missing. Needs SELECT on ip_inventory';
 
 CREATE FUNCTION session_timeline(
     rel regclass, bucket interval, by text DEFAULT NULL, time_zone text DEFAULT 'UTC',
@@ -82,7 +82,7 @@ CREATE FUNCTION session_timeline(
     RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'session_timeline_wrapper';
 COMMENT ON FUNCTION session_timeline(regclass, interval, text, text, timestamptz, timestamptz, text, text) IS
-    'numbers of sessions and addresses of an attached table in each time bucket; if the argument by names a column, the result has one row for each bucket and value of the column; buckets of days and months begin at midnight in time_zone; stored_time_zone is the time zone of the values in a time column of type timestamp without time zone; runs with the caller''s privileges';
+    'numbers of sessions and addresses of an attached table in each time bucket. If the argument "by" names a column, the result has one row for each bucket and value of the column. Buckets of days and months begin at midnight in time_zone. stored_time_zone is the time zone of the values in a time column of type timestamp without time zone. Runs with the caller''s privileges';
 
 CREATE VIEW network_activity AS
     SELECT n.asn_number, n.organization_name, n.organization_country, n.asn_type, n.is_known_hosting, n.is_known_vpn,

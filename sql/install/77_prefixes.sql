@@ -5,7 +5,7 @@
 CREATE FUNCTION announced_prefix(enrichment jsonb) RETURNS cidr
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'announced_prefix_wrapper';
 COMMENT ON FUNCTION announced_prefix(jsonb) IS
-    'announced prefix in Team Cymru''s answer in an enrichment document (a value of ip_inventory.enrichment); null if no prefix is announced; null for a prefix shorter than /8 (IPv4) or /16 (IPv6); never raises an error';
+    'announced prefix in Team Cymru''s answer in an enrichment document (a value of ip_inventory.enrichment). Null if no prefix is announced. Null for a prefix shorter than /8 (IPv4) or /16 (IPv6). Never raises an error';
 
 CREATE FUNCTION contains_bogon(prefix cidr) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'contains_bogon_wrapper';
@@ -46,7 +46,7 @@ CREATE FUNCTION session_prefixes(
         LEFT JOIN longest l ON l.ip_address = s.ip_address
     $$;
 COMMENT ON FUNCTION session_prefixes(regclass, timestamptz, text) IS
-    'addresses of the sessions of an attached table, one row for each address; prefix is the announced prefix that contains the address, or the /24 or /48 prefix if no announced prefix is known; used by prefix_activity() and blocklist(); runs with the caller''s privileges';
+    'addresses of the sessions of an attached table, one row for each address. The column "prefix" is the announced prefix that contains the address, or the /24 or /48 prefix if no announced prefix is known. Used by prefix_activity() and blocklist(). Runs with the caller''s privileges';
 
 -- A float8 holds the size of every prefix exactly, because each size is a power of two.
 CREATE FUNCTION prefix_size(prefix cidr) RETURNS float8
@@ -78,4 +78,4 @@ CREATE FUNCTION prefix_activity(
         ORDER BY p.sessions DESC, p.prefix
     $$;
 COMMENT ON FUNCTION prefix_activity(regclass, timestamptz, text) IS
-    'prefixes of the addresses in the sessions of an attached table, in descending order of the number of sessions; each prefix is the announced prefix if Team Cymru named it, otherwise the /24 or /48; density is the number of addresses with sessions (for IPv6, of /64 prefixes), divided by prefix_size(); runs with the caller''s privileges';
+    'prefixes of the addresses in the sessions of an attached table, in descending order of the number of sessions. Each prefix is the announced prefix if Team Cymru named it, otherwise the /24 or /48. The column "density" is the number of addresses with sessions (for IPv6, of /64 prefixes), divided by prefix_size(). Runs with the caller''s privileges';

@@ -79,7 +79,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION schedule_defaults(interval) IS
-    'schedule the jobs of the view default_schedule with pg_cron in this database, as jobs of the calling role; replaces jobs of this role that have the same names; if expire_after is not null, also schedules expire_addresses() every night; returns the jobs';
+    'schedule the jobs of the view default_schedule with pg_cron in this database, as jobs of the calling role. Replaces jobs of this role that have the same names. If expire_after is not null, also schedules expire_addresses() every night. Returns the jobs';
 
 CREATE FUNCTION unschedule_defaults(OUT jobname text) RETURNS SETOF text
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$

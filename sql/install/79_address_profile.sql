@@ -119,4 +119,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION address_profile(inet, regclass, text) IS
-    'all data about an address, as one JSON object: location, current and earlier networks, answers of sources, waiting and failed lookups; if rel names a session table, also the number of sessions on each day (UTC); reads the session table with the caller''s privileges';
+    'all data about an address, as one JSON object: location, current and earlier networks, answers of sources, waiting and failed lookups; if the argument "rel" names a session table, also the number of sessions on each day (UTC); reads the session table with the caller''s privileges';

@@ -138,4 +138,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION blocklist(regclass, timestamptz, integer, text, float8, interval, text) IS
-    'list for a firewall: addresses from which sessions of an attached table came since a time; with unit => ''prefix'', a prefix replaces its addresses if sessions came from a large part of the prefix; with unit => ''asn'', a network replaces its addresses in the same way; omits bogons, benign scanners, common services and the targets in blocklist_exception; runs with the caller''s privileges';
+    'list for a firewall: addresses from which sessions of an attached table came since a time. With unit => ''prefix'', a prefix replaces its addresses if sessions came from a large part of the prefix. With unit => ''asn'', a network replaces its addresses in the same way. Omits bogons, benign scanners, common services and the targets in blocklist_exception. Runs with the caller''s privileges';
