@@ -320,7 +320,7 @@ pub fn may_not_trust() -> ! {
 pub fn blocked_by_trigger(table: &str, reason: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!("could not replace invalid values in column enrichment of table {table}"),
+        format!("could not replace invalid values in column \"enrichment\" of table {table}"),
         Some(reason.to_owned()),
         Some("Drop or disable the trigger that DETAIL names, then call import_inventory() again."),
     )
@@ -444,7 +444,7 @@ pub fn no_column_to_group_by(table: &str, column: &str) -> ! {
         format!("column \"{column}\" of {table} does not exist"),
         None,
         Some(
-            "Pass network, country, type, or the name of a column of the table in the argument \"by\". Write the name without quotation marks.",
+            "Pass 'network', 'country', 'type', or the name of a column of the table in the argument \"by\". Write the name of a column without double quotes.",
         ),
     )
 }
@@ -455,7 +455,7 @@ pub fn cannot_group_by(table: &str, column: &str) -> ! {
         PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
         format!("column \"{column}\" of {table} does not have a built-in type"),
         Some("The owner of the type could run code with the rights of the caller.".to_owned()),
-        Some("Pass a column of a built-in type, such as text or integer, in argument \"by\"."),
+        Some("Pass a column of a built-in type, such as text or integer, in the argument \"by\"."),
     )
 }
 
@@ -475,7 +475,7 @@ pub fn cannot_select_by_time(table: &str) -> ! {
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         format!("could not select the sessions of {table} by time"),
         Some("The table is attached without a time column.".to_owned()),
-        Some("Pass null as since, or call attach_session_table() again with a time column."),
+        Some("Pass null in the argument \"since\", or call attach_session_table() again with a time column."),
     )
 }
 
@@ -602,7 +602,7 @@ pub fn too_many_requests(requests: i64, limit: i64, by_provider: &str) -> ! {
         format!("enrich_ips() would queue {requests} requests, but max_requests is {limit}"),
         Some(format!("Requests by provider: {by_provider}.")),
         Some(
-            "Call enrich_ips() with a higher max_requests, or with fewer providers in sources. With sources => '{maxmind}' the call queues no lookup of an address.",
+            "Call enrich_ips() with a higher max_requests, or with fewer providers in the argument \"sources\". With sources => '{maxmind}' the call queues no lookup of an address.",
         ),
     )
 }

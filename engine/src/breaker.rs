@@ -96,8 +96,9 @@ impl Breaker {
         }
         self.failures = self.failures.saturating_add(1);
         let until = now + backoff::delay(self.failures, base, LONGEST_PAUSE, random);
-        // If the breaker is open, a probe whose answer got lost does not prolong the pause. If the breaker was closed, a longer
-        // earlier pause stays.
+        // While the breaker is open, granting a probe has moved `until` to the time by which the probe must report.
+        // That time is ignored here. While the breaker is closed, `until` is the end of an earlier pause, which stays
+        // if it is later.
         let floor = if open { self.backoff_until } else { self.until };
         self.until = until.max(floor);
         self.probes = 0;

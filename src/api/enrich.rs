@@ -120,7 +120,7 @@ fn announce(oids: ExtensionOids, plan: &Plan, limit: Option<i64>) {
         pg::detailed_notice(
             format!("enrich_ips() queues {requests} requests to providers"),
             format!("Requests by provider: {by_provider}."),
-            "To ask fewer providers or to limit the requests, use the arguments sources and max_requests. To remove waiting requests, call cancel_requests().",
+            "To ask fewer providers or to limit the requests, use the arguments \"sources\" and \"max_requests\". To remove waiting requests, call cancel_requests().",
         );
     }
 }

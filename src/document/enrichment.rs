@@ -229,8 +229,8 @@ pub fn is_open(document: Container<'_>, source: &str, again: bool) -> bool {
     again && meta.text("retry_after").is_some_and(is_over)
 }
 
-/// Returns the `providers` that should be asked about an address: they have no fresh answer, and have
-/// not failed. A skipped lookup is due again, because the caller asks about the address now.
+/// Returns the `providers` that should be asked about an address: they have no fresh answer, and have not failed. A
+/// skipped lookup does not exclude its provider, because the caller asks about the address now.
 pub fn due(document: Container<'_>, asn: Option<i64>, providers: Providers) -> Providers {
     Providers::of(providers.iter().filter(|provider| {
         let source = provider.name();

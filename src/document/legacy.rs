@@ -54,7 +54,7 @@ pub fn read(document: Option<Container<'_>>) -> LegacyDocument {
     let mut reading = LegacyDocument::default();
     let Some(document) = document else { return reading };
     if !document.is_object() {
-        reading.faults.push("the value of column enrichment is not a JSON object".to_owned());
+        reading.faults.push("the value of column \"enrichment\" is not a JSON object".to_owned());
         return reading;
     }
     reading.maxmind = named(document, "maxmind", &mut reading.faults, &mut reading.faulty);
@@ -77,7 +77,7 @@ pub const LARGEST_PART: usize = 64 << 10;
 /// this address.
 pub fn of_address(document: Container<'_>, address: Address) -> Result<Option<Container<'_>>, String> {
     if !document.is_object() {
-        return Err("the value of column enrichment is not a JSON object".to_owned());
+        return Err("the value of column \"enrichment\" is not a JSON object".to_owned());
     }
     if SOURCES.into_iter().chain([classification::KEY]).any(|source| document.get(source).is_some()) {
         return Ok(Some(document));
@@ -85,13 +85,14 @@ pub fn of_address(document: Container<'_>, address: Address) -> Result<Option<Co
     let session = match document.get("session") {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::Nested(session)) if session.is_object() => session,
-        Some(_) => return Err("key session in column enrichment is not a JSON object".to_owned()),
+        Some(_) => return Err("key \"session\" in column \"enrichment\" is not a JSON object".to_owned()),
     };
     match session.get(&address.to_string()) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Nested(own)) if own.is_object() => Ok(Some(own)),
         Some(_) => {
-            Err("key session in column enrichment does not contain a JSON object for the address".to_owned())
+            Err("key \"session\" in column \"enrichment\" does not contain a JSON object for the address"
+                .to_owned())
         }
     }
 }
@@ -103,7 +104,7 @@ pub fn parts<'a>(document: Container<'a>, faults: &mut Vec<String>) -> [Option<C
         Value::Nested(own) if own.is_object() && own.size() <= LARGEST_PART => Some(own),
         Value::Nested(own) if own.is_object() => {
             faults.push(format!(
-                "key {source} in column enrichment is too large to be stored: {} bytes",
+                "key \"{source}\" in column \"enrichment\" is too large to be stored: {} bytes",
                 own.size()
             ));
             None
@@ -111,7 +112,7 @@ pub fn parts<'a>(document: Container<'a>, faults: &mut Vec<String>) -> [Option<C
         _ => {
             // `read` has already listed this fault for maxmind and cymru.
             if !matches!(source, "maxmind" | "cymru") {
-                faults.push(format!("key {source} in column enrichment is not a JSON object"));
+                faults.push(format!("key \"{source}\" in column \"enrichment\" is not a JSON object"));
             }
             None
         }
@@ -134,7 +135,7 @@ fn named(
         None | Some(Value::Null) => return LegacyNetwork::default(),
         Some(Value::Nested(own)) if own.is_object() => own,
         Some(_) => {
-            faults.push(format!("key {source} in column enrichment is not a JSON object"));
+            faults.push(format!("key \"{source}\" in column \"enrichment\" is not a JSON object"));
             return LegacyNetwork::default();
         }
     };

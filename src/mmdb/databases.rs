@@ -29,7 +29,7 @@ pub struct Databases {
     types: TypeFiles,
     /// Increases with every change of the maps.
     version: u64,
-    /// Builds of the files of locations and networks. An answer is due again when this text changes.
+    /// Builds of the files of locations and networks. A stored answer expires when this text changes.
     builds: String,
 }
 

@@ -80,7 +80,8 @@ pub fn register(program: Program) {
 pub fn start(program: Program, name: &str, argument: i32) -> Option<Process> {
     let mut worker = describe(program, name, argument);
     let mut handle = std::ptr::null_mut();
-    // SAFETY: the description is copied; the handle belongs to the memory context that lives as long as the process.
+    // SAFETY: the server copies the description. The handle is in a memory context that exists until the process
+    // ends.
     unsafe {
         worker.bgw_notify_pid = pg_sys::MyProcPid;
         let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);

@@ -373,7 +373,8 @@ fn read_value<'a>(value: &pg_sys::JsonbValue) -> Value<'a> {
 }
 
 impl Typed<Jsonb> {
-    /// Returns the document. It is valid as long as the memory context in which the value was made.
+    /// Returns the root container of the document, or `None` if the value is null. The container stays valid until
+    /// the memory context in which the value was made is reset or deleted.
     pub fn container(&self) -> Option<Container<'_>> {
         // SAFETY: the type guarantees a jsonb.
         self.datum().map(|datum| unsafe { Container::read(datum) })

@@ -106,7 +106,7 @@ impl KeyedRow<'_> {
 
     /// Returns a column of type name, in the server's encoding.
     pub fn name(&self, name: &CStr) -> Option<Vec<u8>> {
-        // SAFETY: a name is NUL-terminated within its fixed length, and lives as long as the row.
+        // SAFETY: a name is NUL-terminated within its fixed length, and stays valid while the row exists.
         self.column(name, pg_sys::NAMEOID)
             .map(|datum| unsafe { CStr::from_ptr(datum.cast_mut_ptr()) }.to_bytes().to_vec())
     }

@@ -73,7 +73,7 @@ impl TupleId {
         (self.0.ip_blkid.bi_hi, self.0.ip_blkid.bi_lo, self.0.ip_posid)
     }
 
-    /// Returns a pointer for functions of the server. It is valid while `self` is.
+    /// Returns a pointer for functions of the server. The pointer is valid while `self` exists.
     pub(super) fn pointer(&mut self) -> pg_sys::ItemPointer {
         &raw mut self.0
     }
@@ -89,7 +89,7 @@ impl TupleId {
     }
 }
 
-/// A row that a probe or a scan found, while its buffer is pinned.
+/// A row that a probe or a scan found. It is valid while its buffer is pinned.
 pub struct Row {
     pub(super) slot: *mut pg_sys::TupleTableSlot,
 }
@@ -100,7 +100,7 @@ impl Row {
         TupleId(unsafe { (*self.slot).tts_tid })
     }
 
-    /// Returns column `number`, from 1. By-reference datums are valid while the row is.
+    /// Returns column `number`, from 1. A datum that is stored by reference is valid while the row is pinned.
     pub(super) fn column(&self, number: i16) -> Option<pg_sys::Datum> {
         let mut is_null = false;
         // SAFETY: the slot holds a row. Column numbers are those of the table's definition.
@@ -129,7 +129,7 @@ impl Row {
 
     /// Returns the address of a column of type inet.
     pub fn address(&self, number: i16) -> Option<Address> {
-        // SAFETY: the column is an inet and lives as long as the row.
+        // SAFETY: the column has the type inet, and its datum stays valid while the row is pinned.
         self.typed(number, pg_sys::INETOID)
             .and_then(|datum| unsafe { inet::read(datum) })
             .map(|inet| inet.address)
@@ -159,7 +159,7 @@ impl Row {
 
     /// Returns the bytes of a column of type text.
     pub fn text(&self, number: i16) -> Option<&[u8]> {
-        // SAFETY: the column is text and lives as long as the row.
+        // SAFETY: the column has the type text, and its datum stays valid while the row is pinned.
         self.typed(number, pg_sys::TEXTOID).map(|datum| unsafe { text::bytes(datum) })
     }
 

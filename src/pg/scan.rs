@@ -50,7 +50,7 @@ fn parts(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     catalog::table_and_descendants(table, pg_sys::AccessShareLock)
 }
 
-/// Returns the value of an address column in a row, valid as long as the row.
+/// Returns the value of an address column in a row. The value is valid while the row is pinned.
 pub fn value(row: &Row, column: Column) -> Option<AddressValue<'_>> {
     let datum = row.column(column.number)?;
     // SAFETY: the column's type decides how its datum is read.

@@ -173,7 +173,7 @@ impl<C: Columns> Rows<C> {
 
     /// Returns the number of columns, if the statement returns rows.
     pub(super) fn columns(&self) -> Option<usize> {
-        // SAFETY: the result is valid while this is.
+        // SAFETY: the result is valid while `self` exists.
         (!self.table.is_null()).then(|| unsafe { (*(*self.table).tupdesc).natts as usize })
     }
 

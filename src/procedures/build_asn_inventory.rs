@@ -1,9 +1,9 @@
 //! Builds the inventory of networks from the known addresses.
 //!
 //! One pass reads the inventory in key order. Then edits of `known_networks` are applied, missing registries are
-//! filled, and at the end counts are corrected. Inside a transaction block the pass is one batch. It writes all
-//! networks before the addresses, because the order of locks applies to a whole transaction. The changes of counts
-//! then wait for the next fold, which locks networks.
+//! filled, and at the end counts are corrected. Inside a transaction block the pass is one batch. Networks must be
+//! locked before addresses, and the locks stay until the end of the block. So the batch writes all networks before
+//! the first address. A fold would lock networks again, so the changes of counts wait for the next fold.
 
 use std::collections::BTreeSet;
 

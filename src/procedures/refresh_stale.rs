@@ -29,8 +29,9 @@ pub fn refresh(call: &Call) {
     if !(MOST_IPS.0..=MOST_IPS.1).contains(&most) {
         error::out_of_range("max_ips", most, MOST_IPS);
     }
-    // The order of locks applies to a whole transaction. In a transaction block, the call cannot commit, so it processes everything
-    // as one batch.
+    // In a transaction block, the call cannot commit between batches. A second batch would then lock networks after
+    // the addresses of the first batch, which the order of locks forbids. So the call processes all addresses as one
+    // batch.
     let batch = if call.is_atomic() { usize::MAX } else { BATCH };
     let options = Options {
         procedure: Procedure::RefreshStale,

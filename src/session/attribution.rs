@@ -1,9 +1,10 @@
 //! The current attribution of an address. It comes from the inventory row of the address. Newer mmdb files take
 //! precedence over the row. Without a row, the attribution comes from the files alone.
 //!
-//! Reading the inventory is the most expensive part of a session's insert, so answers are cached for the transaction. Answers from
-//! the inventory stay cached after the transaction, until an answer in the inventory changes. Each statement that changes an answer
-//! fires the trigger `inventory_changed`, which notifies all backends at commit.
+//! Reading the inventory is the most expensive part of a session's insert, so attributions are cached for the
+//! transaction. Attributions from the inventory stay cached after the transaction, until an answer in the inventory
+//! changes. Each statement that changes an answer fires the trigger `inventory_changed`, which notifies all backends
+//! at commit.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -30,9 +31,9 @@ use crate::telemetry::{self, Counter};
 /// The transaction's knowledge of an address's inventory row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Inventory {
-    /// The row was not read yet, or its answer is due.
+    /// The row was not read yet, or must be renewed from newer mmdb files.
     Unknown,
-    /// The row exists, and its answer is not due.
+    /// The row exists, and is up to date with the mmdb files.
     Present,
 }
 
@@ -47,15 +48,15 @@ pub struct Attribution {
     inventory: Inventory,
     /// Providers whose answers may still fill unknown values.
     awaits: Providers,
-    /// Versions of the inventory and of the mmdb maps that this answer was read from. The answer stays cached after the transaction
-    /// only while these versions are current.
+    /// Versions of the inventory and of the mmdb maps from which this attribution was read. The attribution stays
+    /// cached after the transaction only while these versions are current.
     as_of: Version,
 }
 
 /// Versions of the inventory's content and of the mmdb maps.
 type Version = (u64, u64);
 
-/// Answers by address, and the bytes that they take.
+/// Attributions by address, and the number of bytes that they occupy.
 #[derive(Default)]
 struct Memory {
     by_address: HashMap<Address, Rc<Attribution>, RandomState>,

@@ -17,7 +17,7 @@ crate::zeroable! {
         pub database: AtomicU32,
         /// When the worker last began a step or a pause.
         pub heartbeat: AtomicTimestamp,
-        /// Like the fields of the slot, but for all workers that this database has had.
+        /// The same numbers as in the worker's slot, but summed over all workers that this database has had.
         pub batches: AtomicI64,
         pub errors: AtomicI64,
         /// Errors by kind of step, including the steps of owner processes. The index is the code of a `StepKind`.

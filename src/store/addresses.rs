@@ -81,7 +81,7 @@ pub fn is_due(row: &Row, databases: &Databases) -> bool {
     is_document_due(row, row.jsonb(ENRICHMENT), databases)
 }
 
-/// A bogon is never due, because no newer file has data about it.
+/// A bogon is never renewed, because no newer file has data about it.
 fn is_document_due(row: &Row, document: Option<Container<'_>>, databases: &Databases) -> bool {
     let is_bogon = row.boolean(IS_BOGON) == Some(true);
     !is_bogon && databases.is_due(document.and_then(enrichment::builds))

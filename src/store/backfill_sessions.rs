@@ -212,8 +212,8 @@ pub struct InventoryChanges {
     pub renewed: Vec<Address>,
 }
 
-/// Creates the addresses that are missing in the inventory, and renews the addresses that are due, with their networks. Uses only
-/// the mmdb files: no provider is asked yet.
+/// Creates the addresses that are missing in the inventory. Renews the addresses whose values come from older mmdb
+/// files. Also writes their networks. Uses only the mmdb files: no provider is asked yet.
 pub fn place(
     oids: ExtensionOids,
     connection: &Connection,

@@ -58,14 +58,15 @@ impl SessionCount {
 pub struct Plan {
     /// Addresses without a row, with the counts of their sessions.
     pub missing: BTreeMap<Address, SessionCount>,
-    /// Addresses with a row that is due for renewal.
+    /// Addresses whose row must be renewed from the mmdb files, because newer files are loaded or the caller forces
+    /// it.
     pub due: Vec<Address>,
-    /// Number of addresses that need no lookup in the mmdb files.
+    /// Number of addresses whose row is up to date.
     pub fresh: i64,
-    /// Providers that should be asked about these addresses.
+    /// Lookups to queue: an address, and a provider to ask about this address.
     pub ask: Vec<(Address, Provider)>,
-    /// Providers to ask about the due addresses. A network provider is left out if the mmdb files now have
-    /// the network.
+    /// Lookups to queue for the addresses in `due`, after their rows were renewed. The lookup at a network provider
+    /// is left out if the mmdb files now have the network.
     pub ask_if_renewed: Vec<(Address, Provider)>,
     pub lookups: Lookups,
 }
@@ -73,10 +74,11 @@ pub struct Plan {
 /// Which lookups [`write`] queues.
 #[derive(Clone, Copy, Default)]
 pub enum Lookups {
-    /// The lookups in [`Plan::ask`], and the lookups of each address that is created or renewed.
+    /// Queues the lookups in [`Plan::ask`], and the lookups that the created and the renewed addresses need.
     #[default]
     OfWritten,
-    /// Only the lookups in [`Plan::ask`]. The documents of new addresses record the `skipped` providers.
+    /// Queues only the lookups in [`Plan::ask`]. Marks the `skipped` providers as skipped in the documents of new
+    /// addresses.
     Planned { skipped: Providers },
 }
 
@@ -186,7 +188,8 @@ pub fn request(oids: ExtensionOids, lookups: impl IntoIterator<Item = (Address, 
     }
 }
 
-/// Returns the lookups of new addresses. Each address comes with its network, if that is known.
+/// Returns the lookups that new addresses need: for each address, the providers of `online` to ask. The argument
+/// `addresses` has each new address with its network, or with `None` if the network is unknown.
 pub fn lookups_of_new(
     addresses: impl Iterator<Item = (Address, Option<i64>)>,
     online: Providers,
@@ -216,8 +219,8 @@ pub fn create_addresses(
     create_with(oids, connection, databases, missing, online, Providers::NONE)
 }
 
-/// Like [`create_addresses`]. The documents of the addresses record the `skipped` providers, which are not
-/// asked.
+/// Like [`create_addresses`]. Marks the `skipped` providers, which are not asked, as skipped in the documents of the
+/// addresses.
 fn create_with(
     oids: ExtensionOids,
     connection: &Connection,
@@ -313,8 +316,8 @@ pub fn write_answers(
     UPDATE.execute(connection, (array(&addresses), asns, documents, LAYOUT_VERSION, source));
 }
 
-/// Returns the networks and documents of some addresses, from the mmdb files. The documents record the `skipped`
-/// providers, if they can be asked about the address.
+/// Returns the networks and documents of some addresses, from the mmdb files. Marks the `skipped` providers as
+/// skipped in the documents, if these providers can be asked about the address.
 fn answers(
     databases: &Databases,
     addresses: &[Address],
@@ -334,9 +337,14 @@ fn answers(
     (asns, documents)
 }
 
-/// Sorts addresses, which are in key order, into three groups: addresses without a row, addresses that are due, and addresses that
-/// need no lookup in the mmdb files. For the third group, records the providers of `online` to ask. Neighbouring keys are found on
-/// the index page that was read last.
+/// Makes the plan for some addresses, which must be in key order. Reads the row of each address in the inventory:
+///
+/// - No row: the address is added to `missing`.
+/// - A row that must be renewed, or `force` is true: the address is added to `due`, and its lookups to `ask_if_renewed`.
+/// - An up-to-date row: the address is counted in `fresh`, and its lookups are added to `ask`.
+///
+/// The lookups are at the providers of `online` that should be asked about the address. The key order makes reading
+/// fast, because neighbouring keys are on the index page that was read last.
 pub fn plan(
     oids: ExtensionOids,
     addresses: impl IntoIterator<Item = (Address, SessionCount)>,

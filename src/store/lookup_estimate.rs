@@ -20,8 +20,8 @@ pub struct RequestCount {
     pub requests: i64,
 }
 
-/// Collects all lookups of a plan in [`Plan::ask`]. `online` are the providers to ask. The documents of new addresses
-/// record the `skipped` providers.
+/// Collects all lookups of a plan in [`Plan::ask`]. `online` are the providers to ask. Marks the `skipped` providers
+/// as skipped in the documents of new addresses.
 pub fn plan_lookups(plan: &mut Plan, databases: &Databases, online: Providers, skipped: Providers) {
     let has_network = |address| databases.network(address).is_some();
     let new = plan.missing.keys().map(|address| {

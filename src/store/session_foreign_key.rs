@@ -95,7 +95,8 @@ pub fn create(oids: ExtensionOids, rel: Oid, column: &CStr) {
         if needs_grant {
             change_grant(b"REVOKE", b" FROM ");
         }
-        // If the schema was renamed meanwhile, the statement may have changed another table of this name.
+        // The statement names the table. If the schema was renamed meanwhile, the statement has changed another
+        // table, and this table lacks the constraint.
         if !catalog::has_constraint(rel, KEY) {
             error::vanished(&catalog::table_name(rel));
         }

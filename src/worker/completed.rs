@@ -16,8 +16,8 @@ use crate::provider::counters::{self, Count};
 use crate::store::queue::{Asked, FailedJob, Lease};
 use crate::telemetry::spans::SpanContext;
 
-/// How long replies for single addresses are gathered. Each write to the inventory invalidates
-/// the answers that every backend has cached.
+/// How long replies for single addresses are gathered. Each write to the inventory invalidates the attributions that
+/// every backend has cached.
 const GATHERED_FOR: Duration = Duration::from_millis(500);
 /// Largest number of jobs that are stored together. Used for providers that are queried about single addresses.
 pub const MOST_TOGETHER: usize = 500;

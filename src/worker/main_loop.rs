@@ -60,8 +60,8 @@ const COUNTING_SHARE: u32 = 50;
 /// A count waits at most this long for a lock. A wait delays the next count by [`COUNTING_SHARE`] times the duration of the wait.
 const COUNT_WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"20ms")];
 
-/// Marks for which the worker itself detects that the prepared transaction has ended. The work of all other marks is found by every
-/// round.
+/// For these marks, the worker checks whether the prepared transaction has ended. The other marks need no check,
+/// because every round finds their work.
 const LOOKED_FOR: [Mark; 3] = [Mark::Rules, Mark::Recount, Mark::Sweep];
 
 pub struct Worker {
@@ -72,7 +72,7 @@ pub struct Worker {
     session_priorities: SessionPriorities,
     owners: Owners,
     recounter: Recounter,
-    /// For each of these marks, true if a transaction with the mark was prepared at the last check.
+    /// For each mark in `LOOKED_FOR`, true if a prepared transaction with this mark existed at the last check.
     prepared: [bool; LOOKED_FOR.len()],
     take_over: Due,
     create_jobs: Due,

@@ -22,7 +22,8 @@ use rustix::io::Errno;
 
 use crate::net::{Cancel, Task};
 
-/// The monitor runs as another user. The directory's permissions decide who may read.
+/// All users may read the file, because the monitor runs as another user. To exclude users, an operator restricts the
+/// permissions of the directory.
 const MODE: u32 = 0o644;
 
 /// Files to write, in order.

@@ -211,7 +211,8 @@ pub fn call(call: &Call) -> Phase {
         State::Stopped => "stopped",
     };
     let seconds = |from: Timestamp| (call.updated - from).as_secs_f64();
-    // A call may process more items than estimated. A complete call has processed all its items.
+    // `total` is an estimate, and a call may process more items. So the total of a complete call is the number of
+    // processed items.
     let total = if call.state == State::Complete { call.done } else { call.total.max(call.done) };
     let percent = match (call.state, total) {
         (State::Complete, _) => 100.0,

@@ -58,7 +58,7 @@ impl MaxAges {
                 }
             };
             if earlier.is_some() {
-                return Err(refused("Two ages are for the same type."));
+                return Err(refused("The list contains two ages for the same type."));
             }
         }
         Ok(Self { others: others.unwrap_or(OTHERS), by_type })
@@ -140,8 +140,8 @@ mod tests {
                 ": 1 day",
                 "A type must consist of capital letters, digits and underscores, and start with a letter.",
             ),
-            ("7 days, 8 days", "Two ages are for the same type."),
-            ("TOR: 7 days, TOR: 7 days", "Two ages are for the same type."),
+            ("7 days, 8 days", "The list contains two ages for the same type."),
+            ("TOR: 7 days, TOR: 7 days", "The list contains two ages for the same type."),
         ] {
             assert_eq!(MaxAges::parse(text).map_err(|refusal| refusal.reason), Err(reason), "{text:?}");
         }

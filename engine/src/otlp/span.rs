@@ -145,7 +145,8 @@ impl Span {
         words[6] = kind | detail << 8 | u64::from(self.database) << 32;
         words[7] = u64::from(numbers[0]) | u64::from(numbers[1]) << 32;
         words[9..9 + NAME].copy_from_slice(&name.0);
-        // These words hold the source of a network, or else the error. A network was stored, so it has no error.
+        // In the span of a network, these words hold the source of the network. In every other span they hold the
+        // error. The span of a network needs no room for an error, because the network was stored.
         match &self.details {
             SpanDetails::Network(network) => words[9 + NAME..][..3].copy_from_slice(&network.source.0),
             _ => words[9 + NAME..][..ERROR].copy_from_slice(&self.error.0),

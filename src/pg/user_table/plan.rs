@@ -153,7 +153,7 @@ pub unsafe fn only(statements: *mut pg_sys::List) -> *mut pg_sys::RawStmt {
 }
 
 /// # Safety
-/// Each argument is a valid datum of its type, as long as the statement runs.
+/// Each argument must be a datum of the declared type, and must stay valid until the statement ends.
 pub unsafe fn parameters(types: &[pg_sys::Oid], arguments: &[pg_sys::Datum]) -> pg_sys::ParamListInfo {
     if types.is_empty() {
         return std::ptr::null_mut();

@@ -194,9 +194,8 @@ fn states(
                 None | Some(Value::Null) => {}
                 // The faults of `maxmind` and `cymru` are listed already.
                 Some(_) if source == "maxmind" || source == "cymru" => {}
-                Some(_) => {
-                    faults.push((format!("key {source} in column enrichment is not a JSON object"), None))
-                }
+                Some(_) => faults
+                    .push((format!("key \"{source}\" in column \"enrichment\" is not a JSON object"), None)),
             }
         }
         states.object(IMPORT, |import| {

@@ -41,7 +41,7 @@ pub fn as_string(text: &[u8]) -> Vec<u8> {
     if jsonb::parse(&whole).is_some() { whole } else { b"null".to_vec() }
 }
 
-pub const NOT_AN_OBJECT: &str = "the value of column enrichment is not a JSON object";
+pub const NOT_AN_OBJECT: &str = "the value of column \"enrichment\" is not a JSON object";
 pub const CLEANED: &str = "enrichment contains characters that jsonb does not support; these characters are omitted or replaced by ?";
 pub const UNREADABLE: &str = "enrichment cannot be read as JSON";
 

@@ -296,8 +296,8 @@ fn a_thousand_malformed_documents_are_counted_and_listed() {
         db.rows("SELECT relation, reason, content FROM enrich.rejected_row WHERE row_key IN ('m10', 'm17') ORDER BY 2"),
         [
             "public.session_summaries|cymru.asn is true, not an ASN|{\"cymru\": {\"asn\": true}}",
-            "public.session_summaries|key dshield in column enrichment is not a JSON object|{\"dshield\": \"error\", \"greynoise\": 404}",
-            "public.session_summaries|key greynoise in column enrichment is not a JSON object|{\"dshield\": \"error\", \"greynoise\": 404}",
+            "public.session_summaries|key \"dshield\" in column \"enrichment\" is not a JSON object|{\"dshield\": \"error\", \"greynoise\": 404}",
+            "public.session_summaries|key \"greynoise\" in column \"enrichment\" is not a JSON object|{\"dshield\": \"error\", \"greynoise\": 404}",
         ]
     );
     assert_eq!(db.one("SELECT content FROM enrich.rejected_row WHERE row_key = 'large'"), "NULL");

@@ -328,7 +328,10 @@ fn a_verbose_call_shows_some_of_those_that_it_skips() {
     let said = db.notices("CALL enrich.build_asn_inventory(50, false, true)");
     let shown = said.lines().filter(|line| line.contains("skipped 70.0.0.")).count();
     assert_eq!(shown, 20, "ten of each batch: {said}");
-    assert!(said.contains("skipped 70.0.0.0: the value of column enrichment is not a JSON object"), "{said}");
+    assert!(
+        said.contains("skipped 70.0.0.0: the value of column \"enrichment\" is not a JSON object"),
+        "{said}"
+    );
     assert_eq!(
         said.lines().filter(|line| line.contains("further addresses of this batch")).count(),
         2,

@@ -18,18 +18,18 @@ const CASES: &[Case] = &[
     Case { document: r#"{"maxmind": {"asn": 65536, "asn_org": "Example", "country": "DE"}}"#, network: "Example|DE|NULL", fault: NONE },
     Case { document: r#"{"cymru": {"asn_org": "EXAMPLE, NL", "country": "NL", "registry": "ripencc"}}"#, network: "EXAMPLE|NL|RIPE", fault: NONE },
     // J1: not an object.
-    Case { document: r#"[{"maxmind": {"asn_org": "Example"}}]"#, network: "NULL|NULL|NULL", fault: "the value of column enrichment is not a JSON object" },
-    Case { document: r#""maxmind""#, network: "NULL|NULL|NULL", fault: "the value of column enrichment is not a JSON object" },
-    Case { document: "42", network: "NULL|NULL|NULL", fault: "the value of column enrichment is not a JSON object" },
-    Case { document: "true", network: "NULL|NULL|NULL", fault: "the value of column enrichment is not a JSON object" },
-    Case { document: "[]", network: "NULL|NULL|NULL", fault: "the value of column enrichment is not a JSON object" },
+    Case { document: r#"[{"maxmind": {"asn_org": "Example"}}]"#, network: "NULL|NULL|NULL", fault: "the value of column \"enrichment\" is not a JSON object" },
+    Case { document: r#""maxmind""#, network: "NULL|NULL|NULL", fault: "the value of column \"enrichment\" is not a JSON object" },
+    Case { document: "42", network: "NULL|NULL|NULL", fault: "the value of column \"enrichment\" is not a JSON object" },
+    Case { document: "true", network: "NULL|NULL|NULL", fault: "the value of column \"enrichment\" is not a JSON object" },
+    Case { document: "[]", network: "NULL|NULL|NULL", fault: "the value of column \"enrichment\" is not a JSON object" },
     // J2: null counts as empty and is listed. An empty object is valid and has no content.
-    Case { document: "null", network: "NULL|NULL|NULL", fault: "the value of column enrichment is not a JSON object" },
+    Case { document: "null", network: "NULL|NULL|NULL", fault: "the value of column \"enrichment\" is not a JSON object" },
     Case { document: "{}", network: "NULL|NULL|NULL", fault: NONE },
     // J3: the answer of one provider is not an object. The other one is used.
-    Case { document: r#"{"maxmind": "DE", "cymru": {"asn_org": "EXAMPLE", "country": "nl"}}"#, network: "EXAMPLE|NL|NULL", fault: "key maxmind in column enrichment is not a JSON object" },
-    Case { document: r#"{"maxmind": {"asn_org": "Example"}, "cymru": [1, 2]}"#, network: "Example|NULL|NULL", fault: "key cymru in column enrichment is not a JSON object" },
-    Case { document: r#"{"maxmind": 1, "cymru": false}"#, network: "NULL|NULL|NULL", fault: "key maxmind in column enrichment is not a JSON object; key cymru in column enrichment is not a JSON object" },
+    Case { document: r#"{"maxmind": "DE", "cymru": {"asn_org": "EXAMPLE", "country": "nl"}}"#, network: "EXAMPLE|NL|NULL", fault: "key \"maxmind\" in column \"enrichment\" is not a JSON object" },
+    Case { document: r#"{"maxmind": {"asn_org": "Example"}, "cymru": [1, 2]}"#, network: "Example|NULL|NULL", fault: "key \"cymru\" in column \"enrichment\" is not a JSON object" },
+    Case { document: r#"{"maxmind": 1, "cymru": false}"#, network: "NULL|NULL|NULL", fault: "key \"maxmind\" in column \"enrichment\" is not a JSON object; key \"cymru\" in column \"enrichment\" is not a JSON object" },
     Case { document: r#"{"maxmind": null, "cymru": {"asn_org": "EXAMPLE"}}"#, network: "EXAMPLE|NULL|NULL", fault: NONE },
     // J4: a number instead of a text, or a text instead of a number, is converted.
     Case { document: r#"{"maxmind": {"asn": "AS65536", "asn_org": 4711, "country": "de"}}"#, network: "4711|DE|NULL", fault: NONE },

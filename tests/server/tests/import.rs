@@ -114,7 +114,7 @@ fn add_odd_rows(db: &mut Session, schema_kind: PythonSchema) {
 fn listed(db: &mut Session, table: &str) -> Vec<String> {
     db.rows(&format!(
         "SELECT regexp_replace(row_key, ' at [(].*', ''), reason FROM enrich.rejected_row WHERE relation = 'old.{table}' AND procedure = 'import_inventory'
-           AND reason <> 'key spur in column enrichment is not a JSON object' ORDER BY row_key COLLATE \"C\", reason COLLATE \"C\""
+           AND reason <> 'key \"spur\" in column \"enrichment\" is not a JSON object' ORDER BY row_key COLLATE \"C\", reason COLLATE \"C\""
     ))
 }
 
@@ -143,7 +143,7 @@ fn every_row_is_taken_merged_or_listed() {
                 "64502|asn_type is \"CDN\", not a type of network",
                 "64502|organization_country is \"1?\", not a country",
                 "64502|rir_registry is \"other\", not a registry",
-                "64502|the value of column enrichment is not a JSON object",
+                "64502|the value of column \"enrichment\" is not a JSON object",
             ]
         );
         let mut addresses = vec![
@@ -152,11 +152,11 @@ fn every_row_is_taken_merged_or_listed() {
             "198.51.100.0/24|ip_address is not the address of a single host",
             "2001:DB8:5::1|another row has the same address, 2001:db8:5::1; the rows were merged",
             "81.2.69.3|current_asn is \"0\", not an ASN",
-            "81.2.69.4|the value of column enrichment is not a JSON object",
-            "81.2.69.5|the value of column enrichment is not a JSON object",
+            "81.2.69.4|the value of column \"enrichment\" is not a JSON object",
+            "81.2.69.5|the value of column \"enrichment\" is not a JSON object",
             "81.2.69.7|cymru.asn is true, not an ASN",
-            "81.2.69.7|key greynoise in column enrichment is not a JSON object",
-            "81.2.69.7|key maxmind in column enrichment is not a JSON object",
+            "81.2.69.7|key \"greynoise\" in column \"enrichment\" is not a JSON object",
+            "81.2.69.7|key \"maxmind\" in column \"enrichment\" is not a JSON object",
             "::ffff:81.2.69.2|another row has the same address, 81.2.69.2; the rows were merged",
             "sensor.example|ip_address is not the address of a single host",
         ];
