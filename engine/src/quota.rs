@@ -55,8 +55,8 @@ impl Quota {
         }
     }
 
-    /// Raises the usage to the usage that a ledger holds for a day. Never lowers it. Ignores every day except the day of `now`,
-    /// because an entry for a later day was written while a clock was ahead.
+    /// Raises the number of used requests to the number that a ledger has for a day. Never lowers this number.
+    /// Ignores every day except the day of `now`: an entry for a later day was written while a clock was wrong.
     pub fn learn(&mut self, now: Timestamp, day: i32, used: i64) {
         if day == day_of(now) {
             *self = self.at(now);

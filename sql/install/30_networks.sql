@@ -185,8 +185,9 @@ CREATE FUNCTION classify_asn(asn bigint, organization_name text) RETURNS text
 COMMENT ON FUNCTION classify_asn(bigint, text) IS
     'returns the type of a network: the type in known_networks if the network is listed there, otherwise a type derived from whole words in the given name of the organisation';
 
--- If a network has no entry in known_networks, its flags may come from an import, so they are kept. While an edit of the list is
--- pending, the flags may come from a deleted entry.
+-- If a network has no entry in known_networks, its flags may come from an import, so the function keeps them. There
+-- is one exception: while an edit of the entry is pending, the flags may come from a deleted entry, so they become
+-- false.
 CREATE FUNCTION classify_network(
     asn bigint, organization_name text, was_datacenter boolean, was_vpn boolean,
     OUT asn_type text, OUT is_known_hosting boolean, OUT is_known_vpn boolean)

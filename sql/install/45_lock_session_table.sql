@@ -51,7 +51,8 @@ BEGIN
         EXECUTE format(
             'CREATE OR REPLACE TRIGGER zz_cowrie_enrich_snapshot BEFORE INSERT OR UPDATE
              ON %s FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s, %L)', rel, own, arguments, 'canonical');
-        -- "COWRIE" sorts before "RI_": the addresses are written before the references to them are checked.
+        -- Triggers fire in the order of their names, and "COWRIE" sorts before "RI_", the beginning of the names of
+        -- PostgreSQL's own triggers. So this trigger writes the addresses before PostgreSQL checks the foreign key.
         EXECUTE format(
             'CREATE CONSTRAINT TRIGGER "COWRIE_ENRICH_reference" AFTER INSERT OR UPDATE
              ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)',

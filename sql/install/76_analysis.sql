@@ -46,8 +46,8 @@ CREATE FUNCTION campaign_addresses(
 COMMENT ON FUNCTION campaign_addresses(regclass, text, text, timestamptz) IS
     'addresses of a campaign, one row for each address. Shows the network and country at the last session of the campaign, and the current network and country. Addresses with the most sessions come first. Takes the same arguments as campaign_networks(). Runs with the caller''s privileges';
 
--- The rule for attribution_change() and for the column "change" of campaign_addresses(). XX and ZZ stand for an
--- unknown country.
+-- Compares two attributions, for attribution_change() and for the column "change" of campaign_addresses(). XX and ZZ
+-- stand for an unknown country.
 CREATE FUNCTION attribution_change_between(asn_then bigint, country_then text, asn_now bigint, country_now text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE

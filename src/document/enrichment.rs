@@ -126,7 +126,7 @@ pub fn last_answer(document: Container<'_>, source: &str) -> LastAnswer {
     }
 }
 
-/// How far an answer may lie in the future. A later time comes from a wrong clock.
+/// How far the time of an answer may be in the future. A later time comes from a wrong clock.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(300);
 
 /// Returns true if a source's answer, a value or an absence, is younger than its lifetime in seconds. A

@@ -406,7 +406,7 @@ fn is_draft(name: &str) -> bool {
     id_of(name, ".draft").is_some()
 }
 
-/// Returns whether a name is that of a copy of locations or networks that is too old. The name of a copy has the time
+/// Returns whether a file name belongs to a copy of locations or networks that is too old. The name contains the time
 /// of the build.
 fn is_old_copy(name: &str) -> bool {
     let build = || {

@@ -56,7 +56,7 @@ crate::zeroable! {
         pub is_connected: AtomicBool,
         /// The process waits for work.
         pub is_idle: AtomicBool,
-        /// Since when code of the owner has been running; unset while none is.
+        /// Time when the code of the owner that is running now began; unset while no such code is running.
         pub code_since: AtomicTimestamp,
         /// Time that this code has taken so far.
         pub used: AtomicDuration,

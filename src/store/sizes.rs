@@ -27,8 +27,8 @@ thread_local! {
     };
 }
 
-/// The sizes of a provider's queue: requests, three states of jobs, addresses that wait for these, dead
-/// letters.
+/// Names of the sizes of a provider's queue, in this order: requests without a job; jobs that are due, leased and
+/// delayed; addresses that wait for a job; dead letters.
 pub const QUEUES: [&str; QUEUE_SIZES] = ["requested", "due", "leased", "delayed", "addresses", "dead"];
 
 /// Time of the oldest row; `None` if there is none.

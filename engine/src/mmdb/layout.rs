@@ -51,8 +51,9 @@ use Field::{
 };
 const FIELDS: usize = Field::TimeZone as usize + 1;
 
-/// Vendors that use a path. For a `MaxMind` family, all paths are used if the sample contains one of them. A field may be absent
-/// from a record, but never has another path. For other families, only the paths that the sample contains are used.
+/// The vendors that use a path. MaxMind stores a field always under the same path, but omits the field if its value
+/// is unknown. So if the sample contains one path of a `MaxMind` family, all paths of the family are used. For
+/// `Flat`, only the paths that the sample contains are used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Family {
     MaxMindPlace,

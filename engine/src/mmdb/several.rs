@@ -67,7 +67,8 @@ impl<'a> DetailedLocation<'a> {
 }
 
 impl<'a> Network<'a> {
-    /// Returns this network. If it has no organisation, a later file names the organisation.
+    /// Returns this network. If it has no organisation, takes the organisation from `later`, which must have the same
+    /// ASN.
     pub fn or(self, later: Network<'a>) -> Network<'a> {
         let organization = later.organization.filter(|_| later.asn == self.asn);
         Network { asn: self.asn, organization: self.organization.or(organization) }

@@ -62,7 +62,7 @@ pub struct Pool<T: Task> {
     sender: Sender<Finished<T::Done>>,
     results: Receiver<Finished<T::Done>>,
     notifier: Arc<Notifier>,
-    /// The owner polls the notifier for other threads too, and drains it itself.
+    /// True if other pools use the same notifier. The owner then drains the notifier, and the pool does not.
     is_shared: bool,
     running: usize,
 }
@@ -74,7 +74,8 @@ impl<T: Task> Pool<T> {
         Ok(pool)
     }
 
-    /// Returns a pool that shares a notifier. The owner drains it before it collects the results of any pool.
+    /// Returns a pool that shares a notifier with other pools. The owner must drain the notifier before it collects
+    /// the results of any of these pools.
     pub fn with_notifier(notifier: Arc<Notifier>) -> Self {
         let (sender, results) = mpsc::channel();
         Self { cancel: Cancel::new(), sender, results, notifier, is_shared: true, running: 0 }

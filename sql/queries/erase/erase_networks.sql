@@ -1,4 +1,4 @@
--- Removes the key import from the documents of networks, if its value mentions one of these addresses.
+-- Removes the key "import" from the documents of networks, if its value mentions one of these addresses.
 -- $1 inet[]: addresses
 WITH locked AS MATERIALIZED (
     SELECT n.asn_number

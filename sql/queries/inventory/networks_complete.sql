@@ -1,6 +1,7 @@
--- Completes the metadata of existing networks; each field has a source. A field is set if it is null or has a source
--- of lower rank. A source does not replace its own value here. The values are compared again after the rows are locked,
--- because another transaction may have written a better value meanwhile. Returns the networks that changed.
+-- Completes the metadata of existing networks. The source of each value is an argument. A field is set if it is null
+-- or has a source of lower rank. A source does not replace its own value here. The values are compared again after
+-- the rows are locked, because another transaction may have written a better value meanwhile. Returns the networks
+-- that changed.
 -- $1 bigint[]: ASN of each network
 -- $2 text[]: name of the organisation of each network
 -- $3 text[]: source of each name

@@ -1,5 +1,5 @@
 -- Notes in existing addresses, which the caller has locked, that a lookup was cancelled. Only a lookup that a sweep
--- would queue again needs the note. It has the format of src/document/skipped.rs.
+-- would queue again needs the note. The note has the format of src/document/skipped.rs.
 -- $1 inet[]: addresses
 -- $2 text: name of the provider
 -- $3 boolean: true if the provider is asked only about addresses without a known network

@@ -1,7 +1,10 @@
--- Ends the leases of rows after a visit. A row whose sessions are complete is deleted. A row whose null columns cannot be filled
--- yet waits for an answer. A row with more sessions is due at once. A row that failed is due after a backoff. A renewed
--- row is due at once, unless it failed. Each attempt halves the batch of the next visit. After a fast visit the batch is
--- doubled again.
+-- Ends the leases of rows after a visit. The outcome of the visit says what happens to a row:
+-- 'done': all sessions are complete, so the row is deleted.
+-- 'waits': the null columns cannot be filled yet, so the row waits for an answer.
+-- 'more': more sessions are left, so the row is due at once. 'faster': the same, and the next batch is doubled.
+-- 'later': the visit failed, so the row is due after a backoff, and the next batch is halved.
+--
+-- A renewed row is due at once, unless the visit failed.
 -- $1 oid: OID of the table
 -- $2 inet[]: addresses
 -- $3 text[]: outcome for each address: done, waits, more, faster (like more, but with a larger batch) or later
