@@ -115,7 +115,7 @@ impl Check for DatabaseNames {
         }
         if list.split(',').any(|name| name.trim() == "*") {
             return Err(Refusal {
-                reason: "* is not the name of a database.",
+                reason: "The value contains *, which is not the name of a database.",
                 hint: "Leave the setting empty to use all databases that have the extension.",
             });
         }

@@ -109,7 +109,7 @@ CREATE VIEW attached_tables AS
              ) w(name, of_partitions, type, function)
           ON w.of_partitions
           OR r.oid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid
-             -- TimescaleDB does not copy the truncate trigger to the chunks of a table.
+             -- A child need not have the TRUNCATE trigger, because TimescaleDB does not copy it to the chunks of a table.
              AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid OPERATOR(pg_catalog.=) r.oid)
         LEFT JOIN pg_catalog.pg_trigger t
           ON t.tgrelid OPERATOR(pg_catalog.=) r.oid AND t.tgname OPERATOR(pg_catalog.=) w.name

@@ -3,8 +3,8 @@
 //! | module | holds |
 //! |---|---|
 //! | `answer` | the values of the mmdb files about an address, and the document for a new address |
-//! | `classification` | the type of an address by the Python system |
-//! | `enrichment` | the documents of this extension: their content and its age |
+//! | `classification` | the type of an address that the Python system determined |
+//! | `enrichment` | the documents of this extension: their content, and the age of each answer |
 //! | `legacy` | the documents of the Python system, read by import |
 //! | `skipped` | lookups that a user left out or cancelled |
 //! | `types` | the types of an address |

@@ -27,7 +27,7 @@ pub fn sessions(run: &mut Run, tables: &[SessionTable], which: Which, method: Me
             if erased.written == erased.found {
                 (page, failures) = (erased.next, 0);
             } else if failures == ATTEMPTS {
-                // No session was erased in this number of attempts, because other transactions changed the sessions.
+                // `ATTEMPTS` attempts in a row found sessions, but erased none of them.
                 error::could_not_erase(&table.name());
             }
         }

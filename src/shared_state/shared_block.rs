@@ -31,14 +31,15 @@ use crate::shared_state::worker_slot::WorkerSlot;
 
 /// Capacity for counters; each takes eight bytes.
 pub const SLOTS: usize = 32;
-/// Capacity for numbers by labels and for histograms. Most of it is for networks by source, country and
-/// registry. Each number takes eight bytes, so this is 288 kB.
+/// Maximum number of cells, which hold the metrics with labels and the histograms. Most cells count networks by source,
+/// country and registry. Each cell takes eight bytes, so all cells take 288 kB.
 pub const CELLS: usize = 36 * 1024;
 /// Capacity for counters of one provider.
 pub const PROVIDER_SLOTS: usize = 24;
 /// Ways in which metrics leave the server.
 pub const EXPORTERS: usize = 3;
-/// Capacity for spans that wait for the exporter: more than a worker creates in some seconds, and 540 kB.
+/// Maximum number of spans that wait for the exporter. A worker needs some seconds to create this number of spans. They
+/// take 540 kB.
 pub const SPANS: usize = 2048;
 /// Procedures that work in batches.
 pub const PROCEDURES: usize = 8;
@@ -46,7 +47,7 @@ pub const PROCEDURES: usize = 8;
 pub const WORKER_SLOTS: usize = 64;
 /// Databases without a worker that are shown with the reason.
 const WAITING: usize = 128;
-/// Capacity for fingerprints of inbox rows that no worker has read yet; 64 kB.
+/// Maximum number of fingerprints of inbox rows that no worker has read yet. They take 64 kB.
 const ROWS: usize = 8192;
 
 crate::zeroable! {

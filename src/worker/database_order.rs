@@ -1,10 +1,11 @@
 //! The databases that had a worker before, and when each database got its first worker. They get their workers before other
 //! databases, the oldest first.
 //!
-//! A role that may create databases can copy a database that has the extension. Each copy needs a worker. Without this order, the
-//! copies could take the workers of all other databases. Only the launcher writes the list, by rename, to `<data directory>/cowrie_enrich/workers.json`:
-//! `[[[OID, microseconds since 2000], …], [OID, …]]`. The second part contains databases without the extension. A damaged or
-//! missing list counts as empty.
+//! The order protects existing databases from copies: a role that may create databases can copy a database that has the
+//! extension, and each copy needs a worker. Without the order, the copies could take the workers of all other databases.
+//! Only the launcher writes the list, by rename, to `<data directory>/cowrie_enrich/workers.json`: `[[[OID, microseconds
+//! since 2000], …], [OID, …]]`. The second part contains databases without the extension. A damaged or missing list counts
+//! as empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File};

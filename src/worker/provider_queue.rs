@@ -92,8 +92,9 @@ impl ProviderQueue {
         self.batches.iter().any(|batch| matches!(batch, Batch::Claimed(_)))
     }
 
-    /// Adds completed batches for jobs that earlier answers cover. Blocks form one batch of any size, because
-    /// their addresses are read in parts.
+    /// Adds completed batches for jobs that need no request, because an earlier answer covers them. If the answers are for
+    /// blocks of addresses, all jobs form one batch, because the addresses of a batch are read in parts. Otherwise a batch
+    /// has at most `MOST_TOGETHER` jobs.
     pub fn serve(&mut self, lookup_keys: impl IntoIterator<Item = LookupKey>) {
         let shares = self.provider.declared().shares_answers();
         let together = if shares { usize::MAX } else { MOST_TOGETHER };

@@ -120,7 +120,7 @@ families! {
         => "Unix time of the last request that a provider answered; 0 if there is none";
 
     QUEUE_DEPTH: Gauge "enrich.queue_depth" as "enrich_queue_depth" in "{lookup}" by ["database", "provider", "state"]
-        => "Lookups in the queue, by state: requested (no job yet), due, leased (reserved by the worker), or delayed";
+        => "Lookups in the queue, by state: requested (no job yet), due (can be sent now), leased (reserved by the worker), or delayed (waits after a failure)";
     QUEUE_ADDRESSES: Gauge "enrich.queue_addresses" as "enrich_queue_addresses" in "{address}" by ["database", "provider"]
         => "Addresses that wait for the answer to a job in the queue";
     QUEUE_OLDEST_AGE: Gauge "enrich.queue_oldest_age" as "enrich_queue_oldest_age_seconds" in "s"

@@ -88,7 +88,7 @@ static SERVICE: HttpService = HttpService {
     notice,
 };
 
-/// Headers about the account and the data, and the words for them.
+/// Response headers about the account and the data, each with the words that describe the header to users.
 const NOTICES: [(&str, &str); 2] = [("x-balance-remaining", "balance"), ("x-result-dt", "date of the data")];
 
 /// Maximum length of this header, in characters.

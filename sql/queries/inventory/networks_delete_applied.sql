@@ -1,6 +1,6 @@
 -- Deletes the edits of these networks that all transactions see. Skips rows that another transaction is deleting.
 -- $1 bigint[]: ASNs of the networks
--- $2 xid: the oldest transaction that a snapshot may not see
+-- $2 xid: oldest transaction whose changes may be invisible to a snapshot
 DELETE FROM @extschema@.network_reclassification r
 WHERE r.ctid = ANY (ARRAY(
     SELECT p.ctid

@@ -1,4 +1,4 @@
-//! Reads the sessions in some pages of a table for their data about addresses.
+//! Reads the sessions in some pages of a table, and collects their data about addresses.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;

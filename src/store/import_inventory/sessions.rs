@@ -49,7 +49,7 @@ impl Change {
     /// Returns a description of the change, for a notice.
     pub fn description(&self) -> String {
         match self.column {
-            TYPE => format!("{TYPE} gets the first element of {TYPES}"),
+            TYPE => format!("column {TYPE} gets the first element of column {TYPES}"),
             column => format!("{column} gets the type {}", self.becomes),
         }
     }

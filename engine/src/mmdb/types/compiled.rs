@@ -9,10 +9,10 @@
 //!                                                  "service": "EC2"}}}   ; texts that are unknown are absent
 //! ```
 //!
-//! The bits make a lookup of types cheap: it reads one number. The table of lists is in the description, because
-//! each mmdb reader can show it. `lists` is the first key of a record, because keys are sorted. `matches` is a map with
-//! numbers as keys instead of an array, because mmdb-writer 0.1.0 writes wrong headers for arrays of 29 or more values.
-//! The keys only set the order, so a reader ignores them.
+//! `lists` makes a lookup of types cheap, because the lookup reads only this number. The table of lists is in the
+//! description, because every mmdb reader can show the description. `lists` is the first key of a record, because keys are
+//! sorted. `matches` is a map with numbers as keys instead of an array, because mmdb-writer 0.1.0 writes wrong headers for
+//! arrays of 29 or more values. The keys only set the order, so a reader ignores them.
 
 use super::{Entry, ListSet, TypeList, is_list_name, is_type};
 use crate::mmdb::format::{Fault, LAST_BUILD, Section, Token};
@@ -140,7 +140,7 @@ pub(super) fn check(data: Section<'_>, record: usize, all: ListSet, work: &mut u
         stated.insert(entry.list);
     })?;
     if is_outside || stated != lists {
-        return Err(fault("the keys lists and matches refer to different lists"));
+        return Err(fault("the keys \"lists\" and \"matches\" refer to different lists"));
     }
     Ok(())
 }
