@@ -9,7 +9,7 @@
 //!    whether an attack came from a server or from a subscriber's line.
 //! 4. isp: last, because "telecom" and "communications" are in the names of companies of every kind.
 //!
-//! A name is weak evidence. The table of known networks is consulted before these rules.
+//! A name is weak evidence. So the table of known networks takes precedence over these rules.
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum NetworkType {

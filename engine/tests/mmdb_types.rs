@@ -176,9 +176,18 @@ fn a_record_that_contradicts_the_table_is_refused() {
         (hostile(Value::U64(0), vec![]), "names no list"),
         (hostile(Value::U64(1 << 3), vec![of(3)]), "refers to a list that is not in the file"),
         (hostile(Value::U64(3), vec![of(0)]), "the keys \"lists\" and \"matches\" refer to different lists"),
-        (hostile(Value::U64(1), vec![of(0), of(1)]), "the keys \"lists\" and \"matches\" refer to different lists"),
-        (hostile(Value::U64(1), vec![of(0), of(99)]), "the keys \"lists\" and \"matches\" refer to different lists"),
-        (hostile(Value::U64(1), vec![of(0), map([])]), "the keys \"lists\" and \"matches\" refer to different lists"),
+        (
+            hostile(Value::U64(1), vec![of(0), of(1)]),
+            "the keys \"lists\" and \"matches\" refer to different lists",
+        ),
+        (
+            hostile(Value::U64(1), vec![of(0), of(99)]),
+            "the keys \"lists\" and \"matches\" refer to different lists",
+        ),
+        (
+            hostile(Value::U64(1), vec![of(0), map([])]),
+            "the keys \"lists\" and \"matches\" refer to different lists",
+        ),
         (map([("lists", Value::U64(1))]), "the keys \"lists\" and \"matches\" refer to different lists"),
         (
             map([("lists", Value::U64(1)), ("matches", Value::Array(vec![of(0)]))]),

@@ -12,7 +12,7 @@ use crate::pg::jsonb::{self, Object};
 use crate::pg::value::{Jsonb, Typed};
 use crate::provider::Providers;
 
-/// The data about an address that needs no provider: the bogon check and the mmdb files.
+/// The data about an address that are known without a provider, from the bogon check and the mmdb files.
 pub struct Answer<'a> {
     pub bogon: Option<&'static str>,
     pub location: Option<Found<'a, Location<'a>>>,

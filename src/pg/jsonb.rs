@@ -103,7 +103,8 @@ impl Object {
         self.push(token, Some(scalar));
     }
 
-    /// Adds an existing object or array; its bytes must live until this object is finished.
+    /// Adds an existing object or array as a value. The bytes of the added value must stay valid until the object under
+    /// construction is finished.
     pub fn nested_container(&mut self, key: &str, container: Container<'_>) {
         self.key(key);
         let size = container.size as i32;

@@ -17,9 +17,10 @@ use super::value::{self, Arguments, Columns, Parameters, Value};
 pub struct Statement<P, C = ()> {
     name: &'static str,
     text: &'static str,
-    /// True if its row locks skip rows that another transaction holds.
+    /// True if the row locks of the statement skip rows that another transaction has locked.
     skips_locked: bool,
-    /// True if it does not write, uses the snapshot of the calling statement, and has one plan for all arguments.
+    /// True if the statement does not write, uses the snapshot of the calling statement, and has one plan for all
+    /// arguments.
     reads_keys: bool,
     /// The plan, and the schema's name for which it was prepared.
     plan: RefCell<(String, pg_sys::SPIPlanPtr)>,

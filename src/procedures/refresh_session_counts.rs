@@ -36,8 +36,8 @@ pub fn refresh(call: &Call) {
     });
 }
 
-/// Runs all phases of a recount, for a call of any procedure. Before this call, the caller read `read` sessions of the tables for
-/// which `of` returns true.
+/// Runs all phases of a recount, for a call of any procedure. The caller has already read the sessions of the tables for
+/// which `of` returns true. `read` is their number.
 pub fn recount(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> RecountReport {
     fold(run);
     let found = addresses(run, read, of);

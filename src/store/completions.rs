@@ -234,7 +234,7 @@ pub struct SessionLease {
     pub attempts: i64,
 }
 
-/// Leases due rows of one table of an owner for this time.
+/// Leases due rows of one table of an owner, for the duration `lasts`.
 pub fn lease(connection: &Connection, owner: Oid, holder: i64, lasts: Duration) -> Option<SessionLease> {
     LEASE.run(connection, (owner, MOST_LEASED, lasts.as_secs_f64(), holder), |rows| {
         let (table, ..) = rows.first()?;

@@ -23,7 +23,8 @@ thread_local! {
         "counter_deltas_take", include_str!("../../sql/queries/fold/counter_deltas_take.sql")) };
 }
 
-/// Pages of the table above which nothing is appended, because no worker takes its rows: 1 MB.
+/// Maximum number of pages of the table (1 MB). If the table is larger, no worker is taking its rows, so nothing is
+/// appended.
 const MOST_PAGES: u32 = 128;
 
 /// How long PREPARE TRANSACTION waits for the lock of the table.

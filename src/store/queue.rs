@@ -66,7 +66,7 @@ pub struct Lease {
     pub duration: Duration,
 }
 
-/// A leased job, and the address to ask about. `None` if an earlier answer serves the job.
+/// A leased job, and the address to ask the provider about. The address is `None` if an earlier answer serves the job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClaimedJob {
     pub lookup_key: LookupKey,

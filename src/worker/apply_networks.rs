@@ -108,7 +108,8 @@ fn write(
     blocked
 }
 
-/// Processes jobs without an answer. Returns the errors of the jobs that became dead letters.
+/// Retries jobs without an answer later, or makes them dead letters. Returns the errors of the jobs that became dead
+/// letters.
 fn fail(
     oids: ExtensionOids,
     connection: &Connection,

@@ -56,7 +56,7 @@ impl DatabaseOrder {
         self.since.contains_key(&database)
     }
 
-    /// Returns whether the last worker found no extension, and none was announced since.
+    /// Returns whether the last worker found no extension, and no extension was announced since.
     pub fn is_without_extension(&self, database: u32) -> bool {
         self.without.contains(&database)
     }

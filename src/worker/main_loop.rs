@@ -88,7 +88,7 @@ pub struct Worker {
     sweeps_again: bool,
     /// Progress of a pass over the pending counts.
     folding: Option<fold::FoldPass>,
-    /// The network to which a pass over the edits of `known_networks` has come.
+    /// The network that the current pass over the edits of `known_networks` has reached.
     reclassified: Option<i64>,
     /// When this database was last searched for pg_restore, and when pg_restore was last found in it.
     restore_checked_at: Timestamp,
@@ -358,8 +358,8 @@ impl Worker {
         Ok(now - self.restored_at < RESTORE_IS_OVER)
     }
 
-    /// Runs first: repeats the work that a predecessor left unfinished, and publishes which part of the
-    /// quotas this database spent.
+    /// Runs first: repeats the work that a predecessor left unfinished, and publishes how much of the quotas this database
+    /// has spent.
     fn take_over(&mut self) -> Result<(), Stop> {
         if !self.take_over.is_now() {
             return Ok(());

@@ -44,9 +44,9 @@ const MARGIN: Duration = Duration::from_millis(1);
 
 /// After this time, half of an owner's used time is forgotten.
 const HALF_LIFE: Duration = Duration::from_secs(60);
-/// Assumed time of a new owner's process. Owners with a low known time come first.
+/// Expected duration of the first process of a new owner, because its real duration is not known yet.
 const UNKNOWN_COST: Duration = Duration::from_secs(5);
-/// Weight of the time that an owner has waited, relative to the time that it has used.
+/// Weight of the waiting time in the sort key of an owner. The time that the owner's code has used has the weight 1.
 const WAITING: f64 = 0.1;
 
 /// The past of an owner.

@@ -1,7 +1,7 @@
 //! Contents of the status files.
 //!
-//! A Python system has the same layout, and its monitor reads the files. There is one object for each phase, and an aggregate of
-//! all phases. A shortened example:
+//! The files have the layout that the Python system uses, because the monitor of the Python system reads them. There is one
+//! object for each phase, and an aggregate of all phases. A shortened example:
 //!
 //! ```text
 //! {"last_updated":"2026-11-20T03:18:32.123456+00:00","phases":{"enrichment":{

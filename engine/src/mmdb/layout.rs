@@ -190,7 +190,8 @@ impl Layout {
     }
 }
 
-/// Returns the families of MaxMind's own type names, for a file without a known field in the sample.
+/// Returns the families to which a type name of MaxMind's own files belongs. Used if the sample of a file contains no known
+/// field.
 fn families_of(database_type: &str) -> Vec<Family> {
     let Some(product) =
         ["GeoIP2-", "GeoLite2-", "GeoIP-"].iter().find_map(|make| database_type.strip_prefix(make))

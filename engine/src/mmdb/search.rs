@@ -12,8 +12,8 @@ use std::net::IpAddr;
 /// Number of leading zero bits of an IPv4 address in a tree of IPv6 addresses.
 const IPV4_DEPTH: usize = 96;
 
-/// The node at which searches of IPv4 addresses start. Searches of all IPv4 addresses begin with the same 96 steps, which are
-/// saved.
+/// The node at which searches of IPv4 addresses start. Searches of all IPv4 addresses begin with the same 96 steps. The
+/// node after these steps is stored, so that no search repeats them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Search {
     ipv4: Step,

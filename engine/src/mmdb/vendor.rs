@@ -2,7 +2,7 @@
 
 use super::clean_name;
 
-/// Beginnings of the types of files, and the vendors that use them.
+/// Pairs of the beginning of a file's type, and the vendor that uses this type.
 const VENDORS: [(&str, &str); 7] = [
     ("GeoLite2-", "MaxMind"),
     ("GeoIP2-", "MaxMind"),

@@ -177,7 +177,7 @@ struct ResumePosition {
     position: Option<TablePosition>,
 }
 
-/// The index of a table, and a position in it. `None` is the position after its last row.
+/// The index of a table, and a position in this table. `None` is the position after the last row.
 type TablePosition = (usize, Option<Position>);
 
 impl ResumePosition {

@@ -95,7 +95,7 @@ pub enum Types {
     /// The table has no list of types.
     None,
     First(Change),
-    /// The column's type is not supported. Supported are arrays of text, and JSON.
+    /// The type of the column is not supported. The import supports arrays of text, and JSON.
     Unreadable,
 }
 

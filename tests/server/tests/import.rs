@@ -647,7 +647,8 @@ fn the_first_of_a_list_of_types_becomes_the_type_of_the_session() {
             }
             let notices = db.notices(IMPORT);
             assert!(
-                notices.contains("column snapshot_ip_type gets the first element of column snapshot_ip_types"),
+                notices
+                    .contains("column snapshot_ip_type gets the first element of column snapshot_ip_types"),
                 "{list}: {notices}"
             );
             let types = db.rows("SELECT session_id, snapshot_ip_type FROM old.session_summaries WHERE session_id <> 'kept' ORDER BY 1");

@@ -165,7 +165,7 @@ impl<'a> Resolver<'a> {
             }
         }
         if given_up && !self.spoke {
-            // The server does not respond. The other queries would only send more datagrams.
+            // The server does not respond, so the other queries are abandoned. They would only send more datagrams.
             return Err(Failure::Silent);
         }
         pending.retain(|query| query.due > now);
