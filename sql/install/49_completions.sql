@@ -26,7 +26,7 @@ COMMENT ON COLUMN incomplete_session.ip_address IS
 COMMENT ON COLUMN incomplete_session.lacks_network IS 'true if snapshot_asn of the session was null';
 COMMENT ON COLUMN incomplete_session.lacks_country IS 'true if snapshot_country of the session was null';
 COMMENT ON COLUMN incomplete_session.lacks_ip_type IS
-    'true if snapshot_ip_type of the session was null while a source of address types, such as spur, was enabled';
+    'true if snapshot_ip_type of the session was null while a source of address types, such as ''spur'', was enabled';
 
 CREATE TABLE session_completion (
     ip_address    inet NOT NULL,

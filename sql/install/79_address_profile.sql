@@ -87,7 +87,7 @@ CREATE FUNCTION address_facts(ip inet) RETURNS jsonb
         LEFT JOIN @extschema@.asn_inventory n ON n.asn_number = l.asn_number
     $$;
 COMMENT ON FUNCTION address_facts(inet) IS
-    'data about an address in the mmdb files, the inventories and the queue; address_profile() returns this data, and can add sessions';
+    'data about an address in the mmdb files, the inventories and the queue; address_profile() returns the same data, and can add numbers of sessions';
 
 CREATE FUNCTION address_profile(ip inet, rel regclass DEFAULT NULL, stored_time_zone text DEFAULT 'UTC') RETURNS jsonb
     LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
