@@ -250,4 +250,4 @@ CREATE VIEW queue_status AS
         FROM @extschema@.dead_letter GROUP BY provider) d
       ON d.provider OPERATOR(pg_catalog.=) p.provider;
 COMMENT ON VIEW queue_status IS
-    'size and age of the lookup queue, one row for each provider; the row has the numbers of requests without a job, of jobs that can be sent now (due), that a worker is processing (leased) or that wait after a failure (delayed), of addresses that wait for an answer, and of dead letters';
+    'size and age of the lookup queue, one row for each provider. The column "requested" is the number of requests without a job. The column "jobs" is the number of jobs: "due" jobs can be sent now, "leased" jobs are being processed by a worker, and "delayed" jobs wait after a failure. The column "addresses" is the number of addresses that wait for an answer. The column "dead" is the number of dead letters';

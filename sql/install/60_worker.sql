@@ -39,4 +39,4 @@ CREATE FUNCTION cymru_lookup(
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cymru_lookup_wrapper';
 COMMENT ON FUNCTION cymru_lookup(inet[]) IS
-    'look up addresses at Team Cymru during the call, in batches and within the configured limits. Stores nothing. Returns nulls in all columns except ip_address if no network announces the address. Can be cancelled';
+    'look up addresses at Team Cymru during the call, in batches and within the configured limits. Stores nothing. Returns nulls in all columns except ip_address if no network announces the address. The call can be cancelled';

@@ -4,7 +4,7 @@ CREATE PROCEDURE build_asn_inventory(
     batch_size integer DEFAULT 1000, progress boolean DEFAULT true, verbose boolean DEFAULT false)
     LANGUAGE c AS 'MODULE_PATHNAME', 'build_asn_inventory_wrapper';
 COMMENT ON PROCEDURE build_asn_inventory(integer, boolean, boolean) IS
-    'create rows in asn_inventory for the networks in ip_inventory.enrichment, and fill missing metadata of existing rows; commits after each batch; can be repeated';
+    'create rows in asn_inventory for the networks in ip_inventory.enrichment, and fill missing metadata of existing rows; commits after each batch; the call can be repeated';
 
 -- The kind that makes an answer expire first comes first.
 CREATE FUNCTION network_kind(asn_type text, is_datacenter boolean, is_vpn boolean) RETURNS text

@@ -21,13 +21,13 @@ COMMENT ON FUNCTION mentions_address(text, inet[]) IS
 CREATE PROCEDURE erase_address(ip inet, delete_sessions boolean DEFAULT false)
     LANGUAGE c AS 'MODULE_PATHNAME', 'erase_address_wrapper';
 COMMENT ON PROCEDURE erase_address(inet, boolean) IS
-    'erase an address from the sessions of all attached tables and from all tables of the extension. Removes the address and the snapshot values from each session, or deletes the session if delete_sessions is true. The caller must have the rights of the owners of all attached tables. Commits after each batch. Can be repeated';
+    'erase an address from the sessions of all attached tables and from all tables of the extension. Removes the address and the snapshot values from each session, or deletes the session if delete_sessions is true. The caller must have the rights of the owners of all attached tables. Commits after each batch. The call can be repeated';
 
 CREATE PROCEDURE expire_addresses(
     older_than interval, rel regclass DEFAULT NULL, delete_sessions boolean DEFAULT false)
     LANGUAGE c AS 'MODULE_PATHNAME', 'expire_addresses_wrapper';
 COMMENT ON PROCEDURE expire_addresses(interval, regclass, boolean) IS
-    'erase the addresses of sessions older than older_than, in one attached table or in all attached tables. Then erase addresses without a newer session from all tables of the extension. Commits after each batch. Can be repeated';
+    'erase the addresses of sessions older than older_than, in one attached table or in all attached tables. Then erase addresses without a newer session from all tables of the extension. Commits after each batch. The call can be repeated';
 
 -- The job is in a table of pg_cron. Only a table that belongs to the extension pg_cron is read, because other roles may
 -- create a schema with the name cron.
