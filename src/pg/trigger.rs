@@ -177,7 +177,7 @@ impl Tuple {
     }
 
     fn content_of(&self, table: pg_sys::Oid, number: i16) -> u64 {
-        // SAFETY: the column is one of the descriptor. A dropped one has no type.
+        // SAFETY: the number is that of a column in the descriptor. A dropped column has no type.
         let column = Column { number, type_oid: unsafe { type_of(self.descriptor, number) } };
         if column.type_oid == pg_sys::InvalidOid || column.generated(table) != Generated::Never {
             return 0;
@@ -202,7 +202,7 @@ impl Tuple {
         hash.finish()
     }
 
-    /// Returns the datum of a column, or `None` if it is null. Valid as long as the tuple.
+    /// Returns the datum of a column, or `None` if it is null. The datum is valid while the tuple exists.
     fn datum(&self, column: Column) -> Option<pg_sys::Datum> {
         let mut is_null = false;
         // SAFETY: the column is one of a table, and heap_getattr returns null for a number beyond the descriptor.

@@ -1,4 +1,5 @@
-//! Values of variable length: writing them, and keeping them beyond the memory context in which they were made.
+//! Values of variable length (varlenas): code that writes them, and copies of them that outlive the memory context in which
+//! they were made.
 
 use std::marker::PhantomData;
 
@@ -36,7 +37,8 @@ unsafe fn fill(start: *mut u8, parts: &[&[u8]]) {
     }
 }
 
-/// Returns the bytes of a varlena as they are stored: toasted or compressed, but without the header of a value in the row.
+/// Returns the bytes of a varlena in their stored form, which may be compressed or toasted. Leaves out the header of a
+/// value that is in the row itself.
 ///
 /// # Safety
 /// The varlena must be valid, and outlive the bytes.
@@ -95,7 +97,7 @@ impl<T: Varlena> OwnedVarlena<T> {
         OwnedVarlena { words, of: PhantomData }
     }
 
-    /// Returns the datum, valid as long as `self`.
+    /// Returns the datum, which is valid while `self` exists.
     pub(super) fn datum(&self) -> pg_sys::Datum {
         pg_sys::Datum::from(self.words.as_ptr())
     }

@@ -156,11 +156,12 @@ const SNAPSHOT: [(&CStr, IsFit); 5] = [
     (c"enrichment_at", Column::is::<Timestamptz>),
 ];
 
-/// A row of a partition, as the BEFORE UPDATE trigger returned it.
+/// A row of a partition, with the values that the BEFORE UPDATE trigger returned.
 ///
-/// To move a row to another partition, PostgreSQL fires the UPDATE triggers of the one partition and then the INSERT triggers of the
-/// other, in one statement and with the same values. Such a row keeps its snapshot. No other inserted row has these values in another
-/// partition, because the values decide on the partition.
+/// An UPDATE can move a row to another partition. PostgreSQL then fires the UPDATE triggers of the old partition, and next
+/// the INSERT triggers of the new partition, with the same values. The INSERT trigger compares the values, so that it
+/// recognises the moved row and keeps its snapshot. It cannot take another row for the moved row: the values of a row
+/// determine its partition, so a row with these values is never inserted into another partition.
 #[derive(Clone, Copy)]
 struct UpdatedRow {
     partition: Oid,
@@ -170,7 +171,7 @@ struct UpdatedRow {
 }
 
 thread_local! {
-    /// The row of the last BEFORE trigger, if that was one for an UPDATE of a partition.
+    /// The row of the last BEFORE trigger that fired, if this was a BEFORE UPDATE trigger of a partition.
     static LAST_UPDATED: Cell<Option<UpdatedRow>> = const { Cell::new(None) };
 }
 
@@ -184,7 +185,7 @@ impl UpdatedRow {
         UpdatedRow { partition, moment: moment(), content: row.content(partition) }
     }
 
-    /// Returns whether PostgreSQL moves this row to the partition on which the INSERT trigger fires.
+    /// Returns whether PostgreSQL is moving this row to the partition on which the INSERT trigger fires.
     fn is_moved(&self, trigger_call: &TriggerCall) -> bool {
         trigger_call.is_on_partition()
             && trigger_call.table() != self.partition
@@ -446,7 +447,7 @@ pub fn forget_sessions(call: &Call) {
             }
         }
         Err(failure) => {
-            telemetry::error("could not subtract truncated sessions from the counts", &failure.message);
+            telemetry::error("could not reduce the session counts by the sessions that TRUNCATE removes", &failure.message);
         }
     }
 }
