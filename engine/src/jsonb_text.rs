@@ -47,7 +47,8 @@ fn may_become_whole(text: &[u8]) -> bool {
     text.len() < 6 && text[2..].iter().all(u8::is_ascii_hexdigit)
 }
 
-/// Returns the length of the first unit of the text, and its replacement if it cannot be stored.
+/// Returns the length of the first byte or escape of the text, in bytes. Also returns the replacement for an escape that
+/// cannot be stored.
 fn next(text: &[u8], escapes: Escapes) -> (usize, Option<&'static [u8]>) {
     let [b'\\', escaped, ..] = text else { return (1, None) };
     let Some(unit) = (*escaped == b'u').then(|| code_unit(text)).flatten() else { return (2, None) };

@@ -48,8 +48,8 @@ fn after_slow_visit(attempts: i64) -> Duration {
     after_lock().saturating_mul(1 << attempts.clamp(0, 20)).min(LONGEST_AFTER_SLOW_VISIT)
 }
 
-/// Returns the pause after a visit of one session took too long. It doubles with each further
-/// attempt.
+/// Returns the pause after a visit that took too long, although it tried only one session. The pause doubles with each
+/// further attempt.
 fn after_slow_session(attempts: i64) -> Duration {
     Duration::from_secs(1 << (attempts - SMALLEST_AFTER).clamp(1, 20)).min(LONGEST_AFTER_CODE)
 }

@@ -19,7 +19,7 @@ use crate::pg::{catalog, clock, shmem};
 use crate::provider::{Limits, Provider};
 use crate::shared_state::{self, PROVIDERS, WorkerSlot};
 
-/// The decision on a request that a process would send to a provider.
+/// Whether a process may send a request to a provider now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PermitDecision {
     Granted,
@@ -287,7 +287,7 @@ fn process_ends() {
 /// A provider that refused the key is tried again after this time, because the refusal may have been the
 /// provider's own fault.
 const STOPPED_FOR: Duration = Duration::from_secs(60 * 60);
-/// A pause does not grow beyond this, unless the provider itself names a longer one.
+/// Longest pause, unless the provider itself names a longer pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 /// Maximum of all pauses, even if the provider names a longer pause.
 const MAX_REQUESTED_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);

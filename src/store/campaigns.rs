@@ -201,8 +201,8 @@ impl Campaign {
         ]
     }
 
-    /// Returns the expression for the address of a session. The value is 0.0.0.0/0 for a text that is not an address, and
-    /// otherwise that of `session_address()`, which takes more time.
+    /// Returns the expression for the address of a session. For a text that is not an address, the value is 0.0.0.0/0. For
+    /// an address, the value is the same as that of `session_address()`, but the expression takes less time.
     fn address(&self) -> Vec<u8> {
         let (column, schema) = (&self.attached.quoted_ip[..], self.schema.as_bytes());
         match self.address_type {

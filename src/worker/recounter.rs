@@ -80,7 +80,8 @@ impl Recounter {
             self.attempts = self.attempts.saturating_add(1);
             backoff::delay(self.attempts, AGAIN_BASE, AGAIN_CAP, random::unit())
         } else {
-            // No session was read. The next attempt comes soon, because a slot may become free at any time.
+            // The failed attempt cost little, because it read no session. So the next attempt comes soon: a slot may become
+            // free at any time.
             telemetry::error(
                 "could not start a recount of the sessions",
                 "no background worker slot is free; raise max_worker_processes",

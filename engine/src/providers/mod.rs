@@ -75,8 +75,8 @@ pub trait Provider: Sync {
         true
     }
 
-    /// Returns true if the provider has no further facts about known research scanners. Known scanners are not looked up at the
-    /// provider.
+    /// Returns true if known research scanners are not looked up at the provider, because the provider has no further facts
+    /// about them.
     fn leaves_out_benign_scanners(&self) -> bool {
         false
     }

@@ -66,7 +66,7 @@ impl fmt::Debug for Settings {
 pub enum Value {
     /// A text without surrounding blanks. `None` if it is empty.
     Text(Option<String>),
-    /// A number, the index of a chosen word, or 1 for a switch that is on.
+    /// The value as a number: a number itself, the index of a chosen word, or 1 for a switch that is on.
     Number(i32),
 }
 

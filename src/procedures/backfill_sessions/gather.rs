@@ -149,7 +149,8 @@ pub fn read(
 struct Collector {
     layout: Layout,
     relation: String,
-    /// True if documents reach the inventories and not only the snapshots of their rows.
+    /// True if the answers in the documents of sessions are also written into the inventories. False if they only fill the
+    /// snapshot columns of their own rows.
     is_input_trusted: bool,
     addresses: HashMap<Address, SessionEvidence, RandomState>,
     named: NamedNetworks,
