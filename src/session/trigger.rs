@@ -447,7 +447,10 @@ pub fn forget_sessions(call: &Call) {
             }
         }
         Err(failure) => {
-            telemetry::error("could not reduce the session counts by the sessions that TRUNCATE removes", &failure.message);
+            telemetry::error(
+                "could not reduce the session counts by the sessions that TRUNCATE removes",
+                &failure.message,
+            );
         }
     }
 }
