@@ -224,7 +224,8 @@ CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, so
             OR CASE $3 WHEN 'organization_name'
                THEN @extschema@.name_rank($4) > @extschema@.name_rank($2 -> 'provenance' ->> $3)
                ELSE @extschema@.source_rank($4) > @extschema@.source_rank($2 -> 'provenance' ->> $3) END
-            -- Cymru's country and registry belong to a prefix. They would change with every address of the network.
+            -- Team Cymru's country and registry belong to a prefix. If they replaced earlier values of Team Cymru, the
+            -- values would change with every address of the network.
             OR ($4 = $2 -> 'provenance' ->> $3 AND $4 = 'cymru' AND $3 = 'organization_name')
     $$;
 COMMENT ON FUNCTION may_replace(text, jsonb, text, text) IS

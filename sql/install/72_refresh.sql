@@ -1,4 +1,4 @@
--- Building networks from the known addresses, and renewing answers past their lifetime.
+-- Creating networks from the known addresses, and renewing stale answers (expired or missing ones).
 
 CREATE PROCEDURE build_asn_inventory(
     batch_size integer DEFAULT 1000, progress boolean DEFAULT true, verbose boolean DEFAULT false)

@@ -74,7 +74,8 @@ impl Databases {
     pub fn city(&self, address: Address) -> Option<&str> {
         match self.city.as_slice() {
             [Some(file)] => answered(file.database.city(address)),
-            // Other values of the same file decide whether its city is used.
+            // With several files, the whole location is read, because other values of a file decide whether the city of
+            // this file is used.
             _ => self.location(address)?.value.city,
         }
     }

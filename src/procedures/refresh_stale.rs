@@ -1,5 +1,5 @@
-//! Renews answers that are past their lifetime. Answers from the mmdb files are renewed at once. For providers,
-//! lookups are queued.
+//! Renews stale answers (expired or missing ones). Answers from the mmdb files are renewed at once. For providers, lookups
+//! are queued.
 
 use cowrie_enrich_engine::address::Address;
 

@@ -1,8 +1,8 @@
 //! Daily quotas, exact across the cluster.
 //!
-//! The requests spent on a day are one number in shared memory, raised before a request is sent. Each
-//! database writes the raised number into its ledger (`provider_quota`), in the transaction that claims the
-//! jobs. So the request is durable before it is sent.
+//! Shared memory has the number of requests spent on a day. A process raises this number before it sends a request. Each
+//! database writes the raised number into its ledger (`provider_quota`), in the transaction that claims the jobs. So the
+//! request is durable before it is sent.
 //!
 //! The highest number of all ledgers is the number spent. Nothing is spent before every worker has read its ledger.
 //! This rule applies after a start of the server. It applies again when a database needs its first worker after

@@ -135,7 +135,8 @@ pub fn create_now(oids: ExtensionOids, referenced: Option<Address>) {
         pending.levels.iter().any(|(_, addresses)| addresses.contains_key(address))
     };
     let referenced = referenced.filter(|address| !PENDING.with_borrow(|pending| is_known(pending, address)));
-    // The trigger fires for every row. Its first call creates the rows of all addresses.
+    // The trigger fires for every row. Its first call creates the rows of all addresses, so most later calls have nothing
+    // to do.
     if !PENDING.with_borrow_mut(|pending| std::mem::take(&mut pending.may_be_missing)) && referenced.is_none()
     {
         return;

@@ -346,8 +346,8 @@ fn answer(
     Some((asn, enrichment::kept_by_others(&parts, builds)))
 }
 
-/// Queues lookups for new and renewed addresses with sources that have never answered. Answers past their
-/// lifetime are not renewed, because most old addresses never come back.
+/// Queues lookups for new and renewed addresses with sources that have never answered. Expired answers are not renewed,
+/// because most old addresses never come back.
 pub fn ask(oids: ExtensionOids, placed: &InventoryChanges) {
     let online = Providers::enabled();
     if online.is_empty() {

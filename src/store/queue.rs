@@ -101,9 +101,11 @@ pub struct FailedJob {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Blame {
     Always,
-    /// Only if the provider has answered any lookup since the last failure of this lookup. Otherwise the provider is down.
+    /// The failure uses up an attempt only if the provider has answered any lookup since the last failure of this lookup.
+    /// Otherwise the provider counts as down.
     UnlessDown,
-    /// The provider refused all requests, or nothing was sent. The lookup is not the cause.
+    /// The failure uses up no attempt, because the lookup is not its cause: the provider refused all requests, or nothing
+    /// was sent.
     Never,
 }
 

@@ -1,4 +1,4 @@
-//! Addresses whose answers are past their lifetime, the most active first.
+//! Addresses whose answers are stale (expired or missing). Addresses with the most sessions come first.
 
 use std::ffi::CStr;
 
@@ -21,7 +21,7 @@ thread_local! {
 const SETTINGS: &[(&CStr, &CStr)] =
     &[(c"enable_nestloop", c"off"), (c"plan_cache_mode", c"force_custom_plan"), (c"jit", c"off")];
 
-/// Returns at most `most` addresses with a stale answer from a source, by activity.
+/// Returns at most `most` addresses with a stale answer from a source. Addresses with the most sessions come first.
 pub fn addresses(connection: &Connection, source: &str, most: i64) -> Vec<Address> {
     with_settings(SETTINGS, || {
         ADDRESSES

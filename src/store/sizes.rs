@@ -94,7 +94,7 @@ impl Sizes {
     }
 }
 
-/// Settings for the counts that follow after a count has waited for a lock. These counts wait for no lock.
+/// Settings for the remaining counts, after one count has waited for a lock. The remaining counts wait for no lock.
 const AT_ONCE: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"1ms")];
 
 /// Counts each size separately, so that a lock on one table hides only one size.

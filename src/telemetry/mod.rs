@@ -306,7 +306,7 @@ pub fn reset() {
     block.counted_since.store(clock::now(), Ordering::Relaxed);
 }
 
-/// Returns the time since which counters count: the server's start or the last reset.
+/// Returns the time at which the counters were last set to zero: the server's start or the last reset.
 pub fn counted_since() -> Timestamp {
     shared_state::block().counted_since.load(Ordering::Relaxed)
 }

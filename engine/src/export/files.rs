@@ -134,7 +134,7 @@ fn replace(directory: &OwnedFd, name: &str, contents: &[u8]) -> io::Result<()> {
     let rename = || Ok(rustix::fs::renameat(directory, &temporary, directory, name)?);
     let written = write_new(directory, &temporary, contents).and_then(|()| rename());
     if written.is_err() {
-        // The temporary file may not exist. The first error is the one to report.
+        // An error here is ignored, because the temporary file may not exist, and because the first error is reported.
         let _ = rustix::fs::unlinkat(directory, &temporary, AtFlags::empty());
     }
     written

@@ -113,7 +113,8 @@ fn no_answer(failure: &Failure) -> Outcome {
 pub(super) fn judge(signal: Signal, response: &Response, now: SystemTime) -> Outcome {
     let status = response.status;
     if status.is_success() {
-        // The status decides. If the body is not an OTLP message, all items count as accepted.
+        // The status says that the collector accepted the request. If the body is not an OTLP message, no item counts as
+        // rejected.
         let body = response.body.as_deref().unwrap_or_default();
         let (rejected, words) = partial_success(signal, body).unwrap_or_default();
         return Outcome::Taken { rejected: u64::try_from(rejected).unwrap_or(0), words: cut(&words) };

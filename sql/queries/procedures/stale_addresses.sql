@@ -1,4 +1,5 @@
--- Addresses whose answer from a source is past its lifetime, the most active first.
+-- Returns the addresses whose answer from a source is stale (expired or missing). Addresses with the most sessions come
+-- first.
 -- $1 text: name of the source
 -- $2 bigint: maximum number of addresses to return
 SELECT i.ip_address

@@ -44,7 +44,7 @@ pub struct CompletionCounts {
     filtered: Vec<Oid>,
 }
 
-/// The columns of a snapshot that a table has with the right type.
+/// The snapshot columns that a table has, and whose types the extension can fill.
 struct Snapshot {
     asn: Column,
     country: (Column, Length),
