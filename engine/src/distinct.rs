@@ -19,7 +19,7 @@ const RANK_BITS: u32 = u64::BITS - REGISTER_BITS;
 /// The largest rank: the rank of a hash whose `RANK_BITS` bits are all 0.
 pub const LARGEST_RANK: u8 = RANK_BITS as u8 + 1;
 
-/// The effect of observing a number: the value of the register becomes at least the rank.
+/// The effect of observing a number: if the value of the register is lower than the rank, it becomes the rank.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Observation {
     /// Below [`REGISTERS`].

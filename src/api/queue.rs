@@ -159,8 +159,8 @@ fn cancel_requests(call: &Call) -> Typed<Bigint> {
         error::not_a_host(network.address);
     }
     require_writable("cancel_requests()");
-    // With one snapshot for all statements, the call could delete a job and overlook an address that waits for
-    // it.
+    // The function requires READ COMMITTED. If one snapshot were used for all statements, the call could delete a job and
+    // overlook an address that waits for the job.
     if mvcc_snapshot::is_kept_for_transaction() {
         error::needs_read_committed("cancel_requests()");
     }

@@ -70,7 +70,7 @@ pub fn build(call: &Call) {
         let (unique, corrected) = count(run, &build_options);
         if state.faulty > 0 {
             let message = format!(
-                "{}: the enrichment of {} addresses is invalid, or partly invalid",
+                "{}: the enrichment documents of {} addresses are invalid, or partly invalid",
                 PROCEDURE.name(),
                 state.faulty
             );

@@ -268,7 +268,8 @@ pub fn fill(connection: &Connection, table: &UserTable, sessions: &[SnapshotValu
 /// Returns the reason why sessions of a table or partition are not completed: a trigger would run code of a
 /// third role.
 pub fn blocked_reason(connection: &Connection, table: Oid) -> Option<String> {
-    // The process may act as another role now. The view is read as the owner of the extension, to whom it belongs.
+    // The process may act as another role now. The view belongs to the extension's owner, so it is read as that
+    // role.
     let oids = ExtensionOids::of_extension(&catalog::extension()?);
     acting_as(oids.owner, || BLOCKED.first(connection, (table,), |(reason,)| reason).flatten())
 }

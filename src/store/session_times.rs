@@ -57,7 +57,7 @@ impl SessionTimes {
         joined(&[&"CASE WHEN ", &self.is_plausible(), &" THEN ", &self.time(), &" END"])
     }
 
-    /// Returns the condition that a time is plausible: from 1970 until tomorrow.
+    /// Returns the SQL condition that is true if a time is plausible: from 1970 until tomorrow.
     pub fn is_plausible(&self) -> Vec<u8> {
         let now = &"pg_catalog.now()";
         let (first, now) = match &self.zone {
@@ -73,7 +73,7 @@ impl SessionTimes {
         joined(&[column, &after, &first, &" AND ", column, &before, &tomorrow])
     }
 
-    /// Returns the condition that a time is plausible and in a period.
+    /// Returns the SQL condition that is true if a time is plausible and in a period.
     pub fn is_within(&self, since: Bound, until: Bound) -> Vec<u8> {
         let mut conditions = vec![self.is_plausible()];
         for (bound, operator, widening) in [(since, ">=", "-"), (until, "<", "+")] {

@@ -301,8 +301,7 @@ fn a_thousand_malformed_documents_among_many_are_counted_listed_and_warned_of_on
     load_many(&mut db, 19_000);
     load_malformed(&mut db, 1_000);
     let said = db.notices("CALL enrich.build_asn_inventory(progress => false)");
-    let expected =
-        "WARNING:  build_asn_inventory: the enrichment of 1000 addresses is invalid, or partly invalid";
+    let expected = "WARNING:  build_asn_inventory: the enrichment documents of 1000 addresses are invalid, or partly invalid";
     assert_eq!(said.matches("WARNING").count(), 1, "{said}");
     assert!(said.contains(expected), "{said}");
     // J10: the summary contains the number of skipped addresses.
