@@ -1,13 +1,15 @@
 //! Counts the instructions of a server in single-user mode, which is one backend without other processes, under callgrind.
 //!
-//! Noise of the machine does not change the counts. Instructions of the kernel are not included. Neither is the check for newer
-//! mmdb files: a backend runs it once a second, and a second has far fewer sessions under callgrind than without it.
+//! Noise of the machine does not change the counts. Instructions of the kernel are not included. The server's clock stands still.
+//! Otherwise the check for newer mmdb files, which a backend runs once a second, would run far more often for each session than
+//! without callgrind.
 
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use server_tests::Cluster;
+use server_tests::clock::{self, Clock};
 use server_tests::database::fresh_database;
 use server_tests::hosts::COWRIE;
 use server_tests::world::crowd_member;
@@ -51,16 +53,18 @@ pub fn instructions(
     std::fs::write(&input, script).expect("the script can be written");
     let counts = cluster.files().join("callgrind.out");
     let installation = cluster.installation();
+    let clock = Clock::stopped("callgrind");
     let stderr = run(installation
         .server_command("valgrind")
         .arg("--tool=callgrind")
-        .args(["--collect-atstart=yes", "--toggle-collect=*mmdb::look_for_newer*"])
         .arg(format!("--callgrind-out-file={}", counts.display()))
         .arg(installation.bindir.join("postgres"))
         .args(["--single", "-D"])
         .arg(&copy)
         .args(settings)
         .arg(database)
+        .env("LD_PRELOAD", clock::library())
+        .env("COWRIE_ENRICH_TEST_CLOCK", clock.path())
         .stdin(File::open(&input).expect("the script can be read"))
         .current_dir(&copy));
     assert!(!stderr.contains("ERROR"), "{stderr}");

@@ -1,5 +1,5 @@
-//! A server's clock that a test sets: real time plus an offset, which may change while the server runs. The clock never
-//! stops.
+//! A server's clock that a test sets: real time plus an offset, which may change while the server runs. Or the clock stands still,
+//! for a benchmark.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -33,6 +33,14 @@ impl Clock {
         let today = *TODAY.get_or_init(|| now - now.rem_euclid(86_400_000_000));
         let offset = today + (days * 86_400 + second) * 1_000_000 - now;
         self.file.write_all_at(&offset.to_ne_bytes(), 0).expect("a clock can be set");
+    }
+
+    /// Returns a clock that stands still.
+    pub fn stopped(name: &str) -> Clock {
+        let clock = Clock::at_noon(name);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_micros() as i64;
+        clock.file.write_all_at(&now.to_ne_bytes(), 8).expect("a clock can be set");
+        clock
     }
 
     pub fn path(&self) -> &Path {
