@@ -44,7 +44,7 @@ fn lost(db: &mut Session) -> i64 {
 /// this transaction to end a deadlock, and it is repeated.
 #[track_caller]
 fn lock_tables(locker: &mut Session, tables: &str) {
-    wait_until(
+    let _ = wait_until(
         "the tables are locked",
         || {
             let ended =

@@ -172,7 +172,7 @@ fn whatever_is_killed_whenever_all_invariants_hold() {
             "SELECT count(*) FROM {table} s JOIN enrich.ip_inventory i ON i.ip_address = enrich.session_address(s.{address})
              WHERE s.snapshot_asn IS NULL AND i.current_asn IS NOT NULL"
         );
-        wait_until(
+        let _ = wait_until(
             &format!("all sessions of {table} have their network"),
             || db.number(&incomplete),
             |sessions| *sessions == 0,

@@ -24,7 +24,6 @@ const PASSWORD: &str = "345gs5662d34";
 const LOGS: &str = "/home/cowrie/cowrie/var/log/cowrie";
 
 #[test]
-#[ignore = "needs the packages of a build that takes many minutes; `make test TEST='journey --ignored'` runs it"]
 fn the_readme_leads_from_a_log_to_a_blocklist() {
     let major = named_major().to_string();
     let Some(root) = Root::new(&major) else { return };
