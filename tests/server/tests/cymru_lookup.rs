@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use cowrie_enrich_upstreams::{Behaviour, Dns, DnsFault, Fault, Route, Routes, Transport, synthetic_asn};
+use cowrie_enrich_upstreams::{
+    Behaviour, Dns, DnsBehaviour, DnsFault, Fault, Route, Routes, Transport, synthetic_asn,
+};
 use server_tests::cymru::{
     Lab, array, assert_placed, member, member6, members, pointed_at, provider, queue, state,
     wait_for_permits, wait_for_the_queue,
@@ -390,6 +392,22 @@ fn by_dns_a_name_that_does_not_exist_is_an_answer_and_silence_is_not() {
     assert_eq!(db.number("SELECT count(*) FROM ip_inventory WHERE current_asn IS NULL"), 5);
     assert_eq!(db.number("SELECT count(*) FROM block_answer WHERE asn_number IS NULL"), 5);
     assert_eq!(db.number("SELECT count(*) FROM dead_letter"), 0);
+
+    // A server that denies every name knows nothing about the addresses.
+    dns.behave(DnsFault::DenyAll);
+    queue(&mut db, &members(10..15));
+    wait_until(
+        "the failure is seen",
+        || (provider(&mut db, "failed"), state(&mut db)),
+        |(failed, _)| *failed > 0,
+    );
+    let error = "SELECT last_error FROM provider_status WHERE provider = 'cymru'";
+    assert_eq!(db.one(error), "the DNS server answered: no valid record of AS23028.asn.cymru.com.");
+    assert_eq!(db.number("SELECT count(*) FROM block_answer WHERE asn_number IS NULL"), 5);
+    dns.behave(DnsBehaviour::normal());
+    db.run("SELECT resume_provider('cymru')");
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &members(10..15));
 
     dns.behave(DnsFault::ServFail);
     queue(&mut db, &members(20..25));

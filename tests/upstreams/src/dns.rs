@@ -7,7 +7,8 @@
 //! ```
 //!
 //! If a prefix has several origins, the first field has several numbers. Leading nibbles of the name, which are the
-//! last ones of an IPv6 address, may be left out. A name without a route does not exist (NXDOMAIN).
+//! last ones of an IPv6 address, may be left out. A name without a route does not exist (NXDOMAIN). The name of Team Cymru's own
+//! network, AS23028, always exists.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
@@ -20,6 +21,8 @@ use crate::behaviour::{FOREIGN_ASN, wider};
 use crate::listener::Listener;
 use crate::locked;
 use crate::routes::Routes;
+
+const OWN_NETWORK: &str = "as23028.asn.cymru.com";
 
 #[derive(Clone)]
 pub struct DnsBehaviour {
@@ -53,8 +56,10 @@ pub enum DnsFault {
     LoseFirst(usize),
     /// By UDP an empty answer with the TC bit, by TCP the whole answer.
     Truncate,
-    /// NXDOMAIN for every name.
+    /// NXDOMAIN for every name but that of Team Cymru's own network.
     NxDomain,
+    /// NXDOMAIN for every name, as from a filter or a server without a connection to the internet.
+    DenyAll,
     ServFail,
     /// Character strings of seven bytes instead of 255.
     MultiString,
@@ -293,7 +298,10 @@ impl Shared {
             Some(DnsFault::Silent) => return None,
             Some(DnsFault::LoseFirst(lost)) if udp && nth <= *lost => return None,
             Some(DnsFault::Truncate) if udp => vec![question.answer(TRUNCATED, &[], string)],
-            Some(DnsFault::NxDomain) => vec![question.answer(NXDOMAIN, &[], string)],
+            Some(DnsFault::NxDomain) if question.name != OWN_NETWORK => {
+                vec![question.answer(NXDOMAIN, &[], string)]
+            }
+            Some(DnsFault::DenyAll) => vec![question.answer(NXDOMAIN, &[], string)],
             Some(DnsFault::ServFail) => vec![question.answer(SERVFAIL, &[], string)],
             Some(DnsFault::WrongFirst) if udp => {
                 let foreign = [format!("{FOREIGN_ASN} | 4.0.0.0/9 | US | arin | 1992-12-01")];
@@ -312,6 +320,9 @@ impl Shared {
 
     /// Returns the records of a name; `None` if the name does not exist.
     fn texts(&self, name: &str, several: bool) -> Option<Vec<String>> {
+        if name == OWN_NETWORK {
+            return Some(vec!["23028 | US | arin | 2002-01-04 | TEAM-CYMRU, US".to_owned()]);
+        }
         let zone = name.strip_suffix(".asn.cymru.com")?;
         if let Some(digits) = zone.strip_prefix("as") {
             let route = self.routes.by_asn(digits.parse().ok()?)?;

@@ -4,6 +4,9 @@
 //! gets the name of each network, because the record of the address has no name. A network without a name is still an answer. A lookup
 //! of a network consists only of the second query.
 //!
+//! Some DNS servers deny names that exist, for example a filter, or a server without a connection to the internet. So a name counts as
+//! absent only if the server knows another of Team Cymru's names: one of the same batch, or else the name of Team Cymru's own network.
+//!
 //! The queries go to the recursive DNS server that the settings or the system name, not to Team Cymru. If the server has names or
 //! blocks in its cache, it does not query Team Cymru.
 //!
@@ -92,6 +95,9 @@ fn ask_server<K: Ord, A>(
     reply
 }
 
+/// Team Cymru's own network. Its name exists.
+const OWN_NETWORK: u32 = 23_028;
+
 fn ask_addresses(mut resolver: Resolver<'_>, addresses: &[Address], cancel: &Cancel) -> RouteReply {
     let names: Vec<String> = addresses.iter().map(|address| origin_name(*address)).collect();
     let mut anomalies = Anomalies::default();
@@ -123,7 +129,8 @@ struct Asked<K, A> {
     refusal: Option<String>,
 }
 
-/// Sends one query for each key. `read` parses the texts of a response.
+/// Sends one query for each key. `read` parses the texts of a response. An absent name is an answer only if the server knows any of
+/// Team Cymru's names.
 fn ask<K: Ord + Copy, A: Clone>(
     resolver: &mut Resolver<'_>,
     keys: &[K],
@@ -133,20 +140,30 @@ fn ask<K: Ord + Copy, A: Clone>(
     mut read: impl FnMut(K, &[Vec<u8>]) -> Option<A>,
 ) -> Asked<K, A> {
     let (outcomes, ending) = resolver.ask(names, cancel);
-    let (mut answers, mut refusal) = (BTreeMap::new(), None);
+    let (mut answers, mut absent_keys, mut refusal) = (BTreeMap::new(), Vec::new(), None);
     for (key, outcome) in keys.iter().zip(outcomes) {
-        let answer = match outcome {
-            Outcome::Texts(texts) => read(*key, &texts),
-            Outcome::Nothing => Some(absent.clone()),
+        match outcome {
+            Outcome::Texts(texts) => answers.extend(read(*key, &texts).map(|answer| (*key, answer))),
+            Outcome::Nothing => absent_keys.push(*key),
             Outcome::Failed(reason) => {
                 refusal.get_or_insert(reason);
-                None
             }
-            Outcome::Unanswered => None,
-        };
-        answers.extend(answer.map(|answer| (*key, answer)));
+            Outcome::Unanswered => {}
+        }
+    }
+    if !absent_keys.is_empty() && answers.is_empty() && !knows_own_network(resolver, cancel) {
+        refusal.get_or_insert_with(|| format!("no valid record of {}", network_name(OWN_NETWORK)));
+    } else {
+        answers.extend(absent_keys.into_iter().map(|key| (key, absent.clone())));
     }
     Asked { answers, ending, refusal }
+}
+
+/// Asks for a name that exists.
+fn knows_own_network(resolver: &mut Resolver<'_>, cancel: &Cancel) -> bool {
+    let (outcomes, _) = resolver.ask(&[network_name(OWN_NETWORK)], cancel);
+    let is_valid = |text: &Vec<u8>| text::network(text, OWN_NETWORK).is_some();
+    outcomes.iter().any(|outcome| matches!(outcome, Outcome::Texts(texts) if texts.iter().any(is_valid)))
 }
 
 impl<K, A> Asked<K, A> {

@@ -16,6 +16,11 @@ fn host(text: &str) -> Address {
 
 const GOOGLE: &str = "8.8.8.8.origin.asn.cymru.com.";
 const CLOUDFLARE: &str = "4.3.2.1.origin.asn.cymru.com.";
+const OWN_NAME: &str = "AS23028.asn.cymru.com.";
+
+fn own_network() -> Option<Vec<Vec<u8>>> {
+    texts(&["23028 | US | arin | 2002-01-04 | TEAM-CYMRU, US"])
+}
 
 fn texts(texts: &[&str]) -> Option<Vec<Vec<u8>>> {
     Some(texts.iter().map(|text| text.as_bytes().to_vec()).collect())
@@ -137,11 +142,35 @@ fn strings_of_one_record_are_joined() {
 fn what_does_not_exist_is_absent() {
     let server = Dns::new(|_, question| match name_of(question).as_str() {
         GOOGLE => vec![reply(question, None)],
+        OWN_NAME => vec![reply(question, own_network())],
         _ => vec![reply(question, Some(vec![]))],
     });
     let reply = ask(&server, &["8.8.8.8", "1.2.3.4"]);
     assert_eq!(reply.failure, None);
     assert_eq!(reply.answers.into_values().collect::<Vec<_>>(), [RouteAnswer::Absent, RouteAnswer::Absent]);
+}
+
+/// A filter, or a server without a connection, denies names that exist.
+#[test]
+fn absence_counts_only_from_a_server_that_knows_the_zone() {
+    let own_names = [None, Some(vec![]), texts(&["64496 | US | arin | 2000-03-30 | OTHERS, US"])];
+    for own_name in own_names {
+        let text = own_name.clone();
+        let server = Dns::answering(move |name| if name == OWN_NAME { text.clone() } else { None });
+        let reply = ask(&server, &["8.8.8.8", "1.2.3.4"]);
+        assert!(reply.answers.is_empty(), "{own_name:?}: {reply:?}");
+        assert!(matches!(reply.failure, Some(Failure::Io(_))), "{own_name:?}: {reply:?}");
+        let cancel = Cancel::new();
+        let reply = ask_server(Some(&server.server()), &[15169], &timing(), &cancel, |resolver| {
+            ask_networks(resolver, &[15169], &cancel)
+        });
+        assert!(reply.answers.is_empty() && reply.failure.is_some(), "{own_name:?}: {reply:?}");
+    }
+    // One name of the batch shows as much, and the own network is not asked about.
+    let server = Dns::answering(|name| if name == CLOUDFLARE { known(name) } else { None });
+    let reply = ask(&server, &["8.8.8.8", "1.2.3.4"]);
+    assert_eq!(reply.answers[&host("8.8.8.8")], RouteAnswer::Absent);
+    assert!(server.asked().iter().all(|(_, name)| !name.contains("23028")), "{:?}", server.asked());
 }
 
 #[test]
@@ -167,7 +196,7 @@ fn refused_questions_stay_unanswered() {
         if name_of(question) == GOOGLE {
             vec![message.to_vec().unwrap()]
         } else {
-            vec![reply(question, None)]
+            vec![reply(question, if name_of(question) == OWN_NAME { own_network() } else { None })]
         }
     });
     let reply = ask(&server, &["8.8.8.8", "1.2.3.4"]);
@@ -183,6 +212,9 @@ fn refused_questions_stay_unanswered() {
 fn referral_is_not_absence() {
     let with_authority = |data: fn() -> RData| {
         Dns::new(move |_, question| {
+            if name_of(question) == OWN_NAME {
+                return vec![reply(question, own_network())];
+            }
             let mut message = response(question);
             message.add_authority(Record::from_rdata(Name::from_ascii("cymru.com.").unwrap(), 60, data()));
             vec![message.to_vec().unwrap()]
@@ -359,7 +391,8 @@ fn no_more_than_sixteen_are_in_flight() {
         if now < 16 && total < 100 {
             return vec![];
         }
-        held.drain(..).map(|question| reply(&question, None)).collect()
+        let text = |question: &Message| if name_of(question) == OWN_NAME { own_network() } else { None };
+        held.drain(..).map(|question| reply(&question, text(&question))).collect()
     });
     let addresses: Vec<String> = (0..100).map(|last| format!("8.8.8.{last}")).collect();
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
@@ -367,7 +400,8 @@ fn no_more_than_sixteen_are_in_flight() {
     let reply = ask_with(&timing, &server, &addresses);
     assert_eq!((reply.failure, reply.answers.len()), (None, 100));
     assert_eq!(most.load(Ordering::Relaxed), 16);
-    assert_eq!(server.asked().len(), 100);
+    // One more query is the one about Team Cymru's own network.
+    assert_eq!(server.asked().len(), 101);
 }
 
 #[test]
