@@ -9,6 +9,7 @@ mod cymru;
 mod enrich;
 mod folding;
 mod history;
+mod html_report;
 mod inserts;
 mod instructions;
 mod ip_types;
@@ -37,7 +38,7 @@ pub struct Effort {
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let of_files = ["enrich", "lookups", "lists", "inserts", "batches", "bulk"];
-    let of_history = ["networks", "backfill", "analysis", "timeline", "prefixes"];
+    let of_history = ["networks", "backfill", "analysis", "timeline", "prefixes", "report"];
     let known = [
         &of_files[..],
         &of_history[..],
@@ -117,7 +118,7 @@ fn measure_history(asked_for: &impl Fn(&str) -> bool, effort: &Effort, report: &
     if asked_for("backfill") {
         backfill::measure_sessions(&cluster, &addresses, report);
     }
-    if ["analysis", "timeline", "prefixes"].iter().any(|what| asked_for(what)) {
+    if ["analysis", "timeline", "prefixes", "report"].iter().any(|what| asked_for(what)) {
         let mut db = analysis::prepare(&cluster, &addresses);
         if asked_for("analysis") {
             analysis::measure(&mut db, effort, report);
@@ -127,6 +128,9 @@ fn measure_history(asked_for: &impl Fn(&str) -> bool, effort: &Effort, report: &
         }
         if asked_for("prefixes") {
             prefixes::measure(&mut db, effort, report);
+        }
+        if asked_for("report") {
+            html_report::measure(&mut db, effort, report);
         }
     }
 }

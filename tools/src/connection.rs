@@ -4,8 +4,14 @@ use std::error::Error;
 
 use postgres::Config;
 
-/// Takes values that the connection string lacks from the environment, then from libpq's own defaults.
+/// Returns the settings of a connection of `cowrie-load`.
 pub fn config(dsn: &str) -> Result<Config, Box<dyn Error>> {
+    config_of("cowrie-load", dsn)
+}
+
+/// Takes values that the connection string lacks from the environment, then from libpq's own defaults. The server shows
+/// the name of the program, unless the connection string has an application name.
+pub fn config_of(program: &str, dsn: &str) -> Result<Config, Box<dyn Error>> {
     let mut config: Config = dsn.parse().map_err(|error| format!("invalid connection string: {error}"))?;
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
@@ -28,7 +34,7 @@ pub fn config(dsn: &str) -> Result<Config, Box<dyn Error>> {
         config.options(&options);
     }
     if config.get_application_name().is_none() {
-        config.application_name("cowrie-load");
+        config.application_name(program);
     }
     Ok(config)
 }

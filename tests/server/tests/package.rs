@@ -68,7 +68,7 @@ fn the_programs_of_the_tools_run_where_dpkg_installed_them() {
     prepare_dpkg(&root);
     dpkg(&root, &["--install", package.to_str().expect("a path in UTF-8")]);
 
-    for program in ["cowrie-load", "mmdb-build", "cowrie-data", "cowrie-export"] {
+    for program in ["cowrie-load", "cowrie-report", "mmdb-build", "cowrie-data", "cowrie-export"] {
         let help = run(Command::new(root.join("usr/bin").join(program)).arg("--help"));
         assert!(help.contains(&format!("usage: {program}")), "{program}: {help}");
         let page = root.join(format!("usr/share/man/man1/{program}.1.gz"));
