@@ -18,6 +18,8 @@ use crate::html::Html;
 const STYLE: &str = include_str!("style.css");
 /// Shown instead of a password. It does not show the length of the password.
 const MASK: &str = "••••••••";
+/// Number of rows with hidden passwords. Their numbers show whether there are campaigns.
+const HIDDEN: usize = 5;
 /// Number of countries in each of two lists below the map.
 const COUNTRIES: usize = 15;
 
@@ -287,7 +289,7 @@ fn networks(html: &mut Html, report: &Report) {
     let listed = &report.sessions.networks;
     let largest = listed.first().map_or(0, |network| network.counts.sessions);
     html.markup("<div class=scroll><table><tr><th class=n>AS<th>organisation<th>type<th class=opt>registry");
-    html.markup("<th class=opt>countries<th class=n>sessions<th class=n>share<th class=\"n opt\">addresses<th class=opt></tr>\n");
+    html.markup("<th class=opt>countries<th class=n>sessions<th class=\"n opt\">share<th class=\"n opt\">addresses<th class=opt></tr>\n");
     for network in listed {
         network_row(html, network, report.sessions.total.sessions, largest);
     }
@@ -315,7 +317,7 @@ fn network_row(html: &mut Html, network: &Network, total: u64, largest: u64) {
     if network.countries.len() > FEW {
         html.markup(" and ").number((network.countries.len() - FEW) as u64).markup(" more");
     }
-    html.markup("<td class=n>").number(network.counts.sessions).markup("<td class=n>");
+    html.markup("<td class=n>").number(network.counts.sessions).markup("<td class=\"n opt\">");
     html.plain(&percent(network.counts.sessions, total))
         .markup("<td class=\"n opt\">")
         .number(network.counts.addresses);
@@ -470,10 +472,11 @@ fn campaigns(html: &mut Html, report: &Report, options: &Options) {
 fn campaign_table(html: &mut Html, kind: &Kind, rows: &[Campaign], options: &Options) {
     html.markup("<div class=scroll><table><tr><th>").markup(kind.heading);
     html.markup("<th class=n>networks<th class=\"n opt\">addresses<th class=n>sessions<th class=opt>first session<th class=opt>last session</tr>\n");
-    for row in rows {
+    let is_hidden = kind.is_password && !options.shows_passwords;
+    for row in rows.iter().take(if is_hidden { HIDDEN } else { rows.len() }) {
         html.markup("<tr><td class=m>");
         match &row.value[..] {
-            _ if kind.is_password && !options.shows_passwords => html.markup(MASK),
+            _ if is_hidden => html.markup(MASK),
             "" => html.markup("<span class=soft>empty</span>"),
             value => html.text_up_to(160, value),
         };
