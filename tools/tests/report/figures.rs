@@ -114,9 +114,7 @@ fn a_period_limits_all_sections() {
     let log = counted::sessions();
     let within: Vec<&Session> = log
         .values()
-        .filter(|session| {
-            (&"2025-05-06T00:00:00Z"[..]..&"2025-05-08T06:00:00Z"[..]).contains(&&session.time[..])
-        })
+        .filter(|session| ("2025-05-06T00:00:00Z".."2025-05-08T06:00:00Z").contains(&session.time.as_str()))
         .collect();
     assert!(!within.is_empty() && within.len() < log.len());
     let all = || within.iter().copied();
