@@ -41,6 +41,7 @@ def stix(path):
         "patterns": [indicator.pattern for indicator in of.get("indicator", [])],
         "counts": [sighting["count"] for sighting in of.get("sighting", [])],
         "names": sorted({network.name for network in of.get("autonomous-system", []) if "name" in network}),
+        "labels": [indicator.get("labels", []) for indicator in of.get("indicator", [])],
         "markings": [marking.name for marking in of["marking-definition"]],
         "ids": sorted(known),
     }
@@ -57,10 +58,13 @@ def misp(path):
         "info": event.info,
         "date": str(event.date),
         "tags": [tag.name for tag in event.tags],
+        "times": [int(event.timestamp.timestamp()) if hasattr(event, "timestamp") else None]
+        + [int(a.timestamp.timestamp()) if hasattr(a, "timestamp") else None for a in event.attributes],
         "attributes": [
             [a.type, a.value, a.to_ids, a.first_seen.isoformat(), a.last_seen.isoformat()] for a in event.attributes
         ],
         "comments": [a.comment for a in event.attributes],
+        "kinds": [[tag.name for tag in a.tags] for a in event.attributes],
         "uuids": sorted(a.uuid for a in event.attributes),
     }
 

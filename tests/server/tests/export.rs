@@ -38,13 +38,15 @@ fn attacked() -> (Database<'static>, String) {
     (db, role)
 }
 
-/// Gives the networks of the sessions, which are created by then, the hostile names.
+/// Gives the networks the hostile names, and 8.8.8.8 a type.
 fn name_networks(db: &mut Database<'_>) -> Vec<String> {
     db.run("INSERT INTO asn_inventory (asn_number) VALUES (64500), (64501), (64502) ON CONFLICT DO NOTHING");
     db.run(
         "UPDATE ip_inventory SET current_asn = 64500 WHERE ip_address = '60.0.0.1';
          UPDATE ip_inventory SET current_asn = 64501 WHERE ip_address = '60.0.0.2';
-         UPDATE ip_inventory SET current_asn = 64502 WHERE ip_address = '139.59.0.1'",
+         UPDATE ip_inventory SET current_asn = 64502 WHERE ip_address = '139.59.0.1';
+         UPDATE ip_inventory SET enrichment = enrichment || '{\"spur\": {\"tunnels\": [{\"type\": \"VPN\"}]}}'
+         WHERE ip_address = '8.8.8.8'",
     );
     let long = format!("{}{}", NAMES[3], "n".repeat(10_000));
     let mut names = Vec::new();
@@ -141,6 +143,7 @@ fn stix2_and_its_validator_accept_the_bundle_and_hostile_names_survive() {
         assert_eq!(found["names"], json!(names));
         assert_eq!(found["types"]["indicator"], 5, "{found}");
         assert_eq!(found["counts"], json!([2, 1, 1, 1, 1]));
+        assert_eq!(found["labels"], json!([["vpn"], [], [], [], []]));
         assert_eq!(
             found["patterns"],
             json!([
@@ -208,6 +211,12 @@ fn pymisp_loads_the_event() {
         found["attributes"][0],
         json!(["ip-src", "8.8.8.8", true, "2024-05-01T00:00:00+00:00", "2024-05-02T06:00:00+00:00"])
     );
+    // MISP replaces an attribute only by one with a later time.
+    assert_eq!(
+        found["times"].as_array().map(|times| times[..2].to_vec()),
+        Some(vec![json!(1_714_629_600); 2])
+    );
+    assert_eq!(found["kinds"], json!([["ip-type:vpn"], [], [], [], []]));
     let comments = found["comments"].as_array().expect("comments");
     for name in &names {
         assert!(comments.iter().any(|c| c.as_str().is_some_and(|c| c.contains(name.as_str()))), "{name}");
@@ -311,6 +320,15 @@ fn listed(files: &[&Path], script: &str) -> String {
     String::from_utf8(output.stdout).expect("nft prints text")
 }
 
+/// Writes sets at a time when the sessions of the first day have expired.
+#[track_caller]
+fn nft_file(db: &Database<'_>, role: &str, name: &str, arguments: &[&str]) -> PathBuf {
+    let file = scratch(db, name);
+    let common = ["--format", "nft", "--now", "2024-05-31 06:00", "--output", file.to_str().expect("UTF-8")];
+    exported(db, role, &[&common, arguments].concat());
+    file
+}
+
 #[test]
 fn nft_accepts_the_sets_of_both_families() {
     if !has("psycopg2") || nft(false, "").is_none() {
@@ -318,16 +336,9 @@ fn nft_accepts_the_sets_of_both_families() {
     }
     let (mut db, role) = attacked();
     name_networks(&mut db);
-    let write = |name: &str, arguments: &[&str]| {
-        let file = scratch(&db, name);
-        let common =
-            ["--format", "nft", "--now", "2024-05-31 06:00", "--output", file.to_str().expect("UTF-8")];
-        exported(&db, &role, &[&common, arguments].concat());
-        file
-    };
-    let addresses = write("addresses", &[]);
-    let prefixes = write("prefixes", &["--unit", "prefix", "--min-density", "0"]);
-    let empty = write("empty", &["--since", "2030-01-01"]);
+    let addresses = nft_file(&db, &role, "addresses", &[]);
+    let prefixes = nft_file(&db, &role, "prefixes", &["--unit", "prefix", "--min-density", "0"]);
+    let empty = nft_file(&db, &role, "empty", &["--since", "2030-01-01"]);
     for file in [&addresses, &prefixes, &empty] {
         listed(&[file], "nft --check --file $1");
     }
@@ -338,11 +349,32 @@ fn nft_accepts_the_sets_of_both_families() {
     assert!(of_addresses.contains("chain own"), "{of_addresses}");
     // The other sessions are older than 30 days at that time.
     assert!(!of_addresses.contains("60.0.0.1") && !of_addresses.contains("2001:4860"), "{of_addresses}");
-    let young = write("young", &["--lifetime", "31 days", "--unit", "prefix", "--min-density", "0"]);
+    let young =
+        nft_file(&db, &role, "young", &["--lifetime", "31 days", "--unit", "prefix", "--min-density", "0"]);
     let of_prefixes = listed(&[&addresses, &young], list);
     for element in ["8.8.8.0/24 timeout 2d", "60.0.0.0/24 timeout 18h", "2001:4860::/48 timeout 18h"] {
         assert!(of_prefixes.contains(element), "{element}: {of_prefixes}");
     }
+    // Two announced prefixes can overlap, which nft does not accept.
+    db.run(&COWRIE.insert_at("2024-05-01", &[("wide", Some("60.0.9.1"))]));
+    for (address, prefix) in [("60.0.9.1", "60.0.0.0/16"), ("60.0.0.1", "60.0.0.0/24")] {
+        let document = json!({"cymru": {"prefix": prefix}});
+        db.run(&format!("UPDATE ip_inventory SET enrichment = '{document}' WHERE ip_address = '{address}'"));
+    }
+    let targets = exported(&db, &role, &["--format", "plain", "--unit", "prefix", "--min-density", "0"]);
+    assert!(
+        targets.contains("60.0.0.0/16\n60.0.0.0/24\n") || targets.contains("60.0.0.0/24\n60.0.0.0/16\n"),
+        "{targets}"
+    );
+    let overlapping = nft_file(
+        &db,
+        &role,
+        "overlapping",
+        &["--lifetime", "31 days", "--unit", "prefix", "--min-density", "0"],
+    );
+    let of_overlapping = listed(&[&addresses, &overlapping], list);
+    assert!(of_overlapping.contains("60.0.0.0/16 timeout 18h"), "{of_overlapping}");
+    assert!(!of_overlapping.contains("60.0.0.0/24"), "{of_overlapping}");
     let of_nothing = listed(&[&prefixes, &empty], list);
     assert!(of_nothing.contains("set honeypot6") && !of_nothing.contains("elements"), "{of_nothing}");
     // The documented configuration loads, also without a file, and the rules use the elements of the file.
@@ -363,7 +395,7 @@ fn nft_accepts_the_sets_of_both_families() {
         assert_eq!(list.matches("8.8.8.8 timeout").count(), elements, "{list}");
         assert!(list.contains("ip saddr @honeypot4 drop"), "{list}");
     }
-    let named = write("named", &["--nft-table", "filter_2", "--nft-set", "bad"]);
+    let named = nft_file(&db, &role, "named", &["--nft-table", "filter_2", "--nft-set", "bad"]);
     let text = std::fs::read_to_string(named).expect("the file is there");
     assert!(text.contains("add set inet filter_2 bad6 {"), "{text}");
 }
@@ -464,6 +496,18 @@ fn a_failed_export_leaves_the_old_file() {
         assert!(text.contains(said) && text.lines().count() == 1, "{arguments:?}: {text}");
         assert_eq!(std::fs::read_to_string(&file).expect("the old file"), complete, "{arguments:?}");
     }
+    // The disk is full after a part of the file.
+    let full = Command::new("sh")
+        .args(["-c", "ulimit -f 1; \"$@\"", "sh", "python3"])
+        .arg(workspace().join("tools/cowrie-export"))
+        .args(["--format", "geojson", "--output", path])
+        .envs(program(&db, &role, &[]).get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .output()
+        .expect("sh runs");
+    assert_eq!(full.status.code(), Some(1));
+    assert!(errors(&full).contains("File too large"), "{}", errors(&full));
+    assert_eq!(write(&role, &["--table", "nowhere"]).0, Some(1));
+    assert_eq!(std::fs::read_to_string(&file).expect("the old file"), complete);
     let stranger = db.create_role("stranger");
     let output = program(&db, &stranger, &["--format", "plain"]).output().expect("python3 runs");
     assert_eq!(output.status.code(), Some(1));
