@@ -1,5 +1,6 @@
 //! The two hosts: the session tables with which the extension is used. Every rule must hold for both.
 
+use crate::documentation::page;
 use crate::session::Session;
 
 pub struct Host {
@@ -58,6 +59,15 @@ pub const SUMMARIES: Host = Host {
             updated_at TIMESTAMPTZ NOT NULL DEFAULT now()
         );",
 };
+
+/// Returns the statements that create Cowrie's tables other than `sessions`, from the schema that `cowrie-load` prints.
+pub fn cowries_other_tables() -> String {
+    let schema = page("demo/cowrie-schema.sql");
+    let is_of_sessions = |statement: &&str| {
+        statement.contains("CREATE TABLE sessions ") || statement.contains("CREATE INDEX ON sessions ")
+    };
+    schema.split_inclusive(';').filter(|statement| !is_of_sessions(statement)).collect()
+}
 
 pub const NOON: &str = "2024-05-01 12:00:00+00";
 

@@ -6,7 +6,7 @@ use std::sync::{Mutex, Once};
 
 use server_tests::database::bare_database;
 use server_tests::documentation::{Block, blocks_of, page, pages};
-use server_tests::hosts::{COWRIE, SUMMARIES};
+use server_tests::hosts::{COWRIE, SUMMARIES, cowries_other_tables};
 use server_tests::{Database, shared};
 
 const README: &str = "README.md";
@@ -56,18 +56,7 @@ fn prepared() -> Database<'static> {
     let mut db = bare_database(shared());
     COWRIE.create(&mut db);
     SUMMARIES.create(&mut db);
-    db.run(
-        "CREATE TABLE auth (id serial PRIMARY KEY, session char(32) NOT NULL, success boolean NOT NULL,
-             username varchar(100) NOT NULL, password varchar(100) NOT NULL, timestamp timestamp NOT NULL);
-         CREATE TABLE input (id serial PRIMARY KEY, session char(32) NOT NULL, timestamp timestamp NOT NULL,
-             realm varchar(50), success boolean, input text NOT NULL);
-         CREATE TABLE downloads (id serial PRIMARY KEY, session char(32) NOT NULL,
-             timestamp timestamp NOT NULL, url text NOT NULL, outfile text, shasum varchar(64));
-         CREATE TABLE clients (id serial PRIMARY KEY, version varchar(50) NOT NULL);
-         CREATE TABLE keyfingerprints (id serial PRIMARY KEY, session char(32) NOT NULL,
-             username varchar(100) NOT NULL, fingerprint varchar(100) NOT NULL);
-         CREATE TABLE sensors (id serial PRIMARY KEY, ip varchar(255) NOT NULL)",
-    );
+    db.run(&cowries_other_tables());
     db
 }
 

@@ -4,13 +4,17 @@
 
 use server_tests::database::{cluster_with_world, fresh_database};
 use server_tests::documentation::{blocks_of, page, section};
-use server_tests::hosts::COWRIE;
+use server_tests::hosts::{COWRIE, cowries_other_tables};
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::world::{self, Files};
 use server_tests::{Database, Options, database};
 
 const SESSIONS: &[(&str, &str)] = &[("sessions", "ip")];
 const ERASED: &str = "8.8.8.8";
+
+/// Cowrie's tables with rows of sessions.
+const TABLES_OF_ROWS: [&str; 8] =
+    ["auth", "input", "downloads", "ttylog", "params", "keyfingerprints", "ipforwards", "ipforwardsdata"];
 
 /// Returns the blocks below a heading, for the schema of the tests and the address that is erased.
 fn blocks(file: &str, words: &str) -> Vec<String> {
@@ -31,9 +35,10 @@ fn run(db: &mut Database<'_>, block: &str) {
 }
 
 /// Stores sessions of other addresses, and sessions of the address to erase, which is written in several spellings.
-/// Adds a row about this address to every table.
+/// Adds a row about this address to every table, and rows of one of its sessions and of another session to Cowrie's other tables.
 fn traces(db: &mut Database<'_>) {
     COWRIE.create_attached(db);
+    db.run(&cowries_other_tables());
     db.run(&COWRIE.insert(&[
         ("a", Some(ERASED)),
         ("b", Some(" 8.8.8.8 ")),
@@ -41,6 +46,19 @@ fn traces(db: &mut Database<'_>) {
         ("d", Some("8.8.8.80")),
         ("e", Some("1.1.1.1")),
     ]));
+    db.run(
+        "INSERT INTO auth (session, success, username, password, timestamp)
+             SELECT id, false, 'root', 'root', '2024-05-01' FROM unnest('{a,e}'::text[]) id;
+         INSERT INTO input (session, timestamp, input) SELECT id, '2024-05-01', 'ls' FROM unnest('{a,e}'::text[]) id;
+         INSERT INTO downloads (session, timestamp, url)
+             SELECT id, '2024-05-01', 'http://example.com/' FROM unnest('{a,e}'::text[]) id;
+         INSERT INTO ttylog (session, ttylog, size) SELECT id, 'tty', 1 FROM unnest('{a,e}'::text[]) id;
+         INSERT INTO params (session, arch) SELECT id, 'linux-x64-lsb' FROM unnest('{a,e}'::text[]) id;
+         INSERT INTO keyfingerprints (session, username, fingerprint) SELECT id, 'root', '0a' FROM unnest('{a,e}'::text[]) id;
+         INSERT INTO ipforwards (session, timestamp, dst_port) SELECT id, '2024-05-01', 80 FROM unnest('{a,e}'::text[]) id;
+         INSERT INTO ipforwardsdata (session, timestamp, dst_port, data)
+             SELECT id, '2024-05-01', 80, 'GET /' FROM unnest('{a,e}'::text[]) id",
+    );
     db.run("CALL enrich.fold_statistics()");
     db.run(
         "UPDATE enrich.ip_inventory SET enrichment = enrichment || '{\"spur\": {\"ip\": \"8.8.8.8\", \"infrastructure\": \"VPN\"}}'
@@ -90,6 +108,9 @@ fn an_address_is_erased_with_its_sessions() {
     run(&mut db, rest);
     assert_eq!(found_in(&mut db), [] as [&str; 0]);
     assert_eq!(db.rows("SELECT trim(id) FROM sessions ORDER BY 1"), ["d", "e"]);
+    for table in TABLES_OF_ROWS {
+        assert_eq!(db.rows(&format!("SELECT trim(session) FROM {table}")), ["e"], "{table}");
+    }
     assert_counts_are_exact(&mut db, SESSIONS);
     assert_eq!(
         db.rows("SELECT provider FROM enrich.enrichment_job"),
