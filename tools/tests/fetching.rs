@@ -138,6 +138,16 @@ fn the_file_of_the_month_before_is_fetched_while_this_months_is_missing() {
             place.display()
         )
     );
+    // A reader sees what is fetched before a long download ends.
+    assert_eq!(
+        text(&output.stderr).lines().collect::<Vec<_>>(),
+        [
+            "cowrie-data: fetching dbip-city.mmdb from DB-IP",
+            "cowrie-data: dbip-city.mmdb is new",
+            "cowrie-data: fetching dbip-asn.mmdb from DB-IP",
+            "cowrie-data: dbip-asn.mmdb is new",
+        ]
+    );
     assert_eq!(names(&directory), ["NOTICE", "dbip-asn.mmdb", "dbip-city.mmdb"]);
     assert_eq!(fs::read(directory.join("dbip-city.mmdb")).unwrap(), file(Layout::City, 1));
     assert!(fs::read_to_string(directory.join("NOTICE")).unwrap().contains("https://db-ip.com"));
