@@ -187,8 +187,8 @@ fn define_files() {
     settings::define_checked_for_all::<MaxAge>(
         c"cowrie_enrich.ip_type_max_age",
         c"Maximum age of a list in the files of ip_type_databases.",
-        c"The extension ignores older lists. An age without a type applies to all types that the setting does not name. \
-        Units are minutes, hours, days and weeks.",
+        c"The extension ignores a list that was published longer ago. For example, with '7 days, TOR: 1 day' it ignores a list \
+        of type TOR after one day, and all other lists after 7 days. Units are minutes, hours, days and weeks.",
         &IP_TYPE_MAX_AGE,
     );
     settings::define_checked::<Sources>(

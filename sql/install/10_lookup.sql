@@ -82,7 +82,7 @@ COMMENT ON FUNCTION asn_registry(bigint) IS
 CREATE FUNCTION is_bogon_asn(asn bigint) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_bogon_asn_wrapper';
 COMMENT ON FUNCTION is_bogon_asn(bigint) IS
-    'true if an ASN is a bogon (no network on the public internet has such an ASN); the IANA registry of special-purpose AS numbers lists bogons, for example ASNs for private use; false for AS112, which servers around the world announce';
+    'true if an ASN is a bogon: the IANA registry of special-purpose AS numbers lists the ASN, for example for private use. No network on the public internet has such an ASN. The registry also lists AS112, but servers around the world announce AS112, so the result for AS112 is false';
 
 CREATE FUNCTION mmdb_files(
     kind text, OUT kind_ text, OUT file_number integer, OUT source_path text, OUT vendor text, OUT database_type text,

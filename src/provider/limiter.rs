@@ -291,7 +291,8 @@ const STOPPED_FOR: Duration = Duration::from_secs(60 * 60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 /// Maximum of all pauses, even if the provider names a longer pause.
 const MAX_REQUESTED_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
-/// Interval at which a worker checks whether the spent quotas of all databases are known.
+/// A provider with a quota gets no permit until each database has reported how much of the quota it has spent. A worker checks this
+/// again after this time.
 const LEDGERS_ARE_READ_WITHIN: Duration = Duration::from_millis(100);
 
 /// How long a permit is kept for the next worker.

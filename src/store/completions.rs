@@ -95,7 +95,8 @@ pub fn may_be_filled() -> Gaps {
     let has = |is_asked: fn(Purpose) -> bool| enabled.iter().any(|provider| is_asked(provider.purpose()));
     Gaps {
         network: !enabled.is_empty(),
-        // Providers of networks are not asked about an address whose network is known.
+        // A provider with `Purpose::Network`, such as Team Cymru, looks up an address only if its network is unknown. So this
+        // provider fills no country of an address whose network is known.
         country: has(|purpose| purpose != Purpose::Network),
         ip_type: has(|purpose| purpose == Purpose::IpType),
     }

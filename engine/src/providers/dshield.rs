@@ -17,7 +17,8 @@
 //! Source: the Internet Storm Center's description, <https://isc.sans.edu/api/>. It also asks clients to pause for five
 //! minutes after a 429.
 //!
-//! The response is stored as it was sent, under the key `ip`, with wrapped values unwrapped.
+//! The extension stores the object `ip` of the response under the key `ip`. It replaces a wrapped value by the value inside, and
+//! changes nothing else.
 
 use super::http::settings::{absent_ttl, daily_quota, max_parallel, rate, timeout, ttl, url};
 use super::http::{self, Backoff, Common, HTTP_PROXY, HttpProvider, HttpResponse, HttpService, ReadResult};

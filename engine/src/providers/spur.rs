@@ -18,8 +18,8 @@
 //!
 //! Source: SPUR's description of its context interface, <https://docs.spur.us>.
 //!
-//! The response is stored as it was sent. An answer names the address. Every other field is optional, and unknown
-//! values are accepted.
+//! The extension stores the whole JSON object of the response, also fields and values that this file does not name. Only the
+//! field `ip` is required, and must be the address of the lookup.
 
 use super::http::settings::{absent_ttl, daily_quota, key_file, max_parallel, rate, timeout, ttl, url};
 use super::http::{
