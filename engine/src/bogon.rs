@@ -42,8 +42,9 @@ pub fn covers(block: Prefix) -> bool {
     }
 }
 
-/// If the first row that overlaps the block contains the whole block, this row decides. If the block contains the row,
-/// both halves of the block must be bogons. `width` is the number of bits of an address.
+/// Returns whether all addresses of the block are bogons. If the first row that overlaps the block contains the whole
+/// block, this row decides. If the row is inside the block, both halves of the block must be bogons. `width` is the
+/// number of bits of an address.
 fn all_bogons<Bits: Into<u128> + Copy>(rows: &[Row<Bits>], network: u128, length: u32, width: u32) -> bool {
     let mask_of = |length: u32| u128::MAX.checked_shl(width - length).unwrap_or(0);
     let overlaps = |row: &&Row<Bits>| {

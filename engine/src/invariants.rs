@@ -23,8 +23,9 @@ use crate::{classify, legacy, mmdb};
 use serde_json::Value;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Checks the address of a session, a line of a list of addresses, and a block as providers write it. Address and block
-/// must match the standard library's parser, and a host must never be parsed as a network.
+/// Checks three parsers: of the address of a session, of a line of a list of addresses, and of a block as providers
+/// write it. The results for an address and a block must match the standard library's parser. A host must never be
+/// parsed as a network.
 pub fn ip_text(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         assert_eq!(address::parse_bytes(bytes), Err(AddressError::NotAnAddress));

@@ -21,7 +21,8 @@ pub enum Escapes {
 pub fn keepable(text: &[u8], escapes: Escapes) -> Cow<'_, [u8]> {
     let mut kept: Option<Vec<u8>> = None;
     let mut at = 0;
-    // Start of an escape with too few digits. Valid JSON has none. Characters after a dropped NUL could complete it.
+    // Start of an incomplete escape: `\u` with fewer than four digits. Valid JSON contains none. If a NUL after it were
+    // dropped, the characters after the NUL could complete it. So such a NUL is replaced, not dropped.
     let mut broken = None;
     while at < text.len() {
         let (length, mut replacement) = next(&text[at..], escapes);
@@ -42,7 +43,7 @@ pub fn keepable(text: &[u8], escapes: Escapes) -> Cow<'_, [u8]> {
     kept.map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
-/// Returns whether the text is exactly `\u` with fewer than four digits.
+/// Returns whether the text is `\u` with fewer than four digits and nothing else.
 fn may_become_whole(text: &[u8]) -> bool {
     text.len() < 6 && text[2..].iter().all(u8::is_ascii_hexdigit)
 }

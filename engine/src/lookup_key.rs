@@ -1,8 +1,12 @@
 //! Kinds and texts of lookup keys, as the queue stores them.
 //!
-//! A lookup key is a prefix or a network, and each key has one kind and one text. A single host has the text that
-//! PostgreSQL's `host(inet)` returns, without a mask. Any other prefix has the text of its `cidr`. A network has its AS
-//! number in decimal digits, without `AS`. So the text identifies the key without the kind.
+//! A lookup key is a prefix or a network, and each key has one kind and one text:
+//!
+//! - A single host has the text that PostgreSQL's `host(inet)` returns, without a mask.
+//! - Any other prefix has the text of its `cidr`.
+//! - A network has its AS number in decimal digits, without `AS`.
+//!
+//! So the text identifies the key without the kind.
 
 use crate::address::Address;
 use crate::prefix::Prefix;

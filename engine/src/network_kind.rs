@@ -1,9 +1,10 @@
-//! Kinds of networks, which determine how long an answer that names a network stays valid.
+//! Kinds of networks. An answer about an address names a network, and the kind of this network determines how long the
+//! answer stays valid.
 //!
 //! Addresses of clouds and of VPN services often change their network and country. Addresses of internet providers keep
 //! their network and country for months.
 
-/// A kind for which lifetimes have a percentage of their own.
+/// A kind of network. A setting for each kind gives the percentage by which lifetimes are scaled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NetworkKind {
     Vpn,
@@ -28,7 +29,7 @@ impl NetworkKind {
     }
 }
 
-/// Returns a percentage of a lifetime in seconds. The result is at least 1 and at most `i32::MAX`.
+/// Returns `percent` percent of a lifetime in seconds. The result is at least 1 and at most `i32::MAX`.
 pub fn scaled(seconds: i32, percent: i32) -> i32 {
     let scaled = i64::from(seconds) * i64::from(percent) / 100;
     i32::try_from(scaled.max(1)).unwrap_or(i32::MAX)

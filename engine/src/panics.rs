@@ -1,7 +1,8 @@
 //! Reports panics in the log.
 //!
-//! A report is one line with the location in the source. The standard hook adds a backtrace if `RUST_BACKTRACE` is set, and pgrx's
-//! hook sends the backtrace to clients. A variable in the server's environment must not have these effects.
+//! A report is one line with the location in the source. Without this hook, a variable in the server's environment
+//! could have two effects: with `RUST_BACKTRACE`, the standard hook adds a backtrace, and pgrx's hook sends the
+//! backtrace to clients.
 
 use std::io::Write;
 use std::panic::{self, PanicHookInfo};

@@ -59,7 +59,8 @@ impl Prefix {
         let length: u8 = length.parse().ok().filter(|_| digits)?;
         let ip: IpAddr = ip.parse().ok()?;
         let address = Address::new(ip);
-        // Without this check `::ffff:192.0.2.0/24` would become 192.0.2.0/24, a block of other addresses.
+        // An IPv4-mapped address with a length of IPv6 is refused. Otherwise `::ffff:192.0.2.0/24` would become
+        // 192.0.2.0/24, a block of other addresses.
         let is_mapped = ip.is_ipv6() && address.ip().is_ipv4();
         Self::new(address, if is_mapped { length.checked_sub(MAPPED)? } else { length })
     }

@@ -4,10 +4,12 @@
 //! has no clock and no lock. It lives in zeroed shared memory under its owner's lock. Days begin at midnight UTC and
 //! are counted from 2000-01-01.
 //!
-//! A clock that is set back over midnight shows the previous day. The usage of that day is no longer known. So new grants are added
-//! to the usage of the later day, and the limit of the later day applies. A clock that is set back by more than a day was wrong
-//! before. Then the usage of the later day is copied to the day that the clock shows now. Otherwise requests could be blocked until
-//! a date years ahead. For the same reason a ledger is used only for the day that the clock shows.
+//! If a clock is set back over midnight, it shows the previous day, whose usage is no longer known. So new grants are
+//! added to the usage of the later day, and the limit of the later day applies.
+//!
+//! If a clock is set back by more than a day, it was wrong before. Then the usage of the later day is copied to the day
+//! that the clock shows now. Otherwise requests could be blocked until a date years ahead. For the same reason, an
+//! entry of a ledger is used only if it is for the day that the clock shows.
 
 use crate::timestamp::Timestamp;
 
@@ -169,7 +171,7 @@ mod tests {
         }
     }
 
-    /// Today's requests count twice then, and no day exceeds its limit.
+    /// In this case the requests of the previous day count for the later day, too. No day exceeds its limit.
     #[test]
     fn ledger_of_the_day_a_clock_steps_back_to_raises_the_later_day() {
         let mut quota = Quota::default();
@@ -203,7 +205,7 @@ mod tests {
         Take(u32),
         GiveBack(u32),
         Learn(i64),
-        /// Reads a ledger entry of a day this many days ahead.
+        /// Reads a ledger entry for the day that is this many days ahead.
         LearnOther(i32, i64),
         /// Number of days.
         Pass(u32),

@@ -17,7 +17,7 @@ use crate::timestamp::Timestamp;
 pub struct Rate {
     /// Time between requests. Zero means no limit.
     pub interval: Duration,
-    /// Time by which requests may come early in total.
+    /// How much earlier than evenly spaced a request may come. A request that comes early uses up a part of this time.
     pub tolerance: Duration,
 }
 
@@ -33,9 +33,9 @@ pub enum Admission {
 const MICROS_PER_MINUTE: u64 = 60_000_000;
 const MICROS_PER_SECOND: u64 = 1_000_000;
 
-/// The requests of one second are spread over this time, in thousandths of a second. The reason is that a provider with a limit
-/// per second counts requests when they arrive. A request may arrive up to 50 ms late, and a later request without delay. So 50
-/// ms are added for this difference, and 20 ms for `MOST_EARLY`.
+/// The requests of one second are spread over this time, in thousandths of a second. A provider with a limit per second
+/// counts requests when they arrive. One request may arrive up to 50 ms late, and a later request without delay, so 50
+/// ms are added. Another 20 ms are added for `MOST_EARLY`.
 const STRETCH: u64 = 1_070;
 
 /// A sender wakes up some milliseconds late on a busy machine. This tolerance keeps the delays from adding up.
@@ -48,8 +48,8 @@ const SKEW: Duration = Duration::from_millis(100);
 impl Rate {
     pub const NONE: Self = Self { interval: Duration::ZERO, tolerance: Duration::ZERO };
 
-    /// Limits requests per minute; 0 means no limit. `burst` is the number of requests at once after a pause; 0 counts
-    /// as 1.
+    /// Returns a limit on requests per minute. 0 means no limit. `burst` is the number of requests that may be sent at
+    /// once after a pause. 0 counts as 1.
     pub fn per_minute(per_minute: u32, burst: u32) -> Self {
         if per_minute == 0 {
             return Self::NONE;
@@ -246,8 +246,8 @@ mod tests {
             Rate { interval: rate.0, tolerance: rate.1 }.admit(state, now);
         }
 
-        /// A request reaches the provider up to 50 ms late, so a later request may arrive before it. The provider counts requests
-        /// in any interval of one second.
+        /// A request reaches the provider up to 50 ms late, so a later request may arrive earlier. The provider counts
+        /// the requests in every interval of one second.
         #[test]
         fn no_second_holds_more_than_the_rate(
             per_second in prop_oneof![1..20_u32, 1..1_001_u32],
@@ -284,7 +284,7 @@ mod tests {
                 }
             }
             prop_assert!(now - BEGIN <= count * rate.interval);
-            // The rate is not slower than the stretched rate.
+            // The interval is at most as long as `STRETCH` requires.
             prop_assert!(rate.interval <= SECOND * 107 / 100 / per_second + Duration::from_micros(1));
         }
     }

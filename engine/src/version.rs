@@ -1,6 +1,6 @@
 //! Compares versions of the extension.
 
-/// Numbers between dots. A suffix after `-` or `+` is ignored. A part that is not a number counts as 0.
+/// A version: numbers between dots. A suffix after `-` or `+` is ignored. A part that is not a number counts as 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Version([u64; 3]);
 

@@ -277,7 +277,7 @@ mod tests {
         assert!(write(&directory.0.join("outside/../data"), &inside).is_err());
     }
 
-    /// A test cannot create a link that belongs to another user, because only root can.
+    /// Returns early unless the tests run as root, because only root can create a link that belongs to another user.
     #[test]
     fn links_of_others_are_not_followed() {
         let directory = Directory::new();

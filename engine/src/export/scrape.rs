@@ -5,8 +5,9 @@
 //! ticket with one finished text. So a response is never older than its request, and concurrent requests share one
 //! text.
 //!
-//! Bounds: the number of connections, the bytes of a request, and the time of each step. If all connections are in use, a new
-//! connection replaces the oldest connection that has not sent its request yet. So idle connections cannot keep a scraper out.
+//! The server limits the number of connections, the bytes of a request, and the time of each step. If all connections
+//! are in use, a new connection replaces another one: the oldest connection that has not sent its request yet. So idle
+//! connections cannot keep a scraper out.
 //!
 //! Locking: threads share `State` under one mutex. They do not hold it while they read or write a socket or notify the
 //! owner. All threads inherit the signal mask of the caller of `Server::start`. No thread calls PostgreSQL.

@@ -261,8 +261,9 @@ fn rounded(number: f64) -> f64 {
     (number * 100.0).round() / 100.0
 }
 
-/// Returns the progress of the workers. Takes the database with the newest heartbeat from all databases that applied batches. Adds
-/// the numbers of answers and of batches that were applied. Empty before the first batch.
+/// Returns the progress of the workers: the numbers of answers and of batches that all workers applied, and a database
+/// as the source. This is the database with the newest heartbeat among the databases that applied batches. Empty before
+/// the first batch.
 fn checkpoint(families: &[Family], answers: f64, batches: f64) -> Value {
     if batches == 0.0 {
         return json!({});
@@ -277,7 +278,7 @@ fn checkpoint(families: &[Family], answers: f64, batches: f64) -> Value {
     json!({ "source": youngest, "offset": number(answers), "batch_index": number(batches) })
 }
 
-/// Returns the number of dead letters and, if there are any, the reason of the last one.
+/// Returns the number of dead letters. If there are any, also returns the failure of the last one.
 fn dead_letter(total: f64, last: Option<&Failure>) -> Value {
     match last.filter(|_| total > 0.0) {
         None => json!({ "total": number(total) }),
@@ -300,7 +301,7 @@ impl Metrics {
 
 /// Writes whole numbers without a decimal point.
 fn number(value: f64) -> Value {
-    // Counts stay far below the range in which f64 cannot represent every integer.
+    // A count is far below the numbers at which f64 cannot represent every integer.
     if value.fract() == 0.0 { json!(value as i64) } else { json!(value) }
 }
 

@@ -19,7 +19,7 @@ pub struct Declared {
     /// The Prometheus name: with base units, and `_total` at the end for counters.
     pub prometheus: &'static str,
     pub kind: Kind,
-    /// The UCUM unit. Counted things have their name in braces.
+    /// The UCUM unit. The unit of a count is the name of the counted things in braces.
     pub unit: &'static str,
     pub help: &'static str,
     pub labels: &'static [&'static str],

@@ -1,5 +1,5 @@
-//! The builds of the files in service, as one text. Each answer is stored with this text. The answer expires when a
-//! file with another build is loaded.
+//! The builds of the files in service, as one text. The text is stored with each answer. When a file with another build
+//! is loaded, the answers with the earlier text expire.
 //!
 //! ```text
 //! 1530576000/1781222400          one city file, one ASN file

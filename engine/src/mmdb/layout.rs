@@ -273,9 +273,9 @@ fn look_at(data: Section<'_>, record: usize, seen: &mut [bool]) -> Result<(), su
     Ok(())
 }
 
-/// Returns whether a candidate path starts with these keys. Most keys of a record, such as continents and geoname ids,
-/// start no candidate path. The elements of arrays are not sampled. A path through an array is used if its family is
-/// used.
+/// Returns whether a candidate path is longer than these keys and starts with them. Most keys of a record, such as
+/// continents and geoname ids, start no candidate path. The sample does not look into arrays. A path through an array
+/// is used if its family is used.
 fn leads_on(keys: &[&[u8]]) -> bool {
     CANDIDATES.iter().any(|(_, _, path)| path.len() > keys.len() && starts_with(path, keys))
 }

@@ -297,8 +297,8 @@ impl<'a, S: AsRef<[u8]>> Found<'a, S> {
                         return Ok(Some(value));
                     }
                 }
-                // The path is absent or leads through a value that is not a map. Then the file is not damaged, but has another
-                // layout.
+                // The record does not have the path, or a value on the path is not a map. The file is not damaged in
+                // this case. It has another layout.
                 Ok(None) | Err(MaxMindDbError::Decoding { .. }) => {}
                 Err(error) => return Err(damaged(self.address, error)),
             }

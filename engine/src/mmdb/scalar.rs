@@ -149,7 +149,7 @@ impl<'de> Visitor<'de> for ScalarVisitor {
         Ok(Scalar::Other)
     }
 
-    // The members of the map are not read. No value that follows the map is read either.
+    // Does not read the members of the map. This is enough, because nothing that follows the map is read either.
     fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
         Ok(Scalar::Other)
     }

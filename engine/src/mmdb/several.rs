@@ -12,7 +12,7 @@
 use super::{DetailedLocation, Location, Network};
 
 impl<'a> Location<'a> {
-    /// Returns this location. A later file fills its empty fields.
+    /// Returns this location. Empty fields get the values of `later`, the location in a later file.
     pub fn or(self, later: Location<'a>) -> Location<'a> {
         let same_country = self.may_be_in_country_of(&later);
         let place = if self.has_place() || !same_country { self } else { later };
@@ -48,7 +48,7 @@ impl<'a> Location<'a> {
 }
 
 impl<'a> DetailedLocation<'a> {
-    /// Returns this location. A later file fills its empty fields.
+    /// Returns this location. Empty fields get the values of `later`, the location in a later file.
     pub fn or(self, later: DetailedLocation<'a>) -> DetailedLocation<'a> {
         let is_open = !self.location.has_place() && self.location.may_be_in_country_of(&later.location);
         let is_better = later.location.has_place() || !self.has_details();

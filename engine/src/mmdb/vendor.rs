@@ -2,7 +2,7 @@
 
 use super::clean_name;
 
-/// Pairs of the beginning of a file's type, and the vendor that uses this type.
+/// Beginnings of the types of files, each with the vendor whose files have such a type.
 const VENDORS: [(&str, &str); 7] = [
     ("GeoLite2-", "MaxMind"),
     ("GeoIP2-", "MaxMind"),
@@ -13,7 +13,8 @@ const VENDORS: [(&str, &str); 7] = [
     ("IP2LITE-", "IP2Location"),
 ];
 
-/// The types that the project ip-location-db writes, such as `city ipv4`: the content, and the family of the addresses.
+/// Parts of the types that the project ip-location-db writes, such as `city ipv4`. The first word is the content, and
+/// the second word is the family of the addresses.
 const CONTENTS: [&str; 3] = ["asn", "city", "country"];
 const FAMILIES: [&str; 3] = ["ipv4", "ipv6", "ipvAll"];
 

@@ -15,10 +15,10 @@ use super::format::{Fault, Plan, Section, Step, Token};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::ControlFlow;
 
-/// Limits on the data that a lookup may have to skip in one record, or in one value to which it points. The crate fails
-/// a lookup that meets 65,536 values or 2 MiB of text. A path goes through at most three maps and one text. So a lookup
-/// meets less than four times these limits, which the crate allows. A City record of MaxMind has about 100 values and 3
-/// kB.
+/// Limits on the data that a lookup may have to skip in one record, or in one value to which the record points. The
+/// crate `maxminddb` refuses a lookup that meets 65,536 values or 2 MiB of text. A path goes through at most three maps
+/// and one text, so a lookup meets less than four times the limits here. This is less than the crate refuses. A City
+/// record of MaxMind has about 100 values and 3 kB.
 const VALUES_A_RECORD: usize = 1 << 14;
 const TEXT_A_RECORD: usize = 256 << 10;
 
@@ -32,7 +32,7 @@ pub(super) fn verify(bytes: &[u8], plan: &Plan) -> Result<(), MmdbError> {
     verify_records(bytes, plan, |_| Ok(()))
 }
 
-/// Like `verify`, and calls `rule` once with the offset of each record, after the record was found valid.
+/// Does what `verify` does. Also calls `rule` once for each record, with its offset, after the record was found valid.
 pub(super) fn verify_records(
     bytes: &[u8],
     plan: &Plan,
@@ -43,7 +43,8 @@ pub(super) fn verify_records(
         records.set(offset);
         ControlFlow::Continue(())
     })?;
-    // The rest of the file is read relative to the end of the tree, so a wrong node count shows here.
+    // The position of the separator follows from the node count. If the node count is wrong, the bytes there are not
+    // zero.
     if plan.separator(bytes).iter().any(|byte| *byte != 0) {
         return Err(MmdbError::Metadata {
             field: "node_count",
@@ -189,7 +190,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Checks one value and its members, in place.
+    /// Checks the value at `at`, its members and the targets of its pointers. Moves `at` behind the value.
     fn members(&mut self, at: &mut usize, left: &mut Allowance, depth: usize) -> Result<(), Fault> {
         let start = *at;
         let fault = |reason| Fault { offset: start, reason };

@@ -25,8 +25,8 @@ impl Datagrams {
         Ok(Self { socket, peer })
     }
 
-    /// Sends a datagram. A datagram that cannot be sent for a temporary reason counts as lost. An unreachable peer is
-    /// an error.
+    /// Sends a datagram. If it cannot be sent for a temporary reason, it counts as lost, and the result is `Ok`. If the
+    /// peer is unreachable, the result is an error.
     pub(crate) fn send(&self, bytes: &[u8]) -> Result<(), Failure> {
         match self.socket.send(bytes) {
             Ok(_) => Ok(()),
@@ -36,8 +36,8 @@ impl Datagrams {
         }
     }
 
-    /// Receives one datagram, cut to the buffer's size. Returns `None` if none arrived until the deadline, or within
-    /// `SLICE`.
+    /// Receives one datagram. Bytes beyond the buffer's size are dropped. Returns `None` if no datagram arrives until
+    /// the deadline, or within `SLICE`.
     pub(crate) fn receive(
         &self,
         into: &mut [u8],

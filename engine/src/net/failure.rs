@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
-/// `Display` is for operators: one line of about 200 characters at most, without secrets. The texts inside are complete
-/// sentences that name the host and the port.
+/// `Display` is for operators: one line of about 200 characters at most, without secrets. The texts inside the variants
+/// are complete sentences that name the host and the port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Failure {
     /// The provider's host name could not be resolved.

@@ -34,6 +34,7 @@ const SLICE: Duration = Duration::from_millis(100);
 /// Returns how long to wait in one system call if the wait ends at `until`. Returns `None` after that time.
 fn slice(until: Instant) -> Option<Duration> {
     let left = until.saturating_duration_since(Instant::now());
-    // The kernel counts in microseconds at best, and a time-out of zero means no time-out.
+    // Waits at least a millisecond. The kernel counts in microseconds at best, so it could round a shorter wait to
+    // zero, and a time-out of zero means no time-out.
     (!left.is_zero()).then(|| left.clamp(Duration::from_millis(1), SLICE))
 }

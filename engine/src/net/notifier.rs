@@ -24,7 +24,7 @@ impl Notifier {
 
     /// Makes the descriptor readable.
     pub fn notify(&self) {
-        // If the buffer is full, the descriptor is readable already.
+        // An error is ignored: if the buffer is full, the descriptor is readable already.
         let _ = (&self.sender).write(&[1]);
     }
 

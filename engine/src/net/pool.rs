@@ -21,7 +21,7 @@ pub trait Task: Send + 'static {
     /// Returns soon after `cancel` is set, or at its own deadline, with the results so far.
     fn run(self, cancel: &Cancel) -> Self::Done;
 
-    /// Returns the result to report if `run` panicked.
+    /// Returns the result that the pool reports if `run` panicked.
     fn lost(panic: String) -> Self::Done;
 }
 
@@ -121,10 +121,11 @@ impl<T: Task> Pool<T> {
         finished
     }
 
-    /// Cancels all running exchanges. It does not affect exchanges that are started later. Results still arrive within about 200
-    /// ms, with three exceptions. A thread inside `getaddrinfo` returns when that call returns. A thread inside `connect` returns
-    /// when its attempt ends (10 s at most). These two threads send no data afterwards. An HTTP exchange that has begun runs to its
-    /// end, at the latest to its deadline.
+    /// Cancels all running exchanges. Exchanges that are started later run normally. The results of the cancelled
+    /// exchanges arrive within about 200 ms, with three exceptions:
+    /// - A thread inside `getaddrinfo` returns when that call returns. It sends no data afterwards.
+    /// - A thread inside `connect` returns when its attempt ends (10 s at most). It sends no data afterwards.
+    /// - An HTTP exchange that has begun runs to its end, at the latest to its deadline.
     pub fn cancel(&mut self) {
         self.cancel.set();
         self.cancel = Cancel::new();
@@ -175,7 +176,8 @@ mod tests {
         }
     }
 
-    /// Waits for the notifier like an owner, but without poll(2). A byte received here was readable before.
+    /// Waits for the notifier as an owner does, but without poll(2). If this function receives a byte, poll(2) would
+    /// have reported the descriptor as readable.
     fn collect(pool: &mut Pool<Work>, count: usize) -> Vec<(u64, Result<u32, String>)> {
         let begun = Instant::now();
         let mut all = Vec::new();

@@ -49,9 +49,10 @@ pub struct Export {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// The request was accepted, except `rejected` data points or spans. `words` is the collector's message about them.
+    /// The collector accepted the request, except `rejected` data points or spans. `words` is the collector's message
+    /// about the rejected items.
     Taken { rejected: u64, words: String },
-    /// Send the request again, after the time that the collector named, if any. Contains the reason.
+    /// Send the request again. `rest` is the time to wait first, if the collector named one. `why` is the reason.
     Deferred { rest: Option<Duration>, why: String },
     /// Do not send the request again. Contains the reason.
     Refused(String),

@@ -8,7 +8,8 @@ use crate::random;
 /// Size of a span in words.
 pub const WORDS: usize = 32;
 
-/// Sizes of texts in words: `NAME` for a network's name or an outcome, `ERROR` for an error message.
+/// Sizes of texts, in words. `NAME` is the size of a network's name or of an outcome, and `ERROR` is the size of an
+/// error message.
 const NAME: usize = 10;
 const ERROR: usize = 12;
 

@@ -22,7 +22,8 @@ use crate::providers;
 /// Text of an attribute whose value is unknown.
 const UNKNOWN: &str = "unknown";
 
-/// Returns the spans with the names of their databases. `database` returns `None` for an unknown name.
+/// Returns the spans as a request. `database` returns the name of the database with an OID, or `None` if the name is
+/// unknown.
 pub fn traces(spans: &[Span], resource: &Resource, database: impl Fn(u32) -> Option<String>) -> Request {
     let spans: Vec<v1::Span> = spans.iter().map(|span| encoded(span, &database)).collect();
     let items = spans.len() as u64;
@@ -97,7 +98,7 @@ fn of_network(network: &NetworkSpan) -> Vec<KeyValue> {
         text("asn.operation", operation),
         text("asn.source", &or_unknown(network.source.read())),
     ];
-    // The semantic conventions define this attribute only for two items or more.
+    // Left out for one item, because the semantic conventions define this attribute only for two items or more.
     if network.together > 1 {
         attributes.push(number("db.operation.batch.size", network.together.into()));
     }

@@ -58,7 +58,8 @@ pub static DSHIELD_ABSENT_TTL: Setting = absent_ttl(
     c"How long a DShield answer of \"no report about this address\" stays valid.",
 );
 
-/// Error texts about the address, in lower case. Other errors would occur for any address.
+/// Texts in errors about the address, in lower case. Any other error is a failure of DShield, because it would occur
+/// for every address.
 const REFUSALS: [&str; 3] = ["bad ip", "invalid ip", "not a valid ip"];
 
 /// Members that describe the address and its network, not a report.

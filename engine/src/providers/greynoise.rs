@@ -114,7 +114,8 @@ impl HttpProvider for GreyNoise {
         &SERVICE
     }
 
-    /// A list of research scanners says what GreyNoise would say, and costs no quota.
+    /// Benign scanners are not looked up. GreyNoise knows nothing more about them than a list of research scanners
+    /// does, and a list costs no quota.
     fn leaves_out_benign_scanners(&self) -> bool {
         true
     }

@@ -29,8 +29,8 @@ use crate::rate::Rate;
 use std::fmt;
 use std::time::Duration;
 
-/// All providers. Append only, because shared memory is laid out by the index in this list. Status views use this
-/// order.
+/// All providers. New providers are appended at the end, because shared memory is laid out by the index in this list.
+/// Status views use this order.
 pub const ALL: &[&dyn Provider] = &[&cymru::TeamCymru, &greynoise::GreyNoise, &dshield::Dshield, &spur::Spur];
 
 /// Returns the settings of all providers. A setting that several providers share appears once.
@@ -44,7 +44,7 @@ pub fn settings() -> Vec<&'static Setting> {
     all
 }
 
-/// A source of facts about addresses that is queried over the network.
+/// A service that has facts about addresses and is queried over the network.
 pub trait Provider: Sync {
     /// Key in documents, tables and settings: lower case, at most 20 letters.
     fn name(&self) -> &'static str;

@@ -1,7 +1,8 @@
 //! Results of an exchange with a provider.
 //!
-//! The modules distinguish three results: a value is absent, a lookup failed, or the provider refused. An address without an entry
-//! got no answer, and a failure only explains why. A provider's demands on its clients are reported separately.
+//! An [`Answer`] distinguishes three results of a lookup: the provider has facts, it has none, or it refused the
+//! lookup. If an address has no entry in [`Reply::answers`], its lookup got no answer. `Reply::failure` can explain
+//! why. Demands of the provider on its clients are separate from the answers.
 
 use crate::address::Address;
 use crate::net::Failure;
@@ -15,8 +16,8 @@ pub type JsonObject = serde_json::Map<String, serde_json::Value>;
 #[derive(Clone, PartialEq, Debug)]
 pub enum Answer {
     Found(Finding),
-    /// The provider has no facts about the address and says so. Contains its response, or `None` if no part of it is
-    /// stored. The result has a limited lifetime and is stored.
+    /// The provider says that it has no facts about the address. Contains its response, or `None` if no part of the
+    /// response is stored. The caller stores this result, too. It has a limited lifetime.
     Absent(Option<JsonObject>),
     /// The provider did not accept the lookup. Contains its message.
     Refused(String),
@@ -52,11 +53,11 @@ pub struct NetworkInfo {
 /// Counts of received data that was dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Anomalies {
-    /// Rows about addresses or networks that were not requested.
+    /// Number of rows about addresses or networks that were not requested.
     pub foreign: u64,
-    /// Invalid rows and messages.
+    /// Number of invalid rows and messages.
     pub malformed: u64,
-    /// Rows and messages that are too long.
+    /// Number of rows and messages that are too long.
     pub oversized: u64,
 }
 
@@ -76,10 +77,10 @@ pub struct Reply {
     pub answers: BTreeMap<Address, Answer>,
     /// Answers of an exchange about networks, by AS number. Only networks that were requested have an entry.
     pub networks: BTreeMap<u32, Answer>,
-    /// Why addresses have no answer, if the exchange failed.
+    /// The reason why addresses have no answer. Set if the exchange failed.
     pub failure: Option<Failure>,
-    /// True if a failure or a refusal always counts as an attempt of this exchange's lookups. False if the provider
-    /// may be the cause. Then the failure counts only if the provider answers other lookups.
+    /// Determines whether a failure or a refusal uses up an attempt of the lookups in this exchange. If true, it always
+    /// does. If false, the provider may be the cause, so it does only if the provider answers other lookups.
     pub blames_lookup: bool,
     pub demand: Option<Demand>,
     pub anomalies: Anomalies,
@@ -90,8 +91,8 @@ pub struct Reply {
     pub credentials: Option<u64>,
     /// Time until the connection was established or the server was known. `None` if neither happened.
     pub connected: Option<Duration>,
-    /// No request was sent or attempted, so no quota is used. A name lookup or a failed connection counts as an
-    /// attempt.
+    /// True if no request was sent, so no quota is used. If the lookup of the provider's host name failed, or the
+    /// connection failed, the value is false.
     pub unsent: bool,
 }
 

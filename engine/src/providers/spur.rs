@@ -82,7 +82,7 @@ static SERVICE: HttpService = HttpService {
     suffix: "",
     key: Some(Key { file: &SPUR_TOKEN_FILE, header: "token", keyless: None }),
     contact: None,
-    // A used-up balance is not refilled within a minute.
+    // SPUR does not refill a used-up balance within a minute, so the pause is an hour.
     backoff: Backoff { default: Duration::from_secs(60 * 60), minimum: Duration::ZERO },
     read,
     notice,

@@ -9,10 +9,13 @@
 //!                                                  "service": "EC2"}}}   ; texts that are unknown are absent
 //! ```
 //!
-//! `lists` makes a lookup of types cheap, because the lookup reads only this number. The table of lists is in the
-//! description, because every mmdb reader can show the description. `lists` is the first key of a record, because keys are
-//! sorted. `matches` is a map with numbers as keys instead of an array, because mmdb-writer 0.1.0 writes wrong headers for
-//! arrays of 29 or more values. The keys only set the order, so a reader ignores them.
+//! `lists` is a number, and a lookup of types reads only this number. So such a lookup is cheap. `lists` is the first
+//! key of a record, because keys are sorted.
+//!
+//! The table of lists is in the description, because every mmdb reader can show the description.
+//!
+//! `matches` is a map instead of an array, because mmdb-writer 0.1.0 writes wrong headers for arrays of 29 or more
+//! values. The keys of the map are numbers. They only set the order of the values, so a reader ignores them.
 
 use super::{Entry, ListSet, TypeList, is_list_name, is_type};
 use crate::mmdb::format::{Fault, LAST_BUILD, Section, Token};
@@ -31,7 +34,8 @@ pub const FORMAT: u64 = 1;
 /// `verify` allows no larger record.
 pub(super) const WORK: usize = (1 << 14) + (256 << 10);
 
-/// Units of work of `verify` for each byte of data. Records share texts by pointers of three bytes.
+/// Units of work that `verify` may spend for each byte of data. The limit is high, because records share texts:
+/// a pointer of three bytes may lead to a long text.
 pub(super) const WORK_A_BYTE: usize = 64;
 
 /// Parses the table of lists.

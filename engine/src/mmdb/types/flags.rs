@@ -23,11 +23,14 @@ const LONGEST_KEY: usize = 32;
 
 /// Keys of a vendor's records.
 pub(super) struct Family {
-    /// The keys, each with the type that it states. The index of a key is also the index of its list.
+    /// Pairs of a key of the records and the type that the key states. Each pair stands for one list, and both have the
+    /// same index.
     keys: &'static [(&'static [u8], &'static str)],
-    /// This key states a type only if no other key of the record states a type.
+    /// The key that states its type only if no other key of the record states a type. `None` if the layout has no such
+    /// key.
     fallback: Option<&'static [u8]>,
-    /// Type of every record that has any key. A family with this type has no `keys`.
+    /// Type of every record that has at least one key. `None` if the keys of a record state its types. If this type is
+    /// set, `keys` is empty.
     every_record: Option<&'static str>,
     provider: &'static [u8],
     service: &'static [u8],
@@ -40,7 +43,7 @@ static MAXMIND: Family = Family {
         (b"is_public_proxy", "PROXY"),
         (b"is_residential_proxy", "RESIDENTIAL_PROXY"),
         (b"is_hosting_provider", "DATACENTER"),
-        // MaxMind sets this key together with each of the other keys.
+        // MaxMind sets this key in addition to each of the other keys, so it is the `fallback`.
         (b"is_anonymous", "ANONYMOUS"),
     ],
     fallback: Some(b"is_anonymous"),
@@ -99,7 +102,7 @@ impl Family {
         let mut seen = Vec::new();
         let data = plan.data(bytes);
         for record in sample(bytes, plan) {
-            // A damaged record does not show the layout. `verify` reports it.
+            // Ignores the error. A damaged record says nothing about the layout, and `verify` reports the damage.
             let _ = pairs(data, record, |key, value| {
                 let is_of_residential = key == b"percent_days_seen";
                 let is_new = key.len() <= LONGEST_KEY && seen.len() < 64 && !seen.contains(&key);
@@ -118,7 +121,7 @@ impl Family {
         } else if count(&IPINFO_PLUS, 6) >= 1 {
             Some(&IPINFO_PLUS)
         } else if count(&IPINFO_PRIVACY, 5) >= 2 {
-            // A single one of these words may have another meaning.
+            // Two of these keys must be present, because one of these words alone may have another meaning.
             Some(&IPINFO_PRIVACY)
         } else {
             None
@@ -178,8 +181,7 @@ impl Family {
             }
         })?;
         for list in self.matches(data, record)?.iter() {
-            // The names in a record are names of the anonymizing service. They do not name the hosting
-            // company.
+            // The names in a record name the anonymizing service. They do not name the hosting company.
             let kind = self.keys.get(list).map(|(_, kind)| *kind);
             let named = !matches!(kind, Some("DATACENTER" | "TOR" | "MOBILE"));
             visit(Entry {

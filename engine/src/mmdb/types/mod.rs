@@ -6,10 +6,12 @@
 //! | `flags` | files of vendors, whose records have one key for each type |
 //! | `list_set` | a set of lists of one file |
 //!
-//! A file contains lists. Each list states one type about its addresses, and has a time of publication. A compiled file
-//! says itself which lists it contains. A vendor's file has one list for each type that its layout can state; all these
-//! lists have the same name and were published when the file was built. So a caller can ignore one outdated list, or
-//! one type, of any file.
+//! A file contains lists. Each list states one type about its addresses, and has a time of publication. So a caller can
+//! ignore one outdated list, or one type, of any file.
+//!
+//! - A compiled file has a table of its lists.
+//! - A vendor's file has one list for each type that its layout can state. All these lists have the same name, and
+//!   their time of publication is the build time of the file.
 //!
 //! Types are words in capitals, as the answers of SPUR contain them. These types have a fixed meaning:
 //!
@@ -65,7 +67,7 @@ pub fn is_list_name(text: &str) -> bool {
 /// A list of addresses that have one type.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TypeList {
-    /// Name of the list. In a vendor's file, the name of all lists is the type of the file. Has no control
+    /// Name of the list. All lists of a vendor's file have the same name, which is the type of the file. Has no control
     /// characters.
     pub name: String,
     /// See [`is_type`].
@@ -78,7 +80,7 @@ pub struct TypeList {
     pub notice: Option<String>,
 }
 
-/// Statement of one list about an address. The texts are as in the file; [`clean_name`] makes them fit to be stored.
+/// What one list says about an address. The texts are as in the file. [`clean_name`] makes them fit to be stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry<'a> {
     /// Index in [`TypeDatabase::lists`].
@@ -196,8 +198,8 @@ impl<S: AsRef<[u8]>> TypeDatabase<S> {
         found.map(|found| found & self.all())
     }
 
-    /// Calls `visit` for each statement about the address, ordered by list. A list has several statements about the
-    /// address if several of its prefixes contain the address with different details.
+    /// Calls `visit` for each entry of each list about the address, ordered by list. A list has several such entries if
+    /// several of its prefixes contain the address and the details of these prefixes differ.
     pub fn entries<'a>(
         &'a self,
         address: Address,

@@ -1,8 +1,8 @@
 //! Limits the bytes received over a connection for one exchange.
 //!
-//! The limit counts all bytes, also bytes outside the body. The limit of the body does not cover blocks of gzip that unpack to
-//! nothing, trailers, or interim responses. Without the limit, an endless stream of such data would be read at full speed until the
-//! deadline.
+//! The limit counts all bytes, also bytes outside the body. The limit of the body does not cover three kinds of data:
+//! blocks of gzip that unpack to nothing, trailers, and interim responses. Without the limit on all bytes, an endless
+//! stream of such data would be read at full speed until the deadline.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -46,7 +46,8 @@ impl<T: Transport> Transport for Bounded<T> {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        // A request is being sent, so the bytes received after it are its response. Nothing is sent while a response is read.
+        // A request is being sent, so all bytes that are received from now on are the response to it. Nothing is sent
+        // while a response is read.
         self.received = 0;
         self.inner.transmit_output(amount, timeout)
     }

@@ -35,7 +35,8 @@ const MOST_IDLE: usize = 32;
 /// Maximum number of agents: enough for the providers with their current and previous settings.
 const MOST_AGENTS: usize = 8;
 
-/// An idle agent holds connections. An agent in constant use would not notice that the system's root certificates
+/// Agents are dropped after this time without use, because they hold connections. `LONGEST_LIFE` also limits the age of
+/// agents that are in constant use. Otherwise such an agent would never notice that the system's root certificates have
 /// changed.
 const LONGEST_IDLE: Duration = Duration::from_secs(60);
 const LONGEST_LIFE: Duration = Duration::from_secs(60 * 60);
@@ -110,8 +111,8 @@ fn send_with(
     })
 }
 
-/// Returns the time from `begun` until this thread's last request had a connection. It is zero for a kept connection,
-/// and `None` if no connection was established. The TLS handshake comes later and is not included.
+/// Returns the time from `begun` until this thread's last request had a connection. The time is zero for a kept
+/// connection. Returns `None` if no connection was established. The TLS handshake comes later and is not included.
 pub(super) fn connected(begun: Instant, failure: Option<&Failure>) -> Option<Duration> {
     match CONNECTED.take() {
         Some(at) => Some(at.saturating_duration_since(begun)),
@@ -140,7 +141,7 @@ struct CachedAgent {
     used: Instant,
 }
 
-/// Ordered by use; the agent used last is the last.
+/// The agents in the order of their last use. The agent that was used last is at the end.
 struct Agents(Vec<CachedAgent>);
 
 static AGENTS: Mutex<Agents> = Mutex::new(Agents(Vec::new()));

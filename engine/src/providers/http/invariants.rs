@@ -16,7 +16,7 @@ use crate::providers::greynoise::GreyNoise;
 use crate::providers::spur::Spur;
 use std::net::IpAddr;
 
-/// The requested address and the key of the request.
+/// The requested address, and the key that the request sends to the provider.
 const ASKED: &str = "192.0.2.1";
 const KEY: &[u8] = b"k3y-that-nobody-may-see";
 
@@ -137,7 +137,7 @@ pub fn http_settings(bytes: &[u8]) {
         assert_eq!(uri.authority().map(|who| who.as_str().to_ascii_lowercase()), Some(target.host.clone()));
         assert!(uri.path().ends_with(&format!("/{ASKED}")) && uri.query() == Some("json"), "{about}");
         assert!(!target.host.contains('@') && !about.contains(['#', ' ']) && about.len() < 2200);
-        // Keys are sent to the host of the connection. So the permission must depend on this host.
+        // A key is sent to the host of the connection, so this host must determine whether a key may be sent.
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
         let local = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
         assert_eq!(target.may_see_keys(), uri.scheme_str() == Some("https") || local, "{text}");

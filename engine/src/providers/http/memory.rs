@@ -1,4 +1,5 @@
-//! A connection without a socket that delivers given bytes. Fuzz targets use it for millions of responses.
+//! A connection that uses no socket, and delivers bytes that the caller chose. Fuzz targets use it for millions of
+//! responses.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -111,11 +111,11 @@ pub(super) struct Keyless {
 pub(super) struct Backoff {
     /// Used if the provider names no time.
     pub(super) default: Duration,
-    /// Lower limit, even if the provider names a shorter time.
+    /// The shortest pause. It applies even if the provider names a shorter time.
     pub(super) minimum: Duration,
 }
 
-/// A response before the service's function reads it.
+/// A response, as the function `read` of a service gets it.
 pub(super) struct HttpResponse<'a> {
     pub(super) status: u16,
     pub(super) body: &'a [u8],

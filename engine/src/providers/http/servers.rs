@@ -145,7 +145,7 @@ pub(in crate::providers) fn read_head(stream: &mut dyn Duplex) -> Option<String>
     Some(String::from_utf8(head).unwrap())
 }
 
-/// `status` is for example `200 OK`. `headers` contains lines with their line ends.
+/// Returns a response as bytes. `status` is for example `200 OK`. `headers` contains lines with their line ends.
 pub(in crate::providers) fn answer(status: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}\r\n", body.len());

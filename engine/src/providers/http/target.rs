@@ -1,6 +1,6 @@
 //! Parses provider URLs, and decides whether a key may be sent to them.
 //!
-//! A key is sent over TLS only, or to this host.
+//! A key is sent over TLS only. There is one exception: a URL whose host is this machine needs no TLS.
 
 use crate::address::Address;
 use std::net::{Ipv4Addr, Ipv6Addr};

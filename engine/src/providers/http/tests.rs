@@ -263,11 +263,11 @@ fn endless_body_is_given_up_early() {
     assert!(sent < 30_000_000, "{sent}");
 }
 
-/// In each response the compressed body unpacks to nothing, so no body becomes too long. Each exchange ends long before its
-/// deadline.
+/// Each response is endless, but its body unpacks to nothing, so the limit of the body never applies. The limit on all
+/// received bytes ends each exchange long before its deadline.
 #[test]
 fn endless_nothing_is_given_up_early() {
-    // An empty block of deflate, stored, and not the last block.
+    // A deflate block of the type "stored" that is empty and is not the last block.
     const EMPTY_BLOCK: &[u8] = b"\0\0\0\xff\xff";
     let gzip_head = b"\x1f\x8b\x08\0\0\0\0\0\0\x03";
     let gzipped = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\nContent-Encoding: gzip\r\n\r\n";
@@ -291,7 +291,7 @@ fn endless_nothing_is_given_up_early() {
         });
         let reply = ask(&GreyNoise, &greynoise(&server.url("")));
         assert_eq!(reply.failure, Some(Failure::TooLarge), "{what}");
-        // The kernel's buffers and the two MiB.
+        // The client reads two MiB at most, and the kernel's buffers hold the rest of the sent bytes.
         let sent = count.recv().unwrap();
         assert!(sent < 30_000_000, "{what}: {sent}");
     }
@@ -759,7 +759,8 @@ fn proxy_is_asked_to_connect_to_the_provider() {
     assert_eq!(proxy.asked()[0].line(), "CONNECT provider.test:8080 HTTP/1.1");
     assert_eq!(proxy.asked()[0].header("user-agent"), Some(USER_AGENT));
 
-    // A proxy cannot reach the ports of this host.
+    // The exchange does not use the proxy for a server on this host, because a proxy cannot reach the ports of this
+    // host.
     let server = Server::answering(answer("200 OK", "", SEEN));
     let settings = greynoise(&server.url("")).with(&HTTP_PROXY, text(&proxy.url("")));
     assert_eq!(source_data(&ask(&GreyNoise, &settings))["noise"], true);
