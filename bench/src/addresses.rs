@@ -42,7 +42,7 @@ pub struct Addresses {
     pub asn: Vec<u8>,
     pub countries: Vec<Range>,
     pub networks: Vec<Range>,
-    /// Distinct addresses, whose networks are drawn by Zipf's law.
+    /// Distinct addresses. The network of each address is drawn by Zipf's law.
     pub pool: Vec<Ipv4Addr>,
     /// Uniform over the public part of IPv4.
     pub sample: Vec<Ipv4Addr>,
@@ -81,7 +81,7 @@ impl Addresses {
         }
     }
 
-    /// Tables that every measurement uses: `pool` and `sample`.
+    /// Stores the tables that every measurement uses: `pool` and `sample`.
     pub fn store(&self, db: &mut Session) {
         db.run(
             "CREATE TABLE pool (n int PRIMARY KEY, ip inet NOT NULL);
@@ -93,7 +93,8 @@ impl Addresses {
         db.run("VACUUM (FREEZE, ANALYZE) pool, sample");
     }
 
-    /// Stores the ranges in tables with a btree on the first address. A user without the extension would do this.
+    /// Stores the ranges in tables with a btree on the first address of a range, as a user without the extension would
+    /// do.
     pub fn store_ranges(&self, db: &mut Session) {
         for (table, ranges) in [("country_ranges", &self.countries), ("asn_ranges", &self.networks)] {
             db.run(&format!(
@@ -226,13 +227,13 @@ fn ranges(database: &[u8], paths: &[&[PathElement<'_>]]) -> Vec<Range> {
     ranges
 }
 
-/// Draws distinct addresses. The network of each is drawn by Zipf's law with s = 1.
+/// Draws distinct addresses. The network of each address is drawn by Zipf's law with s = 1.
 fn pool(networks: &[Range], random: &mut Random) -> Vec<Ipv4Addr> {
     let by_network = shuffled(networks, random);
     draw(&by_network, Vec::new(), POOL, random).into_iter().map(|(address, _)| address).collect()
 }
 
-/// Networks in random order, with the ranges of each.
+/// Returns the networks in random order, each with its ranges.
 fn shuffled<'a>(networks: &'a [Range], random: &mut Random) -> Vec<(&'a str, Vec<&'a Range>)> {
     let mut by_network: HashMap<&str, Vec<&Range>> = HashMap::new();
     for range in networks {
@@ -274,7 +275,8 @@ fn draw<'a>(
         if taken.insert(address) {
             drawn.push((address, asn));
         } else {
-            // A hot network may be smaller than its share.
+            // The drawn address is taken already. This can happen often if a frequent network is smaller than its
+            // share.
             refused += 1;
             assert!(refused < 10 * count, "the networks are too small");
         }

@@ -1,5 +1,5 @@
-//! Measures the first day of an installation: creating networks from known addresses, and the backfill of old
-//! sessions. Both run over a year of sessions and over half of them. The time may double between the two sizes, the
+//! Measures the first day of an installation: creating networks from known addresses, and the backfill of old sessions.
+//! Both run over a year of sessions and over half of them. From half a year to a year, the time may double, but the
 //! memory may not.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,11 +15,12 @@ use crate::report::{Aim, Report, short};
 /// A call by a separate backend.
 struct Run {
     seconds: f64,
-    /// CPU time of the backend during the call.
+    /// CPU time that the backend used during the call.
     busy: f64,
     /// Maximum of the backend's private memory, in MiB.
     private: f64,
-    /// VmHWM, in MiB. Includes the pages of shared buffers that the backend touched.
+    /// Maximum resident memory (VmHWM) of the backend, in MiB. Includes the pages of shared buffers that the backend
+    /// touched.
     resident: f64,
 }
 
@@ -152,8 +153,8 @@ const PLAIN_UPSERT: &str = "
     SET unique_ip_count = excluded.unique_ip_count, total_session_count = excluded.total_session_count,
         last_seen = excluded.last_seen";
 
-/// Measures `build_asn_inventory` over addresses that another system enriched, and one statement that does about the
-/// same.
+/// Measures `build_asn_inventory` over addresses that another system enriched. Compares it with one statement that does
+/// about the same.
 pub fn measure_networks(cluster: &Cluster, addresses: &Addresses, report: &mut Report) {
     let mut plain = 0.0;
     let runs = [HALF, FULL].map(|size: Size| {
@@ -188,8 +189,8 @@ const PLAIN_UPDATE: &str = "
     FROM population p
     WHERE p.ip = s.source_ip AND s.snapshot_asn IS NULL";
 
-/// Measures `backfill_sessions` over sessions stored before the table was attached, and one statement that fills only
-/// the snapshots.
+/// Measures `backfill_sessions` over sessions that were stored before the table was attached. Compares it with one
+/// statement that fills only the snapshots.
 pub fn measure_sessions(cluster: &Cluster, addresses: &Addresses, report: &mut Report) {
     let mut plain = 0.0;
     let runs = [HALF, FULL].map(|size: Size| {

@@ -1,8 +1,9 @@
-//! Counts the instructions of a server in single-user mode, which is one backend without other processes, under callgrind.
+//! Counts instructions under callgrind. The server runs in single-user mode: one backend without other processes.
 //!
-//! Noise of the machine does not change the counts. Instructions of the kernel are not included. The server's clock stands still.
-//! Otherwise the check for newer mmdb files, which a backend runs once a second, would run far more often for each session than
-//! without callgrind.
+//! Noise of the machine does not change the counts. Instructions of the kernel are not included.
+//!
+//! The server's clock stands still. Once a second, a backend checks for newer mmdb files. Under callgrind each session
+//! takes longer, so with a running clock there would be far more checks for each session.
 
 use std::fs::File;
 use std::path::Path;
@@ -14,7 +15,7 @@ use server_tests::database::fresh_database;
 use server_tests::hosts::COWRIE;
 use server_tests::world::crowd_member;
 
-/// Counts hardly differ from round to round, so a few rounds are enough.
+/// A few rounds are enough, because counts hardly differ from round to round.
 pub const MOST_ROUNDS: usize = 3;
 
 /// Addresses that the inventory of a prepared database knows.
@@ -35,8 +36,9 @@ pub fn is_installed() -> bool {
     Command::new("valgrind").arg("--version").output().is_ok()
 }
 
-/// Returns the instructions that a backend executes from its start to its end. The backend reads one statement a line from
-/// `script`, each a transaction. It works on a copy of the data directory of a cluster that is stopped.
+/// Returns the number of instructions that a backend executes from its start to its end. Each line of `script` is a
+/// statement, and each statement is a transaction. The backend works on a copy of the data directory of a stopped
+/// cluster.
 ///
 /// `settings` are command-line arguments of the server. The file `profile`, if any, receives callgrind's counts by function.
 pub fn instructions(

@@ -1,4 +1,4 @@
-//! Measures the cost of the cascade per address, new and fresh.
+//! Measures the cost of the cascade for an address: for a new address, and for an address whose data are fresh.
 
 use std::time::Instant;
 
@@ -29,7 +29,7 @@ pub fn measure(db: &mut Database<'_>, addresses: &Addresses, effort: &Effort, re
         new.push(micros(started));
         assert_eq!(written, ADDRESSES as i64);
 
-        // In the order of insertion, as a user's query would read them.
+        // Reads the addresses in the order of insertion, as a user's query would.
         let ask = "SELECT count(enrich.enrich_ip(ip)) FROM public.fresh";
         let scan = "SELECT count(ip) FROM public.fresh";
         session.run("SELECT enrich.enrich_ip(ip) FROM public.fresh LIMIT 1000");

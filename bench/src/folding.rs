@@ -11,7 +11,7 @@ use crate::report::{Aim, Report};
 
 const NAPTIME: f64 = 2.0;
 const BLOCKED: i64 = 10_000;
-/// Pending counts of other addresses, twenty for each address.
+/// Number of pending counts of other addresses: twenty for each address.
 const OTHERS: i64 = 40_000;
 
 const BLOCKED_ADDRESSES: &str = "'60.0.0.0'::inet + n FROM generate_series(1, 10000) n";
@@ -20,8 +20,8 @@ fn insert_others(db: &mut Session) {
     db.run(&format!(
         "INSERT INTO s (ip) SELECT '23.1.0.0'::inet + n % 2000 FROM generate_series(1, {OTHERS}) n"
     ));
-    // Stores one row for each session, as if each session had its own transaction. One transaction would add the
-    // rows up.
+    // Stores one row for each session, as if each session had its own transaction. The INSERT above is one transaction,
+    // so it has added its counts up in fewer rows.
     db.run(&format!(
         "INSERT INTO enrich.session_delta (ip_address, sessions)
          SELECT '23.1.0.0'::inet + n % 2000, (-1) ^ (n / 2000) FROM generate_series(1, {OTHERS}) n"
@@ -32,7 +32,7 @@ fn sum(db: &mut Session) -> i64 {
     db.number("SELECT COALESCE(sum(session_count), 0) FROM enrich.ip_inventory WHERE ip_address < '60.0.0.0'")
 }
 
-/// Times from the last commit until all counts of others are folded.
+/// Measures the time from the last commit until all counts of the other addresses are folded.
 pub fn measure(effort: &Effort, report: &mut Report) {
     let cluster = cluster_with_world(
         &Options::named("bench-folding")
@@ -46,7 +46,7 @@ pub fn measure(effort: &Effort, report: &mut Report) {
         db.run("CREATE TABLE s (ip inet)");
         db.run("SELECT enrich.attach_session_table('s', 'ip')");
         insert_others(&mut db);
-        // A request that is deleted at once makes the launcher start the worker of a new database.
+        // Makes the launcher start the worker of a new database. The request is deleted at once, so no lookup is sent.
         db.run(
             "INSERT INTO enrich.enrichment_request (ip_address, provider) VALUES ('60.0.0.1', 'cymru');
              DELETE FROM enrich.enrichment_request",
@@ -94,7 +94,7 @@ pub fn measure(effort: &Effort, report: &mut Report) {
     );
 }
 
-/// Seconds that a call takes for the same counts of others.
+/// Returns the seconds that a call of `fold_statistics()` takes for the counts of the other addresses.
 fn call(db: &mut Session) -> f64 {
     insert_others(db);
     db.run("SET client_min_messages = warning");

@@ -1,5 +1,6 @@
-//! Generates a year of a honeypot with a fixed seed: sessions in the analysts' table, their addresses, the
-//! networks of these. The database can be in the state before the extension, or in the state with it.
+//! Generates a year of a honeypot with a fixed seed: sessions in the analysts' table, their addresses, and the networks
+//! of the addresses. The database can be in the state before the extension was installed, or in the state with the
+//! extension.
 
 use std::fmt::Write;
 
@@ -65,7 +66,8 @@ impl Size {
     }
 }
 
-/// The address of each session. New addresses appear all through the year, and early ones have the most sessions.
+/// Returns the index of the address of each session. New addresses appear throughout the year. Addresses that appear
+/// early have the most sessions.
 fn visitors(size: &Size) -> impl Iterator<Item = usize> + '_ {
     let mut random = Random::seeded(7);
     let mut seen = 0;
@@ -79,8 +81,8 @@ fn visitors(size: &Size) -> impl Iterator<Item = usize> + '_ {
     })
 }
 
-/// Stores the sessions of `size`, a third of them with a document, with snapshots or in the state before the
-/// extension.
+/// Stores the sessions of `size`. A third of the sessions have a document. If `with_snapshots` is false, the sessions
+/// are in the state before the extension was installed.
 pub fn store_sessions(db: &mut Database<'_>, size: &Size, population: &[Inhabitant], with_snapshots: bool) {
     db.run(SESSIONS);
     let mut random = Random::seeded(11);
@@ -147,7 +149,7 @@ fn document(of: &Inhabitant) -> String {
     )
 }
 
-/// Table `population`, which a hand-written statement joins with.
+/// Creates the table `population`, which a hand-written statement joins.
 pub fn store_population(db: &mut Database<'_>, population: &[Inhabitant]) {
     db.run(
         "CREATE TABLE population (ip inet PRIMARY KEY, asn bigint NOT NULL, country text, document jsonb NOT NULL)",
@@ -165,8 +167,8 @@ pub fn store_population(db: &mut Database<'_>, population: &[Inhabitant]) {
     db.run("VACUUM (ANALYZE) population");
 }
 
-/// The inventory of addresses in the state of the Python system: documents, times and counts, but no networks
-/// yet.
+/// Stores the inventory of addresses as the Python system leaves it: with documents, times and counts, but without
+/// networks.
 pub fn store_unread_inventory(db: &mut Database<'_>, size: &Size, population: &[Inhabitant]) {
     let mut seen = vec![(0, 0, 0); population.len()];
     for (session, visitor) in visitors(size).enumerate() {
@@ -197,7 +199,8 @@ pub fn store_unread_inventory(db: &mut Database<'_>, size: &Size, population: &[
     db.run("VACUUM (ANALYZE) enrich.ip_inventory");
 }
 
-/// Inventories and history that belong to the stored sessions; one address in twenty has moved since.
+/// Stores the inventories and the history for the stored sessions. One address in twenty has moved to another network
+/// since its sessions.
 pub fn store_inventories(db: &mut Database<'_>) {
     db.run(
         "INSERT INTO enrich.asn_inventory (asn_number, organization_name, organization_country, asn_type)

@@ -90,7 +90,7 @@ pub fn prepare(db: &mut Database<'_>, addresses: &Addresses) {
     db.run("VACUUM (FREEZE, ANALYZE)");
 }
 
-/// Before every run: nothing pending, nothing dead, nothing dirty.
+/// Prepares the tables for a run: folds pending counts, removes dead rows, and writes dirty pages to disk.
 fn settle(db: &mut Database<'_>, table: &str) {
     db.run("CALL enrich.fold_statistics()");
     if table == NAIVE {
@@ -120,7 +120,7 @@ fn pgbench(db: &mut Database<'_>, table: &str, inserts: usize, clients: u32, sec
     Run { tps, failed, deadlocks: db.number(deadlocks) - before }
 }
 
-/// The key is random, so that the keys of two runs do not collide.
+/// Writes the pgbench script. Keys of sessions are random, so that the keys of two runs do not collide.
 fn script(db: &Database<'_>, table: &str, inserts: usize) -> PathBuf {
     let path = db.cluster.files().join(format!("{table}-{inserts}.sql"));
     let mut text = String::new();
@@ -146,7 +146,8 @@ fn script(db: &Database<'_>, table: &str, inserts: usize) -> PathBuf {
     path
 }
 
-/// The variants' runs of one round, in an order that rotates from round to round.
+/// Runs each variant once. The order of the runs changes from round to round. Returns the results in the order of
+/// `variants`.
 fn round_of<T>(variants: &[&'static str], round: usize, mut run: impl FnMut(&'static str) -> T) -> Vec<T> {
     let mut results: Vec<Option<T>> = variants.iter().map(|_| None).collect();
     for step in 0..variants.len() {

@@ -1,7 +1,8 @@
 //! Compares the instructions of this checkout with those of an earlier commit, for the operations that run most often.
 //!
 //! Each count is the difference between two runs of a server in single-user mode. The second run executes more
-//! operations. So the start of the server, the planning of the first statements and the last checkpoint are not included.
+//! operations than the first. So the count does not include the start of the server, the planning of the first
+//! statements and the last checkpoint.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -93,7 +94,7 @@ pub fn measure(effort: &Effort, report: &mut Report) {
 impl Version {
     fn prepare(name: &'static str, installation: &'static Installation) -> Self {
         let options = Options::named(&format!("bench-instructions-{name}")).run_by(installation);
-        // Without autovacuum both versions have the same pages and statistics.
+        // Autovacuum is off, so that both versions have the same pages and statistics.
         let cluster = cluster_with_world(&options.conf("autovacuum = off"));
         let no_sessions = callgrind::prepared_database(&cluster);
         let with_deltas = |deltas| {
@@ -158,7 +159,8 @@ fn operation(
     Operation { what, file, operations: sizes[1] - sizes[0], runs }
 }
 
-/// The lookup of an address in the mmdb files. The first run executes the same statement without the function.
+/// Returns the operation that looks up an address in the mmdb files. The first run executes the same statement without
+/// the function.
 fn lookup(function: &'static str) -> Operation {
     const LOOKUPS: u64 = 20_000;
     let script = |expression: &str| {
@@ -172,7 +174,7 @@ fn lookup(function: &'static str) -> Operation {
     Operation { what: function, file: function, operations: LOOKUPS, runs }
 }
 
-/// Returns a statement that enriches this number of addresses, from one on.
+/// Returns a statement that enriches `addresses` addresses of the crowd, beginning with number `first`.
 fn enrich_ips(first: u64, addresses: u64) -> String {
     let addresses: Vec<String> = (first..first + addresses).map(crowd_member).collect();
     format!("SELECT count(*) FROM enrich.enrich_ips('{{{}}}')\n", addresses.join(","))

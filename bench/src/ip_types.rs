@@ -1,5 +1,5 @@
-//! Measures the cost of eight lists of types of addresses for an insert, in instructions: with eight mmdb files of types,
-//! and without. It counts as `metrics.rs` does.
+//! Measures how many instructions eight lists of types of addresses add to an insert. Runs inserts with eight mmdb
+//! files of types, and without these files. Counts instructions in the same way as `metrics.rs`.
 
 use cowrie_enrich_test_mmdb::types::TypesFile;
 use server_tests::database::cluster_with_world;
@@ -35,7 +35,8 @@ pub fn measure(effort: &Effort, report: &mut Report) {
         .zip(KINDS)
         .map(|(number, kind)| {
             let list = format!("list{number}");
-            // Different networks in each list, hosts as in lists of exits and /24s as in lists of clouds.
+            // Each list has different networks. Half of the lists contain hosts, as lists of exits do, and half contain
+            // /24s, as lists of clouds do.
             let file = (0..ENTRIES).fold(TypesFile::new().list(&list, kind, now), |file, n| {
                 let (network, rest) = ((n * 7 + number * 31) % CROWD_NETWORKS, n / CROWD_NETWORKS);
                 let prefix = match number % 2 {

@@ -16,9 +16,9 @@ use crate::report::{Aim, Report};
 const LOOPING: usize = 40;
 const STUCK: usize = 2;
 const SLOW_TABLES: usize = 200;
-/// Sessions of the honest table are stored this often.
+/// Interval between two inserts of sessions into the honest table.
 const EVERY: Duration = Duration::from_millis(200);
-/// `ALTER TABLE` on the honest table is run this often.
+/// Interval between two runs of `ALTER TABLE` on the honest table.
 const ALTER_EVERY: Duration = Duration::from_secs(5);
 
 pub fn measure(report: &mut Report) {
@@ -53,7 +53,7 @@ pub fn measure(report: &mut Report) {
             break;
         }
         if !is_over {
-            // The second session of an address is counted by a fold.
+            // An address gets a second session, because only the second session is counted by a fold.
             let (new, known) = (address(next), address(next.saturating_sub(1)));
             db.run(&format!(
                 "INSERT INTO honest.s (id, ip) VALUES ({next}, '{new}'); INSERT INTO honest.s (id, ip) VALUES (-1, '{known}')"
@@ -80,7 +80,7 @@ pub fn measure(report: &mut Report) {
                 counted.push(took);
             }
         }
-        // The last address has one session only, which no fold counts.
+        // The last address has only one session, so no fold counts it.
         open.retain(|(id, _, completed, counted)| !(*completed && (*counted || (is_over && id + 1 == next))));
         let is_late =
             open.iter().any(|(_, since, completed, _)| !completed && since.elapsed().as_secs() >= 5);
@@ -146,7 +146,7 @@ pub fn measure(report: &mut Report) {
     );
 }
 
-/// A new address each time, so that each session waits for an answer.
+/// Returns a new address each time, so that each session waits for an answer.
 fn address(n: usize) -> std::net::IpAddr {
     member(10_000 + n, 1)
 }
@@ -174,7 +174,7 @@ fn prepare(db: &mut Database<'_>) {
     }
 }
 
-/// A table whose constraint runs `body` in the background.
+/// Attaches a table whose constraint runs `body` in the background.
 fn hostile(db: &mut Session, role: &str, table: &str, body: &str) {
     attach(db, role, table);
     let check = format!("check_{table}");
@@ -182,7 +182,8 @@ fn hostile(db: &mut Session, role: &str, table: &str, body: &str) {
     constrain(db, role, table, &check);
 }
 
-/// Calls xpath() if the server has libxml, else a long expression of products. Neither notices an interrupt.
+/// Returns code that notices no interrupt: a call of xpath() if the server has libxml, otherwise a long sum of
+/// products.
 fn stuck_code(db: &mut Session) -> String {
     let xpath = |elements: usize| {
         format!(
@@ -196,7 +197,7 @@ fn stuck_code(db: &mut Session) -> String {
     }
 }
 
-/// Repeats `work` in a new session until `stop` is set; returns its measurements in seconds.
+/// Repeats `work` in a new session until `stop` is set. Returns the measurements of `work`, in seconds.
 fn spawn(
     db: &Database<'_>,
     stop: &Arc<AtomicBool>,
@@ -215,7 +216,7 @@ fn spawn(
     })
 }
 
-/// Sessions of the hostile tables, of addresses that are new every time.
+/// Stores a session in each hostile table. The address is new each time.
 fn hostile_sessions(session: &mut Session, n: usize) -> Vec<f64> {
     let ip = member(100_000 + n % 50_000, 1);
     let looping = (0..LOOPING).map(|owner| format!("looping{owner}.s"));
@@ -237,7 +238,7 @@ fn alter_tables(session: &mut Session, n: usize) -> Vec<f64> {
     [add, drop].iter().map(|statement| timed(session, statement)).collect()
 }
 
-/// One insert of a honeypot, of an address that is new every time.
+/// Measures one insert of a honeypot. The address is new each time.
 fn time_insert(session: &mut Session, table: &str, n: usize) -> Vec<f64> {
     std::thread::sleep(Duration::from_millis(20));
     let ip = member(160_000 + n % 80_000, 2);

@@ -1,4 +1,5 @@
-//! Measures `lookup_ips()` for a list of addresses, compared with the same data by a call of a function for each value.
+//! Measures `lookup_ips()` for a list of addresses. Compares it with a query that gets the same data with a function
+//! call for each value.
 
 use std::time::Instant;
 

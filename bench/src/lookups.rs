@@ -28,8 +28,8 @@ pub fn measure(db: &mut Database<'_>, addresses: &Addresses, effort: &Effort, re
     eprintln!("lookups: {SAMPLE} addresses, {} rounds", effort.rounds);
     addresses.store_ranges(db);
     let sample: Vec<IpAddr> = addresses.sample.iter().map(|a| IpAddr::V4(*a)).collect();
-    // The plain loop reads a mapped file in pages of 4 kB, as the extension does. In the heap the same file may be
-    // in huge pages, which is faster. The time for the heap is printed separately.
+    // The plain loop reads a mapped file in pages of 4 kB, as the extension does. A copy of the file in the heap may be
+    // in huge pages, which are faster to read. The time for the copy in the heap is printed separately.
     let map = |name: &str, bytes: &[u8]| -> Mmap {
         let path = db.cluster.files().join(name);
         std::fs::write(&path, bytes).expect("a copy can be written");
@@ -93,7 +93,7 @@ pub fn measure(db: &mut Database<'_>, addresses: &Addresses, effort: &Effort, re
     }
 }
 
-/// Returns the seconds of the second of two passes, and the number of addresses with an answer.
+/// Reads all addresses twice. Returns the seconds of the second pass, and the number of addresses with an answer.
 fn raw_loop<S: AsRef<[u8]>>(
     reader: &Reader<S>,
     sample: &[IpAddr],

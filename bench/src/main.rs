@@ -1,5 +1,5 @@
-//! Measures the extension against its alternatives in one run and prints ratios with their aims.
-//! bench/README.md describes the measurements.
+//! Measures the extension and its alternatives in one run. Prints ratios, each with its aim. bench/README.md describes
+//! the measurements.
 
 mod addresses;
 mod analysis;

@@ -1,8 +1,8 @@
 //! Measures the cost of metrics for an insert, in instructions, with `cowrie_enrich.metrics` on and off.
 //!
-//! It counts instructions and not time, because noise would hide one percent of a time. Each count is the difference
-//! between a run with many inserts and a run with few, on copies of the same data directory. So the start of the server
-//! is not included.
+//! Counts instructions and not time, because noise would hide a difference of one percent in time. Each count is the
+//! difference between a run with many inserts and a run with few inserts, on copies of the same data directory. So the
+//! start of the server is not included.
 
 use server_tests::Options;
 use server_tests::database::cluster_with_world;
@@ -68,7 +68,7 @@ fn new(sessions: u64) -> String {
     singly(sessions, |n| crowd_member(KNOWN + n))
 }
 
-/// Each line is a statement and a transaction.
+/// Returns one INSERT a line. Each line is a statement and a transaction.
 pub fn singly(sessions: u64, address: impl Fn(u64) -> String) -> String {
     let insert = |n| {
         let address = address(n);

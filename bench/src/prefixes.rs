@@ -1,8 +1,8 @@
 //! Measures `prefix_activity()` and `blocklist()` over a year of sessions, compared with statements that a user would
 //! write by hand.
-//!
-//! The statements by hand return the same numbers of sessions and addresses. They have none of the other rules: the
-//! longest announced prefix of another address, prefixes around bogons, and lists of benign scanners.
+//! The statements by hand return the same numbers of sessions and addresses. They do not implement the other rules of
+//! the functions: the longest announced prefix of another address, prefixes around bogons, and lists of benign
+//! scanners.
 
 use std::time::Instant;
 
@@ -40,7 +40,7 @@ fn prefixes_by_hand(since: &str) -> String {
     )
 }
 
-/// The condition that an address may be blocked.
+/// The condition under which an address may be blocked.
 const BLOCKED: &str = "NOT enrich.is_bogon(s.source_ip)
     AND COALESCE(i.enrichment #>> '{greynoise,riot}', '') <> 'true'
     AND COALESCE(i.enrichment #>> '{greynoise,classification}', '') <> 'benign'
@@ -72,7 +72,7 @@ fn dense_prefixes_by_hand(since: &str) -> String {
 }
 
 pub fn measure(db: &mut Database<'_>, effort: &Effort, report: &mut Report) {
-    // Without exceptions, the server could leave out their part of the work.
+    // Adds exceptions, because the server could skip the check for exceptions if there were none.
     db.run(
         "INSERT INTO enrich.blocklist_exception (prefix) SELECT network(set_masklen('198.18.0.0'::inet + 256 * n, 24))
              FROM generate_series(0, 99) n;
@@ -105,7 +105,7 @@ pub fn measure(db: &mut Database<'_>, effort: &Effort, report: &mut Report) {
     db.run("TRUNCATE enrich.blocklist_exception");
 }
 
-/// Runs the function and the statement by hand in turns.
+/// Runs the function and the statement by hand alternately.
 fn compare(
     db: &mut Database<'_>,
     effort: &Effort,

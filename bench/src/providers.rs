@@ -1,7 +1,9 @@
-//! Measures three things. The first is the time from the first request to an HTTP provider until the last answer is in
-//! the inventory, compared with the provider's own time. The second is the delay of other providers by one that is
-//! down. The third is the cost of more providers for an insert. GreyNoise, SPUR and Team Cymru are simulated on
-//! loopback.
+//! Measures three things. GreyNoise, SPUR and Team Cymru are simulated on loopback.
+//!
+//! 1. The time from the first request to an HTTP provider until the last answer is in the inventory. It is compared
+//!    with the time that the provider itself needs.
+//! 2. How much a provider that is down delays the other providers.
+//! 3. How much more an insert costs if there are more providers.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -20,7 +22,7 @@ use crate::report::{Aim, Report, median, short};
 use crate::{Effort, pgbench};
 
 const HOST: &Host = &SUMMARIES;
-/// Interval between two queries of the queue, and so the maximum error of each time.
+/// Interval between two queries of the queue. It is also the maximum error of each measured time.
 const GLANCE: Duration = Duration::from_millis(20);
 
 pub fn measure(effort: &Effort, report: &mut Report) {
@@ -30,7 +32,7 @@ pub fn measure(effort: &Effort, report: &mut Report) {
     beside_one_that_is_down(effort, report);
 }
 
-/// As fast as the provider's delay and the number of connections allow.
+/// The numbers of a run whose speed only the provider's delay and the number of connections limit.
 const MANY: usize = 10_000;
 const PARALLEL: usize = 10;
 const DELAY: Duration = Duration::from_millis(100);
@@ -43,7 +45,7 @@ fn at_full_speed(report: &mut Report, one_by_one: f64) {
             .conf(&format!("cowrie_enrich.greynoise_url = '{}'", greynoise.url()))
             .conf(&format!("cowrie_enrich.greynoise_max_parallel = {PARALLEL}"))
             .conf("cowrie_enrich.greynoise_rate = 0")
-            // Set, but never reached, because the bookkeeping of the quota is part of the cost.
+            // The quota is part of the measurement because of its bookkeeping. It is so high that it is never reached.
             .conf("cowrie_enrich.greynoise_daily_quota = 1000000"),
     );
     let mut db = warm_database(&cluster, &["greynoise"]);
@@ -85,10 +87,10 @@ fn at_full_speed(report: &mut Report, one_by_one: f64) {
     );
 }
 
-/// Number of addresses that the loop below looks up.
+/// Number of addresses that the loop in `one_after_the_other` looks up.
 const FEW: usize = 200;
 
-/// The loop of the Python system: send, wait, write, commit. Returns seconds for an address.
+/// Measures the loop of the Python system: send, wait, write, commit. Returns the seconds for one address.
 fn one_after_the_other(report: &mut Report) -> f64 {
     let greynoise = Http::start(Service::GreyNoise, Hosts::synthetic());
     greynoise.behave(HttpBehaviour::normal().delayed(DELAY));
@@ -123,7 +125,7 @@ fn one_after_the_other(report: &mut Report) -> f64 {
     each
 }
 
-/// One request on a connection that stays open.
+/// Sends one request on a connection that stays open, and returns the response.
 fn get(upstream: &mut BufReader<TcpStream>, path: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n\r\n");
     upstream.get_mut().write_all(request.as_bytes()).expect("the stand-in reads");
@@ -184,7 +186,8 @@ fn at_a_rate(report: &mut Report) {
 
 /// Each address is in a separate /24, so Team Cymru gets one lookup for each.
 const ADDRESSES: usize = 5_000;
-/// With four connections to each, Team Cymru takes 15 s for its ten batches and SPUR 25 s.
+/// Delays of the providers. With four connections to each provider, Team Cymru takes 15 s for its ten batches, and SPUR
+/// takes 25 s.
 const CYMRU_DELAY: Duration = Duration::from_secs(5);
 const SPUR_DELAY: Duration = Duration::from_millis(20);
 /// Time-out of a request while GreyNoise does not respond.
@@ -271,8 +274,8 @@ fn others(state: &str) -> (f64, f64) {
     (cymru, spur)
 }
 
-/// Measures the cost of more sources for an insert. Each session comes from a different address, whose network the ASN
-/// file knows. No worker runs.
+/// Measures how much more sources add to the cost of an insert. Each session comes from a different address, and the
+/// ASN file knows the address's network. No worker runs.
 pub fn measure_sources(effort: &Effort, report: &mut Report) {
     const FEWER: &str = "maxmind,cymru";
     const MORE: &str = "maxmind,cymru,greynoise,spur";
@@ -292,7 +295,7 @@ pub fn measure_sources(effort: &Effort, report: &mut Report) {
             for step in 0..2 {
                 let which = (step + round) % 2;
                 reconfigure(&cluster, &[&format!("enabled_sources = '{}'", [FEWER, MORE][which])]);
-                // An empty database, so that rows of the runs before do not count.
+                // Each run gets an empty database, so that rows of earlier runs do not count.
                 let mut db = fresh_database(&cluster);
                 HOST.create_attached(&mut db);
                 db.run("CREATE SEQUENCE fresh CACHE 100");
@@ -327,7 +330,8 @@ fn options(name: &str, sources: &str) -> Options {
         .conf(&format!("cowrie_enrich.enabled_sources = 'maxmind,{sources}'"))
 }
 
-/// A database with its session table, in which a worker has asked each of these providers before.
+/// Creates a database with its session table. A worker of the database has already sent a request to each of these
+/// providers.
 fn warm_database<'a>(cluster: &'a Cluster, providers: &[&str]) -> Database<'a> {
     let mut db = fresh_database(cluster);
     HOST.create_attached(&mut db);
@@ -338,7 +342,7 @@ fn warm_database<'a>(cluster: &'a Cluster, providers: &[&str]) -> Database<'a> {
     db
 }
 
-/// An address in the n-th /24. The ASN file knows none of these.
+/// Returns an address in the n-th /24. The ASN file knows none of these addresses.
 fn address(n: usize) -> String {
     format!("11.{}.{}.{}", n / 256, n % 256, 1 + n % 254)
 }
@@ -375,7 +379,8 @@ fn since_first_request(server: &Http) -> f64 {
     first.elapsed().as_secs_f64()
 }
 
-/// Checks that each address has a value or an absence, the address from the preparation included.
+/// Checks that each address has an answer, even if the answer is negative. This includes the address from the
+/// preparation.
 fn check(db: &mut Database<'_>, provider: &str, addresses: usize) {
     let answered = format!(
         "SELECT count(*) FROM ip_inventory WHERE enrichment #>> '{{_meta,{provider},state}}' IN ('value', 'absent')"

@@ -1,8 +1,8 @@
-//! Measures a million requests in the queue, by the statements that the worker runs, and compares the cost of the last
-//! batches with that of the first.
+//! Measures a million requests in the queue. Runs the worker's statements, and compares the cost of the last batches
+//! with the cost of the first batches.
 //!
-//! The database has been in use before: its tables were analysed while they were almost empty, and the
-//! worker's plans were made then. Afterwards only autovacuum vacuums and analyses.
+//! The database has been in use before the million. Its tables were analysed while they were almost empty, and the
+//! worker's plans were made then. Afterwards only autovacuum runs VACUUM and ANALYZE.
 
 use std::time::Instant;
 
@@ -12,13 +12,15 @@ use server_tests::{Cluster, Options, Session};
 use crate::report::{Aim, Report, median, short};
 
 const REQUESTS: usize = 1_000_000;
-/// Requests that one transaction turns into jobs, and jobs that one claims, as in the worker.
+/// Number of requests that one transaction turns into jobs. The next constant is the number of jobs that the worker
+/// claims at once. Both are as in the worker.
 const MOST_REQUESTS: usize = 10_000;
 const CLAIM: usize = 500;
-/// Small batches before the million: more than the executions after which the server keeps a plan.
+/// Number of small batches before the million. After fewer executions, the server would not keep a plan yet.
 const DAYS_BEFORE: usize = 8;
 const FEW: usize = 30;
-/// Lease in seconds, its holder, lifetimes of answers in seconds.
+/// The duration of a lease in seconds, and the id of the worker that holds it. The next constant has the lifetimes of
+/// answers in seconds.
 const LEASE: (u32, u32) = (120, 1);
 const LIFETIMES: (u32, u32) = (7_776_000, 604_800);
 
@@ -57,7 +59,7 @@ pub fn measure(report: &mut Report) {
     make_template(&cluster);
     let mut db = fresh_database(&cluster);
     let mut worker = db.another();
-    // As the worker's process does (src/pg/background.rs).
+    // The worker's process has the same settings (src/pg/background.rs).
     worker.run("SET plan_cache_mode = force_custom_plan; SET jit = off");
     for (name, types, text) in STATEMENTS {
         worker.run(&format!("PREPARE {name} ({types}) AS {}", text.replace("@extschema@", "enrich")));
@@ -142,7 +144,7 @@ pub fn measure(report: &mut Report) {
             Aim::AtMost(2.0),
             "medians".to_owned(),
         );
-        // A median would hide a plan that is bad for a while.
+        // Uses means, because a median would hide a plan that is bad only for a while.
         let means = || tenths.iter().map(|tenth| tenth.iter().sum::<f64>() / tenth.len() as f64);
         let (slowest, fastest) = (means().fold(f64::MIN, f64::max), means().fold(f64::MAX, f64::min));
         let worst = seconds.iter().copied().fold(f64::MIN, f64::max);
@@ -158,7 +160,7 @@ pub fn measure(report: &mut Report) {
 
 /// Queues this number of addresses from `first` on, each in a separate /24, in random order.
 fn request(db: &mut Session, first: &str, skip: usize, count: usize) {
-    // One of eight /24s, and some more than needed, because not all are public.
+    // Uses every eighth /24. Generates more addresses than needed, because some are not public.
     let numbers = format!("generate_series({}, {}, 8)", 8 * skip, 8 * (skip + count + count / 50 + 10_000));
     db.run(&format!(
         "SELECT setseed(0.42);
@@ -176,7 +178,7 @@ fn request(db: &mut Session, first: &str, skip: usize, count: usize) {
     assert_eq!(db.number("SELECT count(*) FROM enrichment_request"), count as i64);
 }
 
-/// The worker's statements at the end of a batch, without those on the inventories.
+/// Returns the worker's statements at the end of a batch. Leaves out the statements on the inventories.
 fn finish(claimed: &[String]) -> Vec<String> {
     let (mut lookup_keys, mut addresses) = (Vec::new(), Vec::new());
     for row in claimed {
@@ -217,12 +219,12 @@ fn timed(session: &mut Session, sql: &str) -> (f64, Vec<String>) {
     (started.elapsed().as_secs_f64(), rows)
 }
 
-/// With EXPLAIN=1, the first and the last batch.
+/// Returns true for the first and the last batch if EXPLAIN is set in the environment.
 fn is_explained(batch: usize, batches: usize) -> bool {
     (batch == 0 || batch == batches - 1) && std::env::var_os("EXPLAIN").is_some()
 }
 
-/// Prints the current plan of a statement with its execution, and rolls it back.
+/// Runs a statement with EXPLAIN ANALYZE, prints the plan, and rolls the statement back.
 fn explain(session: &mut Session, sql: &str) {
     session.run("BEGIN");
     eprintln!("  {}", &sql[..sql.len().min(40)]);

@@ -17,7 +17,7 @@ struct Line {
 }
 
 pub struct Report {
-    /// True if lookups, if any, used full-size databases.
+    /// False if lookups were measured with smaller databases than full-size ones.
     pub real: bool,
     lines: Vec<Line>,
 }
@@ -29,7 +29,7 @@ impl Default for Report {
 }
 
 impl Report {
-    /// One ratio, measured in several rounds. `absolute` names the numerator and the denominator.
+    /// Adds a ratio that was measured in several rounds. `absolute` names the numerator and the denominator.
     pub fn ratio(&mut self, what: &str, absolute: String, rounds: Vec<f64>, aim: Aim, note: String) {
         self.line(what, absolute, rounds, "", aim, note);
     }

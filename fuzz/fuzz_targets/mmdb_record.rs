@@ -1,4 +1,4 @@
-//! Any bytes as records of a sound mmdb file, whose tree leads into the middle of them too.
+//! Any bytes as records of a valid mmdb file. The tree of the file also leads into the middle of records.
 #![no_main]
 
 #[path = "../../engine/tests/support/mod.rs"]

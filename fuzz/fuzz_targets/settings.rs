@@ -1,4 +1,4 @@
-//! Settings that are more than a number: URLs, addresses, paths, key files; and Retry-After.
+//! Values that are more than a number: URLs, addresses, paths and key files in settings, and the header Retry-After.
 #![no_main]
 
 use cowrie_enrich_engine::invariants;

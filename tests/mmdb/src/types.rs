@@ -22,7 +22,7 @@ struct Entry {
     details: Vec<(&'static str, String)>,
 }
 
-/// Lists and their prefixes. A prefix inside a wider one has the entries of both.
+/// Lists and their prefixes. If a prefix is inside a wider prefix, its addresses have the entries of both.
 #[derive(Clone, Debug, Default)]
 pub struct TypesFile {
     lists: Vec<(String, String, u64)>,

@@ -1,5 +1,5 @@
-//! A server's clock that a test sets: real time plus an offset, which may change while the server runs. Or the clock stands still,
-//! for a benchmark.
+//! A server's clock that a test sets. The clock shows the real time plus an offset, which the test may change while the
+//! server runs. For a benchmark, the clock stands still.
 
 use std::fs;
 use std::os::unix::fs::FileExt;

@@ -23,7 +23,7 @@ use crate::installation::{Installation, installation};
 use crate::session::Session;
 use crate::wait::wait_until;
 
-/// The port names the socket file. Servers have different directories.
+/// All servers can have the same port, because it only names the socket file and their socket directories differ.
 const PORT: u16 = 5432;
 
 /// The superuser of every test cluster.
@@ -118,7 +118,8 @@ impl Options {
         self
     }
 
-    /// Adds lines to postgresql.conf before those that were added already. The later ones take precedence.
+    /// Adds lines to postgresql.conf before the lines that were already added. If a setting occurs twice, the later
+    /// line takes precedence.
     #[must_use]
     pub fn conf_before(mut self, lines: &[String]) -> Self {
         self.conf.splice(0..0, lines.iter().cloned());
@@ -162,7 +163,7 @@ impl Cluster {
     /// Makes a base backup of this server, in a directory next to its data.
     pub fn base_backup(&self, name: &str) -> PathBuf {
         let target = self.dir.join(name);
-        // The server's directory, which belongs to the test.
+        // The parent directory belongs to this test's server, so no other test uses the name.
         make_server_dir(&target, 0o700);
         self.back_up(&target, &[]);
         target
@@ -189,7 +190,7 @@ impl Cluster {
         })
     }
 
-    /// Returns a server whose data directory `fill` makes.
+    /// Returns a new server. `fill` makes its data directory.
     pub fn made(options: &Options, fill: impl FnOnce(&Path)) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let serial = STARTED.fetch_add(1, Ordering::Relaxed);
@@ -393,13 +394,14 @@ impl Cluster {
         self.start_postmaster();
     }
 
-    /// Kills one backend. The postmaster then ends all others and recovers. Waits for the end of the recovery, because
-    /// connections are unreliable until then.
+    /// Kills one backend. The postmaster then ends all other backends, and the server recovers. Waits for the end of
+    /// the recovery, because connections are unreliable until then.
     pub fn kill_backend(&self, pid: i64) {
         assert!(self.kill_unless_ended(pid), "process {pid} had ended before it was killed");
     }
 
-    /// Does the same for a backend that may end by itself at the same time. Returns true if it was killed.
+    /// Kills a backend that may end by itself at the same time. Otherwise does what
+    /// [`kill_backend`](Self::kill_backend) does. Returns true if the backend was killed.
     pub fn kill_unless_ended(&self, pid: i64) -> bool {
         let recoveries =
             || self.whole_log().matches("database system is ready to accept connections").count();
@@ -409,7 +411,8 @@ impl Cluster {
         }
         let process = PathBuf::from(format!("/proc/{pid}"));
         wait_until("the process is gone", || process.exists(), |is_there| !is_there);
-        // When the process is gone, the postmaster already refuses connections.
+        // The postmaster refuses connections as soon as the process is gone, so a connection shows that the recovery
+        // has ended.
         let connect =
             || self.try_session_with(SUPERUSER, SUPERUSER, "public").map(drop).map_err(|e| e.to_string());
         let _ = wait_until("the server has recovered", connect, Result::is_ok);
@@ -454,7 +457,7 @@ impl Drop for Cluster {
     }
 }
 
-/// Returns postgres with another clock. Only postgres gets the clock, and setpriv does not.
+/// Returns the command that runs postgres with another clock. The clock is set for postgres only, not for setpriv.
 fn with_clock(file: &Path) -> Command {
     let mut command = installation().server_command("env");
     command
@@ -464,7 +467,7 @@ fn with_clock(file: &Path) -> Command {
     command
 }
 
-/// A directory for one test that a server can write into. It is removed with the value.
+/// A directory for one test that a server can write into. It is removed when the value is dropped.
 pub struct Scratch(PathBuf);
 
 pub fn scratch_directory(name: &str) -> Scratch {
@@ -521,7 +524,7 @@ fn template() -> PathBuf {
     if template.exists() {
         return template;
     }
-    // Another test process may do the same: the one that renames first wins.
+    // Another test process may make the same template at the same time. The process that renames first wins.
     let draft = scratch.join(format!("template-draft-{}", std::process::id()));
     make_server_dir(&draft, 0o700);
     installation().initdb(&draft, &[]);
@@ -565,8 +568,8 @@ fn base_configuration(options: &Options, socket_dir: &Path) -> Vec<String> {
     lines
 }
 
-/// Sleeps until its standard input ends, then stops the server of `dir` and removes the files. Compares the working
-/// directory of the process, because process ids are used again.
+/// Starts a process that sleeps until its standard input ends. Then the process stops the server of `dir` and removes
+/// the files. It finds the server by the working directory, because the system uses process ids again.
 fn watchdog(dir: &Path, socket_dir: &Path) -> Child {
     const SCRIPT: &str = r#"
 trap '' INT TERM HUP

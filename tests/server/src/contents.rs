@@ -2,8 +2,8 @@
 
 use crate::session::Session;
 
-/// The tables of the extension and of both hosts. `procedure_call` is left out: its rows are about processes of this
-/// server.
+/// The tables of the extension and of both hosts. `procedure_call` is left out, because its rows are about processes of
+/// this server.
 pub const TABLES: [&str; 17] = [
     "enrich.asn_inventory",
     "enrich.ip_inventory",

@@ -1,5 +1,5 @@
-//! One shared server per test binary, one database per test. A test gets a database with the extension in schema
-//! `enrich` in the time of a file copy. No test sees the rows of another test.
+//! All tests of a binary share one server, and each test has its own database. Such a database has the extension in the
+//! schema `enrich`, and is ready in the time of a file copy. No test sees the rows of another test.
 
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
@@ -127,8 +127,8 @@ pub fn server_without_providers(server: &'static OnceLock<Cluster>, name: &str) 
     kept_until_exit(server, || cluster_with_world(&options))
 }
 
-/// Returns the server in a static variable. The first test that needs the server starts it. The server is removed
-/// when the process exits.
+/// Returns the server in a static variable. The first test that needs the server starts it. The server is removed when
+/// the test process exits.
 fn kept_until_exit(server: &'static OnceLock<Cluster>, make: impl FnOnce() -> Cluster) -> &'static Cluster {
     static KEPT: Mutex<Vec<&'static OnceLock<Cluster>>> = Mutex::new(Vec::new());
     extern "C" fn stop() {

@@ -151,7 +151,8 @@ pub fn code_spans(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
-/// Returns the grants of a page's block that creates this role. The role and the schema are those of the test.
+/// Returns the grants in the block of a page that creates this role. Replaces the role and the schema of the page with
+/// those of the test.
 #[track_caller]
 pub fn grants(page_name: &str, role: &str, named: &str) -> String {
     let creates = [format!("CREATE ROLE {role};"), format!("CREATE ROLE {role} LOGIN;")];

@@ -1,5 +1,5 @@
-//! Objects of an attacker that could be found instead of the extension's functions and operators. All code in them
-//! leaves a trace.
+//! Creates objects that an attacker could create: the server might find such an object instead of a function or an
+//! operator of the extension. All code in these objects leaves a trace.
 
 use crate::session::Session;
 
@@ -21,15 +21,16 @@ pub fn create_trap(session: &mut Session, attacker: &str) {
     ));
 }
 
-/// An SQL condition: true if the code of a table runs in a background process, as the owner of the table. In the
-/// foreground the tests insert as a superuser.
+/// An SQL condition that is true if the code of a table runs in a background process, as the owner of the table. In the
+/// foreground the condition is false, because the tests insert as a superuser.
 pub const IN_BACKGROUND: &str = "current_user <> 'postgres'";
 
 /// A statement of PL/pgSQL that does not end when it is cancelled.
 pub const LOOPS: &str =
     "LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;";
 
-/// Creates an attached table of an owner, in a schema with the owner's name. Its columns are `id`, `ip` and `t`.
+/// Creates a table of an owner, in a schema with the owner's name, and attaches it. The columns of the table are `id`,
+/// `ip` and `t`.
 pub fn attach(session: &mut Session, role: &str, table: &str) {
     session.run(&format!(
         "CREATE TABLE {role}.{table} (id int, ip inet, t timestamptz DEFAULT now());
@@ -38,8 +39,8 @@ pub fn attach(session: &mut Session, role: &str, table: &str) {
     ));
 }
 
-/// Creates a function of an owner, in a schema with the owner's name. It returns true, and in the background runs
-/// `body` first.
+/// Creates a function of an owner, in a schema with the owner's name. The function returns true. In the background it
+/// runs `body` first.
 pub fn create_check(session: &mut Session, role: &str, name: &str, body: &str) {
     session.run(&format!(
         "CREATE FUNCTION {role}.{name}(anything text) RETURNS boolean LANGUAGE plpgsql AS $check$
@@ -73,9 +74,9 @@ pub fn is_armed(session: &mut Session) -> bool {
     session.one("SELECT is_called FROM trap.own") == "t"
 }
 
-/// Creates every operator that the extension's statements use, for every pair of types for which the server has no
-/// operator. For such a pair the server would convert the types. If the server searches this schema, it prefers these
-/// operators.
+/// Creates hostile operators with the names of the operators that the extension's statements use. There is one operator
+/// for each pair of types. For a pair for which the server has no operator, the server would convert the types. If it
+/// searches this schema, it prefers the hostile operator.
 pub fn create_operators(session: &mut Session, schema: &str) {
     session.run(&format!(
         "DO $do$
@@ -95,8 +96,8 @@ pub fn create_operators(session: &mut Session, schema: &str) {
     ));
 }
 
-/// Creates functions that have the names of the extension's functions, and fit some calls better. These functions
-/// lack the arguments that have defaults, or have one argument of a closer type.
+/// Creates functions that have the names of the extension's functions and fit some calls better. Such a function lacks
+/// the arguments that have defaults, or has one argument of a closer type. Returns the number of the functions.
 pub fn create_overloads(session: &mut Session, schema: &str) -> i64 {
     session.number(&format!(
         "CREATE FUNCTION pg_temp.overload() RETURNS bigint LANGUAGE plpgsql AS $do$

@@ -1,5 +1,5 @@
-//! A server whose workers send requests to stand-ins for GreyNoise, DShield and SPUR, and optionally Team Cymru. Also
-//! the expected contents of its tables.
+//! A server whose workers send requests to stand-ins for GreyNoise, DShield and SPUR, and optionally for Team Cymru.
+//! Contains the expected contents of the server's tables, too.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -26,7 +26,7 @@ pub const CONTACT: &str = "honeypot@example.org";
 pub const PROVIDERS: [&str; 3] = ["greynoise", "dshield", "spur"];
 
 pub struct Lab {
-    // Dropped before the providers, to which it sends requests.
+    // The first field, so that the server is dropped before the stand-ins to which it sends requests.
     pub cluster: Cluster,
     pub greynoise: Http,
     pub dshield: Http,
@@ -200,7 +200,7 @@ impl Lab {
     }
 }
 
-/// Queues a lookup at a provider for each address, in one transaction.
+/// Queues a lookup of each address at one provider, in one transaction.
 pub fn request(session: &mut Session, provider: &str, addresses: &[IpAddr]) {
     session.run(&format!(
         "SELECT enrich.request_enrichment(a, '{provider}') FROM unnest({}) a",
@@ -298,7 +298,7 @@ pub fn ask(server: &Http, address: IpAddr, suffix: &str, headers: &[(&str, &str)
     (status, serde_json::from_str(body).unwrap_or(Value::Null))
 }
 
-/// Holds requests until the stand-in gets another behaviour.
+/// Returns the behaviour that holds requests until the stand-in gets another behaviour.
 pub fn held() -> HttpBehaviour {
     HttpFault::Held.into()
 }

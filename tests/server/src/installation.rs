@@ -89,7 +89,7 @@ pub fn named_major() -> u32 {
     Installation::of(named_pg_config()).major
 }
 
-/// Makes this process run another installation than the environment names.
+/// Makes this process run the PostgreSQL of `pg_config`, and not the one that the environment names.
 ///
 /// # Panics
 /// When the process has used its installation before.

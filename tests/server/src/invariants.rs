@@ -142,7 +142,7 @@ fn no_lookup_is_lost(session: &mut Session) {
 fn snapshots_stay(session: &mut Session, seen: &mut Snapshots) {
     let mut now = BTreeMap::new();
     for host in HOSTS {
-        // The key consists of values that no later UPDATE of the extension changes.
+        // Identifies a session by its key and address, because no UPDATE of the extension changes these values.
         for row in session.rows(&format!(
             "SELECT trim({key}) || ' ' || coalesce(host(enrich.session_address({address})), ''), snapshot_asn, snapshot_country,
                     snapshot_ip_type, md5(enrichment::text), enrichment_at FROM {table}",
@@ -157,7 +157,7 @@ fn snapshots_stay(session: &mut Session, seen: &mut Snapshots) {
     }
     for (key, before) in &seen.0 {
         let Some(after) = now.get(key) else { continue };
-        // This is the time of the enrichment. If it differs, the session was deleted and stored again.
+        // Column 4 is the time of the enrichment. If this time differs, the session was deleted and stored again.
         if before[4] != "NULL" && before[4] != after[4] && after[4] != "NULL" {
             continue;
         }
@@ -201,7 +201,8 @@ pub fn assert_shared_memory_is_sane(session: &mut Session) {
     processes.dedup();
     assert_eq!(processes.len(), number, "a process has two slots: {processes:?}");
     assert!(processes.contains(&"launcher ".to_owned()), "{processes:?}");
-    // A sweep may have queued another lookup since the queue was empty. A permit that is lost stays in flight.
+    // Waits, because a sweep may have queued another lookup since the queue was empty. A lost permit would stay in
+    // flight for ever.
     wait_until(
         "no request is in flight and each breaker is closed",
         || {

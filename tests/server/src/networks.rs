@@ -19,7 +19,7 @@ pub fn lab(name: &str) -> Lab {
     Lab::start(options(name))
 }
 
-/// Creates networks as if an mmdb file had named them: with a name and a country of an address.
+/// Creates networks with a name and the country of an address, as if the networks came from an mmdb file.
 pub fn create(session: &mut Session, from: u64, count: u64) {
     session.run(&format!(
         "INSERT INTO enrich.asn_inventory (asn_number, organization_name, organization_country, rir_registry, enrichment)
@@ -29,7 +29,7 @@ pub fn create(session: &mut Session, from: u64, count: u64) {
     ));
 }
 
-/// Creates networks of which only the number is known.
+/// Creates networks without any value except their number.
 pub fn create_bare(session: &mut Session, asns: &[u64]) {
     for asn in asns {
         session.run(&format!("INSERT INTO enrich.asn_inventory (asn_number) VALUES ({asn})"));

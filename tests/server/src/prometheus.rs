@@ -125,8 +125,8 @@ impl Drop for Prometheus {
     }
 }
 
-/// A shell script. Its arguments are a directory and a command. Runs the command until the standard input of the
-/// script ends. Then ends the command and removes the directory.
+/// A shell script. Its arguments are a directory and a command. The script runs the command until the standard input of
+/// the script ends. Then it ends the command and removes the directory.
 const KEEPER: &str = r#"trap : INT TERM
 dir=$1; shift
 "$@" </dev/null &
@@ -151,8 +151,8 @@ fn child_until_exit(program: &Path, dir: &Path, port: u16) -> Child {
         .expect("sh runs")
 }
 
-/// Returns the body of the response of a server on loopback, whatever the HTTP status is. Fails if there is no
-/// response.
+/// Returns the body of the response of a server on loopback, whatever the HTTP status is. Returns an error if there is
+/// no response.
 pub fn get(port: u16, path: &str) -> Result<String, String> {
     let told = |error: std::io::Error| error.to_string();
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map_err(told)?;

@@ -33,7 +33,7 @@ impl PythonSchema {
     }
 }
 
-/// Creates its tables in a schema of the session's database.
+/// Creates the tables of the Python system in a schema of the session's database.
 pub fn create(session: &mut Session, schema: &str, schema_kind: PythonSchema) {
     let (json, registry) = (schema_kind.json(), schema_kind.registry());
     let orm = schema_kind == PythonSchema::Orm;
@@ -226,14 +226,14 @@ fn document(random: &mut Random, asn: Option<u64>, at: &str) -> String {
         ));
     }
     if random.one_in(9) {
-        // A list, because the Python system stores SPUR's answer as a list of 18 fields.
+        // Writes a list, because the Python system stores SPUR's answer as a list of 18 fields.
         parts.push(r#""spur": ["23.0.0.1", "", "VPN"]"#.to_owned());
     }
     format!("{{{}}}", parts.join(", "))
 }
 
-/// Returns checksums of the valid networks and addresses in a schema: that of the Python system or, after an import,
-/// that of the extension.
+/// Returns checksums of the valid networks and addresses in a schema. The schema belongs to the Python system or, after
+/// an import, to the extension.
 pub fn checksums(session: &mut Session, schema: &str) -> Vec<String> {
     let ours = schema == "enrich";
     let address = if ours { "host(ip_address)" } else { "ip_address::text" };

@@ -1,4 +1,4 @@
-//! The expected counts, computed without the extension: addresses are fetched as text, parsed and added up here.
+//! Computes the expected counts without the extension: fetches addresses as text, and parses and adds them here.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::session::Session;
 use crate::wait::wait_until;
 
-/// Returns the number of sessions of each address in some tables. A table is given as `(table, address column)`.
+/// Returns the number of sessions of each address in the given tables. A table is given as `(table, address column)`.
 pub fn sessions_per_address(session: &mut Session, tables: &[(&str, &str)]) -> BTreeMap<IpAddr, i64> {
     let mut counts = BTreeMap::new();
     for (table, column) in tables {

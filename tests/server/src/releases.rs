@@ -45,8 +45,8 @@ pub fn released() -> Vec<(String, String)> {
     all
 }
 
-/// Writes a script to the directory where the server looks for it. The name `0.0.9` is that of an install
-/// script, `0.0.9--0.1.0` that of an update script.
+/// Writes a script to the directory where the server looks for it. A name such as `0.0.9` makes it an install script. A
+/// name such as `0.0.9--0.1.0` makes it an update script.
 pub fn offer(name: &str, script: &str) {
     let directory = installation().sharedir.join("extension");
     let draft = directory.join(format!("draft-{name}.sql"));

@@ -30,8 +30,8 @@ impl Session {
         self.client.batch_execute(sql).map_err(|e| refusal(&e))
     }
 
-    /// Runs a statement, and returns `ok` or the SQLSTATE of its error. The statement is rolled back, except what
-    /// a procedure commits.
+    /// Runs a statement, and returns `ok` or the SQLSTATE of its error. Then rolls the statement back. Parts that a
+    /// procedure has committed stay.
     pub fn end_of(&mut self, statement: &str) -> String {
         let is_procedure = statement.starts_with("CALL");
         if !is_procedure {

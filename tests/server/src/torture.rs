@@ -1,9 +1,9 @@
 //! Injects random faults into the steps of a worker, and checks the conditions that must hold after the faults have
 //! ended.
 //!
-//! Each seed has a separate database on a shared server. It determines which faults are injected into steps, one
-//! after the other: locks, prepared transactions, failing statements, killed processes, an open transaction that
-//! calls `fold_statistics()`. Meanwhile clients store sessions, and no INSERT may fail. When the effect of a fault
+//! Each seed has a separate database on a shared server. The seed determines the faults that are injected into steps,
+//! one after the other: locks, prepared transactions, failing statements, killed processes, and an open transaction
+//! that calls `fold_statistics()`. Meanwhile clients store sessions, and no INSERT may fail. When the effect of a fault
 //! was seen, the fault is ended. After that, the worker may sleep for at most two naptimes until all work is done.
 //! The worker itself counts how long it sleeps, so the speed of the machine does not matter.
 //!
@@ -38,8 +38,8 @@ pub fn naptimes_allowed() -> f64 {
     if is_proof() { 2.0 } else { 10.0 }
 }
 
-/// Returns the `worker_naptime` of the test databases. If `is_proof()` is true, it is much longer than the start of a
-/// process takes. The default value of `worker_naptime` is ten times as long.
+/// Returns the `worker_naptime` of the test databases. If `is_proof()` is true, the naptime is much longer than a
+/// process takes to start. It is still only a tenth of the default value of `worker_naptime`.
 fn naptime() -> &'static str {
     if is_proof() { "1s" } else { "200ms" }
 }
@@ -213,7 +213,7 @@ impl FaultCounts {
     }
 }
 
-/// A server for many seeds at the same time.
+/// Starts a server that can run many seeds at the same time.
 pub fn server(name: &str) -> Lab {
     Plan::of(name, "maxmind,cymru,greynoise,spur")
         .with(&format!("worker_naptime = {}", naptime()))
@@ -227,7 +227,7 @@ pub fn server(name: &str) -> Lab {
 /// One seed: its database, and its results so far.
 struct Torture<'a> {
     db: Database<'a>,
-    /// A connection that reads the metrics, to a database without faults.
+    /// A connection to a database without faults. It reads the metrics.
     watch: Session,
     random: Random,
     serial: u64,
@@ -354,7 +354,7 @@ impl Torture<'_> {
                 other.run("BEGIN; SELECT FROM enrich.ip_inventory FOR NO KEY UPDATE");
             }
             InjectedFault::SessionsHeld | InjectedFault::OwnerKilled => {
-                // The lock is taken before any session is completed.
+                // This lock is taken first, so that no session is completed before the lock of the fault is taken.
                 let mut first = self.db.another();
                 first.run(&format!("BEGIN; LOCK TABLE enrich.session_completion IN {CHANGES} MODE"));
                 self.store_sessions(true);
@@ -436,7 +436,8 @@ impl Torture<'_> {
         );
     }
 
-    /// Waits for the effect of the fault: the step fails, or work is still not done after a naptime.
+    /// Waits for the effect of the fault: the step fails, the completion of a session fails, or work is still not done
+    /// after a naptime.
     fn wait_for_effect(&mut self, step: &str, fault: InjectedFault, before: f64, what: &str) {
         let what = format!("{what}: it strikes");
         match fault {
@@ -455,7 +456,7 @@ impl Torture<'_> {
                     |number| *number > 0,
                 );
             }
-            // The effect has already been seen: the process was killed while it waited for the lock.
+            // Does not wait. The effect was already seen, because the process was killed while it waited for the lock.
             InjectedFault::OwnerKilled => {}
             _ => {
                 wait_until(&what, || self.errors(step), |now| *now > before);
@@ -503,8 +504,9 @@ impl Torture<'_> {
         )
     }
 
-    /// Returns true if work waits because the machine is too slow: an owner process has a tenth of a second to
-    /// complete sessions. The worker starts it again later, at a time that depends on the machine.
+    /// Returns true if work waits only because the machine is slow. An owner process has a tenth of a second to
+    /// complete sessions. If that is not enough, the worker starts it again later, at a time that depends on the
+    /// machine.
     fn is_too_slow_for(&mut self, what: &str) -> bool {
         (what.starts_with("completions") || what.starts_with("snapshots"))
             && self.db.one(

@@ -1,8 +1,9 @@
-//! Clients that write sessions into both hosts' tables concurrently, and know which ones the server acknowledged.
+//! Clients that write sessions into both hosts' tables concurrently. Each client knows which of its sessions the server
+//! acknowledged.
 //!
-//! After any kill, a client's statement fails only because its connection is lost. If a client does not know whether
-//! a transaction has committed, it later looks for the mark of the transaction. Either all rows of the transaction
-//! are stored, or none.
+//! After any kill, a statement of a client may fail only because its connection is lost. Then the client does not know
+//! whether the transaction has committed. It later looks for the mark of the transaction. Either all rows of the
+//! transaction are stored, or none.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,7 +34,8 @@ pub fn prepare(session: &mut Session) {
     make_tables(session, true);
 }
 
-/// Does the same without the foreign key. Adding the foreign key needs objects of the same version as the library.
+/// Makes the tables like [`prepare`], but without the foreign key. Adding the foreign key needs objects of the same
+/// version as the library.
 pub fn prepare_without_key(session: &mut Session) {
     make_tables(session, false);
 }
@@ -77,7 +79,7 @@ pub struct Client {
     known: Sessions,
     open: Option<Open>,
     session: Option<Session>,
-    /// True if the client calls functions, too. Otherwise it only stores sessions.
+    /// True if the client also calls functions. Otherwise it only stores sessions.
     calls: bool,
 }
 
@@ -91,14 +93,14 @@ impl Client {
         let random = &mut self.random;
         match random.below(12) {
             0 => None,
-            // The first of these are in the mapped files, and the others are not.
+            // The first addresses of the crowd are in the mapped files, and the other addresses are not.
             1..6 => Some(crowd_address(random, 400)),
             6 => Some("10.1.2.3".to_owned()),
             _ => Some(member(random.skewed_below(600) as usize, random.below(3) as u8).to_string()),
         }
     }
 
-    /// Returns the key of a session: of a stored session, as far as this client knows, or of a new one.
+    /// Returns the key of a stored session that this client knows, or a new key.
     fn key(&mut self, host: usize, now: &Sessions) -> String {
         let known: Vec<&(usize, String)> = now.keys().filter(|(of, _)| *of == host).collect();
         if !known.is_empty() && self.random.one_in(3) {
@@ -184,7 +186,7 @@ impl Client {
         Plan { statements, after }
     }
 
-    /// Plans a transaction and runs it. Opens a connection if there is none, and does nothing if that fails.
+    /// Plans a transaction and runs it. Opens a connection if there is none. If the connection fails, does nothing.
     fn transact(&mut self, connect: impl FnOnce() -> Option<Session>) -> bool {
         if self.session.is_none() {
             self.session = connect();
@@ -206,7 +208,7 @@ impl Client {
         }
     }
 
-    /// Runs a statement. Asserts that it fails only if the connection is lost.
+    /// Runs a statement. Asserts that the statement fails only if the connection is lost.
     fn run(&self, session: &mut Session, sql: &str) -> bool {
         match session.try_run(sql) {
             Ok(()) => true,
@@ -236,8 +238,8 @@ impl Client {
                 if !self.run(session, &format!("PREPARE TRANSACTION '{mark}'")) {
                     return TransactionEnd::Unknown;
                 }
-                // Leaves the transaction prepared for a while, so that other transactions or a crash can happen
-                // meanwhile.
+                // Leaves the transaction prepared for a while, so that other transactions or a crash can happen before
+                // its end.
                 std::thread::sleep(std::time::Duration::from_millis(self.random.below(30)));
                 if !self.resolve_open_transaction(session) {
                     return TransactionEnd::Unknown;
@@ -302,7 +304,7 @@ impl Drop for EndOnDrop<'_, '_> {
     }
 }
 
-/// All clients are stopped while this value exists, and have no open transaction.
+/// Keeps all clients stopped while this value exists. The clients have no open transaction.
 pub struct PausedClients<'a>(&'a Traffic<'a>, Vec<MutexGuard<'a, Client>>);
 
 impl<'a> Traffic<'a> {
@@ -329,7 +331,8 @@ impl<'a> Traffic<'a> {
         })
     }
 
-    /// Does the same with clients that only store sessions and call no function.
+    /// Runs all clients during `work`, like [`during`](Self::during). The clients only store sessions and call no
+    /// function.
     pub fn during_without_calls<T>(&'a self, work: impl FnOnce() -> T) -> T {
         (0..self.clients.len()).for_each(|number| self.client(number).calls = false);
         self.during(work)
@@ -406,7 +409,8 @@ impl<'a> Traffic<'a> {
         self.is_over.load(Ordering::Acquire)
     }
 
-    /// Stops all clients, and finds out whether their transactions in doubt have committed.
+    /// Stops all clients. If the end of a client's transaction is unknown, finds out whether the transaction has
+    /// committed.
     pub fn hold(&'a self) -> PausedClients<'a> {
         self.is_held.store(true, Ordering::Release);
         assert!(!self.gave_up.load(Ordering::Acquire), "a client gave up");

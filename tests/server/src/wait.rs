@@ -3,10 +3,10 @@
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-/// Generous, because a loaded machine is slow and a passing test never waits this long.
+/// The limit is long, because a loaded machine is slow. A test that passes never waits this long.
 const LIMIT: Duration = Duration::from_secs(400);
-/// Shortest and longest pause between two fetches. A fetch is often a query, and several suites wait on two cores. So
-/// the pause grows to a twentieth of the time that has passed.
+/// Shortest and longest pause between two fetches. Between these limits, a pause is a twentieth of the time that has
+/// passed. The pauses grow, because a fetch is often a query and several suites share two cores.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(25));
 
 /// Fetches until `predicate` holds and returns the value that satisfied it.
@@ -17,7 +17,7 @@ pub fn wait_until<T: Debug>(what: &str, fetch: impl FnMut() -> T, predicate: imp
     wait_up_to(LIMIT, what, fetch, predicate)
 }
 
-/// Does the same for a condition that cannot become true within 400 seconds.
+/// Waits like [`wait_until`], with a longer limit than 400 seconds. Only for conditions that need more time.
 pub fn wait_up_to<T: Debug>(
     limit: Duration,
     what: &str,

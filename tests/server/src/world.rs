@@ -1,5 +1,5 @@
-//! The small internet that the fixtures describe: a few real networks with special cases, and the crowd. The crowd is
-//! 256 made-up networks below 23.0.0.0/8 for tests that need many addresses.
+//! The small internet of the fixtures: a few real networks with special cases, and the crowd. The crowd is 256 made-up
+//! networks inside 23.0.0.0/8, for tests that need many addresses.
 
 use std::path::{Path, PathBuf};
 
@@ -37,7 +37,7 @@ pub const PLACES: &[PrefixData] = &[
     place("139.59.0.0/16",     "IN", "India",         "Bengaluru",     14061, "DIGITALOCEAN-ASN"),
     place("45.0.0.0/24",       "BR", "Brazil",        "",              4_294_967_295, "The Last Network"),
     place("123.123.123.0/24",  "CN", "China",         "北京",          4808,  "中国联通"),
-    // A country without a network, a network without a country.
+    // The first prefix has a country but no network. The second prefix has a network but no country.
     place("46.0.0.0/16",       "NL", "Netherlands",   "Amsterdam",     0,     ""),
     place("47.0.0.0/16",       "",   "",              "",              45102, "Alibaba US Technology Co., Ltd."),
     place("2001:4860::/32",    "US", "United States", "",              15169, "GOOGLE"),
@@ -54,7 +54,7 @@ pub fn crowd_asn(network: u64) -> u64 {
     200_000 + network
 }
 
-/// Returns one of `size` addresses. A few networks and a few addresses are frequent.
+/// Returns a random one of the first `size` addresses of the crowd. Some networks and some addresses occur often.
 pub fn crowd_address(random: &mut Random, size: u64) -> String {
     crowd_member(random.skewed_below(size))
 }
@@ -128,7 +128,7 @@ impl Files {
         Self { city: dir.join("city.mmdb"), asn: dir.join("asn.mmdb") }
     }
 
-    /// Returns the lines of postgresql.conf that name them.
+    /// Returns the lines of postgresql.conf that name these files.
     pub fn settings(&self) -> Vec<String> {
         vec![
             format!("cowrie_enrich.city_database = '{}'", self.city.display()),

@@ -41,30 +41,32 @@ pub struct Behaviour {
 
 #[derive(Clone)]
 pub enum Fault {
-    /// Reads and says nothing until the client leaves.
+    /// Reads the request, and sends nothing until the client leaves.
     Silent,
     /// Waits until `Whois::behave` is called again, and then answers as that call says.
     Held,
     /// One byte at a time.
     Drip { every: Duration },
-    /// After the rows, an endless series of well-formed rows for addresses that were not requested.
+    /// Sends the rows, and then an endless series of well-formed rows for addresses that were not requested.
     EndlessRows,
-    /// After the rows, bytes without a line end, for ever.
+    /// Sends the rows, and then an endless line.
     EndlessLine,
-    /// Closes after this number of rows, or in the middle of the next row.
+    /// Closes the connection after this number of rows or, with `mid_row`, in the middle of the next row.
     CloseAfter { rows: usize, mid_row: bool },
     /// Closes without an answer as soon as this number of addresses was read, often with a reset. Smaller requests are
     /// answered.
     DropAfter { questions: usize },
-    /// A line of this number of bytes, then the rows.
+    /// Sends a line of this number of bytes, and then the rows.
     LongLine(usize),
-    /// This number of arbitrary bytes instead of an answer.
+    /// Sends this number of arbitrary bytes instead of an answer.
     Garbage(usize),
-    /// A line of NUL bytes, then rows with a NUL byte inside the name. Every second row also has one inside the number.
+    /// Sends a line of NUL bytes, and then rows with a NUL byte inside the name. Every second row also has a NUL byte
+    /// inside the number.
     NulBytes,
     /// Bytes in each name that are not UTF-8.
     NotUtf8,
-    /// A row of `FOREIGN_ASN` for an address that was not requested, before each row or, with `only`, instead of it.
+    /// Sends a row of `FOREIGN_ASN` for an address that was not requested. Each such row comes before a right row or,
+    /// with `only`, replaces it.
     Foreign { only: bool },
     /// Every n-th question has no row.
     Missing { every: usize },
@@ -76,16 +78,20 @@ pub enum Fault {
     AsnTooLarge,
     /// No route for anything.
     AllNa,
-    /// Every n-th address gets an error line, before all rows, instead of its row.
+    /// Sends an error line for every n-th address, instead of its row. The error lines come before all rows.
     ErrorLines { every: usize },
-    /// Three rows instead of each row: a wider prefix with the number below the true one; the prefix with "true+1
-    /// true"; the prefix with true+2. The most specific prefix and its lowest number are the true ones.
+    /// Sends three rows instead of each row:
+    /// - a wider prefix, with the true number minus 1
+    /// - the prefix, with two numbers: the true number plus 1, and the true number
+    /// - the prefix, with the true number plus 2
+    ///
+    /// The most specific prefix and its lowest number are the true ones.
     MultiOrigin,
-    /// A fault in each row about a network. Rows about addresses have none.
+    /// Has this fault in each row about a network. Rows about addresses have no fault.
     Networks(NetworkFault),
-    /// These bytes instead of an answer, and then nothing until the client leaves.
+    /// Sends these bytes instead of an answer, and then nothing until the client leaves.
     HangAfter(Vec<u8>),
-    /// The whole answer, as a function of the questions.
+    /// Sends the bytes that this function returns for the requested addresses.
     Custom(Arc<CustomAnswer>),
 }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use crate::prefix::{Prefix, is_public, masked};
 
-/// The data of all three services about one address. `None` or empty is unknown to the service.
+/// The data of all three services about one address. If a value is `None` or empty, the service does not know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
     /// GreyNoise: `benign`, `malicious`, `suspicious` or `unknown` if the address was seen scanning, otherwise `None`.
@@ -203,17 +203,18 @@ pub fn synthetic_classification(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-/// Returns the type that takes precedence, in the order VPN, TOR, PROXY, DATACENTER, RESIDENTIAL, MOBILE, among all
-/// types of SPUR's answer.
+/// Returns the type that takes precedence among all types in SPUR's answer. The order of precedence is VPN, TOR, PROXY,
+/// DATACENTER, RESIDENTIAL, MOBILE.
 pub fn synthetic_ip_type(address: IpAddr) -> Option<&'static str> {
     const TYPES: [&str; 6] = ["VPN", "TOR", "PROXY", "DATACENTER", "RESIDENTIAL", "MOBILE"];
     if is_public(address) { TYPES.get(draw(address, "spur", 8)).copied() } else { None }
 }
 
-/// Returns DShield's country of the address; `None` where the country is missing or empty in the answer.
+/// Returns the country in DShield's answer about the address. `None` if the country is missing or empty there.
 pub fn synthetic_dshield_country(address: IpAddr) -> Option<&'static str> {
     const COUNTRIES: [&str; 7] = ["US", "CN", "DE", "RU", "BR", "VN", "NL"];
-    // The last two draws are the empty text, and nothing at all.
+    // There are seven countries and nine numbers. For number 7 DShield sends an empty country, and for number 8 it
+    // sends no data.
     if is_public(address) { COUNTRIES.get(draw(address, "dshield", 9)).copied() } else { None }
 }
 
@@ -237,7 +238,7 @@ fn synthetic_host(address: IpAddr) -> Host {
         kind: kind.to_owned(),
         operator: operator.map(str::to_owned),
     };
-    // The type that takes precedence is not the first one in the answer.
+    // The first tunnel must not be the type that takes precedence, so that a client cannot just use the first one.
     let tunnels = match leading {
         Some("VPN") => vec![tunnel("PROXY", Some("SYNTH_PROXY")), tunnel("VPN", Some("SYNTH_VPN"))],
         Some("TOR") => vec![tunnel("PROXY", None), tunnel("TOR", None)],
@@ -274,7 +275,8 @@ fn synthetic_host(address: IpAddr) -> Host {
     }
 }
 
-/// Returns a number below `sides` that depends on the address and the purpose only. Neighbours get other numbers.
+/// Returns a number below `sides` that depends only on the address and the purpose. Neighbouring addresses have
+/// unrelated numbers.
 fn draw(address: IpAddr, purpose: &str, sides: usize) -> usize {
     let mut state = 0xcbf2_9ce4_8422_2325_u64;
     let mut take = |byte: u8| state = (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
@@ -283,7 +285,7 @@ fn draw(address: IpAddr, purpose: &str, sides: usize) -> usize {
         IpAddr::V4(v4) => v4.octets().into_iter().for_each(take),
         IpAddr::V6(v6) => v6.octets().into_iter().for_each(take),
     }
-    // The low bits of such a product follow those of the last byte.
+    // Mixes the high bits in, because the low bits of such a product depend on the last byte alone.
     state ^= state >> 32;
     state = state.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (state >> 33) as usize % sides

@@ -1,4 +1,5 @@
-//! Values as JSON text. Written anew, as all formats here, so that an error of the client's parser is not repeated.
+//! Values as JSON text. The tests have their own implementation of all formats, so that an error of the client's parser
+//! is not repeated here.
 
 use std::fmt;
 
@@ -64,13 +65,14 @@ impl Json {
         match self {
             Json::Null => Json::List(Vec::new()),
             Json::Bool(value) => Json::Text(if value { "yes" } else { "no" }.to_owned()),
-            // As in the form that DShield's JSON had when it was derived from XML.
+            // DShield's JSON has this form for a number in the version that was made from XML.
             Json::Number(_) => object([("text", Json::Text(self.to_string()))]),
             Json::Text(text) => Json::Number(text.len() as f64),
             Json::List(_) => Json::Text("list".to_owned()),
             Json::Object(fields) => {
                 let spoil = |(name, value): (String, Json)| {
-                    // A text is kept. An object can have a name in `kept`, too, and is processed recursively.
+                    // Keeps a text that has a name in `kept`. An object can have such a name, too, and its fields are
+                    // changed.
                     let keep = kept.contains(&name.as_str()) && matches!(value, Json::Text(_));
                     let value = if keep { value } else { value.mistyped(kept) };
                     (name, value)

@@ -14,7 +14,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// The accepting thread calls `serve`, which must not block it.
+    /// Starts a thread that accepts connections and calls `serve` for each. `serve` must not block the thread.
     pub fn open(
         address: SocketAddr,
         mut serve: impl FnMut(TcpStream) + Send + 'static,
@@ -28,7 +28,7 @@ impl Listener {
                 match listener.accept() {
                     Ok((stream, _)) if !closes.load(Ordering::SeqCst) => serve(stream),
                     Ok(_) => {}
-                    // The process is most likely out of file descriptors. Some will be closed.
+                    // The process is most likely out of file descriptors. Waits until some descriptors are closed.
                     Err(_) => std::thread::sleep(Duration::from_millis(10)),
                 }
             }

@@ -1,4 +1,4 @@
-//! Rows about networks, which are asked about by their AS number.
+//! Rows about networks. A client asks about a network by its AS number.
 //!
 //! An answer of the real service to `begin`, `verbose`, `AS15169`, `AS48666`, `end`:
 //!
@@ -13,23 +13,23 @@ use crate::routes::Route;
 
 const HEADINGS: &str = "AS      | CC | Registry | Allocated  | AS Name";
 
-/// A fault in rows about networks. Faults that write wrong values write [`FOREIGN_COUNTRY`] or [`FOREIGN_NAME`]: if one
-/// of them is stored, the client used such a row.
+/// A fault in rows about networks. A fault with wrong values uses [`FOREIGN_COUNTRY`] or [`FOREIGN_NAME`]. If one of
+/// these values is stored, the client used such a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NetworkFault {
-    /// Every second row is one about an address of the network, with seven columns.
+    /// Every second row has the seven columns of a row about an address. It is about an address of the network.
     MixedShapes,
-    /// Seven columns in every row, two of them empty, as bgp.tools writes them.
+    /// Every row has seven columns. Two of them are empty, as bgp.tools writes them.
     SevenColumns,
-    /// The columns of country and registry in the other order.
+    /// The columns of country and registry are exchanged.
     SwappedColumns,
-    /// The columns of registry and name in the other order.
+    /// The columns of registry and name are exchanged.
     SwappedNames,
     /// A registry that does not exist.
     UnknownRegistry,
     /// Each row twice.
     Duplicated,
-    /// After each row another one about the same network, with other values.
+    /// Each row is followed by another row about the same network, with other values.
     Contradicted,
     /// A `|` in each name.
     BarInName,

@@ -1,5 +1,5 @@
 //! The common parts of the stand-ins that are programs: options with one value each, and a file with the address where
-//! they listen. The program ends when the process that it was started for ends.
+//! the program listens. A program may be started for another process. It ends when that process ends.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -98,7 +98,8 @@ impl Process {
 }
 
 fn birth(pid: u32) -> Option<String> {
-    // pid (name) state … starttime …: the 22nd, and the name may hold blanks and parentheses.
+    // The line is `pid (name) state … starttime …`, and the start time is field 22. The name may contain blanks and
+    // parentheses, so the fields after it are counted from the last parenthesis.
     let status = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = status.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?;
@@ -106,8 +107,8 @@ fn birth(pid: u32) -> Option<String> {
     if matches!(state, "Z" | "X") { None } else { fields.nth(18).map(str::to_owned) }
 }
 
-/// Returns when the process has ended. Without a process, never returns. `each_second` can empty records that are not
-/// read.
+/// Returns when the process has ended. If there is no process, never returns. Calls `each_second` once a second, for
+/// example to empty a record that nothing reads.
 pub fn serve_while(parent: Option<&Process>, each_second: impl Fn()) {
     while parent.is_none_or(Process::lives) {
         std::thread::sleep(Duration::from_secs(1));

@@ -95,7 +95,7 @@ impl Connection {
         self.left.is_none() && self.closed.is_none()
     }
 
-    /// Returns the time until which this connection counts as open, if it is over.
+    /// Returns the time until which this connection counts as open. `None` if the connection has not ended.
     fn over(&self) -> Option<Instant> {
         match (self.closed, self.left) {
             (Some(closed), Some(left)) if closed <= left => Some(closed),
@@ -164,7 +164,7 @@ impl Record {
     }
 
     /// Returns the addresses that were requested again after the server had written the whole answer for them. A client
-    /// that was killed in between may do so for one batch.
+    /// that was killed in between may request the addresses of one batch again.
     pub fn answered_twice(&self) -> Vec<IpAddr> {
         let complete = self.connections.iter().filter(|connection| connection.completed.is_some());
         twice(complete.flat_map(|connection| connection.questions.iter().copied()))
@@ -191,7 +191,7 @@ pub(crate) fn most_open(spans: impl Iterator<Item = (Instant, Option<Instant>)>)
         changes.push((opened, 1));
         changes.extend(over.map(|over| (over, -1)));
     }
-    // Of changes at the same time, the ends come first.
+    // The sort puts ends before beginnings of the same time, because -1 is less than 1.
     changes.sort_unstable();
     let mut open = 0;
     changes.iter().fold(0, |most, (_, change)| {

@@ -1,7 +1,7 @@
 //! Which address belongs to which network.
 //!
-//! A table is small and searched from end to end. A synthetic internet needs none: the network of an address is
-//! computed from it, so that a test with ten thousand networks can check every stored answer by itself.
+//! A table is small and searched from end to end. A synthetic internet needs no table, because the network of an
+//! address is computed from the address. So a test with ten thousand networks can check every stored answer by itself.
 
 use std::net::IpAddr;
 
@@ -25,7 +25,7 @@ pub struct Route {
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
     table: Vec<(Prefix, Route)>,
-    /// Facts about networks, where they differ from those about their prefixes. Their prefix is empty.
+    /// Facts about networks that differ from the facts about their prefixes. The prefix of such a route is empty.
     networks: Vec<Route>,
     synthetic: bool,
 }
@@ -36,8 +36,8 @@ impl Routes {
         Routes::default()
     }
 
-    /// Every public /24 (IPv4) and /48 (IPv6) belongs to a network computed from it; see [`synthetic_asn`]. Routes that
-    /// are added come first, regardless of their length.
+    /// Returns a table in which every public /24 (IPv4) and /48 (IPv6) belongs to a network that is computed from it,
+    /// see [`synthetic_asn`]. Routes that are added come first, regardless of their length.
     pub fn synthetic() -> Routes {
         Routes { synthetic: true, ..Routes::default() }
     }

@@ -362,7 +362,8 @@ fn a_connection_serves_one_request_after_the_other() {
     for _ in 0..3 {
         assert_eq!(client.ask("/v3/community/8.8.8.8").status, 200);
     }
-    // Two heads in one packet, the first in two.
+    // Sends two requests in two packets. The head of the first request is split, and the second packet contains the
+    // whole second request.
     client.stream.get_mut().write_all(b"GET /v3/community/8.8.8.8 HTTP/1.1\r\nHo").unwrap();
     client.stream.get_mut().write_all(b"st: x\r\n\r\nGET /v3/community/9.9.9.9 HTTP/1.1\r\n\r\n").unwrap();
     assert_eq!([client.receive().unwrap().status, client.receive().unwrap().status], [200, 404]);
@@ -449,7 +450,7 @@ fn what_is_required_must_be_there() {
     }
     client.send("/v3/community/8.8.8.8", &[("KEY", "right")]);
     assert_eq!(client.receive().unwrap().status, 200);
-    // Of one name, the last value counts; another name is required as well.
+    // If a name is given twice, only the last value is accepted. Another name is required in addition.
     http.require("Key", "new");
     http.require("also", "this");
     client.send("/v3/community/8.8.8.8", &[("key", "new")]);
@@ -497,7 +498,7 @@ fn a_held_request_waits_to_be_told() {
     wait_until(|| http.in_progress(), |count| *count == 2);
     assert!(first.nothing_yet() && second.nothing_yet());
     assert_eq!(http.most_at_once(), 2);
-    // The request for this address is answered, the other one stays held.
+    // This ends only the hold of the request about this address. The other request stays held.
     http.behave_for(ip("8.8.8.8"), HttpFault::status(500));
     assert_eq!(first.receive().unwrap().status, 500);
     assert_eq!(http.in_progress(), 1);
@@ -508,7 +509,7 @@ fn a_held_request_waits_to_be_told() {
     http.behave(HttpBehaviour::normal());
     assert_eq!(second.receive().unwrap().status, 200);
     assert_eq!(http.in_progress(), 0);
-    // The behaviour for this one address has ended as well.
+    // `behave` has also ended the behaviour for this one address.
     assert_eq!(first.ask("/v3/community/8.8.8.8").status, 200);
 }
 
@@ -845,7 +846,8 @@ fn an_answer_has_ended_in_the_record_before_the_client_has_read_it() {
         for n in 0..2_u8 {
             let http = &http;
             scope.spawn(move || {
-                // A connection for each request: the next one may be accepted while the last one's thread still runs.
+                // Uses a new connection for each request. A connection may be accepted while the thread of an earlier
+                // one still runs.
                 for m in 0..200_u8 {
                     let answer = Client::new(http).ask(&format!("/v3/community/11.{n}.{m}.1"));
                     assert!(answer.whole);

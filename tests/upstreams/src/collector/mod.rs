@@ -45,7 +45,8 @@ pub enum CollectorAnswer {
         code: u16,
         retry_after: Option<String>,
     },
-    /// Reads, and sends nothing until the client leaves or another answer is set. Then sends that answer.
+    /// Reads the request, and sends nothing until the client leaves or another answer is set. In the second case, sends
+    /// the new answer.
     Silent,
     /// Reads and closes the connection.
     Close,
@@ -203,7 +204,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
-/// Returns the answer to a request. If the answer is `Silent`, waits until another one is set.
+/// Returns the answer to a request. While the answer is `Silent`, waits until another answer is set.
 fn decide(stream: &TcpStream, shared: &Shared) -> io::Result<CollectorAnswer> {
     loop {
         let answer = locked(&shared.answer).clone();

@@ -11,11 +11,11 @@ use super::record::HttpRequest;
 pub struct HttpBehaviour {
     /// Time between the request and the first byte of the answer.
     pub delay: Duration,
-    /// Compresses the body, even if the client did not say that it can read that.
+    /// Compresses the body, even if the client did not say that it accepts gzip.
     pub gzip: bool,
     /// Sends the body in chunks instead of with its length.
     pub chunked: bool,
-    /// Headers of each answer. They replace those of the same name.
+    /// Headers of each answer. They replace other headers of the same name.
     pub headers: Vec<(String, String)>,
     /// Closes the connection after the answer, and says so in the head.
     pub close: bool,
@@ -24,46 +24,48 @@ pub struct HttpBehaviour {
 
 #[derive(Clone)]
 pub enum HttpFault {
-    /// This status, with the service's JSON message for it.
+    /// Sends this status, with the service's JSON message for it.
     Status { code: u16, retry_after: Option<String> },
     /// Waits until `Http::behave` or `Http::behave_for` is called, and then answers as that call says.
     Held,
-    /// Reads and says nothing until the client leaves.
+    /// Reads the request, and sends nothing until the client leaves.
     Silent,
-    /// The head of the right answer, and then nothing until the client leaves.
+    /// Sends the head of the right answer, and then nothing until the client leaves.
     Hang,
-    /// The right answer, head and body, one byte at a time.
+    /// Sends the right answer, head and body, one byte at a time.
     Drip { every: Duration },
-    /// Half of the right body, and then the end of the connection.
+    /// Sends half of the right body, and then closes the connection.
     CutBody,
-    /// Status 200 and the content type of JSON, but a body that is not JSON.
+    /// Sends status 200 and the content type of JSON, but a body that is not JSON.
     NotJson,
-    /// Status 404 with an HTML page, as a proxy sends it.
+    /// Sends status 404 with an HTML page, as a proxy does.
     Html404,
-    /// The right answer's fields with values of other types, the address excepted.
+    /// Sends the fields of the right answer with values of other types. Only the address stays as it is.
     WrongTypes,
-    /// The right answer, but with the neighbouring address in it.
+    /// Sends the right answer, but with the neighbouring address in it.
     OtherAddress,
-    /// A JSON document of this number of bytes. It is sent with its length, unless the answer is `chunked` or `close`.
+    /// Sends a JSON document of this number of bytes. The head gives its length, unless the answer is `chunked` or
+    /// `close`.
     Huge { bytes: u64 },
-    /// The same document compressed about a thousandfold, without its length.
+    /// Sends the document of `Huge`, compressed about a thousandfold, without its length.
     GzipBomb { bytes: u64 },
     /// Status 302.
     Redirect { to: String },
-    /// Status 403 with a message that repeats the values of all headers of the request. If a key is stored or logged,
-    /// the client did not remove it from the message.
+    /// Sends status 403 with a message that repeats the values of all headers of the request. If a key is stored or
+    /// logged, the client did not remove it from the message.
     Echo,
-    /// This number of arbitrary bytes instead of an answer, and then the end of the connection.
+    /// Sends this number of arbitrary bytes instead of an answer, and then closes the connection.
     Garbage(usize),
     /// Status 200 and no body.
     EmptyBody,
-    /// The whole answer, as a function of the request.
+    /// Sends the answer that this function returns for the request.
     Custom(Arc<CustomHttpAnswer>),
 }
 
 pub type CustomHttpAnswer = dyn Fn(&HttpRequest) -> CannedAnswer + Send + Sync;
 
-/// An answer of [`HttpFault::Custom`]. `Content-Length` and `Connection` are added where they are missing.
+/// An answer of [`HttpFault::Custom`]. If the headers `Content-Length` and `Connection` are missing, the server adds
+/// them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CannedAnswer {
     pub status: u16,

@@ -373,7 +373,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Waits for this time, or until the client leaves. `stop` has the same effect here.
+    /// Waits for this time. Ends early if the client leaves or `stop` is called.
     fn wait(&mut self, how_long: Duration) -> io::Result<()> {
         let started = Instant::now();
         while let Some(rest) = how_long.checked_sub(started.elapsed()).filter(|rest| !rest.is_zero()) {
@@ -392,7 +392,8 @@ impl Connection<'_> {
         if self.left { Err(ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 
-    /// Reads the bytes that have arrived, or the end. Reads nothing if the time is over.
+    /// Waits for bytes, at most for the time `limit`. Appends the bytes to `unread`, or records that the client has
+    /// left.
     fn read(&mut self, limit: Option<Duration>) -> io::Result<()> {
         self.stream.set_read_timeout(limit)?;
         let mut bytes = [0; 16_384];
@@ -413,7 +414,7 @@ impl Connection<'_> {
     }
 }
 
-/// Writes parts of a body in its framing.
+/// Writes the parts of a body in the framing of the answer.
 struct BodyWriter<'a, 'b> {
     connection: &'a mut Connection<'b>,
     framing: Framing,

@@ -1,8 +1,9 @@
 //! One HTTP service on 127.0.0.1: a thread that accepts, and one for each connection.
 //!
-//! Implements the part of HTTP/1.1 that clients of these services need: GET, and bodies with their length, in
-//! chunks, or without either. After a body without either, the connection ends. Otherwise the connection stays open
-//! for the next request. The answer to a request is chosen when its head was read.
+//! Implements the part of HTTP/1.1 that clients of these services need: GET requests, and three ways to send a body.
+//! The answer gives the length of the body, or sends the body in chunks, or ends the connection after the body. In the
+//! first two cases the connection stays open for the next request. The answer to a request is chosen when its head was
+//! read.
 //!
 //! Locking: the script, the record and each request in it each have a mutex. No thread holds two of them, and no thread
 //! holds one while it reads or writes a socket.
@@ -117,15 +118,16 @@ impl Http {
         script.version += 1;
     }
 
-    /// Sets the behaviour for requests about this address, held ones too, until `behave` is called.
+    /// Sets the behaviour for requests about this address until `behave` is called. This includes requests that are
+    /// held now.
     pub fn behave_for(&self, ip: IpAddr, behaviour: impl Into<HttpBehaviour>) {
         let mut script = locked(&self.shared.script);
         script.of_one.insert(ip, behaviour.into());
         script.version += 1;
     }
 
-    /// From now on the service answers only requests with this header, and others get a 401. If a name was given
-    /// before, the last value counts. Faults in which the service itself does not answer need no key.
+    /// Makes the service answer only requests with this header. Other requests get a 401. If the header was required
+    /// before, the new value replaces the old one. Faults in which the service itself does not answer need no key.
     pub fn require(&self, header: &str, value: &str) {
         let mut required = locked(&self.shared.required);
         required.retain(|(other, _)| !other.eq_ignore_ascii_case(header));
@@ -136,7 +138,8 @@ impl Http {
     pub fn stop(&self) {
         drop(locked(&self.listener).take());
         let open = std::mem::take(&mut *locked(&self.shared.open));
-        // Writes the record first, as with every end. These clients have not left, so they are not recorded as such.
+        // Writes the record first, as at every end of a request. The clients have not left, so the record must not say
+        // so.
         self.shared.record.end_all();
         for connection in open {
             let _ = connection.stream.shutdown(Shutdown::Both);
@@ -166,14 +169,14 @@ impl Http {
         record::most_at_once(&self.requests())
     }
 
-    /// Returns the largest number of requests of the record that arrived within a window of this length, its end
-    /// excluded.
+    /// Returns the largest number of requests of the record that arrived within a window of this length. The end of the
+    /// window is excluded.
     pub fn most_within(&self, window: Duration) -> usize {
         record::most_within(&self.requests(), window)
     }
 
-    /// Returns the number of requests that were read and are not answered yet, held ones too. They need not be in the
-    /// record.
+    /// Returns the number of requests that were read and are not answered yet. This includes requests that are held,
+    /// and requests before the last `forget`.
     pub fn in_progress(&self) -> usize {
         self.shared.record.in_progress()
     }

@@ -16,8 +16,9 @@ use crate::record::{NOTICED_WITHIN, most_open};
 pub struct HttpRequest {
     /// When the head of the request had been read.
     pub at: Instant,
-    /// Recorded before the client can see the end of the answer. Otherwise the time at which the client's end was seen,
-    /// or the server was stopped.
+    /// The end of the request. If the answer was sent, this time is recorded before the client can see the end of the
+    /// answer. Otherwise it is the time when the server saw that the client had left, or the time when the server was
+    /// stopped.
     pub ended: Option<Instant>,
     /// When the server saw that the client had left before the end of the answer. A client that only stops sending
     /// looks the same.
@@ -43,7 +44,7 @@ impl HttpRequest {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Returns the time until which this request counts as in progress, if it is over.
+    /// Returns the time until which this request counts as in progress. `None` if the request has not ended.
     fn over(&self) -> Option<Instant> {
         self.ended
             .map(|ended| if self.left.is_some() { (ended - NOTICED_WITHIN).max(self.at) } else { ended })
@@ -52,7 +53,8 @@ impl HttpRequest {
 
 pub type Entry = Arc<Mutex<HttpRequest>>;
 
-/// All requests since the last `forget`, and separately those that are in progress.
+/// All requests since the last `forget`. The requests that are in progress are in a separate list, which `forget` does
+/// not change.
 #[derive(Default)]
 pub struct HttpRecord {
     requests: Mutex<Vec<Entry>>,
@@ -67,7 +69,7 @@ impl HttpRecord {
         entry
     }
 
-    /// Only the first end of a request counts.
+    /// Records the end of a request. Only its first end counts.
     pub fn end(&self, entry: &Entry) {
         locked(entry).ended.get_or_insert_with(Instant::now);
         locked(&self.under_way).retain(|other| !Arc::ptr_eq(other, entry));

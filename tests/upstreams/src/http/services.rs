@@ -48,13 +48,15 @@ impl Service {
         }
     }
 
-    /// Returns the part of the path in which the service expects the address.
+    /// Returns the part of the path in which the service expects the address. `None` if the path does not belong to the
+    /// service.
     pub(super) fn question(self, path: &str) -> Option<&str> {
         let question = path.strip_prefix(self.path())?;
         Some(question.split_once('?').map_or(question, |(question, _)| question))
     }
 
-    /// Returns the right answer for this path, with the address that `named` returns in it.
+    /// Returns the right answer for this path. The answer contains the address that `named` returns for the requested
+    /// address.
     pub(super) fn answer(self, hosts: &Hosts, path: &str, named: impl Fn(IpAddr) -> IpAddr) -> (u16, Json) {
         let Some(question) = self.question(path) else {
             return (404, self.message(404));
@@ -84,7 +86,7 @@ impl Service {
         }
     }
 
-    /// Returns the service's message for a status other than that of an answer.
+    /// Returns the message that the service sends with an error status.
     pub(super) fn message(self, status: u16) -> Json {
         let greynoise = matches!(self, Service::GreyNoise | Service::GreyNoiseFull);
         match status {
@@ -116,12 +118,12 @@ fn message(text: &str) -> Json {
     object([("message", text.into())])
 }
 
-/// Returns true if GreyNoise has the address as a scanner, as a common business service, or as both.
+/// Returns true if GreyNoise knows the address as a scanner, as a common business service, or as both.
 fn is_known(host: &Host) -> bool {
     host.classification.is_some() || host.riot
 }
 
-/// A business service that does not scan is benign.
+/// Returns the classification of a scanner. A business service that does not scan is benign.
 fn classification(host: &Host) -> &str {
     host.classification.as_deref().unwrap_or("benign")
 }
