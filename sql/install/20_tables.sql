@@ -28,8 +28,8 @@ CREATE FUNCTION is_bogon_of(enrichment jsonb) RETURNS boolean
 COMMENT ON FUNCTION is_bogon_of(jsonb) IS
     'true if validation.is_bogon is true in an enrichment document (a value of ip_inventory.enrichment): the address cannot be a source address on the public internet';
 
--- The function is not STRICT and sets no search_path, so that the planner can inline it. It uses the later of two
--- clocks. In a long procedure, now() is later. In a long transaction, statement_timestamp() is later.
+-- The function is not STRICT and sets no search_path, so that the planner can inline it. It compares with the later of
+-- two clocks: now() is later in a long procedure, and statement_timestamp() is later in a long transaction.
 CREATE FUNCTION session_time(t timestamptz) RETURNS timestamptz
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN CASE
@@ -40,8 +40,9 @@ CREATE FUNCTION session_time(t timestamptz) RETURNS timestamptz
 COMMENT ON FUNCTION session_time(timestamptz) IS
     'returns the given time of a session if the time is plausible; null if the time is before 1970 or more than one day in the future';
 
--- The times in a row may be far apart. If their difference is out of range, the subtraction raises an error from version 17 on. A
--- user or an old version of the extension may have stored such times. They must not make an UPDATE or a restore fail.
+-- From version 17 on, subtracting two timestamps raises an error if the difference is out of range. A user or an old
+-- version of the extension may have stored times that are so far apart. The function excludes such times, because they
+-- must not make an UPDATE or a restore fail.
 CREATE FUNCTION seen_over(first_seen timestamptz, last_seen timestamptz) RETURNS interval
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE
@@ -131,7 +132,8 @@ CREATE INDEX ip_inventory_geo_country_idx ON ip_inventory (geo_country);
 CREATE INDEX ip_inventory_session_count_idx ON ip_inventory (session_count DESC);
 SELECT pg_catalog.pg_extension_config_dump('ip_inventory', '');
 
--- Tells backends to discard the rows of the inventory that they have cached. Also fires for replicated changes.
+-- Tells backends to discard the rows of the inventory that they have cached. The trigger also fires for replicated
+-- changes.
 CREATE FUNCTION inventory_changed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'inventory_changed_wrapper';
 COMMENT ON FUNCTION inventory_changed() IS
@@ -140,7 +142,7 @@ CREATE TRIGGER inventory_changed AFTER UPDATE OF enrichment, current_asn OR DELE
     FOR EACH STATEMENT EXECUTE FUNCTION inventory_changed();
 ALTER TABLE ip_inventory ENABLE ALWAYS TRIGGER inventory_changed;
 
--- Keeps the networks' counts exact when a user deletes addresses, with delete_addresses() or with DELETE.
+-- Keeps the networks' counts exact when a user deletes addresses. The user may call delete_addresses() or run DELETE.
 CREATE FUNCTION addresses_deleted() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -197,9 +199,10 @@ COMMENT ON COLUMN ip_asn_history.observed_at IS
 COMMENT ON COLUMN ip_asn_history.verification_source IS
     'source that named the network: ''maxmind'', ''cymru'' or ''manual''; ''import'' if the row was imported and the source is unknown';
 
--- The tables of pending counts are append-only, because sessions must not wait for the rows of busy networks. They have no index
--- and no key. So an INSERT writes only one heap row. In a cluster of several nodes, each node can have its own rows. They have a
--- replica identity, because otherwise a publication FOR ALL TABLES would refuse to delete folded counts.
+-- The tables of pending counts are append-only, because sessions must not wait for the rows of busy networks. They have
+-- no index and no key, so an INSERT writes only one heap row. In a cluster of several nodes, each node can have its own
+-- rows. The tables have a replica identity, because otherwise a publication FOR ALL TABLES would refuse to delete
+-- folded counts.
 CREATE TABLE session_delta (
     ip_address inet NOT NULL,
     sessions   bigint NOT NULL,

@@ -74,8 +74,8 @@ INSERT INTO known_networks (asn_number, label, asn_type, is_hosting, is_vpn, is_
     (8100, 'QuadraNet', 'HOSTING', true, true, true, 'cowrie_enrich');
 SELECT pg_catalog.pg_extension_config_dump('known_networks', 'WHERE NOT is_seed');
 
--- An edited row belongs to the user: a dump must include it, and a list that is loaded again must not replace it. Lists
--- are loaded by DELETE and INSERT, so an UPDATE that does not set the source is an edit by hand.
+-- An edited row belongs to the user. So a dump must include the row, and a list that is loaded again must not replace
+-- it. Lists are loaded by DELETE and INSERT, so an UPDATE that does not set the source is an edit by hand.
 CREATE FUNCTION known_network_edited() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -113,8 +113,8 @@ COMMENT ON FUNCTION known_network_restored() IS
 CREATE TRIGGER known_network_restored BEFORE INSERT ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_restored();
 
--- Networks whose entry in known_networks was edited, and which must therefore be reclassified. The table is
--- append-only, because an edit must not wait for the worker. The index is not unique for the same reason.
+-- Networks that must be reclassified, because their entry in known_networks was edited. The table is append-only, and
+-- its index is not unique, because an edit must not wait for the worker.
 CREATE TABLE network_reclassification (
     asn_number bigint NOT NULL CHECK (asn_number BETWEEN 1 AND 4294967295),
     edited_at  timestamptz NOT NULL DEFAULT now()
@@ -185,9 +185,9 @@ CREATE FUNCTION classify_asn(asn bigint, organization_name text) RETURNS text
 COMMENT ON FUNCTION classify_asn(bigint, text) IS
     'returns the type of a network: the type in known_networks if the network is listed there, otherwise a type derived from whole words in the given name of the organisation';
 
--- If a network has no entry in known_networks, its flags may come from an import, so the function keeps them. There
--- is one exception: while an edit of the entry is pending, the flags may come from a deleted entry, so they become
--- false.
+-- If a network has no entry in known_networks, its flags may come from an import, so the function keeps the flags.
+-- There is one exception: while an edit of the entry is pending, the flags may come from a deleted entry. Then the
+-- function returns false for both flags.
 CREATE FUNCTION classify_network(
     asn bigint, organization_name text, was_datacenter boolean, was_vpn boolean,
     OUT asn_type text, OUT is_known_hosting boolean, OUT is_known_vpn boolean)
@@ -209,8 +209,9 @@ CREATE FUNCTION source_rank(source text) RETURNS integer
 COMMENT ON FUNCTION source_rank(text) IS
     'rank of a source of countries and registries. A value from a higher rank replaces a value from a lower rank. From high to low: ''manual'', ''cymru'', ''maxmind'', ''iana'' (only registries), imported rows, ''document''. ''document'' is JSON that a client wrote into the column "enrichment" of a table with the option trust_input';
 
--- For names, the sources have other ranks. Files name the organisation ("Hetzner Online GmbH"), Team Cymru names the
--- network ("HETZNER-AS"). A name of unknown source may come from a file, so it ranks above Team Cymru as well.
+-- For names, the sources have other ranks than for countries and registries. Files name the organisation ("Hetzner
+-- Online GmbH"), and Team Cymru names the network ("HETZNER-AS"). A name of unknown source may come from a file, so it
+-- ranks above a name from Team Cymru.
 CREATE FUNCTION name_rank(source text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT CASE source WHEN 'manual' THEN 3 WHEN 'maxmind' THEN 2 WHEN 'cymru' THEN 0 WHEN 'document' THEN -1 ELSE 1 END $$;
@@ -255,8 +256,9 @@ CREATE FUNCTION request_enrichment(ip inet, provider text, priority integer DEFA
 COMMENT ON FUNCTION request_enrichment(inet, text, integer) IS
     'queue the lookup of an address at a provider; the worker sends lookups with a higher priority first; raises an error for a bogon (an address that cannot be a source address on the public internet)';
 
--- Without this function, a call with two literals could mean request_enrichment(inet, text) or
--- request_enrichment(bigint, text). PostgreSQL would reject it, because the type of a literal is unknown.
+-- Queues the lookup of an address that is given as text. Without this function, a call with two literals could mean
+-- request_enrichment(inet, text) or request_enrichment(bigint, text). PostgreSQL would reject such a call, because the
+-- type of a literal is unknown.
 CREATE FUNCTION request_enrichment(address text, provider text, priority integer DEFAULT 0) RETURNS void
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT @extschema@.request_enrichment($1::inet, $2, $3) $$;

@@ -4,9 +4,10 @@
 -- lookup at one provider, with the addresses that wait for its answer. Claiming a job sets its due time to the end of
 -- a lease. If the worker is killed, the job falls due again.
 --
--- A lookup has a kind and a key. The key alone identifies it, because keys of different kinds are written
--- differently: a host has no mask, a prefix always has one, and a network is a number without dots or colons. Addresses
--- wait for the answer to a host or prefix. The answer about a network belongs to its row in asn_inventory.
+-- A lookup has a kind and a key. The key alone identifies it, because keys of different kinds are written differently:
+-- a host has no mask, a prefix always has one, and a network is a number without dots or colons. If the key is a host
+-- or a prefix, addresses wait for the answer. If the key is a network, the answer belongs to the network's row in
+-- asn_inventory.
 --
 -- Order of locks: jobs in key order, then the inventories in their order. Keys are compared by their bytes (COLLATE
 -- "C"), so that the order is the same in every database.
@@ -76,7 +77,8 @@ CREATE FUNCTION request_appended() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'request_appended_wrapper';
 COMMENT ON FUNCTION request_appended() IS
     'trigger on INSERT into enrichment_request and on DELETE from suspended_owner: wakes the worker when the transaction commits';
--- A row trigger, because a statement trigger would also fire for statements of the extension that queue nothing.
+-- This is a row trigger, because a statement trigger would also fire for statements of the extension that queue
+-- nothing.
 CREATE TRIGGER request_appended AFTER INSERT ON enrichment_request
     FOR EACH ROW EXECUTE FUNCTION request_appended();
 

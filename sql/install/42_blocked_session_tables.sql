@@ -1,10 +1,12 @@
 -- Tables whose sessions the worker does not complete, and why.
 
--- PostgreSQL does not record who created a trigger. So the owners of the code that a trigger runs count as its creator.
--- A WHEN condition is code too. The functions in a condition must be immutable or known to be harmless. A volatile
--- function of the server, such as query_to_xml(), runs any statement. A stable function, such as table_to_xml(), reads
--- any view. Conditions of inherited triggers on partitions have no entries in pg_depend, so functions are read from the
--- condition.
+-- PostgreSQL does not record who created a trigger. So the owners of the code that a trigger runs count as its
+-- creators.
+--
+-- A WHEN condition is code, too. The functions in a condition must be immutable or known to be harmless, because others
+-- can do harm: a volatile function of the server, such as query_to_xml(), runs any statement, and a stable function,
+-- such as table_to_xml(), reads any view. Conditions of inherited triggers on partitions have no entries in pg_depend,
+-- so the functions are read from the text of the condition.
 CREATE VIEW blocked_session_tables AS
 SELECT t.tgrelid::pg_catalog.regclass AS rel, t.tgname AS trigger_name,
        CASE WHEN code.is_unsafe

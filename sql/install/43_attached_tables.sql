@@ -1,8 +1,11 @@
 -- Attached tables, and whether each is intact.
 
--- tgargs has the arguments with a NUL after each. In hex a byte has two digits, so a letter of a name cannot be mistaken for a NUL.
--- A generated address or snapshot column has no value yet when a BEFORE trigger fires. A virtual column has no value in the row
--- that a trigger gets.
+-- tgargs contains the arguments, each followed by a NUL. The view reads it in hex: a byte has two digits there, so no
+-- letter of a name can be mistaken for a NUL.
+--
+-- An address or snapshot column must not be generated, because it would have no value yet when a BEFORE trigger fires.
+-- A time column may be generated, but not virtual, because a virtual column has no value in the row that a trigger
+-- gets.
 CREATE VIEW attached_tables AS
     SELECT x.rel, x.ip_column, x.time_column, x.has_foreign_key,
            COALESCE(u.reason, c.reason, t.reason, k.reason, n.reason) IS NULL AS is_intact,
@@ -68,8 +71,8 @@ CREATE VIEW attached_tables AS
                OR c.attgenerated::pg_catalog.text OPERATOR(pg_catalog.<>) ALL (w.generated))
         ORDER BY w.place
         LIMIT 1) c ON true
-    -- The reason why the addresses of the table's sessions cannot be read. The index by address shows which column was
-    -- attached.
+    -- The reason why the addresses of the table's sessions cannot be read. The index by address shows with which column
+    -- the table was attached.
     CROSS JOIN LATERAL (
         SELECT COALESCE(
             CASE WHEN c.place OPERATOR(pg_catalog.=) 1 THEN c.reason END,

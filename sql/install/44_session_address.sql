@@ -1,9 +1,9 @@
 -- Parses the address of a session in SQL, as the trigger does.
 
--- The type of the keys of indexes on addresses. For each function in an index expression, PostgreSQL checks that the inserting role
--- has the privilege EXECUTE. It does not check the functions of a type to which the expression casts a column. So revoking
--- privileges cannot prevent a session from being stored. The input function cannot return null, so 0.0.0.0/0 stands for a text that
--- is not an address.
+-- The type of the keys of indexes on addresses. For each function in an index expression, PostgreSQL checks that the
+-- inserting role has the privilege EXECUTE. If the expression casts a column to a type, PostgreSQL does not check the
+-- input function of the type. So revoking privileges cannot prevent a session from being stored. The input function
+-- cannot return null, so 0.0.0.0/0 stands for a text that is not an address.
 CREATE TYPE parsed_address;
 CREATE FUNCTION parsed_address_in(cstring) RETURNS parsed_address
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'parsed_address_in_wrapper';
@@ -18,8 +18,8 @@ CREATE CAST (parsed_address AS inet) WITHOUT FUNCTION;
 COMMENT ON CAST (parsed_address AS inet) IS
     'cast for index expressions on address columns; needs no conversion, because both types have the same binary representation';
 
--- Written in SQL and not STRICT, so that the planner inlines the function. The planner then finds the expression of the
--- index by address.
+-- The functions are written in SQL and are not STRICT, so that the planner inlines them. After inlining, the planner
+-- finds that the expression is the one of the index by address.
 CREATE FUNCTION session_address(ip text) RETURNS inet
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE WHEN ip::@extschema@.parsed_address::pg_catalog.inet OPERATOR(pg_catalog.<>) '0.0.0.0/0'::pg_catalog.inet

@@ -1,7 +1,7 @@
 -- Attaches and detaches session tables.
 
--- Reads only the catalogs, so no code of the table owner runs. The estimated number of rows is the one that PostgreSQL
--- stored in the catalogs when it built the index.
+-- Reads only the catalogs, so no code of the table owner runs. The estimated number of rows comes from the catalogs,
+-- too. PostgreSQL stored it there when it built the index.
 CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column name, OUT finding text, OUT remedy text)
     RETURNS SETOF record
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

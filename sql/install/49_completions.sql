@@ -13,7 +13,7 @@ CREATE TABLE incomplete_session (
     lacks_country boolean NOT NULL DEFAULT true,
     lacks_ip_type boolean NOT NULL DEFAULT true
 );
--- The table has no key, like the tables of pending counts. Without a replica identity, a publication FOR ALL TABLES
+-- Like the tables of pending counts, this table has no key. Without a replica identity, a publication FOR ALL TABLES
 -- would refuse the extension's deletes.
 ALTER TABLE incomplete_session REPLICA IDENTITY FULL;
 -- A dump leaves out rows of dropped tables, because in another database another table may have the OID.
@@ -40,8 +40,8 @@ CREATE TABLE session_completion (
     PRIMARY KEY (ip_address, rel)
 );
 CREATE INDEX session_completion_due_idx ON session_completion (rel, due_at) WHERE due_at IS NOT NULL;
--- A row is updated at each visit and deleted when it is done. So vacuum must not wait until a fifth of the table has
--- changed.
+-- A row is updated at each visit, and deleted when all its sessions are complete. So vacuum must not wait until a fifth
+-- of the table has changed.
 ALTER TABLE session_completion SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 SELECT pg_catalog.pg_extension_config_dump('session_completion', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_completion IS
@@ -104,7 +104,7 @@ CREATE FUNCTION abandoned_processes() RETURNS integer
 COMMENT ON FUNCTION abandoned_processes() IS
     'number of background processes of this database that still run code of a table owner, for example a trigger, after the worker cancelled the code';
 
--- The result has one row for each table, because the reason depends on the table and not on the address.
+-- The view has one row for each table, because the reason depends on the table and not on the address.
 CREATE VIEW completion_status AS
     SELECT q.rel,
            pg_catalog.pg_get_userbyid(c.relowner) AS owner,

@@ -1,5 +1,5 @@
--- Types of addresses from all sources. The files contain the present types. So each query reads these types from the
--- files, and the extension does not store them.
+-- Types of addresses from all sources. Each query reads the present files for the types that the files contain. The
+-- extension does not store these types, because a new file may change them.
 
 CREATE FUNCTION stored_types_of(
     enrichment jsonb, OUT type text, OUT source text, OUT provider text, OUT stated_at timestamptz)

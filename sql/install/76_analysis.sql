@@ -1,5 +1,6 @@
--- Analysis. Sessions are in user tables with any name. So the query that reads them is built in each call, and runs
--- with the rights of the caller. Queries that read only the inventories are plain views.
+-- Functions and views for analysis. Sessions are in tables of users, which can have any name. So a query that reads
+-- sessions is built in each call, and runs with the rights of the caller. Queries that read only the inventories are
+-- plain views.
 --
 -- Snapshots contain the network of a session, so sessions need no join. Only the groups are joined to asn_inventory,
 -- for the names of the networks.
@@ -23,8 +24,8 @@ CREATE FUNCTION campaign_query(rel regclass, condition text DEFAULT 'true', stor
 COMMENT ON FUNCTION campaign_query(regclass, text, text) IS
     'text of the query that campaign_networks() runs for the same arguments, so that you can EXPLAIN or adapt the query';
 
--- The functions that read sessions have no search_path, because the names in the condition must be resolved with the caller's
--- search_path. The condition may only read.
+-- The functions that read sessions take a condition from the caller. They set no search_path, because the names in the
+-- condition must be resolved with the caller's search_path. The condition may only read.
 CREATE FUNCTION campaign_networks(
     rel regclass, condition text DEFAULT 'true', stored_time_zone text DEFAULT 'UTC', OUT asn_number bigint, OUT organization_name text,
     OUT asn_type text, OUT countries text[], OUT ip_types text[], OUT sessions bigint, OUT addresses bigint,
@@ -98,8 +99,8 @@ COMMENT ON VIEW network_activity IS
 COMMENT ON COLUMN network_activity.session_percent IS
     'sessions of this network as a percentage of the sessions of all networks';
 
--- Looks up the previous row for each row of the history, instead of using a window function over the whole history. So
--- a query about one address, one network or the last week reads only the rows that it needs.
+-- Looks up the previous row for each row of the history. A window function would read the whole history. So a query
+-- about one address, one network or the last week reads only the rows that it needs.
 CREATE VIEW moved_addresses AS
     SELECT h.ip_address, b.asn_number AS asn_before, nb.organization_name AS organization_before,
            h.asn_number AS asn_after, na.organization_name AS organization_after,
@@ -136,8 +137,8 @@ COMMENT ON VIEW persistent_addresses IS
     'addresses whose first and last session are at least one day apart, in descending order of the time between these sessions; recent sessions are missing until the worker or fold_statistics() adds their counts';
 COMMENT ON COLUMN persistent_addresses.seen_over IS 'time between the first and the last session from the address';
 
--- The indexes are covering: campaign_networks(), session_timeline() and a comparison with the inventory read only columns
--- in them. The index by time also has the sensor, because timelines are grouped by it.
+-- The indexes are covering: campaign_networks(), session_timeline() and a comparison with the inventory read only
+-- columns that the indexes contain. The index by time also contains the sensor, because timelines can be grouped by it.
 CREATE FUNCTION session_index_commands(rel regclass, writers_wait boolean DEFAULT false) RETURNS SETOF text
     LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

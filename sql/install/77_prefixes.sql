@@ -1,5 +1,5 @@
--- Prefixes: sessions by announced prefix, and lists for firewalls. The caller names a session table. These functions
--- read it by calling campaign_addresses(), with the rights of the caller. They can set search_path, because they
+-- Prefixes: sessions by announced prefix, and lists for firewalls. The caller names a session table. The functions read
+-- the table by calling campaign_addresses(), with the rights of the caller. They can set search_path, because they
 -- evaluate no condition of the caller.
 
 CREATE FUNCTION announced_prefix(enrichment jsonb) RETURNS cidr

@@ -8,8 +8,8 @@ CREATE TABLE blocklist_exception (
     added_at   timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT blocklist_exception_target_check CHECK (num_nonnulls(prefix, asn_number) = 1)
 );
--- A publication FOR ALL TABLES would refuse deletes from a table without a replica identity. The table has no primary
--- key, because one of its two target columns is null in each row.
+-- The table has no primary key, because one of its two target columns is null in each row. It needs a replica identity,
+-- because otherwise a publication FOR ALL TABLES would refuse deletes.
 ALTER TABLE blocklist_exception REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('blocklist_exception', '');
 COMMENT ON TABLE blocklist_exception IS
@@ -20,7 +20,8 @@ COMMENT ON COLUMN blocklist_exception.asn_number IS
     'ASN of a network; blocklist() returns no address of this network; null if the row is about a prefix';
 COMMENT ON COLUMN blocklist_exception.note IS 'reason for the exception; the extension does not use this text';
 
--- A client may have written any values into the document. Comparing them as text never fails.
+-- Compares the values as text, because a client may have written any values into the document. A comparison as text
+-- never fails.
 CREATE FUNCTION is_benign_of(enrichment jsonb) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN COALESCE(

@@ -29,8 +29,8 @@ CREATE PROCEDURE expire_addresses(
 COMMENT ON PROCEDURE expire_addresses(interval, regclass, boolean) IS
     'erase the addresses of sessions older than older_than, in one attached table or in all attached tables. Then erase addresses without a newer session from all tables of the extension. Commits after each batch. The call can be repeated';
 
--- The job is in a table of pg_cron. Only a table that belongs to the extension pg_cron is read, because other roles may
--- create a schema with the name cron.
+-- Reads the job from a table of pg_cron. The function reads only a table that belongs to the extension pg_cron, because
+-- other roles may create a schema with the name "cron".
 CREATE FUNCTION erasure_status(OUT failed_calls bigint, OUT last_expiry timestamptz, OUT is_scheduled boolean)
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

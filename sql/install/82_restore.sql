@@ -1,7 +1,8 @@
--- Triggers for restoring a dump. The foreign key from addresses to networks is part of the extension, so it exists before any row.
--- Several jobs of pg_restore load tables in any order, so an address may come before its network. Then a trigger creates a row for
--- the network, with only its number. The dumped row replaces it later. The triggers fire only for a superuser, because any client
--- can set its application_name.
+-- Triggers for restoring a dump. The extension creates the foreign key from addresses to networks, so the key exists
+-- before any row. Several jobs of pg_restore load tables in any order, so an address may come before its network. Then
+-- a trigger creates a row for the network, with only its number. The dumped row replaces it later. The triggers
+-- recognise pg_restore by its application_name. Any client can set this name, so the triggers fire only for a
+-- superuser.
 
 CREATE FUNCTION addresses_restored() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -56,8 +57,8 @@ CREATE TRIGGER network_restored BEFORE INSERT ON asn_inventory
           AND current_setting('application_name') = 'pg_restore' AND current_setting('is_superuser') = 'on')
     EXECUTE FUNCTION network_restored();
 
--- A worker starts as soon as the extension is created. So it may store today's quota before pg_restore loads the rows of this
--- table.
+-- A worker starts as soon as the extension is created. So it may store today's quota before pg_restore loads the rows
+-- of this table. Then the trigger combines the two rows.
 CREATE FUNCTION quota_restored() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

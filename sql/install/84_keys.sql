@@ -1,5 +1,5 @@
--- Foreign keys that other roles created. PostgreSQL checks a key as the owner of the referenced table, and converts
--- the value by any implicit cast. The owner of the column's type can write that cast.
+-- Foreign keys that other roles created. PostgreSQL checks a key as the owner of the referenced table, and converts the
+-- value by any implicit cast. The owner of the type of the referencing column can create such a cast.
 
 CREATE VIEW unsafe_foreign_keys AS
     SELECT c.conrelid::pg_catalog.regclass AS rel, c.conname AS constraint_name,
@@ -39,9 +39,9 @@ COMMENT ON COLUMN unsafe_foreign_keys.types IS
 COMMENT ON COLUMN unsafe_foreign_keys.drop_command IS
     'statement that drops the foreign key; null if a partition inherited the key; in that case, drop the key of the partitioned table';
 
--- When addresses are deleted, the server checks the keys of session tables as the owners of those tables. Their code
--- then runs while the check is planned. Outside a restricted operation, that code can leave a cursor WITH HOLD, whose
--- query runs as the user who commits.
+-- When addresses are deleted, the server checks the keys of session tables as the owners of those tables. While it
+-- plans the check, code of such an owner can run. Outside a restricted operation, this code could leave a cursor WITH
+-- HOLD. The query of the cursor would later run as the user who commits.
 CREATE FUNCTION in_restricted_operation() RETURNS boolean
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'in_restricted_operation_wrapper';
 COMMENT ON FUNCTION in_restricted_operation() IS

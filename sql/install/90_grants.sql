@@ -1,7 +1,7 @@
--- Least privilege: revokes privileges that ALTER DEFAULT PRIVILEGES granted on the extension's objects. The honeypot's own manual
--- gives its internet-facing role write access to every future table in "public". This block must stay last. It covers only objects
--- that this transaction adds to the extension, also in subtransactions. An update script ends with the same block, and must keep
--- privileges that were granted since.
+-- Least privilege: revokes privileges that ALTER DEFAULT PRIVILEGES granted on the extension's objects. For example,
+-- the honeypot's own manual gives its internet-facing role write access to every future table in "public". This block
+-- must stay last. It covers only objects that this transaction adds to the extension, also in subtransactions. An
+-- update script ends with the same block. It must keep the privileges that were granted after the installation.
 DO $$
 DECLARE
     granted record;
@@ -47,8 +47,8 @@ GRANT EXECUTE ON FUNCTION ip_country(inet), ip_registered_country(inet), ip_city
     announced_prefix(jsonb), attribution_change_between(bigint, text, bigint, text), contains_bogon(cidr), prefix_size(cidr), is_benign_of(jsonb), document_time(text),
     geo_country_of(jsonb), ip_types_of(jsonb), is_scanner_of(jsonb), is_bogon_of(jsonb) TO PUBLIC;
 
--- Fails if an untrusted owner already has functions with the same names. PostgreSQL would run such a function if the types of its
--- arguments fitted a call better.
+-- Fails if an untrusted owner already has functions with the same names. If the types of the arguments of such a
+-- function fitted a call better, PostgreSQL would run it instead of the extension's function.
 DO $$
 DECLARE
     lookalike record;

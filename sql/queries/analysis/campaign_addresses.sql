@@ -1,6 +1,8 @@
--- Addresses of the sessions of a table that meet a condition, each with its network and country at its last session and
--- now. Runs with the rights of the caller. The sessions of an address are grouped by snapshot, and the group with the
--- last session has the values of that session. The condition is on separate lines, because it may end in a comment.
+-- Addresses of the sessions of a table that meet a condition. Each address has its network and country at the time of
+-- its last session, and its network and country now. Runs with the rights of the caller.
+--
+-- The sessions of an address are grouped by snapshot. The values of the last session come from the group that contains
+-- it. The condition is on separate lines, because it may end in a comment.
 -- $1 timestamptz: earliest time of a session, or null
 WITH snapshot AS MATERIALIZED (
     SELECT @address@ AS ip_address, s.snapshot_asn AS asn_number,

@@ -1,5 +1,5 @@
--- Returns the locked addresses without sessions and without pending counts. The counts of a session that is stored
--- later stay pending, because folds skip the counts of a locked address.
+-- Returns the locked addresses that have no sessions and no pending counts. If a session of such an address is stored
+-- later, its counts stay pending, because folds skip the counts of a locked address.
 -- $1 inet[]: addresses
 SELECT i.ip_address
 FROM @extschema@.ip_inventory i

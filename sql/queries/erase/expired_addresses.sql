@@ -1,6 +1,6 @@
--- Returns addresses that had no session since $1, in ascending order, after $2. Also returns addresses that only the
--- history, the dead letters or the exceptions of the blocklist contain. Leaves out addresses with an exception that
--- was added since $1.
+-- Returns addresses in ascending order, after $2. These are the addresses that had no session since $1, and the
+-- addresses that occur only in the history, in the dead letters or in the exceptions of the blocklist. Leaves out
+-- addresses with an exception that was added since $1.
 -- $1 timestamptz: addresses with a session at or after this time are left out
 -- $2 inet: last address of the previous batch, or null for the first batch
 -- $3 bigint: maximum number of addresses to return

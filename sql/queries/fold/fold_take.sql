@@ -1,5 +1,5 @@
--- Takes these pending session counts, summed by address. They are deleted here and added in the same transaction. An
--- implausible time becomes unknown.
+-- Takes these pending session counts, summed by address. They are deleted here, and the same transaction adds them to
+-- the stored counts. A time that is implausible is returned as null.
 -- $1 tid[]: tuple ids of the pending counts
 WITH taken AS (
     DELETE FROM @extschema@.session_delta d

@@ -1,6 +1,6 @@
--- Merges imported values into existing addresses, which are locked. The range of times grows. Imported parts of the
--- document are added, except for the parts that $12 and $13 name. $12 and $13 are JSON objects with one key for each
--- part whose stored value is kept.
+-- Merges imported values into existing addresses, which are locked. The range from first_seen to last_seen can only
+-- grow. Imported parts of the document are added, except for the parts that $12 and $13 name. Each of these two is a
+-- JSON object with one key for each part whose stored value is kept.
 -- $1 inet[]: addresses
 -- $2 bigint[]: network (ASN) of each address
 -- $3 timestamptz[]: time when a source last confirmed the network of each address

@@ -1,6 +1,6 @@
--- Adds rows of the imported history: observations that an address was in a network. Returns the number of added rows. Also returns
--- each observation that exists already from another source: its index in the arguments, and the other source. Returns at least one
--- row.
+-- Adds rows of the imported history. A row is an observation that an address was in a network. If an observation
+-- already exists from another source, returns its index in the arguments and the other source. Returns the number of
+-- added rows in each row of the result, which has at least one row.
 -- $1 inet[]: address of each observation
 -- $2 bigint[]: network (ASN) of each observation
 -- $3 timestamptz[]: time of each observation

@@ -1,5 +1,5 @@
--- Locks addresses in order, before another statement changes them. That statement then sees the current row versions.
--- With older versions, it could deadlock with a transaction that waits for a newer version.
+-- Locks addresses in order, before another statement changes them. So that statement sees the current versions of the
+-- rows. If it saw older versions, it could deadlock with a transaction that waits for a newer version.
 -- $1 inet[]: addresses
 SELECT
 FROM @extschema@.ip_inventory i

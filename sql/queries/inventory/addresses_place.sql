@@ -1,7 +1,7 @@
--- Assigns addresses without a network to the network that their document names, in order. Adds history and the
--- networks' counts. Skips an address that has got a network meanwhile. Locks rows as it visits them: by their key, one
--- by one, in the order of $1. The condition is not written as IS NULL, because an index on networks must not be used to
--- find the rows.
+-- Assigns addresses without a network to the network that their document names, in order. Adds history, and adds the
+-- addresses to the networks' counts. Skips an address that another transaction has assigned meanwhile. Locks the rows
+-- one by one by their key, in the order of $1. The condition is not written as IS NULL, because then the planner could
+-- find the rows by an index on networks, in another order.
 -- $1 inet[]: addresses, in ascending order
 -- $2 bigint[]: network (ASN) of each address
 -- $3 text[]: source that names each network

@@ -1,6 +1,6 @@
--- Writes a source's answers about existing addresses, in order. For sessions, Rust adds SKIP LOCKED, because an
--- INSERT must not wait for an enrichment. MaxMind's network takes precedence. Another source's network is used only
--- if MaxMind has none.
+-- Writes a source's answers about existing addresses, in order. If sessions are being stored, Rust adds SKIP LOCKED,
+-- because an INSERT must not wait for an enrichment. MaxMind's network takes precedence. The network of another source
+-- is used only if MaxMind has none.
 -- $1 inet[]: addresses
 -- $2 bigint[]: network (ASN) of each address
 -- $3 jsonb[]: new answers about each address, as parts of its document

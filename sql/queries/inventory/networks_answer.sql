@@ -1,8 +1,8 @@
--- Stores answers about networks, by their AS number, in locked rows. The answer has the country and registry of the
--- network itself. So they replace earlier values of the same source, which may describe a prefix. If the earlier value
--- is equal but from a source of lower rank, only its source changes. A name is set only if it is null or the source may
--- replace it. The name of the network and the date of its allocation have no other source. Returns the networks whose
--- values changed, and whether they existed before this transaction.
+-- Stores answers about networks, by their AS number, in locked rows. The country and registry in such an answer
+-- describe the network itself. So they replace earlier values of the same source, which may describe a prefix. If the
+-- earlier value is equal but from a source of lower rank, only its source changes. The name of the organisation is set
+-- only if it is null or the source may replace it. The name of the network and the date of its allocation have no other
+-- source. Returns the networks whose values changed, and whether they existed before this transaction.
 -- $1 bigint[]: ASN of each network
 -- $2 text[]: name of the organisation of each network
 -- $3 text[]: country of each network

@@ -1,4 +1,4 @@
--- Networks that edits of known_networks concern, in order, after $1.
+-- Networks whose entry in known_networks was edited and not applied yet, in order, after $1.
 -- $1 bigint: last ASN of the previous batch, or 0
 -- $2 bigint: maximum number of networks to return
 SELECT DISTINCT r.asn_number

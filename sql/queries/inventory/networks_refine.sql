@@ -1,9 +1,12 @@
--- Refines the metadata of existing networks. Sets a field if it is null or its source has a lower rank. If the values
--- are equal, only the source changes, so that a source of a rank between the two cannot replace the value. The source
--- 'cymru' may also correct its own names, because a name describes the network itself. It may not correct its own
--- countries and registries, because these describe one address or prefix. The values are compared again after the
--- rows are locked, because another transaction may have written a better value meanwhile. Returns the networks that
--- changed, and whether they existed before this transaction.
+-- Refines the metadata of existing networks. Sets a field if it is null or its source has a lower rank. If the new
+-- value equals the stored value, only the source changes. Otherwise a third source with a rank between the two sources
+-- could replace the value later.
+--
+-- The source 'cymru' may also correct its own names, because a name describes the network itself. It may not correct
+-- its own countries and registries, because these describe one address or prefix.
+--
+-- The values are compared again after the rows are locked, because another transaction may have written a better value
+-- meanwhile. Returns the networks that changed, and whether they existed before this transaction.
 -- $1 bigint[]: ASN of each network
 -- $2 text[]: name of the organisation of each network
 -- $3 text[]: country of each network

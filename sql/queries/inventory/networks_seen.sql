@@ -1,5 +1,4 @@
--- Appends rows to the pending counts with the times when networks were seen. Skips networks that already have these
--- times.
+-- Appends the times when networks were seen to the pending counts. Skips networks that already have these times.
 -- $1 bigint[]: ASN of each network
 -- $2 timestamptz[]: first_seen of each network
 -- $3 timestamptz[]: last_seen of each network

@@ -1,6 +1,7 @@
--- The tables that hold an attached table's sessions, with their columns for address, time and key. Also returns whether a partition
--- has the same owner as its partitioned table. Each partition has a row, and so has each attached inheritance child of the same
--- owner. Names of tables are for messages. Takes no lock on these tables.
+-- Returns the tables that contain the sessions of an attached table, with their columns for address, time and key. Also
+-- returns whether a partition has the same owner as its partitioned table. Each partition has a row. An attached
+-- inheritance child has a row if its owner is the same. The names of tables are for messages. Takes no lock on these
+-- tables.
 -- $1 oid: OID of the table
 WITH RECURSIVE part (oid) AS (
     SELECT $1

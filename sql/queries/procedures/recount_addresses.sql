@@ -1,7 +1,7 @@
--- Compares the number of sessions of each address with the stored count plus the pending counts. Appends the differences. A fold at
--- the same time does not change the sum of stored and pending counts. For an address without a row, folding drops a negative sum.
--- An implausible stored time counts as a difference too, and folding replaces it. Returns the number of addresses, and the number
--- of differences.
+-- Compares the number of sessions of each address with its stored count plus its pending counts. Appends each
+-- difference as a pending count. A fold at the same time does not change the sum of stored and pending counts. If an
+-- address has no row, folding drops a negative sum. If a stored time is implausible, this counts as a difference, too,
+-- and folding replaces the time. Returns the number of addresses, and the number of differences.
 -- $1 boolean: true if some sessions could not be read; no count is then reduced, because these sessions may have any address
 WITH counted AS (
     SELECT c.ip_address, sum(c.sessions)::bigint AS sessions, min(c.first_seen) AS first_seen, max(c.last_seen) AS last_seen

@@ -1,5 +1,5 @@
--- Computes the counts of networks again from the addresses that are now in them. Appends the differences to the stored counts.
--- Returns the number of differences.
+-- Computes the counts of networks again from the addresses that are now in them. Appends each difference from the
+-- stored and pending counts as a pending count. Returns the number of differences.
 WITH actual AS (
     SELECT i.current_asn, count(*) AS addresses, sum(i.session_count)::bigint AS sessions,
            min(@extschema@.session_time(i.first_seen)) AS first_seen, max(@extschema@.session_time(i.last_seen)) AS last_seen

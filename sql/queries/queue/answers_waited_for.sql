@@ -1,6 +1,6 @@
--- Returns the addresses that wait for these jobs and now have an answer, each with its answer. If several blocks contain an
--- address, the answer for the smallest block applies. Returns the addresses in key order, after $5. The query probes
--- indexes, for the reason that jobs_claim.sql gives.
+-- Returns the addresses that wait for these jobs and now have an answer, each with its answer. If several blocks
+-- contain an address, the answer for the smallest block applies. Returns the addresses in key order, after $5. The
+-- query probes indexes, because statistics are rarely current for a queue.
 -- $1 text: name of the provider
 -- $2 text[]: lookup keys of the jobs
 -- $3 integer: lifetime of an answer with data, in seconds

@@ -1,12 +1,12 @@
--- Leases the most urgent due jobs. For each job, returns an address to ask the provider about. The address has no earlier answer.
--- After each failure of a job, the next claim returns another address. Returns null if all addresses of the job already have an
--- answer.
+-- Leases the most urgent due jobs. For each job, returns an address about which the provider is asked. The address has
+-- no earlier answer. After each failure of a job, the next claim returns another address. Returns null instead of an
+-- address if all addresses of the job already have an answer.
 --
 -- All leased jobs are of one kind, because a request contains either addresses or networks. The most urgent job determines the
 -- kind. The lookup of a network always needs a request, and has no address.
 --
--- The query probes indexes, one job after the other. A join would be planned by statistics, which are rarely current for a queue.
--- The planner sees the values of the parameters, so it keeps only one branch of each CASE.
+-- The query probes indexes, one job after the other, because a join would be planned by statistics, and these are
+-- rarely current for a queue. The planner sees the values of the parameters, so it keeps only one branch of each CASE.
 --
 -- If $8 is true, the request is a probe that tests whether the provider has recovered. A probe leases the jobs that
 -- have waited longest, because the provider may be unable to answer the most urgent job.

@@ -1,7 +1,9 @@
--- Retries jobs without an answer after a pause that doubles, or makes them dead letters. If $4 is true, a failure uses
--- up an attempt. If $4 is false, a failure uses up an attempt only if the provider has answered other lookups since the
--- job's last failure. Otherwise the provider may have been down. If $4 is null, no attempt is used up, because the
--- provider refused all requests or got none.
+-- Handles jobs that got no answer: retries each job after a pause that doubles with each attempt, or makes it a dead
+-- letter. $4 says for each job whether the failure uses up an attempt:
+-- - true: it does.
+-- - false: it does only if the provider has answered other lookups since the job's last failure. Otherwise the provider
+--   may have been down.
+-- - null: it does not, because the provider refused all requests or got none.
 -- $1 text: name of the provider
 -- $2 text[]: lookup keys of the jobs
 -- $3 text[]: error of each job

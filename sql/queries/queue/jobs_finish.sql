@@ -1,9 +1,11 @@
--- Updates jobs that were answered. A job without a waiting address is deleted. Any other job falls due again. It is due
--- at once if the answer was for a network smaller than the block and covers only some of its addresses. It is due
--- after a pause if another transaction holds an address.
+-- Updates jobs that were answered. A job is deleted if no address waits for it any longer. Any other job falls due
+-- again, for one of two reasons:
+-- - The answer was for a network smaller than the block, so it covers only some of the addresses. The job is due at
+--   once.
+-- - Another transaction holds an address. The job is due after a pause.
 -- $1 text: name of the provider
 -- $2 text[]: lookup keys of the jobs
--- $3 text[]: those lookup keys in $2 that have an address which another transaction holds
+-- $3 text[]: the lookup keys in $2 for which another transaction holds an address
 -- $4 float8: pause for the lookup keys in $3, in seconds
 WITH waiting AS MATERIALIZED (
     SELECT j.lookup_key

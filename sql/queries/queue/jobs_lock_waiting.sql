@@ -1,5 +1,6 @@
--- Locks a provider's jobs that no worker has leased, in key order. If $2 is set, locks only the jobs of this address. The next
--- statement then sees every address that waits for these jobs, because a transaction locks a job before it adds an address.
+-- Locks a provider's jobs that no worker has leased, in key order. If $2 is set, locks only the jobs of this address. A
+-- transaction locks a job before it adds an address to the job. So the next statement sees every address that waits for
+-- the locked jobs.
 -- $1 text: name of the provider
 -- $2 inet: address, or null for all addresses
 SELECT j.lookup_key

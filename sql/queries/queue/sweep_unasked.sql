@@ -1,7 +1,10 @@
--- Queues lookups that were never queued or got lost. Queues an address for each provider that was never asked about the
--- address. Queues an address without a network again after the negative answer of a provider has expired. Queues a
--- skipped lookup if the address has had sessions since then. Reads $1 addresses after $2. Leaves out lookups that are
--- queued or dead letters. Returns the number of addresses that it read, and the last one.
+-- Queues lookups that were never queued or got lost:
+-- - An address is queued for each provider that was never asked about it.
+-- - An address without a network is queued again after the negative answer of a provider has expired.
+-- - A skipped lookup is queued if the address has had sessions since it was skipped.
+--
+-- Reads $1 addresses after $2. Leaves out lookups that are queued or dead letters. Returns the number of addresses that
+-- it read, and the last one.
 -- $1 bigint: maximum number of addresses to read
 -- $2 inet: last address that was read; 0.0.0.0 at the start
 -- $3 text[]: names of the providers

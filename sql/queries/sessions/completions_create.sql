@@ -1,7 +1,6 @@
--- Moves at most $1 rows of incomplete_session into session_completion, one row for each pair of address and table. A
--- row waits if a job exists for its address, because the job's answer makes the row due. Without a job, the row is
--- due at once. The row is also due at once if the inventory now has the missing values. A leased row is due again
--- after the lease.
+-- Moves at most $1 rows of incomplete_session into session_completion. Creates one row for each pair of address and
+-- table. A row waits if a job exists for its address, because the job's answer makes the row due. A row is due at once
+-- if there is no such job, or if the inventory now has the missing values. A leased row is due again after the lease.
 -- $1 bigint: maximum number of rows to move
 WITH taken AS (
     DELETE FROM @extschema@.incomplete_session

@@ -1,8 +1,9 @@
 -- Ends the leases of rows after a visit. The outcome of the visit says what happens to a row:
--- 'done': all sessions are complete, so the row is deleted.
--- 'waits': the null columns cannot be filled yet, so the row waits for an answer.
--- 'more': more sessions are left, so the row is due at once. 'faster': the same, and the next batch is doubled.
--- 'later': the visit failed, so the row is due after a backoff, and the next batch is halved.
+-- - 'done': all sessions are complete, so the row is deleted.
+-- - 'waits': the null columns cannot be filled yet, so the row waits for an answer.
+-- - 'more': more sessions are left, so the row is due at once.
+-- - 'faster': more sessions are left, so the row is due at once, and the next batch is doubled.
+-- - 'later': the visit failed, so the row is due after a backoff, and the next batch is halved.
 --
 -- A renewed row is due at once, unless the visit failed.
 -- $1 oid: OID of the table

@@ -1,6 +1,6 @@
--- Owners with pending rows that a process may complete, and the time when the next row of each owner falls due. Deletes rows of
--- tables that do not exist or are not attached any more. Takes no lock on any session table. The statement
--- begins with the text of completions_pending.sql.
+-- Returns the owners with pending rows that a process may complete, and the time when the next row of each owner falls
+-- due. Deletes the pending rows of tables that do not exist or are not attached any more. Takes no lock on any session
+-- table. The statement begins with the text of completions_pending.sql.
 -- $1 oid: OID of the role that owns the extension
 , tables AS MATERIALIZED (
     SELECT p.rel, p.due_at, k.relowner AS owner, root.relowner = k.relowner AS is_of_one_owner,

@@ -1,5 +1,6 @@
--- Tables with pending rows, and the time when the first row of each table falls due. Other statements begin with this text. The
--- recursion reads one index entry for each table, because a table may have many rows.
+-- Returns the tables with pending rows, and the time when the first row of each table falls due. Other statements begin
+-- with this text. The recursion reads one index entry for each table. A plain query would read all rows, and a table
+-- may have many.
 WITH RECURSIVE pending (rel, due_at) AS (
     (SELECT c.rel, c.due_at FROM @extschema@.session_completion c
      WHERE c.due_at IS NOT NULL

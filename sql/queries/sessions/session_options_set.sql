@@ -1,5 +1,6 @@
 -- Sets options of an attached table. If an argument is null, the option keeps its value. There is one exception: if the
--- owner of the table has changed since the options were set, the old values no longer apply, so null turns the option off.
+-- owner of the table has changed since the options were set, the old values no longer apply. Then null turns the option
+-- off.
 -- $1 oid: OID of the table
 -- $2 boolean: new value of the option run_triggers, or null
 -- $3 boolean: new value of the option trust_input, or null
