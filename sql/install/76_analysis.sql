@@ -1,6 +1,6 @@
--- Functions and views for analysis. Sessions are in tables of users, which can have any name. So a query that reads
--- sessions is built in each call, and runs with the rights of the caller. Queries that read only the inventories are
--- plain views.
+-- Functions and views for analysis. Session tables belong to users, and these tables can have any name. So a query that
+-- reads sessions is built in each call, and runs with the rights of the caller. Queries that read only the inventories
+-- are plain views.
 --
 -- Snapshots contain the network of a session, so sessions need no join. Only the groups are joined to asn_inventory,
 -- for the names of the networks.
