@@ -93,7 +93,7 @@ impl Client {
         let random = &mut self.random;
         match random.below(12) {
             0 => None,
-            // The first addresses of the crowd are in the mapped files, and the other addresses are not.
+            // All addresses of the crowd are in the mmdb files. The addresses of the next two arms are not.
             1..6 => Some(crowd_address(random, 400)),
             6 => Some("10.1.2.3".to_owned()),
             _ => Some(member(random.skewed_below(600) as usize, random.below(3) as u8).to_string()),
@@ -295,7 +295,7 @@ pub struct Traffic<'a> {
     pub transactions: AtomicU64,
 }
 
-/// Ends the clients when it is dropped, also if the test panics.
+/// Ends the clients when this value is dropped, also if the test panics.
 pub struct EndOnDrop<'a, 'b>(&'a Traffic<'b>);
 
 impl Drop for EndOnDrop<'_, '_> {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::random::Random;
 use cowrie_enrich_test_mmdb::Writer;
 
-/// The data about a prefix. An empty text or a zero is unknown.
+/// The data about a prefix. If a value is unknown, the field is an empty text or zero.
 pub struct PrefixData {
     pub prefix: &'static str,
     pub country: &'static str,

@@ -53,7 +53,8 @@ pub fn masked(address: IpAddr, length: u32) -> IpAddr {
     }
 }
 
-/// Less exact than the registries, but enough to notice that a private address was sent out and got an answer.
+/// Returns true for a public address. Less exact than the registries, but a test can notice that a private address was
+/// sent to a provider and got an answer.
 pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {

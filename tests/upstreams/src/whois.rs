@@ -283,7 +283,7 @@ impl ConnectionThread<'_> {
         Ok(())
     }
 
-    /// Reads the bytes that have arrived, or the end. Reads nothing if the time is over.
+    /// Waits for bytes, at most for the time `limit`. Records the lines that have arrived, or that the client has left.
     fn read(&mut self, limit: Option<Duration>) -> io::Result<()> {
         self.stream.set_read_timeout(limit)?;
         let mut bytes = [0; 16_384];
