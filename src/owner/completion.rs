@@ -15,12 +15,14 @@ use crate::worker::activity::StepKind;
 
 /// Duration of a lease. A step that does not end is abandoned before its lease expires.
 const LEASE: Duration = Duration::from_secs(60);
-/// The longest backoff of sessions whose code takes too long, and of a table whose UPDATE fails.
+/// The longest backoff of sessions after code of the table owner took too long.
 const LONGEST_AFTER_CODE: Duration = Duration::from_secs(300);
+/// The longest backoff of a table's sessions after an UPDATE of the table failed.
 const LONGEST_AFTER_ERROR: Duration = Duration::from_secs(3_600);
 /// The longest pause after a slow visit of several sessions.
 const LONGEST_AFTER_SLOW_VISIT: Duration = Duration::from_secs(1);
-/// A visit that takes less than this part of the time limit is fast. Twice as many sessions then take at most half of the limit.
+/// A visit is fast if it takes less than the time limit divided by this number. Twice as many sessions then
+/// take at most half of the limit.
 const FAST: u32 = 4;
 /// Reasons why sessions were not completed. Users read these texts in `completion_status`.
 const TOO_SLOW: &str = "code of the table owner, such as a trigger, took too long and was cancelled";

@@ -28,7 +28,7 @@ pub struct Evaluation {
     waiting: BTreeSet<Address>,
     /// The tables that remain. The first one is being evaluated.
     tables: VecDeque<Table>,
-    /// The next page, and the page after the last one, once it is known.
+    /// The next page. `last` is the page after the table's last page, once it is known.
     page: u32,
     last: Option<u32>,
     /// Number of pages that a step evaluates.
@@ -68,9 +68,11 @@ pub fn step(worker: &mut Worker) -> Step {
         evaluation.evaluate(connection, worker.owner, slot.code_limit())
     });
     match &stepped {
-        // The locked table belongs to the extension. So the evaluation of other pages would meet the same lock.
+        // Another transaction has locked a table of the extension. The evaluation of other pages would meet
+        // the same lock, so this step ends.
         Err(failed) if failed.was_lock => return Step::Failed,
-        // The transaction would fail again now. Continue with the next pages, and let the worker repeat the evaluation.
+        // The transaction would fail again now, so the next step continues with the next pages. `has_gaps`
+        // makes the worker repeat the evaluation later.
         Err(_) => {
             slot.has_gaps.store(true, Ordering::Release);
             evaluation.page = evaluation.page.saturating_add(evaluation.pages);
@@ -90,8 +92,8 @@ pub fn step(worker: &mut Worker) -> Step {
 }
 
 impl Evaluation {
-    /// Evaluates the next pages. Returns whether the rest of the table is skipped because another transaction
-    /// holds a lock.
+    /// Evaluates the next pages. If another transaction holds a lock, skips the rest of the table and returns
+    /// true.
     fn evaluate(&mut self, connection: &Connection, owner: Oid, limit: Duration) -> bool {
         let Some(table) = self.tables.front() else { return false };
         if self.last.is_none() {

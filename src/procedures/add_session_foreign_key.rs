@@ -59,9 +59,9 @@ fn lock_and_add(run: &mut Run, rel: Oid, whole: bool) {
 /// Orphans that are listed.
 const MOST_LISTED: usize = 1_000;
 
-/// Validates the foreign keys of a table and its partitions that are not valid yet. Returns the number of
-/// sessions without an address in the inventory. `rows` is the expected number of sessions, if the caller
-/// knows it better than the server.
+/// Validates the foreign keys of a table and its partitions. Leaves out keys that are valid already. Returns
+/// the number of sessions whose address is not in the inventory. If the caller knows the number of sessions
+/// better than the server, it passes the number as `rows`.
 pub fn finish(run: &mut Run, rel: Oid, rows: Option<i64>) -> i64 {
     let oids = run.oids;
     let open = acting_as(oids.owner, || session_foreign_key::not_valid(run.connection, rel));

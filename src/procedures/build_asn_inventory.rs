@@ -23,9 +23,10 @@ use crate::store::{fold, network_registries, procedure_call, reclassification, r
 
 const PROCEDURE: Procedure = Procedure::BuildAsnInventory;
 const BATCH_SIZES: (i64, i64) = (1, 1_000_000);
-/// After this number of addresses was assigned to networks, their counts are folded. A fold keeps part of its data in memory.
+/// Number of addresses that are assigned to networks before their counts are folded. The number is limited,
+/// because a fold keeps part of its data in memory.
 const FOLDED_TOGETHER: usize = 100_000;
-/// Skipped addresses of a batch that a verbose call shows.
+/// Maximum number of skipped addresses that a verbose call shows for each batch.
 const SHOWN: usize = 10;
 
 /// The options of a call.
@@ -36,8 +37,8 @@ struct BuildOptions {
     is_atomic: bool,
 }
 
-/// The position and the counts of a call. Each batch stores them, so that the report of a call includes the work of
-/// the killed call that it resumes.
+/// The position and the counts of a call. Each batch stores them. If a call is killed, the next call resumes
+/// it, and its report includes the work of the killed call.
 #[derive(Default)]
 struct BuildProgress {
     last: Option<Address>,

@@ -4,7 +4,7 @@ use super::Run;
 use crate::error;
 use crate::store::erase::{Method, SessionTable, Which};
 
-/// Number of consecutive attempts in which a statement may change none of its sessions.
+/// The erasure fails after this number of consecutive attempts that found sessions, but erased none of them.
 const ATTEMPTS: u32 = 3;
 
 /// Erases sessions of some tables, in batches. Returns their number.

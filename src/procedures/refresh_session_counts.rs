@@ -36,11 +36,12 @@ pub fn refresh(call: &Call) {
     });
 }
 
-/// Runs all phases of a recount, for a call of any procedure. The caller has already read the sessions of the tables for
-/// which `of` returns true. `read` is their number.
-pub fn recount(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> RecountReport {
+/// Runs all phases of a recount. Any procedure can call this. A procedure that has just read the sessions of
+/// some tables passes their number as `sessions_read`, and a function `was_read` that returns true for these
+/// tables.
+pub fn recount(run: &mut Run, sessions_read: i64, was_read: impl Fn(Oid) -> bool) -> RecountReport {
     fold(run);
-    let found = addresses(run, read, of);
+    let found = addresses(run, sessions_read, was_read);
     fold(run);
     run.begin("networks", 0);
     let mut networks_corrected = 0;
@@ -59,11 +60,16 @@ pub fn recount(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> RecountRep
     }
 }
 
-fn addresses(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> refresh_session_counts::RecountResult {
+fn addresses(
+    run: &mut Run,
+    sessions_read: i64,
+    was_read: impl Fn(Oid) -> bool,
+) -> refresh_session_counts::RecountResult {
     let oids = run.oids;
     let mut tables = acting_as(oids.owner, || refresh_session_counts::tables(run.connection));
-    // The server has no good estimate for tables that were just written.
-    run.begin("counting", read + refresh_session_counts::sessions_estimated(&tables, of));
+    // The server has no good estimate for tables that were just written, so their sessions come from the
+    // caller.
+    run.begin("counting", sessions_read + refresh_session_counts::sessions_estimated(&tables, was_read));
     loop {
         let mut found = None;
         run.batch(|connection| match refresh_session_counts::addresses(oids, connection, &tables) {

@@ -15,21 +15,25 @@ use crate::telemetry::{self, Distribution};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub enum Count {
-    /// Exchanges that began, and the lookup keys in them.
+    /// Exchanges that began.
     Requests = 0,
+    /// Lookup keys in these exchanges.
     LookupKeys,
-    /// Applied answers: answers with data, and answers in which the provider says that it has no data.
+    /// Applied answers with data.
     Values,
+    /// Applied answers in which the provider says that it has no data.
     Absent,
     /// Addresses that were served from an earlier answer for their block.
     Shared,
-    /// Lookup keys without an answer from an exchange, and lookup keys that the provider refused.
+    /// Lookup keys for which an exchange returned no answer.
     Unanswered,
+    /// Lookup keys that the provider refused.
     Refused,
-    /// Dropped rows: rows about addresses that were not in the request, malformed rows, and rows that are too
-    /// long.
+    /// Dropped rows about addresses that were not in the request.
     Foreign,
+    /// Dropped rows that are malformed.
     Malformed,
+    /// Dropped rows that are too long.
     Oversized,
     /// Exchanges that failed, by reason.
     Unreachable,
@@ -40,9 +44,11 @@ pub enum Count {
     Failed,
     /// Lookups that became dead letters.
     DeadLetters,
-    /// Exchanges that the provider refused: too many requests (429), the key (401, 403), another status.
+    /// Exchanges that the provider refused because of too many requests (429).
     Throttled,
+    /// Exchanges that the provider refused because of the key (401, 403).
     Unauthorized,
+    /// Exchanges that the provider refused with another status.
     BadStatus,
     /// Exchanges that succeeded.
     Completed,

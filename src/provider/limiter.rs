@@ -2,8 +2,9 @@
 //!
 //! A process takes a permit before it sends a request to a provider. The number of permits is the provider's
 //! limit of parallel requests. Permits are granted no faster than the provider's rate, and none during a
-//! pause. The holder returns the permit with a verdict, which moves the breaker. A process that ends returns
-//! its permits. The state is in shared memory; without preload, every backend limits itself alone.
+//! pause. The holder returns the permit with a verdict. The verdict changes the state of the breaker. A
+//! process that ends returns its permits. The state is in shared memory; without preload, every backend
+//! limits itself alone.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -30,7 +31,8 @@ pub enum PermitDecision {
     Busy,
 }
 
-/// Permission for one request. The caller returns it with the outcome of the request. A dropped permit returns itself.
+/// Permission for one request. The caller returns it with the outcome of the request. If the caller drops the
+/// permit instead, the drop returns it.
 pub struct Permit {
     provider: Provider,
     returned: bool,
@@ -48,7 +50,7 @@ pub enum SendTime {
     Blocked(Timestamp),
 }
 
-/// The part of an exchange's result that says something about the provider.
+/// What the result of an exchange says about the provider.
 pub enum Verdict<'a> {
     Answered,
     Failed(&'a str),
@@ -144,7 +146,7 @@ fn take_from(
     if state.stop.until > now {
         return PermitDecision::NotBefore(state.stop.until);
     }
-    // After a pause, one request tests whether it is over.
+    // After a pause, one request tests whether the pause is over.
     let parallel = if state.pauses > 0 { 1 } else { limits.parallel };
     if state.in_use >= parallel || is_others_turn(state, catalog::own_database().to_u32(), now) {
         return PermitDecision::Busy;
@@ -237,8 +239,8 @@ impl Permit {
                 }
                 Verdict::Refused(error) => {
                     state.refusals = state.refusals.saturating_add(1);
-                    // A provider that refuses this many requests in a row, or is down, is itself the cause. Otherwise the cause may
-                    // be the lookup.
+                    // If the provider has refused or failed this many requests in a row, the cause is the
+                    // provider. Otherwise the cause may be the lookup.
                     if state.refusals >= OPENS_AFTER || state.breaker.failures >= OPENS_AFTER {
                         fails(state, now, base, random, error);
                     }
@@ -344,7 +346,8 @@ pub fn apply_demand(provider: Provider, demand: &Demand, credentials: u64) {
     });
 }
 
-/// Returns a pause that the provider has demanded `times` times without an answer in between. Each repetition doubles it.
+/// Returns the length of a pause that the provider has demanded for the `times`th time without an answer in
+/// between. Each further demand doubles the pause.
 fn longer(pause: Duration, times: u32) -> Duration {
     let factor = 1_u32.checked_shl(times.saturating_sub(1)).unwrap_or(u32::MAX);
     pause.saturating_mul(factor).min(pause.max(LONGEST_PAUSE))
@@ -391,7 +394,8 @@ fn wake_all() {
 /// Answers older than this are certainly stored.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(600);
 
-/// Returns whether an answer of the provider may be pending. It is pending from the request until it is stored.
+/// Returns whether an answer of the provider may be pending. An answer is pending from its request until a
+/// transaction has stored it.
 pub fn may_have_pending_answer(provider: Provider) -> bool {
     let state = shared_state::locked(|guarded| guarded.providers[provider.index()]);
     state.in_use > 0 || state.last_success > clock::transaction_start() - WRITTEN_WITHIN

@@ -29,12 +29,12 @@ pub struct QuotaReservation {
     /// Days since 2000, UTC.
     pub day: i32,
     pub requests: u32,
-    /// Requests of the day spent in the whole cluster, including these.
+    /// Number of requests that the whole cluster has spent on this day, including the reserved requests.
     pub spent: i64,
 }
 
-/// Takes up to `wanted` of the remaining requests out of the quota. Returns `None` if the provider has no quota. The requests are
-/// counted also without a quota, because one may be set later in the day.
+/// Takes up to `wanted` of the remaining requests out of the quota. Returns `None` if the provider has no
+/// quota. Counts the requests even without a quota, because a quota may be set later in the day.
 pub fn reserve(provider: Provider, wanted: usize, limits: &Limits) -> Option<QuotaReservation> {
     let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
     let now = clock::now();
@@ -46,7 +46,8 @@ pub fn reserve(provider: Provider, wanted: usize, limits: &Limits) -> Option<Quo
     (limits.daily_quota != 0).then_some(reserved)
 }
 
-/// Returns the requests spent today in the whole cluster, as far as this server knows: day and number.
+/// Returns the current day, and the number of requests that the whole cluster has spent on it, as far as this
+/// server knows.
 pub fn spent(provider: Provider) -> (i32, i64) {
     let now = clock::now();
     shared_state::locked(|guarded| {

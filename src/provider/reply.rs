@@ -9,8 +9,8 @@ use crate::provider::limiter::{self, Permit, Verdict};
 use crate::provider::{Limits, Provider};
 use crate::telemetry;
 
-/// Counts a reply, judges the provider by it and follows its demands. A provider that answered at least one
-/// lookup is up.
+/// Counts a reply, applies the demands in it, and returns the permit with a verdict about the provider. A
+/// provider that answered at least one lookup is up.
 pub fn apply_reply(permit: Permit, reply: &Reply, took: Duration, asked: usize, limits: &Limits) {
     let provider = permit.provider();
     count(provider, reply, asked);

@@ -44,7 +44,8 @@ crate::zeroable! {
         pub is_trial: AtomicBool,
         /// The worker stopped waiting for the code to end.
         pub is_abandoned: AtomicBool,
-        /// The process evaluates the rules of the owner, from this table and page on.
+        /// True while the process evaluates the rules of the owner. The evaluation goes on at `next_table`
+        /// and `next_page`.
         pub evaluates: AtomicBool,
         /// The evaluation left out a table or pages because of a lock or a failed transaction.
         pub has_gaps: AtomicBool,
@@ -56,9 +57,10 @@ crate::zeroable! {
         pub is_connected: AtomicBool,
         /// The process waits for work.
         pub is_idle: AtomicBool,
-        /// Time when the code of the owner that is running now began; unset while no such code is running.
+        /// When the code of the owner that is now running began; unset while no code of the owner is running.
         pub code_since: AtomicTimestamp,
-        /// Time that this code has taken so far.
+        /// Time that code of the owner has taken in this process so far, without the code that is now
+        /// running.
         pub used: AtomicDuration,
         /// Statements that were cancelled because their time was over.
         pub overruns: AtomicI64,

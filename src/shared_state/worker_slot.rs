@@ -56,7 +56,7 @@ impl WorkerSlot {
         self.pid.load(Ordering::Acquire) != 0
     }
 
-    /// Notifies the process of work, once until it checks.
+    /// Notifies the process of work. Further calls do nothing until the process has checked for work.
     pub fn wake(&self) {
         if !self.woken.swap(true, Ordering::AcqRel) {
             self.set_latch();

@@ -138,7 +138,7 @@ pub struct HandledNetworks(HashSet<(NetworkSource, i64)>);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum NetworkSource {
     Files,
-    /// A document that quotes the source at this position.
+    /// A session's document, which contains an answer of the source with this index.
     Document(usize),
 }
 

@@ -35,7 +35,7 @@ thread_local! {
 /// An answer and its block.
 pub struct Kept {
     pub prefix: Prefix,
-    /// The network that announces the block, and its values.
+    /// The network that announces the block. `network` has the values of this network.
     pub asn: Option<i64>,
     pub network: NetworkFacts,
     pub is_absent: bool,

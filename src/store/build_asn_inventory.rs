@@ -22,7 +22,8 @@ use crate::pg::value::{Array, Bigint, Inet, Jsonb, Text, Timestamptz, array};
 
 /// Largest number of addresses that one statement reads or writes. A transaction may have more.
 const PAGE: i64 = 10_000;
-/// Characters of a document that are shown to the user who repairs it.
+/// Maximum number of characters that are shown of a faulty document. The user who repairs the document sees
+/// them.
 const SHOWN: usize = 500;
 
 /// An address, its network, its document, and the times when it was first and last seen.
@@ -81,8 +82,8 @@ struct NetworkSources {
     cymru: NetworkFacts,
 }
 
-/// The best rank that was written so far for a network's name, country and registry. A network occurs in many
-/// batches. A later batch is written only if it has better values.
+/// For each network, the best ranks that were written so far: of its name, its country and its registry. A
+/// network occurs in many batches. A later batch writes the network only if the batch has a better value.
 #[derive(Default)]
 pub struct WrittenRanks(BTreeMap<i64, [u8; 3]>);
 

@@ -28,9 +28,12 @@ type Analysis<'a, P, C> = TableStatement<'a, P, C>;
 /// A row about a network: the ASN, the network's name and type, lists of countries and types at the time of the
 /// attack, numbers of sessions and addresses, first and last seen. The caller only passes these values on.
 pub type Networks = (Bigint, Text, Text, Array<Text>, Array<Text>, Bigint, Bigint, Timestamptz, Timestamptz);
-/// A row about an address: the address, its number of sessions, first and last seen. Then come the ASN, the
-/// network's name and the country at the last session, followed by their current values. The last fields are
-/// the change (such as `ASN_CHANGED`), the types, and whether the address is a scanner.
+/// A row about an address. The columns, in this order:
+///
+/// - the address, its number of sessions, first and last seen
+/// - at the last session: the ASN, the network's name, the country
+/// - now: the ASN, the network's name, the country
+/// - the change (such as `ASN_CHANGED`), the types, whether the address is a scanner
 pub type Addresses = (
     Inet,
     Bigint,
@@ -56,11 +59,11 @@ const ADDRESSES: Analysis<'static, (Timestamptz,), Addresses> = TableStatement::
     include_str!("../../sql/queries/analysis/campaign_addresses.sql"),
 );
 
-/// The parts of the statement for addresses that depend on whether the caller may read the inventories. Without
-/// `ip_inventory`, the current values are unknown.
+/// The current values of an address, for a caller who may read `ip_inventory`.
 const NOW: &str = "i.current_asn AS asn_now, \
     CASE WHEN i.geo_country OPERATOR(pg_catalog.<>) 'XX' THEN i.geo_country END AS country_now, \
     i.ip_types AS ip_types_now, i.is_scanner";
+/// The same columns for other callers. All values are null, because the statement must not read `ip_inventory`.
 const NOT_NOW: &str = "NULL::pg_catalog.int8 AS asn_now, NULL::pg_catalog.text AS country_now, \
     NULL::pg_catalog.text[] AS ip_types_now, NULL::pg_catalog.bool AS is_scanner";
 
@@ -69,7 +72,7 @@ thread_local! {
         "campaign_attached", include_str!("../../sql/queries/analysis/campaign_attached.sql")) };
 }
 
-/// A table whose sessions can be read, and the names that the statements need.
+/// A locked table with readable sessions, and the names that the statements need.
 pub struct Campaign {
     oids: ExtensionOids,
     table: UserTable,
@@ -81,7 +84,7 @@ pub struct Campaign {
 /// The sessions that a caller selects. Texts are in the server's encoding.
 pub struct Selection<'a> {
     pub condition: &'a [u8],
-    /// The time zone of a time column that has none.
+    /// For a time column without a time zone: the time zone in which its times were written.
     pub stored_time_zone: &'a [u8],
 }
 

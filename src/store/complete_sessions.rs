@@ -45,7 +45,7 @@ thread_local! {
 pub const MOST_SESSIONS: usize = 2_000;
 
 /// The current values of an address. They outlive the transaction that read them, so that no lock on the
-/// inventory is held while code of an owner runs. The document is for sessions that have none yet.
+/// inventory is held while code of an owner runs. `document` is for sessions that have no document yet.
 pub struct CurrentAttribution {
     address: Address,
     asn: Option<i64>,
@@ -130,7 +130,8 @@ pub fn visit(
                     );
                 }
                 let found = complete_table(connection, &table, known, most, waits_for_types);
-                // Sessions that lack only the type are not in the index.
+                // Without `has_types`, the index leaves out the sessions that lack only the type. So if
+                // sessions wait for types, the result is `Waits` instead of `Complete`.
                 let is_known = has_types || !waits_for_types;
                 let sure = |result| if result == VisitResult::Complete && !is_known { VisitResult::Waits } else { result };
                 found.into_iter().map(|(address, result)| (address, sure(result))).collect()
@@ -328,9 +329,9 @@ fn fitting(column: Option<(i16, Length)>, text: Option<&str>) -> Option<&str> {
     text.filter(|text| length.takes(text.chars().count()))
 }
 
-/// Returns at most `most` sessions of these addresses that lack a value that is known now. Reads the extension's own
-/// index below the executor, because planning a query on a user's table already runs the user's code. Returns `None`
-/// if the table is gone.
+/// Returns sessions of these addresses, if they lack a value that is now known. Returns at most `most`
+/// sessions. Reads the extension's own index below the executor, because planning a query on a user's table
+/// already runs the user's code. Returns `None` if the table is gone.
 fn waiting<'a>(
     table: &Table,
     known: &'a [CurrentAttribution],

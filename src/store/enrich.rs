@@ -53,7 +53,7 @@ impl SessionCount {
     }
 }
 
-/// Addresses to write, by key: the order of locks.
+/// What to do for a set of addresses. The addresses are in key order, because this is the order of locks.
 #[derive(Default)]
 pub struct Plan {
     /// Addresses without a row, with the counts of their sessions.
@@ -98,7 +98,7 @@ type Inets = Array<Inet>;
 type Bigints = Array<Bigint>;
 type Documents = Array<Jsonb>;
 type Times = Array<Timestamptz>;
-/// Returns the addresses that it changed, with network and document.
+/// A statement that updates addresses. It returns the changed addresses, each with its network and document.
 type Update = Statement<(Inets, Bigints, Documents, Text, Text), (Inet, Bigint, Jsonb)>;
 
 thread_local! {

@@ -80,9 +80,9 @@ thread_local! {
 pub struct FoldPass {
     /// The first page of `session_delta` that is still to be read.
     page: u32,
-    /// Number of pages at the beginning; `None` before that.
+    /// Number of pages of `session_delta` when the pass began; `None` before the pass began.
     pages: Option<u32>,
-    /// Number of batches since one added to the networks.
+    /// Number of batches since the last batch that added counts to networks.
     without_networks: u32,
     is_over: bool,
     /// Rows of `session_delta` that were folded, and rows that were left.
@@ -263,10 +263,10 @@ impl Batch {
     }
 }
 
-/// Creates addresses that a trigger could not create, because of an error or because they came from another
-/// node. Their sessions are not counted yet. Also renews addresses that were created without their networks.
-/// Leaves addresses that another transaction blocks. Returns the addresses whose counts were dropped: they
-/// have no row, and their sessions were never counted.
+/// Creates addresses that a trigger did not create, because of an error or because the sessions came from
+/// another node. Their sessions are not counted yet. Also renews addresses that were created without their
+/// networks. Leaves addresses that another transaction blocks. Returns the addresses whose counts were
+/// dropped: they have no row, and their sessions were never counted.
 fn create_missing(oids: ExtensionOids, connection: &Connection, batch: &Batch) -> BTreeSet<Address> {
     mmdb::with(LoadPolicy::None, |databases| {
         let mut dropped = None;

@@ -1,8 +1,8 @@
 //! The queue: requests, jobs, leases, dead letters.
 //!
-//! A lease is a due time in the future and the id of the worker that holds it. A job can be finished or
-//! failed only by the holder of its lease. Every step is a short transaction. So the jobs of a killed process
-//! fall due again.
+//! A lease is a due time in the future, and the id of the worker that holds the lease. A job can be finished
+//! or failed only by the holder of its lease. Every step is a short transaction. So the jobs of a killed
+//! process fall due again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -73,7 +73,7 @@ pub struct ClaimedJob {
     pub ask: Option<Asked>,
 }
 
-/// The contents of a lookup in a request.
+/// The address or network that a lookup asks the provider about.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Asked {
     Address(Address),

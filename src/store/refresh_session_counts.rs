@@ -112,10 +112,10 @@ pub fn tables(connection: &Connection) -> Vec<CountedTable> {
     })
 }
 
-/// Returns the estimated number of sessions in these tables. Leaves out the tables for which `but` returns true, because the caller
-/// has just read them.
-pub fn sessions_estimated(tables: &[CountedTable], but: impl Fn(Oid) -> bool) -> i64 {
-    let others = tables.iter().filter(|counted| !but(counted.table));
+/// Returns the estimated number of sessions in these tables. Leaves out the tables for which `was_read`
+/// returns true, because the caller has just read their sessions.
+pub fn sessions_estimated(tables: &[CountedTable], was_read: impl Fn(Oid) -> bool) -> i64 {
+    let others = tables.iter().filter(|counted| !was_read(counted.table));
     others.filter_map(|counted| Some(ReadableTable::open(counted.table)?.rows_estimated())).sum()
 }
 

@@ -52,7 +52,7 @@ pub fn create(oids: ExtensionOids, rel: Oid, column: &CStr) {
         });
     }
     relation::lock_against_writers(rel);
-    // Checked again: from here on no session can change the column.
+    // Checks the column again, because from here on no session can change it.
     require_address_column(rel, column);
     if catalog::has_constraint(rel, KEY) {
         error::has_key_already(&catalog::table_name(rel));

@@ -21,15 +21,15 @@ pub struct SessionTimes {
     zone: Option<Vec<u8>>,
 }
 
-/// A bound of a period, and the parameter of the statement that has its value.
+/// A bound of a period, and the name of the statement's parameter for this bound.
 #[derive(Clone, Copy)]
 pub struct Bound {
     pub time: Option<Timestamp>,
     pub parameter: &'static str,
 }
 
-/// Returns the value of a bound's parameter, which may not be null. The text of the statement does not use the parameter
-/// of a bound that is absent.
+/// Returns the value of a bound's parameter. The value may not be null. If a bound is absent, the statement
+/// does not use its parameter, so any value is correct.
 pub fn argument(bound: Option<Timestamp>) -> Timestamp {
     bound.unwrap_or(Timestamp::from_micros(0))
 }

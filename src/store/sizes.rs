@@ -54,7 +54,7 @@ pub struct Sizes {
 
 #[derive(Clone, Copy)]
 pub struct Completions {
-    /// Addresses and tables whose sessions can be completed now.
+    /// Number of pairs of an address and a table whose sessions can be completed now.
     pub pending: i64,
     /// The oldest pending row.
     pub oldest: Oldest,

@@ -26,7 +26,8 @@ thread_local! {
         "networks_share_free", include_str!("../../sql/queries/inventory/networks_share_free.sql")) };
 }
 
-/// Returns the `missing` addresses that another transaction is creating. None of them has a visible row.
+/// Returns those of the `missing` addresses that another transaction is creating. The `missing` addresses
+/// have no visible row.
 pub fn addresses_being_created<'a>(
     oids: ExtensionOids,
     missing: impl Iterator<Item = &'a Address>,

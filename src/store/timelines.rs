@@ -107,7 +107,7 @@ enum Bucket {
 impl Bucket {
     fn of(interval: Interval) -> Bucket {
         match interval {
-            // A century of months, and no infinite interval.
+            // At most a century. The fields of an infinite interval are out of these ranges.
             Interval { months: months @ 1..=1200, days: 0, microseconds: 0 } => Bucket::Months(months),
             Interval { months: 0, days: days @ 1..=36_525, microseconds: 0 } => Bucket::Days(days),
             Interval { months: 0, days: 0, microseconds: time @ 1..=LONGEST } => Bucket::Microseconds(time),

@@ -126,7 +126,7 @@ fn keep_answers(connection: &Connection, batch: &Completed, lookup_keys: &[Looku
     block_answer::keep(connection, batch.provider, &kept, batch.since);
 }
 
-/// Returns the entry of an address with a separate lookup.
+/// Returns the entry of the address in a lookup key. The provider looks up each address separately.
 fn own(batch: &Completed, lookup_key: LookupKey) -> Option<Waiting> {
     let address = lookup_key.prefix()?.network();
     let none = Waiting {
@@ -157,7 +157,8 @@ fn write_waiting(
     waiting: &[Waiting],
 ) -> Stored {
     let provider = batch.provider;
-    // Addresses of blocks come in parts; single addresses are all here.
+    // If answers are for blocks of addresses, `waiting` is a part of the addresses. Otherwise it has all
+    // addresses of the batch.
     let shares = provider.declared().shares_answers();
     let blocked = write_unblocked(oids, connection, batch, waiting);
     let is_done = |w: &&Waiting| !blocked.contains(&w.address);
@@ -252,7 +253,8 @@ fn blocked(oids: ExtensionOids, connection: &Connection, waiting: &[&Waiting]) -
     })
 }
 
-/// Returns which of the addresses have no row. A lookup may have been requested for such an address.
+/// Returns a plan with the addresses that have no row. A lookup may have been requested for an address
+/// without a row.
 fn planned(oids: ExtensionOids, databases: &Databases, waiting: &[&Waiting]) -> Plan {
     let latest = mvcc_snapshot::Latest::take();
     let addresses = waiting.iter().map(|waiting| (waiting.address, SessionCount::default()));

@@ -16,8 +16,9 @@ use crate::provider::counters::{self, Count};
 use crate::store::queue::{Asked, FailedJob, Lease};
 use crate::telemetry::spans::SpanContext;
 
-/// How long replies for single addresses are gathered. Each write to the inventory invalidates the attributions that
-/// every backend has cached.
+/// How long replies for single addresses are gathered, so that one transaction stores them together. Fewer
+/// writes are better, because each write to the inventory invalidates the attributions that every backend has
+/// cached.
 const GATHERED_FOR: Duration = Duration::from_millis(500);
 /// Largest number of jobs that are stored together. Used for providers that are queried about single addresses.
 pub const MOST_TOGETHER: usize = 500;
@@ -34,7 +35,7 @@ pub struct Completed {
     is_gathering: bool,
     /// The last address, in key order, that earlier transactions stored.
     pub stored_to: Option<Address>,
-    /// True if only the rows that another transaction held are left.
+    /// True if the only rows that are left are those that another transaction held.
     pub is_blocked: bool,
     /// The number of requests that were taken from a day's quota but not sent, by day.
     pub unspent: BTreeMap<i32, usize>,

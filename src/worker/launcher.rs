@@ -68,7 +68,7 @@ struct DatabaseState {
     started_at: Timestamp,
     /// Earliest time of the next start.
     backoff_until: Timestamp,
-    /// Why it has no worker, and since when.
+    /// Why the database has no worker, and since when.
     no_worker: Option<(NoWorkerReason, Timestamp)>,
     /// `is_wanted`: the database should have a worker. `has_reported`: the worker has read the ledger of spent quotas.
     is_wanted: bool,
@@ -231,7 +231,8 @@ fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Data
 /// The order in which databases get their workers.
 struct Order {
     seniority: DatabaseOrder,
-    /// The number of workers that ran when a worker could not be started. The server does not report how many slots are free.
+    /// How many workers can probably run: as many as ran when another worker could not be started. The server
+    /// does not report the number of free slots.
     room: Option<usize>,
 }
 
@@ -278,7 +279,7 @@ fn supervise_workers(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Orde
     }
     let block = shared_state::block();
     databases.sort_by_key(|database| order.seniority.sort_key(database.oid.to_u32()));
-    // Databases visited so far that had a worker before and have none now.
+    // Of the databases visited so far, the number of those that had a worker before and have none now.
     let mut older = 0;
     let mut waiting = Vec::new();
     for database in &databases {
@@ -349,8 +350,9 @@ fn stop_worker(state: &DatabaseState) {
     }
 }
 
-/// Stops the worker with the highest sort key, so that a database without a worker can get one. `key` is the sort key of this
-/// database; the worker stops only if its sort key is higher. Does nothing if as many workers are stopping as databases wait.
+/// Stops the worker with the highest sort key, so that a database without a worker can get one. `key` is the
+/// sort key of the database without a worker. Does nothing if no worker has a higher sort key. Does nothing
+/// either if `waiting` workers are stopping already, where `waiting` is the number of databases that wait.
 fn stop_worker_for_older_database(
     states: &BTreeMap<u32, DatabaseState>,
     seniority: &DatabaseOrder,
@@ -368,7 +370,8 @@ fn stop_worker_for_older_database(
     }
 }
 
-/// Starts a worker, in addition to `running` ones, if it may start now. Returns when to check again.
+/// Starts the worker of a database if it may start now. `running` is the number of running workers. Returns
+/// when to check again.
 fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, running: usize) -> Timestamp {
     let now = clock::now();
     let cooldown_end = registry::cooldown_end(database.oid).unwrap_or(Timestamp::UNSET);

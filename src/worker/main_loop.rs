@@ -42,9 +42,9 @@ use crate::worker::registry::{self, ExitReason};
 
 /// Interval of sweeps, which look for unannounced work.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
-/// Pause while the database is being restored, and the time without pg_restore after which the restore counts
-/// as over.
+/// Pause between two rounds while the database is being restored.
 const RESTORE_PAUSE: Duration = Duration::from_millis(500);
+/// The restore counts as over when the worker has found no pg_restore for this time.
 const RESTORE_IS_OVER: Duration = Duration::from_secs(2);
 /// How often the worker looks for pg_restore.
 const RESTORE_CHECKED_EVERY: Duration = Duration::from_millis(250);
@@ -101,7 +101,8 @@ pub struct Worker {
     outdated: bool,
     /// True if the last round found an unsafe foreign key.
     stopped_by_keys: bool,
-    /// Time that the worker slept without work in progress, and that it has not added to the report yet.
+    /// Time that the worker slept while no work was in progress. Does not include time that was already added
+    /// to the report.
     slept: Duration,
 }
 

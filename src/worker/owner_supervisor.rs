@@ -35,11 +35,11 @@ const MAX_CRASHES: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The shortest pause between two such reads.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
-/// The longest backoff of sessions whose code ended its process.
+/// The longest backoff of sessions after code of their table's owner ended the process.
 const LONGEST_AFTER_CODE: Duration = Duration::from_secs(300);
 /// Time within which a process that an earlier worker started takes its slot.
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
-/// Deadlines are checked this much later, because a process may end exactly then.
+/// Deadlines are checked this much later, because a process may end exactly at its deadline.
 const MARGIN: Duration = Duration::from_millis(1);
 
 /// After this time, half of an owner's used time is forgotten.
@@ -52,7 +52,7 @@ const WAITING: f64 = 0.1;
 /// The past of an owner.
 #[derive(Default)]
 struct History {
-    /// Time that the code of the owner took lately, and when this was last computed.
+    /// Time that the code of the owner took lately. `used_at` is when this time was last computed.
     used: Duration,
     used_at: Timestamp,
     /// Mean time of a process.
@@ -61,7 +61,7 @@ struct History {
     behaves: bool,
     /// Since when the owner has been waiting for a process.
     waits_since: Option<Timestamp>,
-    /// Processes in a row that ended while they ran the code.
+    /// Number of consecutive processes that ended while they ran code of the owner.
     crashes: u32,
     /// The last process was terminated from outside, and a new process was started at once.
     was_restarted: bool,
@@ -388,7 +388,7 @@ impl Owners {
                 break;
             }
         }
-        // A process ends after its share of the time, and an idle process at once.
+        // If other owners wait, a process ends after its share of the time, and an idle process ends at once.
         let others_wait = queues.iter().any(|queue| !queue.is_empty());
         for slot in self.slots().iter().filter(|slot| !slot.is_free()) {
             slot.others_wait.store(others_wait, Ordering::Relaxed);

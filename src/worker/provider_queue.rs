@@ -38,7 +38,7 @@ const PROBE_SIZE: usize = 10;
 
 pub struct ProviderQueue {
     pub provider: Provider,
-    /// When there are jobs to claim, and until when the provider may not be queried.
+    /// When there are jobs to claim. The provider may not be queried before `blocked_until`.
     pub next_due: Timestamp,
     blocked_until: Timestamp,
     /// When to check again whether a stopped provider may be queried.
@@ -149,8 +149,9 @@ impl ProviderQueue {
             let (decision, permits) = self.available_permits(steps, &limits);
             let (permits, most) = match (decision, permits) {
                 (PermitDecision::Granted, permits) => {
-                    // The permits are taken first, so that no request is taken from the quota without a permit. A request that is
-                    // returned to the quota may already have been counted elsewhere.
+                    // Takes the permits first, so that no request is taken from the quota without a permit.
+                    // Returning such a request to the quota does not always help, because other databases may
+                    // already have counted it.
                     let permits = limiter::take_permits(provider, permits, &limits);
                     let most = permits.len().saturating_mul(limits.batch);
                     (permits, most)

@@ -39,7 +39,7 @@ pub struct Recounter {
     /// True if there is a request.
     is_wanted: bool,
     process: Option<Process>,
-    /// Processes in a row that left a request undone.
+    /// Number of consecutive processes that ended without completing a request.
     attempts: u32,
     /// Earliest time of the next start.
     not_before: Timestamp,

@@ -32,7 +32,7 @@ struct Wakeups {
     sweep: bool,
 }
 
-/// How a worker ended, left in its slot for the launcher.
+/// How a worker ended. The worker stores this in its slot for the launcher.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum ExitReason {

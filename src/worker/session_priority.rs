@@ -55,9 +55,9 @@ pub struct NewSweep {
 /// Progress of the evaluation of an owner's rules.
 struct Progress {
     comes_first: bool,
-    /// A process is evaluating them.
+    /// A process is evaluating the rules.
     is_running: bool,
-    /// Time that the owner's code had taken before.
+    /// Time that the owner's code had taken in the slot before this evaluation began.
     used_before: Duration,
     /// The next table and page.
     table: u32,
@@ -154,7 +154,7 @@ impl SessionPriorities {
         progress.is_some_and(|progress| !progress.is_running)
     }
 
-    /// Makes the process in a slot evaluate them.
+    /// Makes the process in a slot evaluate the rules of the owner.
     pub fn hand_over(&mut self, owner: u32, slot: &OwnerSlot) {
         let progress = self.sweep.as_mut().and_then(|sweep| sweep.owners.get_mut(&owner));
         if let Some(progress) = progress {
@@ -200,7 +200,7 @@ impl SessionPriorities {
             let now = clock::now();
             // The pause depends on the time that the evaluations used. Waits for locks or for a process do not count.
             self.not_before = now + sweep.used.saturating_mul(SHARE);
-            // Sessions have more commands and downloads by then.
+            // By then, sessions have more commands and downloads.
             self.again_at = self.not_before.max(now + AGAIN_AFTER);
             if sweep.has_gaps {
                 self.is_wanted = true;

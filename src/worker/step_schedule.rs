@@ -17,7 +17,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The due time of work that is due at once.
 pub const AT_ONCE: Timestamp = Timestamp::NEG_INFINITY;
-/// The due time of a step that no time makes due. A wake-up or other work makes it due.
+/// The due time of a step that does not fall due by itself. Only a wake-up or other work makes the step due.
 pub const NEVER: Timestamp = Timestamp::INFINITY;
 
 /// The time of the next attempt of a step.

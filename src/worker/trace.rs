@@ -27,13 +27,13 @@ pub struct BatchTrace {
     began: u64,
     exchange: Exchange,
     what: otlp::BatchSpan,
-    /// When the first attempt to store it began.
+    /// When the first attempt to store the batch began.
     applied_from: Option<u64>,
 }
 
 struct Exchange {
     took: Duration,
-    /// Time until the connection, if there was one.
+    /// Time until the exchange was connected, if it was.
     connected: Option<Duration>,
     /// Nothing was sent.
     is_unsent: bool,

@@ -44,7 +44,7 @@ pub struct CompletionCounts {
     filtered: Vec<Oid>,
 }
 
-/// The snapshot columns that a table has, and whose types the extension can fill.
+/// The snapshot columns of a table. Each of them has the type that the extension fills.
 struct Snapshot {
     asn: Column,
     country: (Column, Length),
@@ -114,7 +114,7 @@ impl<T> Gap<T> {
     }
 }
 
-/// The sessions with incomplete snapshots on some pages of a table.
+/// Sessions with incomplete snapshots, read from some pages of a table.
 pub struct IncompleteSessions {
     sessions: Vec<Session>,
     lengths: [Length; 2],
@@ -123,7 +123,8 @@ pub struct IncompleteSessions {
     pub page: u32,
 }
 
-/// Largest number of sessions that are written together. Their documents are in memory.
+/// Largest number of sessions that are written together. The number is limited, because the documents of
+/// these sessions are in memory.
 const MOST_ADDRESSES: usize = 50_000;
 
 /// Reads pages from the beginning of `stretch`, until there is enough for a batch. Returns `None` if the table was
@@ -264,8 +265,8 @@ pub fn write(
         fillings.extend(filling.map(|filling| (session, filling)));
     }
     if !fillings.is_empty() {
-        // The lock that was taken to read the table is still held, and stays until this lock ends. So the table was neither
-        // rewritten nor emptied since it was read.
+        // The transaction still holds the lock under which it read the table. So the table was neither
+        // rewritten nor emptied since then.
         let Some(locked) = UserTable::lock(table.oid, Lock::Write) else { return };
         let mut writer = Writer { connection, table, locked, completed, rejected, held: Vec::new() };
         for chunk in fillings.chunks(CHUNK) {

@@ -30,7 +30,8 @@ use crate::store::{ExtensionOids, session_options};
 /// Maximum number of addresses that are written together. Meanwhile, an INSERT of the first session from one of
 /// these addresses may have to wait.
 const MOST_ADDRESSES: usize = 5_000;
-/// Number of sessions that a batch reads for each of its addresses. Most sessions have nothing new.
+/// Maximum number of sessions that a batch reads, divided by the number of addresses that it may write. Most
+/// sessions have no new data, so the number is larger than one.
 const ROWS_FOR_EACH: usize = 10;
 /// Bytes of documents that a batch keeps.
 const MOST_BYTES: usize = 32 << 20;

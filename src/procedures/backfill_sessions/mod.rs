@@ -96,8 +96,8 @@ impl Checkpoint {
         Some(Checkpoint { pass, table: number("table")?, file: number("file")?, page: number("page")? })
     }
 
-    /// Returns true if the data that the first pass read still exists. A table that was emptied and filled
-    /// again must be read again.
+    /// Returns true if a call can resume at this checkpoint. In the second pass, the table must still have
+    /// the same file. A table that was emptied and filled again must be read by the first pass again.
     fn stands(&self, tables: &[Table]) -> bool {
         let is_file = |table: &Table| {
             ReadableTable::open(table.oid).is_some_and(|readable| readable.file() == self.file)
@@ -181,7 +181,8 @@ impl<'a, 'r> Backfill<'a, 'r> {
         }
         self.pass(Pass::Sessions, checkpoint.filter(|checkpoint| checkpoint.pass == Pass::Sessions));
         if self.completed.held > 0 {
-            // The transactions that had locked these sessions may have moved them to other pages by an UPDATE.
+            // Other transactions had locked these sessions, and may have moved them to other pages by an
+            // UPDATE. So the second pass reads all pages again.
             self.completed.held = 0;
             self.pass(Pass::Sessions, None);
         }
@@ -291,8 +292,8 @@ impl<'a, 'r> Backfill<'a, 'r> {
         Some(page)
     }
 
-    /// Writes the sources' answers that the sessions' documents contain, in one transaction for each selection. The last
-    /// transaction completes the batch.
+    /// Writes the answers of sources that the sessions' documents contain. Each [`QuoteSelection`] has its
+    /// own transaction. The last transaction completes the batch.
     fn quotes(
         &mut self,
         addresses: &Addresses,
@@ -327,8 +328,8 @@ impl<'a, 'r> Backfill<'a, 'r> {
         let (oids, batch_size) = (self.run.oids, self.batch_size);
         let (completed, rejected) = (&mut self.completed, &mut self.rejected);
         self.run.batch_resumable(|connection| {
-            // The snapshot is held until the rows that it sees are written. Until then, no other row can get the tuple id of such a
-            // row.
+            // While the snapshot is held, no other row can get the tuple id of a row that the snapshot sees.
+            // So the snapshot is held until these rows are written.
             let latest = mvcc_snapshot::Latest::take();
             let Some(waiting) = complete::read(connection, stretch, batch_size, latest.view()) else {
                 return (0, None);

@@ -54,10 +54,10 @@ struct ImportedRow<'a> {
     row: &'a Row,
     /// The address as the row spells it.
     spelling: String,
-    /// True if the row before has the same spelling.
+    /// True if the preceding row has the same spelling of the address.
     is_repeated: bool,
     known: ImportedAddress,
-    /// The keys of its document, with the time of each answer.
+    /// The sources in the row's document, each with the time of its answer.
     source_data: BTreeMap<String, Option<Timestamp>>,
 }
 
@@ -87,7 +87,8 @@ pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
             None => rounds.push(BTreeMap::from([(address, imported)])),
         }
     }
-    // Networks are written before addresses, which is the order of locks. Later rounds lock no further rows.
+    // Networks are written before addresses, because this is the order of locks. Later rounds lock no further
+    // rows, because the first round has every address.
     let source = |asn| sources.get(&asn).copied().unwrap_or(IMPORT);
     networks::create_from_sources(batch.connection, &networks, source);
     for round in &rounds {
@@ -278,8 +279,9 @@ fn stands(stored: &StoredAddress, key: &str, their_time: Option<Timestamp>) -> b
     }
 }
 
-/// Returns true if `_meta.import` stays as it is. If two rows have the same address, lists one of them as merged. `_meta.import`
-/// names the row that spells the address as this extension does. Otherwise it names the first row in order.
+/// Returns true if `_meta.import` stays as it is. If two rows have the same address, `_meta.import` names the
+/// row that spells the address as this extension does. If no row does, it names the first row in order. Lists
+/// the other row as merged.
 fn keeps_our_row(
     imported: &ImportedRow,
     meta: Option<Container<'_>>,

@@ -86,7 +86,7 @@ fn read(row: &Row, asn: i64) -> (ImportedNetwork, Faults) {
     let (document, mut faults) = document::object_of(row.bytes(DOCUMENT));
     let cymru = documents::read(document.container()).cymru;
     let mut words = UnmappedValues::default();
-    // `better` is a value from a source whose rank is higher than the rank of the imported value.
+    // `better` is a value from another source. It takes precedence over the imported value.
     let mut field = |field: &Field, better: Option<(String, &'static str)>| {
         let source_data = row.text(field.column).filter(|source_data| !documents::is_unknown(source_data));
         let sense = source_data.as_deref().and_then(field.sense);
@@ -161,8 +161,8 @@ impl UnmappedValues {
     }
 }
 
-/// A column with a value about the network. A country or registry from Team Cymru takes precedence over this value, and so does a
-/// registry from IANA.
+/// A column of the imported table with a value about the network. Team Cymru's country takes precedence over
+/// an imported country. A registry from Team Cymru or IANA takes precedence over an imported registry.
 struct Field {
     column: usize,
     name: &'static str,

@@ -143,9 +143,9 @@ pub struct StoredAddress<'a> {
 /// How to merge the two rows of an address.
 pub struct Decision {
     pub moves: bool,
-    /// A jsonb object. Its keys are the keys of the document whose values in this inventory stay.
+    /// A jsonb object. For each of its keys, the document in this inventory keeps its value.
     pub stands: Typed<Jsonb>,
-    /// A jsonb object. Its keys are the keys of `_meta` whose values in this inventory stay.
+    /// A jsonb object. For each of its keys, `_meta` in this inventory keeps its value.
     pub states_stand: Typed<Jsonb>,
 }
 

@@ -66,8 +66,9 @@ pub enum Kind {
     Time,
 }
 
-/// Columns of each kind that the statement returns.
+/// Number of columns of the kind `Text` that the statement returns.
 const TEXTS: usize = 7;
+/// Number of columns of the kind `Time` that the statement returns.
 const TIMES: usize = 5;
 
 /// Key, part, tuple id, texts and times.
@@ -302,7 +303,7 @@ impl Row {
     }
 
     /// Returns a text that identifies the row in lists: its key, and its tuple id if the key is not enough to
-    /// find it.
+    /// find the row.
     pub fn shown_key(&self) -> String {
         let (page, row) = self.tuple_id.numbers();
         match &self.key {
