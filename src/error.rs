@@ -449,7 +449,7 @@ pub fn no_column_to_group_by(table: &str, column: &str) -> ! {
     )
 }
 
-/// A value of a type that a user owns is converted to text by code of that user.
+/// The column does not have a built-in type. Code of the type's owner would convert its values to text.
 pub fn cannot_group_by(table: &str, column: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
@@ -491,7 +491,7 @@ pub fn invalid_bucket() -> ! {
     )
 }
 
-/// A column of a table that is to be imported.
+/// A table to import lacks a column, or the column does not have a built-in type.
 pub fn no_such_column(table: &str, column: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
@@ -595,7 +595,8 @@ pub fn needs_read_committed(function: &str) -> ! {
     )
 }
 
-/// The call would queue more requests than the caller allows. `by_provider` has the numbers.
+/// The call would queue more requests than the caller allows. `by_provider` lists the number of requests to
+/// each provider.
 pub fn too_many_requests(requests: i64, limit: i64, by_provider: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,

@@ -43,7 +43,7 @@ thread_local! {
     static IS_COMPATIBLE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Raises an error if a function of the caller is not compatible with the objects.
+/// Raises an error if this library does not work with the SQL objects in this database.
 pub fn require_compatible_objects() {
     if IS_COMPATIBLE.get() {
         return;

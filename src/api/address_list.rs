@@ -17,14 +17,15 @@ use crate::store::ExtensionOids;
 use crate::store::address_list::{self, KnownAddress, KnownNetwork, KnownNetworks};
 use crate::{row, sql_function};
 
-/// A line of a list, and its address or the reason why it has none. A comment has neither.
+/// A line of a list. A valid line has an `address`, an invalid line has an `error`, and a comment has
+/// neither.
 struct Line {
     text: Option<String>,
     address: Option<Address>,
     error: Option<String>,
 }
 
-/// An address of a list, with the data that does not come from `asn_inventory`.
+/// An address of a list, and its data from `ip_inventory` and the mmdb files.
 struct Found<'a> {
     address: Address,
     known: Option<&'a KnownAddress>,
@@ -132,7 +133,8 @@ impl Found<'_> {
         row
     }
 
-    /// Returns the types in stored answers and in the files of types, by precedence. No list says anything about a bogon.
+    /// Returns the types in stored answers and in the files of types, by precedence. Reads no list for a
+    /// bogon, because no list contains bogons.
     fn types(&self, files: &Databases, is_bogon: bool) -> Value {
         let stored = self.known.map(|known| &known.types[..]).unwrap_or_default().iter().map(String::as_str);
         let mut types: Vec<&str> = stored.collect();

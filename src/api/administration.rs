@@ -17,7 +17,7 @@ fn mmdb_files(call: &Call) {
         return call.set([]);
     };
     let named = kind.files();
-    // The setting of types may name no file.
+    // A setting for types of addresses gets no row if it names no file, because such files are optional.
     let is_shown = named.is_empty() && kind != Kind::Types;
     let unnamed = is_shown.then_some((FileId::of(kind, 1, ""), None));
     let all = named.into_iter().map(|file| (file.id, Some(file.path))).chain(unnamed);
@@ -39,7 +39,8 @@ fn mmdb_file(id: FileId, path: Option<String>) -> Vec<Value> {
         Integer: status.ip_version.filter(|_| serving).and_then(|version| i32::try_from(version).ok()),
         Bigint: status.node_count.filter(|_| serving),
         Timestamptz: status.loaded_at.filter(|_| serving),
-        // The copy may not have been removed yet.
+        // A copy that is too old may not have been removed yet. Its status then has no error, so the error is
+        // written here.
         Text: status.last_error.or_else(|| is_too_old.then(|| mmdb::max_age::describe(status.build_epoch))),
     ]
 }

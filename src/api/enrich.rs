@@ -98,7 +98,8 @@ fn named_providers(names: &[Option<String>]) -> Providers {
     }))
 }
 
-/// If a call queues lookups of more addresses, a NOTICE says how many requests these lookups need.
+/// If a call queues lookups of more addresses than this number, a NOTICE says how many requests these lookups
+/// need.
 const ADDRESSES_WITHOUT_NOTICE: usize = 100;
 
 /// Says how many requests a plan queues. Raises an error if they are more than `limit`.

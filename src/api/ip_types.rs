@@ -36,7 +36,8 @@ sql_function!(
     pg_finfo_contains_benign_scanner_wrapper,
     contains_benign_scanner
 );
-/// Returns whether a list that is not too old says that an address of a prefix is a known research scanner.
+/// Returns true if a prefix contains an address that a list names as a known research scanner. Ignores lists
+/// that are too old.
 fn contains_benign_scanner(call: &Call) -> Typed<Boolean> {
     let prefix = call.prefix(0);
     let contains = prefix.is_some_and(|prefix| {

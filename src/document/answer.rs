@@ -12,7 +12,7 @@ use crate::pg::jsonb::{self, Object};
 use crate::pg::value::{Jsonb, Typed};
 use crate::provider::Providers;
 
-/// The data about an address that are known without a provider, from the bogon check and the mmdb files.
+/// The data about an address from the bogon check and the mmdb files. They are known without a provider.
 pub struct Answer<'a> {
     pub bogon: Option<&'static str>,
     pub location: Option<Found<'a, Location<'a>>>,
@@ -100,11 +100,12 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// Whether a document describes the answers in it.
+/// Whether the document gets the key `_meta`, which describes its answers.
 #[derive(Clone, Copy)]
 pub enum Meta {
     Omitted,
-    /// The document has the key `_meta`, which names the lookups that the caller left out.
+    /// The document gets `_meta`, which marks the lookups at the `skipped` providers as left out by the
+    /// caller.
     Written {
         skipped: Providers,
     },

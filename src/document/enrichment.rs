@@ -69,10 +69,10 @@ pub fn answered(source: &str, source_data: &SourceAnswer<'_>, asked_at: Timestam
 /// A source's answer for an address.
 pub enum SourceAnswer<'a> {
     Value(&'a JsonObject),
-    /// The source has data, which is not stored in the document.
+    /// The source has data. The document does not store this data.
     Present,
-    /// The source has no data. `words` is the answer that says so, if the source sent one. The source is not
-    /// asked again before `until`.
+    /// The source has no data. `words` is the object with which the source said this, if it sent one. The
+    /// source is not asked again before `until`.
     Absent {
         words: Option<&'a JsonObject>,
         until: Timestamp,

@@ -39,9 +39,9 @@ impl LegacyDocument {
         of(&self.maxmind, "maxmind").or_else(|| of(&self.cymru, "cymru"))
     }
 
-    /// Returns the values that sources have about a network. A source counts if it names this network. A
-    /// source that names no network counts too, because its name and country belong to the network of the
-    /// address.
+    /// Returns the values that each source has about the network `asn`. Leaves out sources that name another
+    /// network. Includes a source that names no network, because its name and country belong to the network
+    /// of the address.
     pub fn about(&self, asn: i64) -> impl Iterator<Item = (&'static str, &LegacyNetwork)> {
         [("maxmind", &self.maxmind), ("cymru", &self.cymru)]
             .into_iter()

@@ -1,8 +1,8 @@
 //! Sends metrics to an OpenTelemetry collector every `otlp_interval`, and spans as they arrive.
 //!
 //! At most one request of each kind is in flight, and no others queue behind it. Metrics that were not
-//! accepted are not kept, because the next ones replace them. The spans of one deferred request are kept for
-//! a few attempts. Newer spans wait in the ring until the ring is full. Without an endpoint, no process
+//! accepted are not kept, because the next metrics replace them. The spans of one deferred request are kept
+//! for a few attempts. Newer spans wait in the ring until the ring is full. Without an endpoint, no process
 //! creates spans.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +49,8 @@ struct Line {
     signal: Signal,
     /// Earliest time of the next request.
     due: Instant,
-    /// Requests in a row that have to be sent again.
+    /// Number of consecutive attempts that the collector deferred or that failed. A later success sets it to
+    /// zero.
     failures: u32,
     /// The request in flight, with its ticket.
     under_way: Option<(u64, Request)>,
@@ -187,7 +188,7 @@ pub fn abandon_spans() {
     spans::dropped(i64::try_from(left).unwrap_or(i64::MAX));
 }
 
-/// Names of the spans' databases, except for databases that were dropped.
+/// Returns the names of the databases in these spans. Leaves out databases that were dropped.
 fn names(of: &[Span]) -> BTreeMap<u32, String> {
     let databases: BTreeSet<u32> = of.iter().map(|span| span.database).collect();
     let name = |oid: u32| catalog::database_name(oid.into()).map(|name| (oid, name));

@@ -98,7 +98,8 @@ impl StatusFile {
     pub fn tick(&mut self, now: Instant) -> Option<Instant> {
         let path = guc::status_file();
         if path != self.path {
-            // The state is created again. A thread may still wait for the disk of the old path, which does not respond.
+            // Creates the state again, because a thread may still wait for the disk of the old path. That
+            // disk does not respond.
             *self = StatusFile { path, ..StatusFile::new(&self.notifier) };
         }
         let path = self.path.clone()?;

@@ -38,7 +38,7 @@ pub struct Found<'a, T> {
     pub value: T,
     /// The first file with data about the address.
     pub file: &'a Facts,
-    /// Later files that filled what the first file lacks.
+    /// Later files from which `value` has the fields that the first file lacks.
     pub more: Vec<&'a Facts>,
 }
 
@@ -56,8 +56,9 @@ impl Databases {
         &self.builds
     }
 
-    /// Returns true if the current files differ from `builds`, the files of an earlier answer. Files that are
-    /// not loaded here do not count: an answer does not expire because a file is missing.
+    /// Returns true if the loaded files differ from the files of an earlier answer, which `builds` names. A
+    /// file that is not loaded here makes no difference, because an answer does not expire when a file is
+    /// missing.
     pub fn is_due(&self, builds: Option<&str>) -> bool {
         !self.is_empty() && builds::is_due(&self.builds, builds)
     }
@@ -126,7 +127,7 @@ impl Databases {
         }
     }
 
-    /// Returns the files of a setting that are in service.
+    /// Returns those files of a setting that are in service.
     fn files(&self, kind: Kind) -> impl Iterator<Item = &Database<Mmap>> {
         let files: &[Option<LoadedDatabase>] = match kind {
             Kind::City => &self.city,
@@ -167,7 +168,7 @@ impl Databases {
     }
 }
 
-/// Returns the first value that one of the files has. Later files fill its empty fields.
+/// Returns the value from the first file that has one. Fills the empty fields of this value from later files.
 fn first_filled<'a, T: Copy + PartialEq>(
     mut files: impl Iterator<Item = &'a Database<Mmap>>,
     find: impl Fn(&'a Database<Mmap>) -> Option<T>,

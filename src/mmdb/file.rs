@@ -59,10 +59,11 @@ impl Kind {
     }
 }
 
-/// A file's place in the settings. Its private copy belongs to the place: if the setting names another file, the copy
-/// stays in service until the other file has been verified. The copy of a file of types belongs to the file's path
-/// instead. So the order of these files does not matter. A file is out of use as soon as the setting no longer names
-/// it.
+/// A file's position in a setting. The private copy belongs to the position. So if the setting names another
+/// file there, the copy stays in service until the other file has been verified.
+///
+/// The copy of a file with types of addresses belongs to the path of the file instead. So the order of these
+/// files does not matter, and such a file is out of use as soon as the setting no longer names it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FileId {
     pub kind: Kind,
@@ -100,7 +101,7 @@ impl FileId {
     }
 }
 
-/// Beginning of the names of the copies of files of types; a fingerprint of 16 digits follows.
+/// Beginning of each name of a copy of a file with types of addresses. A fingerprint of 16 digits follows it.
 pub const TYPES_PREFIX: &str = "types-";
 
 /// FNV-1a: the same in each process and version.

@@ -34,9 +34,10 @@ pub use types::{published, unix_seconds};
 /// How much work the caller allows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum LoadPolicy {
-    /// A session's insert: use the copy in service.
+    /// Use the copy in service. A session's insert uses this policy.
     None,
-    /// A call that may take longer than an insert: put a new or changed file into service before the lookup.
+    /// Put a new or changed file into service before the lookup. For calls that may take longer than an
+    /// insert.
     Import,
 }
 
@@ -76,7 +77,8 @@ pub fn reload() -> Result<(), ImportError> {
     failure.map_or(Ok(()), Err)
 }
 
-/// Returns the copy in service for a configured file, and the file that was refused.
+/// Returns the status of a configured file: its copy in service, and the source file that was refused, if
+/// any.
 pub fn status(id: FileId) -> Option<Status> {
     private_copy::read_status(id)
 }
@@ -108,7 +110,7 @@ fn is_import_due() -> bool {
     configured_files().any(|file| import::is_due(&file)) || import::has_too_old()
 }
 
-/// Removes the private copies that are too old. For processes that run even if no sessions are stored.
+/// Removes the private copies that are too old. Called by processes that run even if no sessions are stored.
 pub fn remove_too_old() {
     import::remove_too_old(import::Mode::IfChanged);
 }
@@ -142,7 +144,7 @@ fn import_in_background(_argument: i32) {
 
 fn refresh_maps() {
     DATABASES.with(|cell| {
-        // The cell is already borrowed if this process is inside a lookup. That lookup keeps its maps.
+        // If this process is inside a lookup, the cell is already borrowed. The maps then stay as they are.
         let Ok(mut databases) = cell.try_borrow_mut() else { return };
         let is_enabled = guc::names(&guc::enabled_sources(), guc::FILES);
         let wanted = |kind: Kind| if is_enabled { kind.files() } else { Vec::new() };

@@ -372,8 +372,8 @@ pub fn unnamed(kind: Kind, configured: usize) -> Vec<PathBuf> {
     entries.flatten().filter(is_unnamed).map(|entry| entry.path()).collect()
 }
 
-/// Returns whether a copy is too old, or a killed process left an unfinished copy. The latter may also belong to a
-/// process that is copying a file.
+/// Returns true if a copy is too old, or an unfinished copy exists. A killed process left the unfinished
+/// copy, or another process is still writing it.
 pub fn has_too_old() -> bool {
     let is_old_status = |name: &String| {
         id_of_status(name)
@@ -431,8 +431,8 @@ fn remove_others(id: FileId, keep: &str) {
     }
 }
 
-/// How long the copies of a file stay after the last change if no setting names the file. Without this time, a
-/// process that has not read the new settings yet would remove the copy of a newly configured file.
+/// If no setting names a file, its copies are removed this long after they were last changed. Without this
+/// time, a process that has not read the new settings yet would remove the copy of a newly configured file.
 const UNCONFIGURED_FOR: Duration = Duration::from_secs(3600);
 
 /// Removes the copies of files of types that are not configured any more.

@@ -23,7 +23,7 @@ struct TypeFile {
     id: FileId,
     version: private_copy::Version,
     database: TypeDatabase<Mmap>,
-    /// Place of each list's type in the order of precedence.
+    /// For each list, the place of its type in the order of precedence.
     ranks: Vec<usize>,
     /// The lists that are not too old.
     usable: ListSet,
@@ -37,7 +37,7 @@ pub struct TypeFiles {
     files: Vec<TypeFile>,
 }
 
-/// A statement of a list about an address.
+/// An entry of a list that contains an address.
 pub struct TypeStatement {
     pub kind: String,
     pub list: String,

@@ -57,7 +57,7 @@ macro_rules! background_process {
     };
 }
 
-/// Seconds after which the postmaster restarts the launcher when it ends.
+/// The postmaster restarts the launcher this number of seconds after the launcher has ended.
 const LAUNCHER_RESTARTS_AFTER: c_int = 5;
 
 /// Makes the postmaster start a program as soon as it can, and again whenever it ends. Called from

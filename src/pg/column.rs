@@ -76,8 +76,8 @@ impl Column {
         self.type_oid.to_u32() < pg_sys::FirstNormalObjectId
     }
 
-    /// Returns whether two values of its type are equal exactly if their texts are equal. The server then groups the values
-    /// themselves, which takes less time than grouping their texts.
+    /// Returns true if two values of the column's type are equal exactly when their texts are equal. The
+    /// server then groups the values themselves, which takes less time than grouping their texts.
     pub fn groups_like_its_text(self) -> bool {
         matches!(
             self.type_oid,

@@ -2,8 +2,8 @@
 
 use pgrx::pg_sys;
 
-/// Distinguishes these locks from the locks of the SQL functions pg_advisory_lock(…), which use 1 and 2. So no statement can take a
-/// lock of this kind.
+/// Distinguishes these locks from the locks of the SQL functions pg_advisory_lock(…). These functions use 1
+/// and 2. So no statement can take a lock of this kind.
 const OURS: u16 = 0xC0;
 
 /// Reaction to a lock that another process holds.

@@ -24,7 +24,8 @@ use super::catalog;
 pub struct Listener {
     /// This transaction creates, alters or drops some extension.
     pub extension_changes: fn(),
-    /// The statement that is about to run needs exclusive access to this database. The user may run it.
+    /// The statement that is about to run needs exclusive access to this database. The user has the privilege
+    /// to run the statement.
     pub database_is_needed: fn(pg_sys::Oid),
     /// COMMIT PREPARED is about to run in this database.
     pub prepared_commits: fn(),
@@ -157,7 +158,8 @@ unsafe extern "C-unwind" fn cowrie_enrich_on_utility(node: *mut pg_sys::Node) {
     }
 }
 
-/// Calls the listener. If the statement fails, the requests of the listener for the end of the transaction are dropped.
+/// Calls the listener, which requests actions for the end of the transaction. If the statement fails, these
+/// actions are dropped.
 #[unsafe(no_mangle)]
 #[doc(hidden)]
 #[pgrx::pg_guard]

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use pgrx::pg_sys;
 
-/// A snapshot for reads, for as long as it is valid.
+/// A reference to a snapshot for reads. It may be used only while the snapshot is valid.
 #[derive(Clone, Copy)]
 pub struct View<'a>(pg_sys::Snapshot, PhantomData<&'a ()>);
 
@@ -116,7 +116,8 @@ pub fn for_probe() -> Option<View<'static>> {
     of_statement()
 }
 
-/// Runs `work` with a fresh snapshot active, for statements that run while none is active (at commit).
+/// Takes a new snapshot, and runs `work` while this snapshot is active. Statements at commit need this,
+/// because no snapshot is active then.
 pub fn with_fresh<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: a pushed snapshot is popped below, or by the abort of the enclosing subtransaction on ERROR.
     unsafe {

@@ -52,7 +52,8 @@ pub enum Key {
     Number(i64),
 }
 
-/// A table, open for finding keys that other transactions are inserting. Never waits for these transactions.
+/// An open table and an index of its keys. Finds out whether another transaction in progress has inserted a
+/// key, and never waits for that transaction.
 pub struct InsertionProber {
     // Declared before the snapshot, hence dropped before it.
     prober: Prober,
@@ -159,7 +160,8 @@ impl Prober {
         self.next().map(|row| read(&row))
     }
 
-    /// Returns the tuple ids of up to `most` rows with this key that are `wanted`.
+    /// Returns the tuple ids of the rows with this key for which `wanted` returns true. Returns at most
+    /// `most` of them.
     pub fn tuple_ids(&mut self, key: Key, most: usize, wanted: impl Fn(&Row) -> bool) -> Vec<TupleId> {
         let mut tuple_ids = Vec::new();
         if most == 0 || !self.seek(key) {

@@ -49,7 +49,7 @@ pub fn is_restricted() -> bool {
     unsafe { pg_sys::InSecurityRestrictedOperation() }
 }
 
-/// Returns true for a superuser and for a user with the privileges of a role.
+/// Returns true if the current user is a superuser or has the privileges of a role.
 pub fn has_privileges_of(role: pg_sys::Oid) -> bool {
     // SAFETY: lookups in the system caches.
     unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }

@@ -44,9 +44,9 @@ impl<P: Parameters, C: Columns> Statement<P, C> {
         self
     }
 
-    /// Returns the same statement as one that only reads, and looks up rows by arrays of keys. It uses the snapshot of the
-    /// calling statement, so a stable function may run it. Its plan does not depend on the arguments, because planning
-    /// for each key of a long array takes longer than reading the rows.
+    /// Returns the same statement, marked as one that does not write and looks up rows by arrays of keys. It
+    /// uses the snapshot of the calling statement, so a stable function may run it. Its plan does not depend
+    /// on the arguments, because planning for each key of a long array takes longer than reading the rows.
     pub const fn reading_keys(mut self) -> Self {
         self.reads_keys = true;
         self

@@ -113,7 +113,8 @@ impl Call {
         self.inet(n).map(|inet| inet.address)
     }
 
-    /// Returns an argument declared cidr. `None` also for a prefix of IPv4-mapped addresses that is shorter than /96.
+    /// Returns an argument declared cidr. Returns `None` if the argument is null, or is a prefix of
+    /// IPv4-mapped addresses that is shorter than /96.
     pub fn prefix(&self, n: usize) -> Option<Prefix> {
         // SAFETY: the argument is declared cidr.
         self.datum(n).and_then(|datum| unsafe { inet::read_prefix(datum) })

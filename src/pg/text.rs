@@ -98,7 +98,7 @@ pub fn to_server(text: &str) -> Cow<'_, [u8]> {
         let (_, left) = rest.split_at_checked(done).unwrap_or((rest, ""));
         let mut characters = left.chars();
         if let Some(unknown) = characters.next() {
-            // Without a conversion in the catalog, this applies to every character.
+            // If the catalog has no conversion, this code handles every character.
             converted.push(if unknown.is_ascii() { unknown as u8 } else { b'?' });
         }
         rest = characters.as_str();
@@ -177,7 +177,7 @@ fn convert(from: &[u8], direction: Direction, to: &mut Vec<u8>) -> usize {
         to.extend_from_slice(&buffer[..written]);
         let read = usize::try_from(read).unwrap_or(0);
         done += read;
-        // A part may end within a character, with which the next part begins.
+        // A part may end in the middle of a character. The next part then begins with this character.
         if read == 0 || (read < part.len() && part.len() < CONVERTED_AT_ONCE) {
             break;
         }

@@ -216,8 +216,9 @@ pub fn commit_durably() {
     unsafe { pg_sys::ForceSyncCommit() }
 }
 
-/// Makes this transaction's commit not wait for the disk. Used for work that a later, durable commit
-/// includes. If the server crashes before that commit, the work is repeated.
+/// Makes this transaction's commit not wait for the disk. Used before a later commit that waits for the disk,
+/// because that commit also makes this one durable. If the server crashes before that commit, the work is
+/// repeated.
 pub fn commit_lazily() {
     role::set(c"synchronous_commit", c"off", pg_sys::GucAction::GUC_ACTION_LOCAL);
 }

@@ -161,8 +161,8 @@ impl UserTable {
         self.has_partitions
     }
 
-    /// Runs `work` as the owner, in a restricted operation. Deferrable triggers fire within it, because at
-    /// commit they would run as another role.
+    /// Runs `work` as the owner, in a restricted operation. Deferrable triggers fire within this operation,
+    /// because at commit they would run as another role.
     pub fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
         in_restricted_operation_as(self.owner, || {
             transaction::defer_nothing();

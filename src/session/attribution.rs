@@ -41,7 +41,7 @@ pub enum Inventory {
 pub struct Attribution {
     asn: Option<i64>,
     country: Option<[u8; 2]>,
-    /// The type of the address, and its length in characters.
+    /// The type of the address, and the length of this text in characters.
     ip_type: Option<(OwnedVarlena<Text>, usize)>,
     /// The document without `_meta`; `None` without a value.
     enrichment: Option<OwnedVarlena>,

@@ -47,7 +47,8 @@ impl LockWaitBudget {
         self.spend(began.elapsed());
     }
 
-    /// Takes the lock of a table of the extension, then runs a step that appends to it. Both steps run in one subtransaction.
+    /// Takes the lock of a table of the extension, then runs a step that appends to this table. Both steps
+    /// run in one subtransaction.
     pub fn append<T>(
         &self,
         oids: ExtensionOids,
@@ -74,7 +75,8 @@ pub fn write(oids: ExtensionOids, mut addresses: PendingAddresses, other_incompl
     let may_be_missing = addresses.iter().filter(|(_, pending)| pending.was_added && !pending.is_present());
     let may_be_missing: Vec<(Address, SessionCount)> =
         may_be_missing.map(|(address, pending)| (*address, pending.count.arrived())).collect();
-    // The extension's own reads must not cause serialization failures, in this transaction or in another one.
+    // A serializable transaction leaves this to folding, because the reads of this step could cause
+    // serialization failures in this transaction or in another one.
     if !may_be_missing.is_empty() && !mvcc_snapshot::is_serializable() {
         let began = Instant::now();
         let created = create(oids, may_be_missing.into_iter(), CreationTime::Commit);
@@ -151,9 +153,9 @@ fn were_not_queued(failure: &Failure) {
     );
 }
 
-/// Queues lookups for sessions of existing addresses whose network or type is still unknown. Otherwise the worker could
-/// store a pending answer before it sees this transaction's sessions, and would not complete them. The worker reads the
-/// request after this commit, and then completes these sessions.
+/// Queues lookups of addresses that exist already, but whose network or type is still unknown. Otherwise the
+/// worker could store a pending answer before it sees this transaction's sessions, and would not complete
+/// them. The worker reads the request after this commit, and then completes these sessions.
 pub fn queue_awaited(oids: ExtensionOids, addresses: &PendingAddresses, budget: &LockWaitBudget) {
     let some = addresses.values().any(|pending| pending.was_added && !pending.awaits.is_empty());
     // In a database without a worker, no answer is pending.
@@ -198,7 +200,8 @@ pub fn note_incomplete(
         .filter(|(address, _, gaps)| gaps.any() && bogon::reason(*address).is_none())
         .filter_map(|(address, table, gaps)| {
             let pending = addresses.get(&address).filter(|pending| pending.was_added)?;
-            // A serializable transaction would track reads of the index for conflicts.
+            // With `is_asked`, the append does not read the index. A serializable transaction would track
+            // that read for conflicts.
             let is_asked = pending.is_asked || mvcc_snapshot::is_serializable();
             Some(IncompleteSessionRow { address, table, gaps, is_asked })
         })

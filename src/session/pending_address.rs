@@ -17,7 +17,8 @@ thread_local! {
     static ROLLBACKS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Returns the number of rollbacks so far. The last one may have rolled back a row that was read before it.
+/// Returns the number of rollbacks so far. The last rollback may have removed a row that this transaction
+/// read before.
 pub fn rollbacks() -> u64 {
     ROLLBACKS.get()
 }

@@ -158,10 +158,12 @@ const SNAPSHOT: [(&CStr, IsFit); 5] = [
 
 /// A row of a partition, with the values that the BEFORE UPDATE trigger returned.
 ///
-/// An UPDATE can move a row to another partition. PostgreSQL then fires the UPDATE triggers of the old partition, and next
-/// the INSERT triggers of the new partition, with the same values. The INSERT trigger compares the values, so that it
-/// recognises the moved row and keeps its snapshot. It cannot take another row for the moved row: the values of a row
-/// determine its partition, so a row with these values is never inserted into another partition.
+/// An UPDATE can move a row to another partition. PostgreSQL then fires the UPDATE triggers of the old
+/// partition, and next the INSERT triggers of the new partition, with the same values. The INSERT trigger
+/// compares the values, so that it recognises the moved row and keeps its snapshot. It cannot mistake another
+/// row for the moved row, because the values of a row determine its partition. If the values belong to
+/// another partition, PostgreSQL moves the updated row there. Otherwise no row with these values is inserted
+/// into another partition.
 #[derive(Clone, Copy)]
 struct UpdatedRow {
     partition: Oid,
@@ -232,7 +234,7 @@ fn before_event(
             }
             let (row, is_filled) = protect(layout, trigger_call, before);
             let Some(source) = source_address(layout, row, InvalidAddress::Report) else { return row };
-            // The extension fills snapshots and leaves the address as it is spelled.
+            // When the extension fills a snapshot, it leaves the spelling of the address unchanged.
             let is_same = layout.ip.is_some_and(|column| old.same(&row, column));
             let row = if is_filled && is_same { row } else { source.respelled(row) };
             // An UPDATE fills the snapshot only if the row had no valid address before. If the row had a valid address, the
