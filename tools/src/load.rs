@@ -100,7 +100,8 @@ impl Table {
         )
     }
 
-    /// Inserts missing rows of sessions that were stored before. Duplicates count.
+    /// Inserts missing rows of sessions that were stored before. Equal rows are counted: each is inserted as
+    /// often as it is missing.
     fn insert_missing(self) -> String {
         let name = self.name();
         format!(

@@ -23,7 +23,7 @@ pub enum Layout {
 pub struct Settings {
     /// Seconds since 1970, or the current time if it is `None`. With a fixed time, the same list gives the same bytes.
     pub build_epoch: Option<u64>,
-    /// If it is `None`, the smallest size that holds the tree.
+    /// Size of a record, or the smallest size that holds the tree if it is `None`.
     pub record_size: Option<RecordSize>,
 }
 

@@ -15,7 +15,8 @@ use crate::log::{Entry, Event};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Session {
     pub id: String,
-    /// True if this part contains the connect event. Only then start and address are those of the connection.
+    /// True if this part contains the connect event. Only then `start` and `address` come from the
+    /// connection.
     pub connected: bool,
     pub start: Timestamp,
     pub end: Option<Timestamp>,

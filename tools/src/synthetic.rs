@@ -303,7 +303,8 @@ pub fn cowrie_log(list: &[Network], seed: u64) -> String {
     log.write()
 }
 
-/// One distinctive password from many networks within days. An analyst should see it as one campaign.
+/// Adds sessions from many networks that try one distinctive password within days. An analyst should see them
+/// as one campaign.
 fn one_password(log: &mut Log, list: &[Network]) {
     let mut bots = hosts(&mut log.random, list, &HOSTING, 30);
     bots.extend(hosts(&mut log.random, list, &ACCESS, 12));
@@ -317,7 +318,7 @@ fn one_password(log: &mut Log, list: &[Network]) {
     }
 }
 
-/// A few hosts log in and install a key with the same commands.
+/// Adds sessions of a few hosts that log in and install a key with the same commands.
 fn authorized_key(log: &mut Log, list: &[Network]) {
     let bots = hosts(&mut log.random, list, &["Tencent", "Alibaba", "Korea Telecom", "Contabo", "Jio"], 12);
     let shasum = log.random.hex(64);
@@ -338,7 +339,7 @@ fn authorized_key(log: &mut Log, list: &[Network]) {
     }
 }
 
-/// Telnet, factory passwords, and downloads for one architecture after the other.
+/// Adds sessions of a botnet: Telnet, factory passwords, and downloads for one architecture after the other.
 fn botnet_loader(log: &mut Log, list: &[Network]) {
     let bots = hosts(&mut log.random, list, &ACCESS, 60);
     let shasum = log.random.hex(64);
@@ -383,7 +384,7 @@ fn scanners(log: &mut Log, list: &[Network]) {
     }
 }
 
-/// Background traffic: a few guesses from each of many addresses.
+/// Adds background traffic: a few password guesses from each of many addresses.
 fn guessers(log: &mut Log, list: &[Network]) {
     let addresses = hosts(&mut log.random, list, &[], 130);
     for _ in 0..190 {
@@ -442,7 +443,7 @@ fn forwarders(log: &mut Log, list: &[Network]) {
     }
 }
 
-/// A person at a keyboard, with a terminal and typing errors.
+/// Adds sessions of a person at a keyboard, with a terminal and typing errors.
 fn a_person(log: &mut Log, list: &[Network]) {
     let address = hosts(&mut log.random, list, &["Telia"], 1).remove(0);
     for day in [1, 4] {
@@ -466,7 +467,7 @@ fn a_person(log: &mut Log, list: &[Network]) {
     }
 }
 
-/// Connects from prefixes without a network in the list, so that an enrichment has to query providers.
+/// Adds sessions from prefixes without a network in the list, so that an enrichment has to query providers.
 fn unknown_networks(log: &mut Log, list: &[Network]) {
     let unknown: Vec<&Network> = list.iter().filter(|network| network.origin.is_none()).collect();
     for _ in 0..9 {
@@ -480,7 +481,7 @@ fn unknown_networks(log: &mut Log, list: &[Network]) {
     }
 }
 
-/// One host connects every day, before and after its prefix moves to another network.
+/// Adds sessions of one host that connects every day, before and after its prefix moves to another network.
 fn moving_host(log: &mut Log) {
     for day in 0..7 {
         let second = day * 86_400 + 3_600 + log.random.below(80_000);
@@ -492,7 +493,7 @@ fn moving_host(log: &mut Log) {
     }
 }
 
-/// Values of `src_ip` that are not public addresses.
+/// Adds sessions whose `src_ip` is not a public address.
 fn nobodys_addresses(log: &mut Log) {
     let sources = [
         "192.168.1.20",

@@ -28,7 +28,7 @@ pub struct Position {
     pub name: String,
 }
 
-/// The size of the log when all its complete lines had been read.
+/// A log whose complete lines have all been read. `size` is the size of the log at that time.
 #[derive(Clone, Copy, Debug)]
 struct Stalled {
     size: u64,

@@ -21,9 +21,9 @@ use crate::session::Session;
 /// Time for which a closed session waits for more events.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How long the id of a stored session is remembered: of a closed session, and of a session without an end. Measured by
-/// the times in the log.
+/// How long the id of a stored session is remembered if the session was closed, by the times in the log.
 const CLOSED_REMEMBERED: Duration = Duration::from_secs(3600);
+/// How long the id of a stored session is remembered if the session had no end, by the times in the log.
 const UNCLOSED_REMEMBERED: Duration = Duration::from_secs(86_400);
 
 /// Maximum number of remembered ids.
@@ -168,7 +168,8 @@ impl OpenSessions {
         ready
     }
 
-    /// Adds the largest sessions until the others take at most half of the limit.
+    /// Adds the ids of the largest open sessions to `ids`, until the other open sessions take at most half of
+    /// the limit.
     fn with_largest(&self, mut ids: Vec<String>) -> Vec<String> {
         let mut sizes: Vec<(usize, &String)> =
             self.open.iter().map(|(id, open)| (open.session.bytes(), id)).collect();

@@ -54,7 +54,7 @@ pub enum Outcome {
     InProgress,
 }
 
-/// A table that gives names a number: `sensors` and `clients`.
+/// A table that has a number for each name: `sensors` or `clients`.
 struct Names {
     table: &'static str,
     column: &'static str,

@@ -19,7 +19,7 @@ use super::{Content, Details, Error, Format};
 /// So the most specific service is neither of these two, if there is one.
 pub(super) fn aws(document: &str, json: &Value) -> Result<Content, Error> {
     let mut sink = Sink::new();
-    // By network: the best service so far, with its region.
+    // For each network, the most specific service so far, with its region.
     let mut best: BTreeMap<&str, (u8, &str, &str)> = BTreeMap::new();
     let mut rows = 0;
     for (list, keys) in
@@ -72,7 +72,7 @@ pub(super) fn google(document: &str, json: &Value) -> Result<Content, Error> {
         let details = Details {
             provider: Some(if has_regions { "Google Cloud" } else { "Google" }.into()),
             region: region.and_then(detail),
-            // It is the provider's name in all rows.
+            // In `cloud.json`, the service in all rows is the provider's name. So it is left out.
             service: service.filter(|service| *service != "Google Cloud").and_then(detail),
         };
         for network in texts(row, ["ipv4Prefix", "ipv6Prefix"]).map_err(&failed)? {

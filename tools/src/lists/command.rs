@@ -93,7 +93,7 @@ pub fn known_networks(arguments: &KnownNetworks, report: &mut dyn FnMut(&str)) -
     write(&arguments.output, rows.as_bytes())
 }
 
-/// The content of the file of an argument.
+/// A file that was read, and the argument that names it.
 struct File<'a> {
     source: &'a Source,
     content: Content,

@@ -55,10 +55,10 @@ pub(super) fn too_many_statements(network: Prefix) -> String {
     format!("more than {MAX_STATEMENTS} different statements about {network} (provider, region, service)")
 }
 
-/// A statement of a list about a network.
+/// What a list states about a network: the index of the list, and the details in it.
 type Statement<'a> = (usize, &'a Rc<Details>);
 
-/// A network around the current one, with its statements and those of all networks around it.
+/// A network that contains the current network. Its statements include those of all wider networks around it.
 struct Around<'a> {
     prefix: Prefix,
     statements: Vec<Statement<'a>>,
@@ -110,9 +110,11 @@ pub fn compile(lists: &[List], settings: Settings) -> Result<Compiled, Error> {
                 return Err(Error::TooManyStatements { list, network: prefix });
             }
         }
-        // Nothing new: the record of the network around it says the same.
+        // A network without new statements needs no record, because the record of the network around it says
+        // the same.
         if statements.len() > known {
-            // By list. Of one list, the widest network comes first.
+            // Sorts by list. The sort is stable, so the statements of one list stay in order, the widest
+            // network first.
             statements.sort_by_key(|(list, _)| *list);
             writer
                 .insert_value(ip_net(prefix), record(&statements))

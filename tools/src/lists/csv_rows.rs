@@ -35,7 +35,8 @@ pub(super) fn rows(text: &str) -> impl Iterator<Item = Result<(u64, StringRecord
         .filter(|row| row.as_ref().map_or(true, |(_, record)| record.iter().any(|field| !field.is_empty())))
 }
 
-/// The position of a record is that of the empty lines and comments before it, so these lines are counted too.
+/// Returns the number of the line at which a record begins. The reader's position is before the empty lines
+/// and comments that precede the record, so these lines are added.
 fn line_at(text: &str, position: &Position) -> u64 {
     let before = usize::try_from(position.byte()).ok().and_then(|byte| text.get(byte..)).unwrap_or_default();
     let skipped = before.lines().take_while(|line| line.trim().is_empty() || line.starts_with('#')).count();

@@ -17,7 +17,7 @@ use super::{Content, Counts, Details, Entry};
 pub struct Source {
     pub name: String,
     pub kind: String,
-    /// Provider of the networks whose file names none.
+    /// Provider of the networks for which the file names no provider.
     pub provider: Option<String>,
     pub file: PathBuf,
 }

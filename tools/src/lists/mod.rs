@@ -110,9 +110,9 @@ impl fmt::Display for Format {
 pub struct Counts {
     /// Networks with bits set after the prefix length. The bits were cleared.
     pub host_bits: u64,
-    /// Left out: private or reserved networks and ASNs.
+    /// Private or reserved networks and ASNs. They were left out.
     pub bogons: u64,
-    /// Left out: entries that repeat other entries of the file by the design of its format.
+    /// Entries that repeat other entries of the file, as its format requires. They were left out.
     pub repeated: u64,
 }
 
@@ -120,7 +120,7 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct Content {
     pub format: Format,
-    /// In the order of the file, with duplicates.
+    /// The entries in the order of the file, including duplicates.
     pub entries: Vec<Entry>,
     pub asns: Vec<Asn>,
     /// When the file was made, in seconds since 1970. Only for formats whose publisher makes a new file at least daily.
@@ -136,7 +136,7 @@ pub struct Content {
 /// An error in a list, with its position.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Error {
-    /// From 1. `None` if the error concerns the whole file.
+    /// Number of the line, from 1. `None` if the error concerns the whole file.
     line: Option<u64>,
     problem: String,
 }
