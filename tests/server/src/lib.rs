@@ -19,6 +19,7 @@
 //! | `hostile` | objects of an attacker that could be found instead of the extension's |
 //! | `hosts` | the two tables that the extension serves: Cowrie's and the analysts' |
 //! | `recount` | the expected counts, computed without the extension |
+//! | `grafana` | a dashboard on the PostgreSQL data source, and the expansion of its SQL |
 //! | `prometheus` | a real Prometheus, and promtool |
 //! | `python_system` | an installation of the Python system, for importing it |
 //! | `releases` | versions of the extension, and the objects of one in a database |
@@ -33,6 +34,7 @@ pub mod contents;
 pub mod cymru;
 pub mod database;
 pub mod documentation;
+pub mod grafana;
 pub mod hostile;
 pub mod hosts;
 pub mod http;
