@@ -570,7 +570,7 @@ pub fn require_writable(function: &str) {
     require_writable_or(function, "Repeat the call in a read-write transaction on the primary.");
 }
 
-/// Like [`require_writable`], for a function with an alternative, which `hint` describes.
+/// Like [`require_writable`]. `hint` describes what the caller can use instead of the function.
 pub fn require_writable_or(function: &str, hint: &str) {
     if transaction::may_write() {
         return;

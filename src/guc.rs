@@ -366,7 +366,7 @@ pub fn asn_database() -> Vec<String> {
     files(&ASN_DATABASE)
 }
 
-/// Returns the paths in a list, which was checked when it was set.
+/// Returns the paths in a list. The list was checked when the setting was set.
 fn files(setting: &Text) -> Vec<String> {
     text(setting).and_then(|list| file_list::parse(&list).ok()).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The classification of an address by the Python system, which imported documents contain.
+//! The classification of an address by the Python system. Imported documents contain it.
 //!
 //! ```json
 //! {"ip_classification": {"ip_type": "cloud", "provider": "aws", "confidence": 0.99, "source": "cloud_aws",

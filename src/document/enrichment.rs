@@ -117,7 +117,7 @@ pub enum LastAnswer {
     Since(Option<Timestamp>),
 }
 
-/// Returns the state of a source's answer, which is a value or an absence.
+/// Returns the state of a source's answer. An answer is a value or an absence.
 pub fn last_answer(document: Container<'_>, source: &str) -> LastAnswer {
     let state = meta_of(document, source).and_then(|meta| meta.text("state"));
     match (document.get(source), state) {
@@ -171,8 +171,8 @@ pub fn dated(part: Container<'_>) -> Option<Timestamp> {
 }
 
 /// Returns a document with the answers that another system stored. Each part is a source, the answer, and the
-/// time of the request. `builds` names the builds of the mmdb files in service, which have already been read
-/// for this address.
+/// time of the request. `builds` names the builds of the mmdb files in service. The caller has already read
+/// these files for this address.
 pub fn kept_by_others(
     parts: &[(&str, Container<'_>, Option<Timestamp>)],
     builds: Option<&str>,

@@ -153,7 +153,7 @@ impl StatusFile {
     }
 }
 
-/// Returns the file of each phase, followed by the aggregate file, which names the files of the phases.
+/// Returns the file of each phase, followed by the aggregate file. The aggregate file names the other files.
 fn writing(path: PathBuf, phases: &[Phase]) -> Result<FileWrites, String> {
     let now = clock::now();
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {

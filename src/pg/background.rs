@@ -32,7 +32,7 @@ pub struct Program {
     pub needs: Needs,
 }
 
-/// The access that a program needs, which determines when it can run.
+/// The access that a program needs. It determines when the program can run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
     /// The program connects to no database, and runs on a standby too.
@@ -191,13 +191,14 @@ unsafe extern "C-unwind" {
 }
 
 /// Connects to a database as the bootstrap superuser; work for users runs as another role, see `pg::role`.
-/// With `None` it connects to no database, and only the shared catalogs can be read. Ends the process if that
-/// fails.
+/// With `None`, connects to no database, so that only the shared catalogs can be read. Ends the process if
+/// the connection fails.
 pub fn connect(database: Option<pg_sys::Oid>, program: Program) {
     connect_with(database.unwrap_or(pg_sys::InvalidOid), pg_sys::InvalidOid, program);
 }
 
-/// Connects to a database as a role, which becomes the session user. Ends the process if that fails.
+/// Connects to a database as a role. The role becomes the session user. Ends the process if the connection
+/// fails.
 pub fn connect_as(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
     connect_with(database, role, program);
 }

@@ -100,8 +100,8 @@ pub fn own_database() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
-/// Returns the name of a database, inside a transaction. The name is in the encoding of the database from
-/// which it was created, and that encoding is unknown: see [`text::distinct`].
+/// Returns the name of a database, inside a transaction. The encoding of the name is unknown, because it is
+/// the encoding of the database in which CREATE DATABASE ran: see [`text::distinct`].
 pub fn database_name(database: pg_sys::Oid) -> Option<String> {
     // SAFETY: a palloc'ed string or null.
     unsafe {

@@ -88,8 +88,9 @@ impl Drop for HeldLock {
     }
 }
 
-/// A mark of a prepared transaction, which tells other processes what its commit will change. The mark is a lock. The server keeps
-/// the locks of prepared transactions, even after a restart. So other processes see the mark while the transaction is prepared.
+/// A mark of a prepared transaction. It tells other processes what the transaction's commit will change. The
+/// mark is a lock. The server keeps the locks of prepared transactions, even after a restart. So other
+/// processes see the mark while the transaction is prepared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 pub enum Mark {

@@ -83,9 +83,9 @@ pub fn data_directory() -> std::path::PathBuf {
     std::path::PathBuf::from(path.unwrap_or_default().into_owned())
 }
 
-/// Returns an identifier of this server. Two servers have different identifiers. The identifier changes if the
-/// server moves to another host or data directory. It consists of the cluster's number, which standbys and copies
-/// share, and a hash of the host name and the data directory.
+/// Returns an identifier of this server. Two servers have different identifiers. The identifier changes if
+/// the server moves to another host or data directory. It consists of the cluster's number, and of a hash of
+/// the host name and the data directory. Standbys and copies have the same cluster's number.
 pub fn server_identity() -> String {
     let mut host = [0_u8; 256];
     // SAFETY: writes at most this number of bytes; the name is read from the written bytes.

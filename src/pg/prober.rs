@@ -35,8 +35,9 @@ impl KeyType {
         })
     }
 
-    /// The operator family of btree for keys of this type, and the type of the index's column. The families are `network_ops` and
-    /// `integer_ops`: src/include/catalog/pg_opfamily.dat, the same in all versions.
+    /// Returns the operator family of btree for keys of this type, and the type of the index's column. The
+    /// families are `network_ops` and `integer_ops`. Their OIDs are from src/include/catalog/pg_opfamily.dat,
+    /// and are the same in all versions.
     fn operators(self) -> (pg_sys::Oid, pg_sys::Oid) {
         match self {
             KeyType::Inet => (pg_sys::Oid::from_u32(1974), pg_sys::INETOID),

@@ -119,7 +119,7 @@ impl DefinedSetting {
 /// A check of a text value. It must not call the server, because it runs in every process that reads
 /// settings, even in the postmaster.
 pub trait Check {
-    /// Checks the text, which has no surrounding blanks and is not empty.
+    /// Checks the text. The text has no surrounding blanks and is not empty.
     fn check(text: &str) -> Result<(), Refusal>;
 }
 

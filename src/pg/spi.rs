@@ -22,7 +22,7 @@ pub struct Statement<P, C = ()> {
     /// True if the statement does not write, uses the snapshot of the calling statement, and has one plan for all
     /// arguments.
     reads_keys: bool,
-    /// The plan, and the schema's name for which it was prepared.
+    /// The plan, and the name of the schema for which the plan was prepared.
     plan: RefCell<(String, pg_sys::SPIPlanPtr)>,
     of: PhantomData<fn(P) -> C>,
 }

@@ -284,7 +284,7 @@ fn parts(row: &[Value]) -> (Vec<pg_sys::Datum>, Vec<bool>) {
     row.iter().map(|value| (value.datum_or_zero(), value.is_null())).unzip()
 }
 
-/// Returns the schema of a function of the extension, which contains all its other objects.
+/// Returns the schema of a function of the extension. The schema contains all objects of the extension.
 pub fn schema_of_function(function: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: a system cache lookup.
     unsafe { pg_sys::get_func_namespace(function) }

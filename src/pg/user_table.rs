@@ -173,7 +173,7 @@ impl UserTable {
         })
     }
 
-    /// Returns the partitions and inheritance children of all levels, which are locked for reading.
+    /// Returns the partitions and inheritance children of all levels. Locks them for reading.
     pub fn descendants(&self) -> Vec<pg_sys::Oid> {
         descendants(self.oid, pg_sys::AccessShareLock)
     }

@@ -1,8 +1,9 @@
 //! SQL types, and values of them in server memory.
 //!
-//! [`ToSql::to_sql`] makes a value from a Rust type that fits its SQL type ([`super::conversion`]), so a datum of one
-//! type cannot be passed as another. A value that is stored by reference is in the memory context that was current
-//! when it was made. The value stays valid until this memory context is reset or deleted.
+//! [`ToSql::to_sql`] makes a value from a Rust type that fits its SQL type ([`super::conversion`]), so a
+//! datum of one type cannot be passed as a value of another type. A value that is stored by reference is in
+//! the memory context that was current when it was made. The value stays valid until this memory context is
+//! reset or deleted.
 
 use std::ffi::c_char;
 use std::marker::PhantomData;

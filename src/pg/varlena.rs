@@ -89,7 +89,7 @@ impl<T: Varlena> OwnedVarlena<T> {
         }
     }
 
-    /// Makes a varlena with this payload, which must be a payload of the type `T`.
+    /// Makes a varlena with this payload. The payload must be of the type `T`.
     pub(super) fn from_payload(payload: &[u8]) -> OwnedVarlena<T> {
         let mut words = vec![0u64; size_of_parts(&[payload]).div_ceil(8)].into_boxed_slice();
         // SAFETY: the box holds at least this number of bytes.

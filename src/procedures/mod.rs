@@ -181,7 +181,8 @@ impl Run<'_> {
     /// Like [`Run::batch`]. `work` also returns the position at which the next call resumes if this call is
     /// killed.
     pub fn batch_resumable(&mut self, work: impl FnOnce(&Connection) -> (i64, Option<Typed<Jsonb>>)) {
-        // A separate connection, so that the memory of a batch's statements is freed when the batch ends.
+        // Uses a separate connection, so that the memory of a batch's statements is freed when the batch
+        // ends.
         Connection::with(self.oids.schema, |connection| {
             let (done, resume_at) = acting_as(self.oids.owner, || work(connection));
             self.done += done;

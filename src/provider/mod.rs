@@ -163,8 +163,8 @@ impl Provider {
         Configuration::read(|configuration| configuration.each[self.0].looks_up_networks)
     }
 
-    /// Returns a fingerprint of the credentials, which changes when a refused key may have been replaced.
-    /// Reads a small file.
+    /// Returns a fingerprint of the credentials. The fingerprint changes when a refused key may have been
+    /// replaced. Reads a small file.
     pub fn credentials(self) -> u64 {
         self.declared().credentials(&self.settings())
     }

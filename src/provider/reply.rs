@@ -1,4 +1,5 @@
-//! Evaluates the reply to a request: the counts of its provider, the breaker, and the provider's demands.
+//! Evaluates the reply to a request: changes the counts and the breaker of the provider, and applies the
+//! provider's demands.
 
 use std::time::Duration;
 

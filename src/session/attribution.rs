@@ -63,7 +63,7 @@ struct Memory {
     bytes: usize,
 }
 
-/// Bytes that one transaction caches; beyond that it clears the cache.
+/// Maximum number of bytes that one transaction caches. If it needs more, it clears its cache.
 const MOST_OF_TRANSACTION: usize = 64 << 20;
 /// Bytes that a backend caches between transactions, some 20 thousand addresses.
 const MOST_OF_BACKEND: usize = 8 << 20;
@@ -132,8 +132,9 @@ pub fn seen(address: Address) -> (Inventory, Providers) {
     })
 }
 
-/// After a commit, keeps what the transaction read from committed rows. After any other outcome, drops everything. A
-/// prepared transaction may have read its own rows, which may never be committed.
+/// After a commit, keeps what the transaction read from committed rows. After any other outcome, drops
+/// everything. A prepared transaction may have read rows that it wrote itself, and these rows may never be
+/// committed.
 pub fn transaction_ended(outcome: Outcome) {
     OWN.with_borrow_mut(|own| {
         // If a transaction alone fills the cache, for example a bulk load, its entries are dropped. The earlier entries are more

@@ -57,7 +57,7 @@ crate::zeroable! {
         pub is_connected: AtomicBool,
         /// The process waits for work.
         pub is_idle: AtomicBool,
-        /// When the code of the owner that is now running began; unset while no code of the owner is running.
+        /// When the running code of the owner began; unset while no code of the owner is running.
         pub code_since: AtomicTimestamp,
         /// Time that code of the owner has taken in this process so far, without the code that is now
         /// running.

@@ -20,11 +20,12 @@ crate::zeroable! {
         pub in_use: u32,
         /// How many times in a row the provider asked for a pause.
         pub pauses: u32,
-        /// Requests in a row whose lookup the provider rejected as invalid.
+        /// Number of consecutive requests with a lookup that the provider rejected as invalid.
         pub refusals: u32,
-        /// The database whose worker gets the next permit, and the time until which the permit is kept for it. Without
-        /// this reservation, workers of other databases could take each free permit first.
+        /// The database whose worker gets the next permit. Without this reservation, workers of other databases could
+        /// take each free permit first.
         pub next_turn: u32,
+        /// Time until which the permit is kept for that worker.
         pub turn_ends: Timestamp,
         /// Unset before the first.
         pub last_success: Timestamp,
@@ -42,7 +43,7 @@ crate::zeroable! {
     /// A provider refuses requests with the current credentials.
     #[derive(Clone, Copy)]
     pub struct Stop {
-        /// Unset while the provider is not stopped. After this time, another request is tried.
+        /// Time after which another request is tried. Unset while the provider is not stopped.
         pub until: Timestamp,
         /// Fingerprint of the refused credentials. While they are unchanged, further requests are pointless.
         pub credentials: u64,

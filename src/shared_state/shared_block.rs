@@ -31,8 +31,8 @@ use crate::shared_state::worker_slot::WorkerSlot;
 
 /// Capacity for counters; each takes eight bytes.
 pub const SLOTS: usize = 32;
-/// Maximum number of cells, which hold the metrics with labels and the histograms. Most cells count networks by source,
-/// country and registry. Each cell takes eight bytes, so all cells take 288 kB.
+/// Maximum number of cells. The cells hold the metrics with labels and the histograms. Most cells count
+/// networks by source, country and registry. Each cell takes eight bytes, so all cells take 288 kB.
 pub const CELLS: usize = 36 * 1024;
 /// Capacity for counters of one provider.
 pub const PROVIDER_SLOTS: usize = 24;

@@ -61,7 +61,7 @@ impl Table {
     }
 }
 
-/// Returns a text that identifies a row: its key if it has a simple one, otherwise its tuple id.
+/// Returns a text that identifies a row: its key if the table has a simple key, otherwise its tuple id.
 pub fn shown_key(row: &Row, key: Option<Column>) -> String {
     let key = key.and_then(|column| scan::shown(row, column));
     key.unwrap_or_else(|| row.tuple_id().text())
@@ -404,7 +404,7 @@ pub fn known(
     let mut all = HashMap::with_capacity(addresses.len());
     for chunk in addresses.chunks(CHUNK) {
         memory::scratch(|| {
-            // Opened here, because the scan frees its memory when it ends.
+            // Opens the inventory for each chunk, because the scan frees its memory only when it ends.
             let mut inventory = Inventory::open(oids, latest.view());
             for address in chunk {
                 if let Some(known) = inventory.probe(*address, read).flatten() {

@@ -43,7 +43,7 @@ pub struct Kept {
     pub document: Typed<Jsonb>,
 }
 
-/// A waiting address with its answer. The document is valid inside the closure that receives it.
+/// A waiting address with its answer. `document` is valid inside the closure that receives this value.
 pub struct Waiting {
     pub address: Address,
     pub lookup_key: LookupKey,

@@ -41,7 +41,8 @@ thread_local! {
         "session_table_blocked", include_str!("../../sql/queries/sessions/session_table_blocked.sql")) };
 }
 
-/// Sessions of a table that are written together. Fewer are written if that takes too long.
+/// Largest number of sessions of a table that are written together. If a visit takes too long, the next visit
+/// writes fewer.
 pub const MOST_SESSIONS: usize = 2_000;
 
 /// The current values of an address. They outlive the transaction that read them, so that no lock on the

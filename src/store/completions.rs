@@ -250,7 +250,7 @@ pub fn lease(connection: &Connection, owner: Oid, holder: i64, lasts: Duration) 
 /// 2,000 sessions, so one session is left after 11 halvings.
 pub const SMALLEST_AFTER: i64 = 11;
 
-/// The outcome of a visit, with which a lease ends.
+/// The outcome of a visit. [`end_visit`] stores it when it ends the lease.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Done,
@@ -301,7 +301,7 @@ pub fn release(connection: &Connection, holder: i64, longest: Duration) {
     end_leases(connection, &[holder], false, longest);
 }
 
-/// Ends the leases of all processes except `holders`, which are running.
+/// Ends the leases of all processes except the processes in `holders`, because those are running.
 pub fn release_others(connection: &Connection, holders: &[i64], longest: Duration) {
     end_leases(connection, holders, true, longest);
 }

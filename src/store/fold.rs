@@ -290,8 +290,8 @@ fn create_missing(oids: ExtensionOids, connection: &Connection, batch: &Batch) -
     })
 }
 
-/// Returns the addresses without a row that no other transaction is creating, and the addresses for which
-/// newer files are in service.
+/// Returns two kinds of addresses: those that have no row, unless another transaction is creating the row,
+/// and those for which newer files are in service.
 fn missing_and_due(oids: ExtensionOids, batch: &Batch, databases: &Databases) -> Plan {
     let latest = mvcc_snapshot::Latest::take();
     let uncounted = batch.counts.keys().map(|address| (*address, SessionCount::default()));

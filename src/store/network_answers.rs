@@ -42,14 +42,14 @@ pub struct NetworkAnswer {
     pub document: Typed<Jsonb>,
 }
 
-/// Queues lookups of networks for which none was queued before. Returns their number.
+/// Queues lookups of networks for which no lookup was queued before. Returns their number.
 pub fn queue_new(connection: &Connection, provider: Provider) -> i64 {
     let arguments = (provider.name(), MOST_AT_ONCE, PRIORITY);
     QUEUE.first(connection, arguments, |(marked,)| marked).flatten().unwrap_or_default()
 }
 
-/// Queues lookups of networks after ASN `after` whose answer has expired or whose job got lost. Returns the ASN after
-/// which the next call continues; `None` at the end.
+/// Queues lookups of networks with an expired answer or a lost job. Begins after the ASN `after`. Returns the
+/// ASN after which the next call continues; `None` at the end.
 pub fn queue_expired(connection: &Connection, provider: Provider, after: i64) -> Option<i64> {
     let lifetimes = provider.lifetimes();
     let arguments = (provider.name(), MOST_AT_ONCE, after, lifetimes.value, lifetimes.absent, PRIORITY);

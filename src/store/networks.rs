@@ -17,12 +17,13 @@ pub struct NetworkFacts {
     pub name: Option<String>,
     pub country: Option<String>,
     pub registry: Option<String>,
-    /// The provider's name of the network, and the date of the network's allocation. Only answers to lookups by AS
-    /// number set these two fields.
+    /// The provider's name of the network. Only answers to lookups by AS number set this field.
     pub as_name: Option<String>,
+    /// The date of the network's allocation. Only answers to lookups by AS number set this field.
     pub allocated_on: Option<String>,
-    /// When the sessions that name the network were seen. Unset if no session names it.
+    /// When the first session that names the network was seen. Unset if no session names it.
     pub first_seen: Option<Timestamp>,
+    /// When the last session that names the network was seen. Unset if no session names it.
     pub last_seen: Option<Timestamp>,
 }
 
@@ -86,8 +87,8 @@ fn registry_and_source<'a>(asn: i64, known: Option<&'a str>, source: &'a str) ->
     }
 }
 
-/// Creates the networks that do not exist yet, all from one source. A network whose registry the source does not know
-/// gets the registry from IANA's registries. Returns the number of created networks.
+/// Creates the networks that do not exist yet, all from one source. If the source does not know the registry
+/// of a network, the network gets it from IANA's registries. Returns the number of created networks.
 pub fn create(connection: &Connection, networks: &Networks, source: &str) -> i64 {
     create_from_sources(connection, networks, |_| source).len() as i64
 }

@@ -1,4 +1,4 @@
-//! Calls of procedures that work in batches, and the rows that they could not use.
+//! Calls of procedures that work in batches, and the rows that these calls could not use.
 
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{self, Array, Bigint, Jsonb, Text, Typed, array};

@@ -1,7 +1,8 @@
 //! The number of distinct networks that were created or updated, in all databases together.
 //!
-//! A HyperLogLog in shared memory, whose registers only rise until a reset. A transaction keeps its observations
-//! until it commits. The insert of a session of a known network makes no observation.
+//! The number is estimated by a HyperLogLog in shared memory. Its registers only rise until a reset. A
+//! transaction keeps its observations until it commits. The insert of a session of a known network makes no
+//! observation.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;

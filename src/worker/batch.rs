@@ -53,7 +53,7 @@ pub enum Batch {
     Applied,
 }
 
-/// Leased jobs of one request, which is not sent yet.
+/// Leased jobs of one request. The request is not sent yet.
 pub struct Claimed {
     pub provider: Provider,
     /// The lookup keys of the jobs, each with the address to query.

@@ -31,7 +31,8 @@ use crate::worker::activity::StepKind;
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// Interval at which the worker checks whether a refused key was replaced.
 const CREDENTIALS_EVERY: Duration = Duration::from_secs(1);
-/// How long a claim waits for a lock. Meanwhile the worker holds permits, for which other databases wait.
+/// How long a claim waits for a lock. The time is short, because the worker holds permits meanwhile, and
+/// other databases wait for permits.
 const CLAIM_WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"100ms")];
 /// Lookups of a probe: enough to test whether the provider has recovered.
 const PROBE_SIZE: usize = 10;
@@ -51,7 +52,8 @@ pub struct ProviderQueue {
     next_jobs_have_answers: bool,
     /// The settings allowed lookups of networks when jobs were last claimed.
     looked_up_networks: bool,
-    /// Unused jobs and quota, which the queue and the ledger must get back before the next claim.
+    /// Unused jobs and quota. Before the next claim, the queue gets the jobs back, and the ledger gets the
+    /// quota back.
     to_give_back: Vec<Unused>,
 }
 
@@ -291,8 +293,8 @@ impl ProviderQueue {
         Ok(true)
     }
 
-    /// Releases the jobs of claimed batches, which may not be sent after all, and returns their share of the
-    /// day's quota.
+    /// Releases the jobs of claimed batches that may not be sent after all. Returns the requests of these
+    /// batches to the day's quota.
     fn release(&mut self, steps: &Steps) -> Result<(), Stop> {
         let mut unused: Option<Unused> = None;
         self.batches.retain(|batch| {

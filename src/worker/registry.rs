@@ -261,8 +261,9 @@ pub fn take_announced() -> AnnouncedDatabases {
     })
 }
 
-/// Makes a database's worker exit, because another session needs exclusive access. Keeps new workers out for a while. Does not wait
-/// for the worker's exit, because the statement that needs the access waits for it.
+/// Makes a database's worker exit, because another session needs exclusive access. Keeps new workers out for
+/// a while. Does not wait for the worker's exit, because the statement that needs the access waits for this
+/// exit.
 fn database_is_needed(database: Oid) {
     if !shared_state::is_shared() {
         return;

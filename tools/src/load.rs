@@ -71,7 +71,8 @@ impl Table {
         }
     }
 
-    /// Columns after `session`, which every table has. In the staging table `nth` is before them.
+    /// The columns after the column `session`. Every table has `session`. In the staging table, `nth` is
+    /// before these columns.
     pub(crate) fn columns(self) -> &'static [&'static str] {
         match self {
             Table::Auth => &["success", "username", "password", "\"timestamp\""],

@@ -31,7 +31,8 @@ pub struct Settings {
 pub struct Database {
     pub bytes: Vec<u8>,
     pub networks: usize,
-    /// Networks inside 2002::/16 (6to4), 2001::/32 (Teredo) or ::ffff:0:0/96, which repeat the IPv4 space.
+    /// Number of networks inside 2002::/16 (6to4), 2001::/32 (Teredo) or ::ffff:0:0/96. These three prefixes
+    /// repeat the IPv4 space.
     pub aliased: usize,
 }
 

@@ -72,7 +72,7 @@ impl Snapshot {
     }
 }
 
-/// A session with gaps in its snapshot, and the values that its own document has for them.
+/// A session with gaps in its snapshot, and the values for these gaps from the session's own document.
 struct Session {
     tuple_id: TupleId,
     key: String,
@@ -229,7 +229,7 @@ fn session(row: &Row, layout: &Layout, columns: &Snapshot) -> Option<Session> {
     })
 }
 
-/// Sessions per statement. This limits the memory for their documents.
+/// Largest number of sessions per statement. It limits the memory for their documents.
 const CHUNK: usize = 2_000;
 
 /// Fills the gaps for which there are values.

@@ -460,5 +460,5 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Likely types of a key, which the server can order.
+/// Likely types of a key. The server can order their values.
 const ORDERED: [&str; 9] = ["text", "varchar", "bpchar", "inet", "int2", "int4", "int8", "numeric", "uuid"];

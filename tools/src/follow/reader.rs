@@ -124,7 +124,7 @@ impl Reader {
                 let mut input = log::decompressed(directory::open(&log.path)?)?;
                 match io::copy(&mut (&mut input).take(position), &mut io::sink()) {
                     Ok(skipped) if skipped == position => {}
-                    // The log is shorter than the part that was read from an earlier, longer form of it.
+                    // The log is now shorter than the part of it that was read before.
                     Ok(_) => return Ok(Progress { position, is_at_end: true, error: None }),
                     Err(error) => return Ok(Progress { position, is_at_end: true, error: Some(error) }),
                 }
@@ -170,7 +170,8 @@ impl OpenLog {
             let mut piece = vec![0; usize::try_from(size - position).unwrap_or(usize::MAX).min(wanted)];
             let length = read_at(&self.file, &mut piece, position)?;
             piece.truncate(length);
-            // The file may have been truncated and written again while it was read. Its first line tells.
+            // The file may have been truncated and written again while it was read. Its first line shows
+            // whether it was.
             if !self.head.is_of(&self.file) {
                 return Ok(None);
             }

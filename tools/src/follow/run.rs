@@ -385,7 +385,7 @@ impl From<postgres::Error> for Failure {
     }
 }
 
-/// Replaces the first batch by its halves, which are stored independently.
+/// Replaces the first batch by its halves. The halves are stored independently.
 fn divide(batches: &mut VecDeque<Batch>) {
     let Some(mut first) = batches.pop_front() else { return };
     let rest = first.sessions.split_off(first.sessions.len() / 2);

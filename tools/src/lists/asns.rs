@@ -60,7 +60,7 @@ impl Announced {
         let database = Database::open(bytes).map_err(|error| error.to_string())?;
         database.verify().map_err(|error| error.to_string())?;
         let reader = Reader::from_source(bytes).map_err(|error| error.to_string())?;
-        // Wide networks of the IPv4 space also have aliases in IPv6, which the default leaves out.
+        // Wide networks of the IPv4 space also have aliases in IPv6. The default leaves out these aliases.
         let networks = reader.networks(WithinOptions::default()).map_err(|error| error.to_string())?;
         let mut prefixes: HashMap<u32, Vec<Prefix>> = wanted.iter().map(|asn| (*asn, Vec::new())).collect();
         for network in networks {

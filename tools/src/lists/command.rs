@@ -114,7 +114,7 @@ fn read_source(source: &Source) -> Result<File<'_>, String> {
     Ok(File { source, content, modified: seconds(modified) })
 }
 
-/// Returns the error with the file and the line from which it comes, if they can be found.
+/// Returns the text of the error, with the file and the line of the error if they can be found.
 fn with_place(error: CompileError, sources: &[Source]) -> String {
     if let CompileError::TooManyStatements { list, network } = &error {
         // The list keeps no lines, so this reads its files again.
