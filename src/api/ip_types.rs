@@ -75,7 +75,7 @@ fn ip_type_lists(call: &Call) {
 }
 
 sql_function!(stored_types_of_wrapper, pg_finfo_stored_types_of_wrapper, stored_types_of);
-/// Returns a row for each type of an address that a document names, with the source.
+/// Returns a row for each type that a document names for its address. The row has the type and the source.
 fn stored_types_of(call: &Call) {
     let Some(document) = call.jsonb(0) else {
         call.set([]);

@@ -282,7 +282,7 @@ impl ReplacementLock {
         Ok(Draft { path, file, renamed: false })
     }
 
-    /// Puts a finished draft into service and removes the copy that it replaces.
+    /// Puts a finished draft into service, and removes the copy that the draft replaces.
     pub fn publish(&self, id: FileId, draft: Draft, mut status: Status) -> io::Result<()> {
         draft.file.sync_all()?;
         let name = format!(

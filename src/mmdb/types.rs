@@ -37,7 +37,7 @@ pub struct TypeFiles {
     files: Vec<TypeFile>,
 }
 
-/// An entry of a list that contains an address.
+/// What a list says about an address: the entry that contains the address.
 pub struct TypeStatement {
     pub kind: String,
     pub list: String,
@@ -89,7 +89,8 @@ impl TypeFiles {
         self.usable_matches(address).map(|(_, kind)| kind)
     }
 
-    /// Returns the type of each usable list that contains an address, with its place in the order of precedence.
+    /// For each usable list that contains an address, returns the type of the list, and the place of this
+    /// type in the order of precedence.
     fn usable_matches(&self, address: Address) -> impl Iterator<Item = (usize, &str)> {
         self.files.iter().flat_map(move |file| {
             let lists = file.matches(address, file.usable).iter();
@@ -103,7 +104,7 @@ impl TypeFiles {
         with_scanners.any(|file| !file.matches(address, file.scanners & file.usable).is_empty())
     }
 
-    /// Returns whether a usable list says that an address of a prefix is a known research scanner.
+    /// Returns true if a prefix contains an address that a usable list names as a known research scanner.
     pub fn contains_benign_scanner(&self, prefix: Prefix) -> bool {
         self.files.iter().any(|file| {
             let lists = file.scanners & file.usable;

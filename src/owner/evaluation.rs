@@ -16,8 +16,9 @@ use crate::telemetry;
 use crate::worker::activity::StepKind;
 
 const FAILED: &str = "could not evaluate the session priority of a table";
-/// Shortest and longest duration that a step should have.
+/// Shortest duration that a step should have.
 const SHORT: Duration = Duration::from_millis(40);
+/// Longest duration that a step should have.
 const LONG: Duration = Duration::from_millis(150);
 const FEWEST_PAGES: u32 = 64;
 const MOST_PAGES: u32 = 8_192;

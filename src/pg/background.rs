@@ -304,7 +304,7 @@ pub fn own_pid() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
-/// Returns whether a server process with this id exists that may run transactions.
+/// Returns true if a server process with this id exists, and is of a kind that may run transactions.
 pub fn is_backend(pid: i32) -> bool {
     // SAFETY: the function reads shared memory under a lock that it takes. The entry itself is not read here.
     unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }

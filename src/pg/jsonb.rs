@@ -304,7 +304,7 @@ impl<'a> Container<'a> {
         varlena::write(&[self.bytes()])
     }
 
-    /// Returns a copy that outlives its memory context.
+    /// Returns a copy of the document. The copy outlives the document's memory context.
     pub fn into_owned(self) -> OwnedVarlena {
         OwnedVarlena::from_payload(self.bytes())
     }

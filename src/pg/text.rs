@@ -78,7 +78,7 @@ pub(super) fn two_capitals(letters: [u8; 2]) -> pg_sys::Datum {
     }
 }
 
-/// Returns a copy of a text that outlives its memory context.
+/// Returns a copy of a text. The copy outlives the memory context of the text.
 pub fn owned(text: &str) -> OwnedVarlena<Text> {
     // SAFETY: `write` makes a plain varlena.
     unsafe { OwnedVarlena::copy(write(text)) }

@@ -1,4 +1,4 @@
-//! Timeouts of a client, and work of the extension that they must not end.
+//! Suspends the timeouts of a client during work of the extension that these timeouts must not end.
 
 use std::ffi::c_int;
 

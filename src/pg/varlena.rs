@@ -120,7 +120,7 @@ impl<T: Varlena> OwnedVarlena<T> {
 }
 
 impl<T: Varlena> Typed<T> {
-    /// Returns a copy that outlives its memory context.
+    /// Returns a copy of the value. The copy outlives the value's memory context.
     pub fn into_owned(self) -> Option<OwnedVarlena<T>> {
         // SAFETY: the type guarantees a varlena.
         self.datum().map(|datum| unsafe { OwnedVarlena::copy(datum) })

@@ -72,8 +72,9 @@ crate::zeroable! {
         pub has_finished: AtomicBool,
         /// Identifies the process as the holder of its leases; 0 before the first lease.
         pub holder: AtomicI64,
-        /// Steps, and failed steps, since the process was started.
+        /// Number of steps since the process was started.
         pub batches: AtomicI64,
+        /// Number of failed steps since the process was started.
         pub errors: AtomicI64,
         pub started_at: AtomicTimestamp,
         pub since: AtomicTimestamp,
@@ -95,7 +96,7 @@ impl OwnerSlot {
         if self.is_trial.load(Ordering::Relaxed) { TRIAL_LIMIT } else { CODE_LIMIT }
     }
 
-    /// Makes the process end at once, even during code that can be interrupted.
+    /// Makes the process end at once. Code of the owner is interrupted, if it can be.
     pub fn end(&self) {
         self.shutdown_requested.store(true, Ordering::Release);
         background::terminate(self.pid.load(Ordering::Acquire));

@@ -69,15 +69,16 @@ crate::zeroable! {
         /// Share of the networks that get spans. `u64::MAX` selects all networks.
         pub networks_sampled: AtomicU64,
         pub spans: Ring<WORDS, SPANS>,
-        /// `ledgers_known`: since the server started, every database that needs a worker has reported its spent
-        /// quotas. `awaited_since`: when the wait for a database that has not reported began.
+        /// True if every database that needs a worker has reported its spent quotas since the server started.
         pub ledgers_known: AtomicBool,
+        /// When the wait for a database that has not reported began.
         pub awaited_since: AtomicTimestamp,
         pub worker_slots: [WorkerSlot; WORKER_SLOTS],
-        /// Fingerprints of rows that wait in an inbox for a worker, and the two values that enter a fingerprint:
-        /// see `store::inbox_duplicates`.
+        /// Fingerprints of rows that wait in an inbox for a worker: see `store::inbox_duplicates`.
         waiting_rows: [AtomicU64; ROWS],
+        /// Number that enters every fingerprint. In a new epoch, the earlier fingerprints match no row.
         pub inbox_epoch: AtomicU64,
+        /// Random number that enters every fingerprint.
         pub inbox_secret: AtomicU64,
     }
 }

@@ -33,10 +33,11 @@ crate::zeroable! {
         pub networks_edited: AtomicBool,
         /// Some lookups were not queued.
         pub sweep_wanted: AtomicBool,
-        /// The process's activity, the reason why it ended, and the time of the last change. The codes are from `worker::activity`
-        /// and `worker::registry`.
+        /// The process's activity, as a code of `worker::activity`.
         pub state: AtomicU32,
+        /// The reason why the process ended, as a code of `worker::registry`.
         pub ending: AtomicU32,
+        /// When the activity last changed.
         pub since: AtomicTimestamp,
         pub started_at: AtomicTimestamp,
         /// Work done since it was started.
@@ -44,7 +45,8 @@ crate::zeroable! {
         pub errors: AtomicI64,
         pub report: Report,
         pub recounter: Recounter,
-        /// Processes that run code of table owners for this worker, and that may outlive it.
+        /// Slots of the processes that run code of table owners for this worker. Such a process may outlive
+        /// the worker.
         pub owner_slots: [OwnerSlot; OWNER_SLOTS],
         /// When an owner process last logged a message. An owner process ends too soon to remember this itself.
         pub logged_at: [AtomicTimestamp; LOGGED],

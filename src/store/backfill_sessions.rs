@@ -274,7 +274,8 @@ impl QuoteSelection {
 /// Addresses per statement, as for other writers.
 const CHUNK: usize = 2_000;
 
-/// Writes answers that sessions' documents contain to the inventory, unless the inventory has a better answer.
+/// Writes answers from sessions' documents into the inventory. Keeps an answer of the inventory that is
+/// better.
 pub fn write_quotes(
     oids: ExtensionOids,
     connection: &Connection,
@@ -303,7 +304,8 @@ pub fn write_quotes(
     }
 }
 
-/// Returns the sources whose answers in sessions' documents should replace the answers in a row.
+/// Compares the answers in sessions' documents with a row of the inventory. Returns the sources whose answer
+/// should replace the answer in the row.
 fn news(row: &Row, evidence: &SessionEvidence, which: QuoteSelection) -> Vec<usize> {
     let Some(document) = addresses::document(row) else { return Vec::new() };
     // A bogon has no network, even if an old document names one.

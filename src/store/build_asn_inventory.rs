@@ -61,7 +61,8 @@ const IN_ORDER: &[(&CStr, &CStr)] = &[
 #[derive(Default)]
 pub struct DocumentBatch {
     networks: BTreeMap<i64, NetworkSources>,
-    /// Addresses without a network, each with the network that its document names and the source of this network.
+    /// Addresses without a network, each with the network in its document and the source that names this
+    /// network.
     unplaced: Vec<(Address, i64, &'static str)>,
     pub scanned: i64,
     pub last: Option<Address>,

@@ -231,7 +231,7 @@ pub struct SessionLease {
     pub table: Oid,
     /// The addresses, in key order.
     pub addresses: Vec<Address>,
-    /// The largest number of attempts that one of the rows has had.
+    /// The largest number of attempts among the leased rows.
     pub attempts: i64,
 }
 

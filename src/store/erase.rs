@@ -299,7 +299,7 @@ fn erase_rest(oids: ExtensionOids, connection: &Connection, erased: &[Address]) 
     addresses::delete(oids, erased)
 }
 
-/// Returns the pending counts of an address that a snapshot sees.
+/// Returns those pending counts of an address that a snapshot sees.
 fn pending_counts(oids: ExtensionOids, latest: &Latest, address: Address) -> Vec<TupleId> {
     let deltas = ReadableTable::open(relation::find(oids.schema, c"session_delta"));
     let mut found = Vec::new();

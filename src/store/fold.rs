@@ -85,8 +85,9 @@ pub struct FoldPass {
     /// Number of batches since the last batch that added counts to networks.
     without_networks: u32,
     is_over: bool,
-    /// Rows of `session_delta` that were folded, and rows that were left.
+    /// Number of rows of `session_delta` that were folded.
     pub folded: i64,
+    /// Number of rows of `session_delta` that were left.
     pub left: i64,
     /// Networks whose pending counts were left.
     pub networks_left: i64,

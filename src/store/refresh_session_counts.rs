@@ -239,7 +239,7 @@ fn count(
     });
 }
 
-/// Returns the columns for network, country and type that a provider may fill.
+/// Returns the columns for network, country and type. Leaves out a column that no provider may fill.
 fn fillable(table: &ReadableTable) -> [Option<i16>; 3] {
     let may_be_filled = completions::may_be_filled();
     [

@@ -100,7 +100,7 @@ pub fn owners(oids: ExtensionOids, connection: &Connection) -> BTreeMap<u32, boo
     })
 }
 
-/// Returns the tables of an owner with rules that may be evaluated, by OID.
+/// Returns those tables of an owner that have a rule and whose rule may be evaluated, ordered by OID.
 pub fn tables(connection: &Connection, owner: Oid) -> Vec<Table> {
     TABLES.run(connection, (owner,), |rows| {
         let of_owner = rows.iter().filter(|(.., of, _, _)| *of == Some(owner)).filter(may_be_evaluated);
@@ -194,7 +194,7 @@ pub fn rank(
     Ok(())
 }
 
-/// Returns the sessions in these pages whose address waits.
+/// Returns the tuple ids of those sessions in these pages whose address waits for an answer.
 fn tuple_ids(
     connection: &Connection,
     table: &Table,

@@ -43,7 +43,7 @@ pub struct Sizes {
     /// Empty if they are unknown.
     pub queues: Vec<Queue>,
     pub completions: Option<Completions>,
-    /// Networks of an edit of `known_networks` that are not reclassified yet.
+    /// Number of networks that are not reclassified yet after an edit of `known_networks`.
     pub pending_networks: Option<i64>,
     /// Attached tables that are not intact.
     pub tables_not_intact: Option<i64>,

@@ -70,8 +70,9 @@ struct DatabaseState {
     backoff_until: Timestamp,
     /// Why the database has no worker, and since when.
     no_worker: Option<(NoWorkerReason, Timestamp)>,
-    /// `is_wanted`: the database should have a worker. `has_reported`: the worker has read the ledger of spent quotas.
+    /// True if the database should have a worker.
     is_wanted: bool,
+    /// True if the worker has read the ledger of spent quotas.
     has_reported: bool,
     /// True if the other databases wait for the ledger of this database.
     is_awaited: bool,
@@ -131,7 +132,7 @@ fn run(_argument: i32) {
     }
 }
 
-/// Returns the workers that an earlier launcher started and that outlived it.
+/// Returns the workers of an earlier launcher that are still running.
 fn find_running_workers() -> BTreeMap<u32, DatabaseState> {
     let mut states = BTreeMap::new();
     for (index, worker_slot) in shared_state::block().worker_slots.iter().enumerate() {

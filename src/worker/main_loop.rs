@@ -90,8 +90,9 @@ pub struct Worker {
     folding: Option<fold::FoldPass>,
     /// The network that the current pass over the edits of `known_networks` has reached.
     reclassified: Option<i64>,
-    /// When this database was last searched for pg_restore, and when pg_restore was last found in it.
+    /// When the worker last searched this database for pg_restore.
     restore_checked_at: Timestamp,
+    /// When the worker last found pg_restore in this database.
     restored_at: Timestamp,
     /// When the worker last looked for copies of mmdb files that are too old.
     files_checked_at: Timestamp,

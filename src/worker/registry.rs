@@ -204,7 +204,7 @@ pub fn is_recount_needed() -> bool {
     shared_state::locked(|guarded| guarded.recounts.contains(&database))
 }
 
-/// Notes that the table of requests contains the recount now.
+/// Notes that the table `recount_request` now contains the request for a recount.
 pub fn recount_is_requested() {
     let database = catalog::own_database().to_u32();
     shared_state::locked(|guarded| {

@@ -28,8 +28,9 @@ const SHARE: u32 = 10;
 pub struct SessionPriorities {
     /// New lookups arrived after the last evaluation began.
     is_wanted: bool,
-    /// Earliest and latest time of the next evaluation.
+    /// Earliest time of the next evaluation.
     not_before: Timestamp,
+    /// Latest time of the next evaluation.
     again_at: Timestamp,
     sweep: Option<Sweep>,
 }

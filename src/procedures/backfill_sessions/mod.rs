@@ -116,7 +116,7 @@ impl Checkpoint {
     }
 }
 
-/// Pages of a table that are still to be read, and the file that they belong to.
+/// The pages of a table that are still to be read, and the number of the table's file.
 struct PageRange<'a> {
     table: &'a Table,
     file: u32,

@@ -21,18 +21,21 @@ use crate::session::Session;
 /// Pause between two looks at the directory.
 const NAPTIME: Duration = Duration::from_millis(500);
 
-/// Interval at which the state is saved if no session was stored, and at which the metrics are written.
+/// Interval at which the state is saved if no session was stored.
 const SAVE_INTERVAL: Duration = Duration::from_secs(60);
+/// Interval at which the metrics are written.
 const METRICS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Longest time for which a ready session waits for more sessions while old logs are read.
 const STORE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// First and longest pause after an attempt to store has failed.
+/// First pause after an attempt to store has failed. The pause grows with each further failure.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// Longest pause after an attempt to store has failed.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
-/// Number of sessions in a row that are set aside. If the database refuses more, the cause is not in the sessions.
+/// Maximum number of consecutive sessions that are set aside. If the database refuses more, the cause is not
+/// in the sessions.
 const MOST_REJECTED: u32 = 10;
 
 pub struct Options {

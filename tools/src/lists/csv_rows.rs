@@ -15,7 +15,7 @@ pub(super) fn rows(text: &str) -> impl Iterator<Item = Result<(u64, StringRecord
         .has_headers(false)
         .comment(Some(b'#'))
         .flexible(true)
-        // The line break ends a last line without one, so that a quote that is open there is an error too.
+        // Adds a line break, so that a quote that is still open at the end of the text is an error too.
         .from_reader(text.as_bytes().chain(&b"\n"[..]))
         .into_records()
         .map(|record| match record {

@@ -83,8 +83,9 @@ pub struct List {
     /// Sorted, without duplicates.
     pub entries: Vec<Entry>,
     pub counts: Counts,
-    /// ASNs of the list, and how many of them announce nothing.
+    /// Number of ASNs of the list.
     pub asns: usize,
+    /// Number of ASNs of the list that announce no prefix.
     pub silent_asns: usize,
 }
 
