@@ -100,17 +100,17 @@ impl Plan {
 
     /// Returns the two records of a node. `node` must be below `node_count`.
     pub fn node(&self, bytes: &[u8], node: u32) -> [u32; 2] {
-        let width = usize::from(self.record_size / 4);
-        let at = node as usize * width;
-        match bytes[at..at + width] {
-            [a, b, c, d, e, f] => [u32::from_be_bytes([0, a, b, c]), u32::from_be_bytes([0, d, e, f])],
-            // The middle byte holds the top four bits of the left record and of the right record.
-            [a, b, c, m, d, e, f] => {
-                [u32::from_be_bytes([m >> 4, a, b, c]), u32::from_be_bytes([m & 15, d, e, f])]
-            }
-            [a, b, c, d, e, f, g, h] => [u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])],
-            _ => unreachable!("record_size is 24, 28 or 32"),
-        }
+        let at = node as usize;
+        [false, true].map(|is_right| match self.record_size {
+            24 => record_of_24(&self.nodes(bytes)[at], is_right),
+            28 => record_of_28(&self.nodes(bytes)[at], is_right),
+            _ => record_of_32(&self.nodes(bytes)[at], is_right),
+        })
+    }
+
+    /// Returns the tree's nodes. `WIDTH` must be the size of a node in bytes, a quarter of `record_size`.
+    pub fn nodes<'a, const WIDTH: usize>(&self, bytes: &'a [u8]) -> &'a [[u8; WIDTH]] {
+        bytes[..self.node_count as usize * WIDTH].as_chunks().0
     }
 
     pub fn follow(&self, record: u32) -> Step {
@@ -123,6 +123,29 @@ impl Plan {
             },
         }
     }
+}
+
+/// Returns the left or right record of a node with records of 24 bits.
+#[inline]
+pub(super) fn record_of_24([a, b, c, d, e, f]: &[u8; 6], is_right: bool) -> u32 {
+    let node = u64::from_be_bytes([0, 0, *a, *b, *c, *d, *e, *f]);
+    (node >> if is_right { 0 } else { 24 }) as u32 & 0xff_ffff
+}
+
+/// Returns the left or right record of a node with records of 28 bits. The middle byte has the top four bits of both records.
+#[inline]
+pub(super) fn record_of_28([a, b, c, middle, d, e, f]: &[u8; 7], is_right: bool) -> u32 {
+    if is_right {
+        u32::from_be_bytes([middle & 15, *d, *e, *f])
+    } else {
+        u32::from_be_bytes([middle >> 4, *a, *b, *c])
+    }
+}
+
+/// Returns the left or right record of a node with records of 32 bits.
+#[inline]
+pub(super) fn record_of_32(node: &[u8; 8], is_right: bool) -> u32 {
+    (u64::from_be_bytes(*node) >> if is_right { 0 } else { 32 }) as u32
 }
 
 /// Target of a record of the tree.

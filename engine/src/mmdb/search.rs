@@ -3,7 +3,7 @@
 //! Lookups of single fields use the crate `maxminddb`. Lookups in files with types of addresses use this search instead,
 //! because `format` reads their records in place, without the crate's decoder.
 
-use super::format::{Plan, Step};
+use super::format::{self, Plan, Step};
 use crate::address::Address;
 use crate::prefix::Prefix;
 use std::collections::HashSet;
@@ -12,11 +12,16 @@ use std::net::IpAddr;
 /// Number of leading zero bits of an IPv4 address in a tree of IPv6 addresses.
 const IPV4_DEPTH: usize = 96;
 
-/// The node at which searches of IPv4 addresses start. Searches of all IPv4 addresses begin with the same 96 steps. The
-/// node after these steps is stored, so that no search repeats them.
-#[derive(Clone, Copy, Debug)]
+/// Number of leading bits of an IPv4 address whose steps are stored.
+const STORED_BITS: usize = 8;
+
+/// The records in which the first steps of a search of an IPv4 address end. Searches of all IPv4 addresses begin with the same 96
+/// steps. The records after these steps and the steps for the next eight bits are stored, so that no search repeats them.
+#[derive(Clone, Debug)]
 pub(super) struct Search {
-    ipv4: Step,
+    ipv4: u32,
+    /// By the first eight bits of the address.
+    ipv4_by_bits: Box<[u32]>,
     is_ipv4_only: bool,
 }
 
@@ -24,7 +29,9 @@ impl Search {
     pub fn new(bytes: &[u8], plan: &Plan) -> Self {
         let is_ipv4_only = plan.ip_version == 4;
         let depth = if is_ipv4_only { 0 } else { IPV4_DEPTH };
-        Self { ipv4: descend(bytes, plan, Step::Node(0), 0, depth), is_ipv4_only }
+        let ipv4 = descend(bytes, plan, ROOT, 0, depth);
+        let after = |bits: u64| walk(bytes, plan, ipv4, bits << (64 - STORED_BITS), STORED_BITS);
+        Self { ipv4, ipv4_by_bits: (0..1 << STORED_BITS).map(after).collect(), is_ipv4_only }
     }
 
     /// Returns the record's offset in the data section. Returns `None` also for an IPv6 address in a file that has only
@@ -32,11 +39,14 @@ impl Search {
     #[inline]
     pub fn record(&self, bytes: &[u8], plan: &Plan, address: Address) -> Result<Option<usize>, &'static str> {
         let found = match address.ip() {
-            IpAddr::V4(ip) => descend(bytes, plan, self.ipv4, u128::from(ip.to_bits()) << 96, 32),
+            IpAddr::V4(ip) => {
+                let stored = self.ipv4_by_bits[(ip.to_bits() >> (32 - STORED_BITS)) as usize];
+                walk(bytes, plan, stored, u64::from(ip.to_bits()) << (32 + STORED_BITS), 32 - STORED_BITS)
+            }
             IpAddr::V6(_) if self.is_ipv4_only => return Ok(None),
-            IpAddr::V6(ip) => descend(bytes, plan, Step::Node(0), ip.to_bits(), 128),
+            IpAddr::V6(ip) => descend(bytes, plan, ROOT, ip.to_bits(), 128),
         };
-        match found {
+        match plan.follow(found) {
             Step::Data(offset) => Ok(Some(offset)),
             Step::Nothing => Ok(None),
             Step::Node(_) => Err("has more levels than an address has bits"),
@@ -57,10 +67,10 @@ impl Search {
         let top = match prefix.network().ip() {
             IpAddr::V4(ip) => descend(bytes, plan, self.ipv4, u128::from(ip.to_bits()) << 96, length),
             IpAddr::V6(_) if self.is_ipv4_only => return Ok(false),
-            IpAddr::V6(ip) => descend(bytes, plan, Step::Node(0), ip.to_bits(), length),
+            IpAddr::V6(ip) => descend(bytes, plan, ROOT, ip.to_bits(), length),
         };
         let mut visited = HashSet::new();
-        let mut left = vec![top];
+        let mut left = vec![plan.follow(top)];
         while let Some(step) = left.pop() {
             match step {
                 Step::Data(offset) if accepts(offset) => return Ok(true),
@@ -77,13 +87,40 @@ impl Search {
 
 const ASTRAY: &str = "leads outside the data";
 
-/// Follows the first `count` bits, from the most significant one, until the path leaves the tree.
+/// The first node of each tree.
+const ROOT: u32 = 0;
+
+/// Follows the first `count` bits, from the most significant one, until the path leaves the tree. Returns the last record.
+fn descend(bytes: &[u8], plan: &Plan, start: u32, bits: u128, count: usize) -> u32 {
+    let (upper, lower) = ((bits >> 64) as u64, bits as u64);
+    let middle = walk(bytes, plan, start, upper, count.min(64));
+    walk(bytes, plan, middle, lower, count.saturating_sub(64))
+}
+
+/// Does the same for at most 64 bits. An insert of a session walks through each file with types, so this loop has few instructions.
 #[inline]
-fn descend(bytes: &[u8], plan: &Plan, start: Step, bits: u128, count: usize) -> Step {
-    let mut step = start;
-    for depth in 0..count {
-        let Step::Node(node) = step else { break };
-        step = plan.follow(plan.node(bytes, node)[(bits >> (127 - depth) & 1) as usize]);
+fn walk(bytes: &[u8], plan: &Plan, start: u32, bits: u64, count: usize) -> u32 {
+    match plan.record_size {
+        24 => walk_nodes(plan.nodes(bytes), start, bits, count, format::record_of_24),
+        28 => walk_nodes(plan.nodes(bytes), start, bits, count, format::record_of_28),
+        _ => walk_nodes(plan.nodes(bytes), start, bits, count, format::record_of_32),
     }
-    step
+}
+
+#[inline]
+fn walk_nodes<const WIDTH: usize>(
+    nodes: &[[u8; WIDTH]],
+    start: u32,
+    mut bits: u64,
+    count: usize,
+    record_of: impl Fn(&[u8; WIDTH], bool) -> u32,
+) -> u32 {
+    let mut record = start;
+    for _ in 0..count {
+        // A record that is no node ends the path.
+        let Some(node) = nodes.get(record as usize) else { break };
+        record = record_of(node, bits >> 63 == 1);
+        bits <<= 1;
+    }
+    record
 }
