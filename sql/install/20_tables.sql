@@ -242,7 +242,7 @@ COMMENT ON COLUMN recount_request.requested_at IS 'time when the transaction com
 COMMENT ON COLUMN recount_request.sessions IS
     'number of honeypot sessions that the transaction could not count; 0 if the transaction counted all its sessions';
 COMMENT ON COLUMN recount_request.has_gaps IS
-    'true if the transaction stored sessions with null snapshot columns, and possibly could not register all of them in incomplete_session; the recount then registers the missing sessions';
+    'true if the transaction stored sessions with null snapshot columns, and some of these sessions may be missing in incomplete_session. The recount adds them there.';
 
 CREATE TABLE network_delta (
     asn_number bigint NOT NULL,

@@ -220,7 +220,7 @@ pub fn rolled_back(level: Level) {
     count_rollback();
     PENDING.with_borrow_mut(|pending| {
         pending.may_be_missing = true;
-        // Levels are numbered upwards: all levels that began after `level` were rolled back with it.
+        // A level has a higher number than the levels around it. All levels inside `level` were rolled back too.
         while pending.levels.last().is_some_and(|(top, _)| *top >= level) {
             pending.levels.pop();
         }

@@ -143,7 +143,7 @@ pub fn unsafe_keys(connection: &Connection) -> UnsafeKeys {
     UnsafeKeys { count: count.unwrap_or_default(), first }
 }
 
-/// Short timeout, because writers of the table queue behind a wait for a strong lock.
+/// The timeout is short, because other writers of the table wait while this process waits for a strong lock.
 const MOMENT: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"200ms"), (c"search_path", c"pg_catalog, pg_temp")];
 
 /// Adds the missing foreign keys of a table as NOT VALID, with the rights of the caller. If `whole` is true, adds the key of a

@@ -220,7 +220,7 @@ fn sane_reply(service: &HttpService, reply: &Reply, status: u16) {
         }
         None => assert!(
             !matches!(status, 401 | 403 | 429),
-            "a reply with status 401, 403 or 429 must contain a demand"
+            "a reply with status 401, 403 or 429 must stop or pause the requests"
         ),
     }
     if let Some(notice) = &reply.notice {

@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 const PORT: u16 = 53;
 
-/// Returns the addresses of the server in the settings, or else of the first server of the system.
+/// Returns the addresses of the DNS server that the settings name. Without such a setting, the first server of the system's configuration
+/// is used.
 pub(super) fn resolve_server(server: Option<&str>, cancel: &Cancel) -> Result<Vec<SocketAddr>, Failure> {
     match server {
         Some(server) => {
