@@ -180,8 +180,8 @@ fn define_files() {
     settings::define_checked::<TypeFiles>(
         c"cowrie_enrich.ip_type_databases",
         c"Paths, separated by commas, of mmdb files with types of addresses, such as VPN or TOR.",
-        c"Accepts files that mmdb-build compiled from lists, MaxMind's Anonymous-IP and Anonymous-Plus files, and IPinfo's \
-        privacy files. The extension verifies each file and copies it into the data directory. Lookups read only these copies.",
+        c"Accepts MaxMind's Anonymous-IP and Anonymous-Plus files, IPinfo's privacy files, and files that mmdb-build compiled \
+        from lists. The extension verifies each file and copies it into the data directory. Lookups read only these copies.",
         &IP_TYPE_DATABASES,
     );
     settings::define_checked_for_all::<MaxAge>(

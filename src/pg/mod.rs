@@ -28,7 +28,7 @@
 
 #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18")))]
 compile_error!(
-    "this folder is written for PostgreSQL 15 to 18; review each `cfg(feature)` in it for another version"
+    "the code in this folder supports PostgreSQL 15 to 18; to support another version, first review each `cfg(feature)` in this folder"
 );
 
 pub mod array;

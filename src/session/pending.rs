@@ -98,7 +98,7 @@ fn append_early(oids: ExtensionOids) {
     if let Err(failure) = contained(lock_all) {
         // The counts stay in memory until the commit, even beyond the limit.
         telemetry::error(
-            "could not store counts of new sessions before the commit; the extension will try again at commit",
+            "could not yet store the counts of new sessions; the extension will try again when the transaction commits",
             &failure.message,
         );
         PENDING.with_borrow_mut(|pending| pending.referenced = true);
@@ -115,7 +115,7 @@ fn append_early(oids: ExtensionOids) {
         .filter(|(_, count)| count.sessions != 0);
     if let Err(failure) = budget.append(oids, c"session_delta", || session_delta::append(oids, counts)) {
         telemetry::error(
-            "could not store counts of new sessions before the commit; the extension will try again at commit",
+            "could not yet store the counts of new sessions; the extension will try again when the transaction commits",
             &failure.message,
         );
         PENDING.with_borrow_mut(|pending| {

@@ -43,8 +43,9 @@ impl MaxAges {
         for item in text.split(',') {
             let (kind, age) =
                 item.split_once(':').map_or((None, item), |(kind, age)| (Some(kind.trim()), age));
-            let age = seconds(age)
-                .ok_or_else(|| refused("An age is not a number with minutes, hours, days or weeks."))?;
+            let age = seconds(age).ok_or_else(|| {
+                refused("Each age must be a number and a unit: minutes, hours, days or weeks.")
+            })?;
             if !BOUNDS.contains(&age) {
                 return Err(refused("An age is shorter than 1 minute or longer than 3650 days."));
             }
@@ -121,15 +122,21 @@ mod tests {
     #[test]
     fn an_invalid_text_is_refused_with_the_reason() {
         for (text, reason) in [
-            ("", "An age is not a number with minutes, hours, days or weeks."),
-            ("7", "An age is not a number with minutes, hours, days or weeks."),
-            ("days", "An age is not a number with minutes, hours, days or weeks."),
-            ("-1 days", "An age is not a number with minutes, hours, days or weeks."),
-            ("1.5 days", "An age is not a number with minutes, hours, days or weeks."),
-            ("7 days,", "An age is not a number with minutes, hours, days or weeks."),
-            ("1 fortnight", "An age is not a number with minutes, hours, days or weeks."),
-            ("99999999999999999999 days", "An age is not a number with minutes, hours, days or weeks."),
-            ("18446744073709551615 weeks", "An age is not a number with minutes, hours, days or weeks."),
+            ("", "Each age must be a number and a unit: minutes, hours, days or weeks."),
+            ("7", "Each age must be a number and a unit: minutes, hours, days or weeks."),
+            ("days", "Each age must be a number and a unit: minutes, hours, days or weeks."),
+            ("-1 days", "Each age must be a number and a unit: minutes, hours, days or weeks."),
+            ("1.5 days", "Each age must be a number and a unit: minutes, hours, days or weeks."),
+            ("7 days,", "Each age must be a number and a unit: minutes, hours, days or weeks."),
+            ("1 fortnight", "Each age must be a number and a unit: minutes, hours, days or weeks."),
+            (
+                "99999999999999999999 days",
+                "Each age must be a number and a unit: minutes, hours, days or weeks.",
+            ),
+            (
+                "18446744073709551615 weeks",
+                "Each age must be a number and a unit: minutes, hours, days or weeks.",
+            ),
             ("0 days", "An age is shorter than 1 minute or longer than 3650 days."),
             ("3651 days", "An age is shorter than 1 minute or longer than 3650 days."),
             (
