@@ -1,12 +1,13 @@
 //! Replaces files atomically in a directory that another user may own.
 //!
-//! A file is written under a temporary name in the same directory, then renamed. The temporary name contains the
-//! process id. The file is always created anew, because another user with write access to the directory might have put
-//! a symbolic link there. The temporary file is removed on every error; it remains only after a kill.
+//! The writer creates a temporary file in the same directory, writes the contents, and renames the file. The name of
+//! the temporary file contains the process id. The writer never writes into an existing file, because another user with
+//! write access to the directory may have put a symbolic link there. After an error, the writer removes the temporary
+//! file. The temporary file remains only if the process is killed.
 //!
-//! The directory is opened once, and all further calls are relative to the open directory. The owner of a directory on
-//! the path may replace the rest of the path at any time. So a path that was checked may lead elsewhere when it is
-//! used.
+//! The writer opens the directory once, and all further calls are relative to the open directory. The owner of a
+//! directory on the path may replace the rest of the path at any time. If the writer used the path again after the
+//! check, the path could lead to another directory.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -22,8 +23,8 @@ use rustix::io::Errno;
 
 use crate::net::{Cancel, Task};
 
-/// All users may read the file, because the monitor runs as another user. To exclude users, an operator restricts the
-/// permissions of the directory.
+/// Mode of a written file. All users may read the file, because the monitor runs as another user. To exclude users, an
+/// operator can restrict the permissions of the directory.
 const MODE: u32 = 0o644;
 
 /// Files to write, in order.
@@ -61,11 +62,11 @@ impl Task for FileWrites {
 
 /// Opens a path component without the right to read it.
 const PLACE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// Maximum number of symbolic links on one path, as in the kernel.
+/// Maximum number of symbolic links on one path. The kernel has the same limit.
 const MOST_LINKS: usize = 40;
 
-/// Opens a directory by its path, one component at a time. A symbolic link is followed only if root or this process's
-/// user owns it. The owner of a directory on the path may have made any other link to redirect the write.
+/// Opens a directory by its path, one component at a time. Follows a symbolic link only if root or the user of this
+/// process owns the link. Another user may have created a link to redirect the write to another directory.
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     let mut directory =
         rustix::fs::openat(CWD, if path.is_absolute() { "/" } else { "." }, PLACE, Mode::empty())?;
@@ -98,7 +99,7 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(directory)
 }
 
-/// Puts the components of a path in front of the components that are still to be resolved.
+/// Inserts the components of `path` before the components in `left`, which are not resolved yet.
 fn put_before(left: &mut VecDeque<OsString>, path: &Path) {
     for component in path.components().rev() {
         if matches!(component, Component::Normal(_) | Component::ParentDir) {
@@ -107,8 +108,8 @@ fn put_before(left: &mut VecDeque<OsString>, path: &Path) {
     }
 }
 
-/// Returns whether an open directory is `above` itself or a directory inside it. This holds even if the open
-/// directory was moved.
+/// Returns true if the open directory is the directory `above` itself or is inside it. The result is correct even if
+/// the open directory was moved.
 fn is_below(directory: &OwnedFd, above: &Path) -> Result<bool, Errno> {
     let identity = |found: rustix::fs::Stat| (found.st_dev, found.st_ino);
     let above = identity(rustix::fs::stat(above)?);
@@ -134,7 +135,7 @@ fn replace(directory: &OwnedFd, name: &str, contents: &[u8]) -> io::Result<()> {
     let rename = || Ok(rustix::fs::renameat(directory, &temporary, directory, name)?);
     let written = write_new(directory, &temporary, contents).and_then(|()| rename());
     if written.is_err() {
-        // An error here is ignored, because the temporary file may not exist, and because the first error is reported.
+        // Ignores an error of this call. The temporary file may not exist, and the function returns the first error.
         let _ = rustix::fs::unlinkat(directory, &temporary, AtFlags::empty());
     }
     written
@@ -277,7 +278,8 @@ mod tests {
         assert!(write(&directory.0.join("outside/../data"), &inside).is_err());
     }
 
-    /// Returns early unless the tests run as root, because only root can create a link that belongs to another user.
+    /// Only root can create a link that belongs to another user. If the tests do not run as root, this test returns
+    /// early.
     #[test]
     fn links_of_others_are_not_followed() {
         let directory = Directory::new();
@@ -296,7 +298,8 @@ mod tests {
         );
     }
 
-    /// The path is replaced by a link into the data directory after it was opened and before a file is written.
+    /// Opens a directory, and then replaces the path of the directory by a link to the data directory. The file must
+    /// still be written to the open directory.
     #[test]
     fn a_directory_that_is_replaced_meanwhile_is_still_the_one_that_was_checked() {
         let directory = Directory::new();

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::SystemTime;
 
-/// Checks the head of a request that arrives over a connection in pieces.
+/// Checks the parser of request heads. A head may arrive over a connection in several pieces.
 pub fn scrape_request(bytes: &[u8]) {
     let own = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
     let asked = request::read(bytes, own);
@@ -35,8 +35,8 @@ pub fn scrape_request(bytes: &[u8]) {
             assert_eq!(read, httparse::Status::Complete(head.len()));
         }
     }
-    // The server stops reading when it has decided on a request. So a decision on the first half must equal the decision on the
-    // whole request.
+    // The server stops reading when it has decided on a request. So a decision on the first half of a request must
+    // equal the decision on the whole request.
     let half = &bytes[..bytes.len() / 2];
     match request::read(half, own) {
         Some(Request::Invalid(_)) => assert!(matches!(asked, Some(Request::Invalid(_))), "{asked:?}"),
@@ -49,7 +49,7 @@ fn has(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// Checks the settings for the listen address, the status file and the endpoint.
+/// Checks the parsers of three settings: the listen address, the status file and the endpoint.
 pub fn collector_settings(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(address) = settings::listen(text) {
@@ -57,7 +57,8 @@ pub fn collector_settings(bytes: &[u8]) {
     }
     let data = Path::new("/data/main");
     if let Ok(path) = settings::status_file(text, data) {
-        // Compares the paths component by component. The kernel resolves a path in the same way if the path has no symbolic links.
+        // Compares the paths component by component. If a path has no symbolic links, the kernel resolves it in the
+        // same way.
         let resolved = path.components().as_path();
         assert!(resolved.is_absolute() && !resolved.starts_with(data) && !text.contains("/../"), "{text}");
         assert!(path.extension().is_some_and(|end| end == "json"));

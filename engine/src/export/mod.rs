@@ -1,6 +1,7 @@
 //! Exports metrics from the server.
 //!
-//! This module sends finished bytes. It reads no value from the server and never blocks it.
+//! This module sends bytes that the caller has prepared. It reads no value from the PostgreSQL server and never blocks
+//! the PostgreSQL server.
 //!
 //! | file | holds |
 //! |---|---|

@@ -10,16 +10,17 @@
 //! Connection: close
 //! ```
 //!
-//! Implements the part of HTTP/1.1 (RFC 9112) that scrapers need: one request per connection, without a body.
-//! `httparse` parses it.
+//! Implements the part of HTTP/1.1 (RFC 9112) that scrapers need: one request per connection, without a body. The crate
+//! `httparse` parses the request.
 //!
-//! A request for another host is refused. The host name of a web page may resolve to a loopback address (DNS rebinding). Then the
-//! page could make a browser on this machine send a request under this name, and read the response.
+//! The server refuses a request for another host. Otherwise a web page could read the metrics through a browser on this
+//! machine. The host name of the page may resolve to a loopback address (DNS rebinding), and then the browser sends the
+//! requests of the page to this server.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::SystemTime;
 
-/// Maximum length of a request's head in bytes. Heads of scrapers have a few hundred bytes.
+/// Maximum length of the head of a request, in bytes. Scrapers send heads of a few hundred bytes.
 pub const LONGEST: usize = 8 * 1024;
 const MOST_HEADERS: usize = 64;
 
@@ -56,8 +57,8 @@ impl Status {
     }
 }
 
-/// Parses the bytes received so far. Returns `None` while the request is incomplete. `own` is the address that the
-/// server listens on.
+/// Parses the bytes that have been received. Returns `None` if the request is incomplete. `own` is the address on which
+/// the server listens.
 pub fn read(bytes: &[u8], own: IpAddr) -> Option<Request> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
@@ -84,7 +85,8 @@ pub fn read(bytes: &[u8], own: IpAddr) -> Option<Request> {
     })
 }
 
-/// Checks that a request is for this server, by its Host header, which HTTP/1.1 requires, and by its target.
+/// Checks that a request is for this server. Checks the Host header, which HTTP/1.1 requires, and the host in the
+/// target, if the target contains a host.
 fn check_hosts(request: &httparse::Request<'_, '_>, own: IpAddr) -> Result<(), Status> {
     let mut headers = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host"));
     let header = headers.next();
@@ -100,8 +102,8 @@ fn check_hosts(request: &httparse::Request<'_, '_>, own: IpAddr) -> Result<(), S
     }
 }
 
-/// Returns whether a host with or without a port is this server: `localhost`, a loopback address, or the listen
-/// address.
+/// Returns true if `authority` names this server. The host must be `localhost`, a loopback address, or the listen
+/// address. A port may follow the host.
 fn is_own(authority: &str, own: IpAddr) -> bool {
     let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host.parse().ok().map(IpAddr::V6), ""),
@@ -120,7 +122,7 @@ fn is_own(authority: &str, own: IpAddr) -> bool {
     host.is_some_and(|host| loopback.contains(&host)) && port.bytes().all(|digit| digit.is_ascii_digit())
 }
 
-/// Splits a target that is a whole URL (RFC 9112, 3.2.2) after its authority.
+/// If the target is a whole URL (RFC 9112, 3.2.2), returns the authority of the URL and the text after the authority.
 fn authority(target: &str) -> Option<(&str, &str)> {
     const SCHEME: &str = "http://";
     let scheme = target.get(..SCHEME.len()).filter(|scheme| scheme.eq_ignore_ascii_case(SCHEME))?;
@@ -128,7 +130,7 @@ fn authority(target: &str) -> Option<(&str, &str)> {
     Some(rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len())))
 }
 
-/// Returns the path of a target. The target may be a whole URL and may have a query.
+/// Returns the path in the target of a request. The target may be a whole URL and may contain a query.
 fn path(target: &str) -> &str {
     let target = match authority(target) {
         Some((_, "")) => "/",

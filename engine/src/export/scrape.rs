@@ -1,16 +1,17 @@
 //! The scrape server: serves metrics over HTTP.
 //!
-//! One thread accepts connections, and each connection has its own thread. For metrics, the thread of a connection
-//! sends a request with a ticket to the owner of the server, and waits. The owner answers all requests up to a
-//! ticket with one finished text. So a response is never older than its request, and concurrent requests share one
-//! text.
+//! One thread accepts connections, and each connection has its own thread. If a client requests metrics, the thread of
+//! the connection sends a numbered ticket to the owner of the server, and waits. The owner then prepares one text. This
+//! text is the response to all tickets up to the ticket that the owner received last. So the text is never older than a
+//! request, and concurrent requests share one text.
 //!
 //! The server limits the number of connections, the bytes of a request, and the time of each step. If all connections
-//! are in use, a new connection replaces another one: the oldest connection that has not sent its request yet. So idle
-//! connections cannot keep a scraper out.
+//! are in use, the server closes one of them and accepts the new connection. It first closes connections whose response
+//! was already sent, and then connections whose request is incomplete. So idle clients cannot use up all connections.
 //!
-//! Locking: threads share `State` under one mutex. They do not hold it while they read or write a socket or notify the
-//! owner. All threads inherit the signal mask of the caller of `Server::start`. No thread calls PostgreSQL.
+//! Locking: all threads share `State` under one mutex. A thread does not hold the mutex while it reads or writes a
+//! socket, or while it notifies the owner. All threads inherit the signal mask of the caller of `Server::start`. No
+//! thread calls PostgreSQL.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -28,24 +29,25 @@ use crate::net::Notifier;
 
 /// Maximum number of connections.
 const CONNECTIONS: usize = 64;
-/// Maximum number of threads. Threads of replaced connections end soon, because their sockets are shut down.
+/// Maximum number of threads. There may be more threads than connections, because the thread of a closed connection can
+/// run for a short time after the connection was closed.
 const MOST_THREADS: usize = 2 * CONNECTIONS;
-/// Time from the start of a connection to the end of its request's head.
+/// Maximum time from the start of a connection until the head of the request is complete.
 const READ_WITHIN: Duration = Duration::from_secs(5);
 /// Time from the request to the owner's response.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 /// Time from the owner's response until its last byte is sent.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
-/// How long unread bytes are read and dropped before a socket is closed. Closing a socket with unread bytes would
-/// discard the response.
+/// Maximum time for which the server reads and discards bytes before it closes a socket. If the server closed a socket
+/// that still has unread bytes, the client could lose the response.
 const DRAINED_WITHIN: Duration = Duration::from_secs(1);
 /// Maximum number of discarded pieces.
 const MOST_DRAINED: usize = 16;
-/// Pause after the system had no descriptor or thread for a connection.
+/// Pause after a failure to accept a connection, for example if the system had no free descriptor or thread.
 const ACCEPTS_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Bytes per read.
 const PIECE: usize = 2048;
-/// Stack size of a thread in bytes. Large values are on the heap.
+/// Stack size of a thread, in bytes. A small stack is enough, because large values are on the heap.
 const STACK: usize = 256 * 1024;
 
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -54,15 +56,16 @@ const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 /// Events that the owner receives.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Event {
-    /// A scraper requests metrics that are not older than this event. Contains the ticket, which identifies the request.
+    /// A scraper requests metrics that are not older than this event. Contains the ticket, which identifies the
+    /// request.
     Requested(u64),
     /// A scraper received metrics.
     Served,
-    /// A scraper did not receive metrics, or no connection can be accepted. Contains the reason.
+    /// A scraper did not receive metrics, or the server cannot accept a connection. Contains the reason.
     Failed(String),
 }
 
-/// The owner's handle. Dropping it stops the server and closes all connections.
+/// The handle by which the owner controls the server. Dropping the handle stops the server and closes all connections.
 pub struct Server {
     address: SocketAddr,
     events: Receiver<Event>,
@@ -71,8 +74,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on an address and serves on threads, which inherit the caller's signal mask. Block all signals around
-    /// this call. `owner` is notified of each event.
+    /// Listens on an address and starts the thread of the server. All threads of the server inherit the caller's signal
+    /// mask. So the caller must block all signals before this call. The server notifies `owner` of each event.
     pub fn start(address: SocketAddr, owner: Arc<Notifier>) -> io::Result<Server> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
@@ -107,7 +110,8 @@ impl Server {
         self.events.try_iter().collect()
     }
 
-    /// Answers all requests up to a ticket. `None` means that metrics are not available.
+    /// Gives the response to all requests whose ticket is not higher than `ticket`. If `text` is `None`, metrics are
+    /// not available.
     pub fn answer(&self, ticket: u64, text: Option<Vec<u8>>) {
         let mut state = self.shared.lock();
         (state.answered, state.text) = (ticket, text.map(Arc::from));
@@ -136,7 +140,8 @@ struct Shared {
     /// The listen address. Requests for other hosts are refused.
     own: IpAddr,
     state: Mutex<State>,
-    /// Signals a response of the owner, a free connection, or the stop of the server.
+    /// The server signals this variable when the owner has responded, when a connection becomes free, and when the
+    /// server stops.
     changed: Condvar,
     events: Sender<Event>,
     owner: Arc<Notifier>,
@@ -164,7 +169,8 @@ struct Connection {
     stream: Arc<TcpStream>,
 }
 
-/// Steps, in the order in which connections are replaced. A connection that waits for the owner is not replaced.
+/// The steps of a connection, in the order in which connections are replaced: connections in the first step are
+/// replaced first. A connection that waits for the owner is not replaced.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     Draining,
@@ -180,12 +186,13 @@ impl State {
         has_slot && self.threads < MOST_THREADS
     }
 
-    /// Adds a connection. If all connections are in use, replaces one of them. Returns its number.
+    /// Adds a connection and returns the number of the new connection. If all connections are in use, first closes one
+    /// of them.
     fn add(&mut self, stream: Arc<TcpStream>) -> u64 {
         if self.connections.len() >= CONNECTIONS {
             let replaced = (0..CONNECTIONS).min_by_key(|index| self.connections[*index].step).unwrap_or(0);
-            // The thread of the replaced connection sees an error at its next call on the socket. The peer may have closed the
-            // socket already.
+            // The thread of the replaced connection gets an error from its next call on the socket. An error of this
+            // call is ignored, because the peer may have closed the socket already.
             let _ = self.connections.remove(replaced).stream.shutdown(Shutdown::Both);
         }
         self.accepted += 1;
@@ -194,7 +201,7 @@ impl State {
         self.accepted
     }
 
-    /// Starts a connection's next step. Returns whether the connection is still open.
+    /// Sets the next step of a connection. Returns true if the connection is still open.
     fn enter(&mut self, number: u64, step: Step) -> bool {
         let connection = self.connections.iter_mut().find(|connection| connection.number == number);
         connection.map(|connection| connection.step = step).is_some()
@@ -244,9 +251,10 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits for a free connection and starts a thread that serves it.
+    /// Waits until the server can take one more connection. Then starts a thread that serves the new connection.
     fn start_connection(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
-        // On some systems an accepted socket inherits the non-blocking mode from the listener.
+        // On some systems, an accepted socket inherits the non-blocking mode of the listener. The threads need blocking
+        // sockets.
         stream.set_nonblocking(false)?;
         let stream = Arc::new(stream);
         let is_waiting = |state: &mut State| !state.is_stopped && !state.has_room();
@@ -275,9 +283,10 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Reads a request and writes the response. Reports whether metrics were delivered.
+    /// Reads a request and writes the response. If the request was for metrics, reports to the owner whether the client
+    /// received the metrics.
     fn serve(&self, number: u64, stream: &TcpStream) {
-        // A client that disconnects before its request is complete gets no response.
+        // If a client disconnects before its request is complete, the server sends no response.
         let Ok(request) = read_request(stream, self.own) else { return };
         let mut metrics = None;
         let (status, head_only) = match request {
@@ -394,7 +403,7 @@ fn write(mut stream: &TcpStream, mut bytes: &[u8], until: Instant) -> io::Result
     Ok(())
 }
 
-/// Discards bytes until the client closes the connection, sends too many bytes, or takes too long.
+/// Reads and discards bytes until the client closes the connection, sends too many bytes, or takes too long.
 fn drain(stream: &TcpStream) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)?;
     let until = Instant::now() + DRAINED_WITHIN;

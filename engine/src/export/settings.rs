@@ -1,6 +1,6 @@
 //! Checks the settings for the destinations of metrics.
 //!
-//! A value that cannot work is refused when it is set, with a hint that says which values work.
+//! If a value of a setting cannot work, it is refused when it is set. The error has a hint that says which values work.
 
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
@@ -15,8 +15,8 @@ pub struct Refusal {
     pub hint: &'static str,
 }
 
-/// Parses the listen address for scrapes: a loopback address with a port. Every client that can connect may read all
-/// metrics.
+/// Parses the address on which the server waits for scrapers: a loopback address with a port. Other addresses are
+/// refused, because every client that can connect may read all metrics.
 pub fn listen(value: &str) -> Result<SocketAddr, Refusal> {
     let refused = |reason| Refusal { reason, hint: "Use for example 127.0.0.1:9487 or [::1]:9487." };
     let address: SocketAddr =
@@ -35,7 +35,8 @@ pub fn listen(value: &str) -> Result<SocketAddr, Refusal> {
     Ok(address)
 }
 
-/// Checks the path of the aggregate status file. The files of the phases are written to the same directory.
+/// Checks the path of the status file that contains all phases. The file of each single phase is written to the same
+/// directory.
 pub fn status_file(value: &str, data_directory: &Path) -> Result<PathBuf, Refusal> {
     const HINT: &str = "Use for example /var/lib/cowrie/logs/status/status.json.";
     let refused = |reason| Err(Refusal { reason, hint: HINT });

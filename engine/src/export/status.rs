@@ -1,7 +1,7 @@
 //! Contents of the status files.
 //!
-//! The files have the layout that the Python system uses, because the monitor of the Python system reads them. There is one
-//! object for each phase, and an aggregate of all phases. A shortened example:
+//! The files have the layout that the Python system uses, because the monitor of the Python system reads the files.
+//! Each phase has its own file, and one more file contains the objects of all phases. A shortened example:
 //!
 //! ```text
 //! {"last_updated":"2026-11-20T03:18:32.123456+00:00","phases":{"enrichment":{
@@ -10,8 +10,8 @@
 //!     "dead_letter":{"total":0},"status_file":"enrichment.json"}}}
 //! ```
 //!
-//! Numbers are sums of the metric families. Keys may be added but never removed. Values that the Python system counts
-//! and this extension does not have (its caches, its other services) are 0.
+//! Each number is a sum over a metric family. New versions may add keys, but must not remove keys. The Python system
+//! also counts its caches and its other services. This extension has neither, so these values are 0.
 
 use serde_json::{Map, Value, json};
 
@@ -45,7 +45,7 @@ const BACKFILL: &str = "snapshot_backfill";
 /// Phase of `refresh_stale()`, under the Python system's name.
 const REFRESH: &str = "enrichment_refresh";
 
-/// Name of the writer. The Python system has the number of a run here.
+/// Name of the program that writes the files. The Python system writes the number of a run under this key.
 const INGEST_ID: &str = "cowrie_enrich";
 
 /// Why the last job was moved to the dead letters.
@@ -56,7 +56,8 @@ pub struct Failure {
     pub at: Timestamp,
 }
 
-/// The last call of a procedure that works in batches, as of its last commit.
+/// The state of the most recent call of a procedure that works in batches. The state is updated at each commit of the
+/// call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Call {
     pub procedure: &'static str,
@@ -125,8 +126,8 @@ pub fn aggregate(phases: &[Phase], now: Timestamp) -> Map<String, Value> {
         .collect()
 }
 
-/// Returns the status of address lookups, computed from the metric families. `last_failure` is the failure of the newest dead
-/// letter, if known.
+/// Returns the status of address lookups, computed from the metric families. `last_failure` is the failure of the
+/// newest dead letter. It is `None` if this failure is not known.
 pub fn enrichment(families: &[Family], last_failure: Option<&Failure>) -> Phase {
     let of = |declared| Samples::of(families, declared);
     let (lookups, requests) = (of(&LOOKUPS), of(&PROVIDER_REQUESTS));
@@ -211,8 +212,8 @@ pub fn call(call: &Call) -> Phase {
         State::Stopped => "stopped",
     };
     let seconds = |from: Timestamp| (call.updated - from).as_secs_f64();
-    // `total` is an estimate, and a call may process more items. So the total of a complete call is the number of
-    // processed items.
+    // `call.total` is an estimate, and the call may process more or fewer items. So the total of a complete call is the
+    // number of items that the call processed.
     let total = if call.state == State::Complete { call.done } else { call.total.max(call.done) };
     let percent = match (call.state, total) {
         (State::Complete, _) => 100.0,
@@ -225,7 +226,7 @@ pub fn call(call: &Call) -> Phase {
         ("batch", call.batches as f64),
         ("percent_complete", rounded(percent)),
         ("elapsed_seconds", rounded(seconds(call.began))),
-        // If a batch fails, the whole call ends. So a running call has no failed batches.
+        // If a batch fails, the procedure call ends. So a running procedure call has no failed batches.
         ("failed_batches", 0.0),
         ("events_read", call.done as f64),
         ("events_total", total as f64),
@@ -261,9 +262,9 @@ fn rounded(number: f64) -> f64 {
     (number * 100.0).round() / 100.0
 }
 
-/// Returns the progress of the workers: the numbers of answers and of batches that all workers applied, and a database
-/// as the source. This is the database with the newest heartbeat among the databases that applied batches. Empty before
-/// the first batch.
+/// Returns the progress of the workers: the number of answers and the number of batches that all workers applied. The
+/// value `source` names one database. Among the databases whose workers applied batches, it is the one with the newest
+/// heartbeat. If no batch was applied yet, the object is empty.
 fn checkpoint(families: &[Family], answers: f64, batches: f64) -> Value {
     if batches == 0.0 {
         return json!({});
@@ -278,7 +279,7 @@ fn checkpoint(families: &[Family], answers: f64, batches: f64) -> Value {
     json!({ "source": youngest, "offset": number(answers), "batch_index": number(batches) })
 }
 
-/// Returns the number of dead letters. If there are any, also returns the failure of the last one.
+/// Returns the number of dead letters. If there are dead letters, also returns the failure of the newest one.
 fn dead_letter(total: f64, last: Option<&Failure>) -> Value {
     match last.filter(|_| total > 0.0) {
         None => json!({ "total": number(total) }),
@@ -301,7 +302,7 @@ impl Metrics {
 
 /// Writes whole numbers without a decimal point.
 fn number(value: f64) -> Value {
-    // A count is far below the numbers at which f64 cannot represent every integer.
+    // f64 represents every integer up to 2^53 exactly, and every count is far below this number.
     if value.fract() == 0.0 { json!(value as i64) } else { json!(value) }
 }
 
@@ -325,7 +326,7 @@ impl<'a> Samples<'a> {
         Samples { samples: self.samples.iter().filter(has).copied().collect() }
     }
 
-    /// Returns the distinct values of a label, in the order of the samples.
+    /// Returns the distinct values of a label. They are in the order of the samples.
     fn labels(&self, name: &str) -> impl Iterator<Item = &'a str> {
         let mut seen: Vec<&'a str> = Vec::new();
         for (family, sample) in &self.samples {

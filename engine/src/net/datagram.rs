@@ -1,7 +1,7 @@
 //! Datagrams to one UDP peer.
 //!
-//! The socket is connected, so the kernel drops datagrams from other senders. An ICMP "port unreachable" arrives as an
-//! error.
+//! The socket is connected to one peer, so the kernel drops datagrams from other senders. If the peer reports "port
+//! unreachable" by ICMP, a call on the socket returns an error.
 
 use super::{Cancel, Failure, slice};
 use std::io::{self, ErrorKind};
@@ -25,8 +25,8 @@ impl Datagrams {
         Ok(Self { socket, peer })
     }
 
-    /// Sends a datagram. If it cannot be sent for a temporary reason, it counts as lost, and the result is `Ok`. If the
-    /// peer is unreachable, the result is an error.
+    /// Sends a datagram. If the peer is unreachable, returns an error. If the datagram cannot be sent for a temporary
+    /// reason, returns `Ok`, because the caller treats the datagram as lost.
     pub(crate) fn send(&self, bytes: &[u8]) -> Result<(), Failure> {
         match self.socket.send(bytes) {
             Ok(_) => Ok(()),
@@ -36,8 +36,8 @@ impl Datagrams {
         }
     }
 
-    /// Receives one datagram. Bytes beyond the buffer's size are dropped. Returns `None` if no datagram arrives until
-    /// the deadline, or within `SLICE`.
+    /// Receives one datagram. If the datagram is longer than the buffer, the bytes that do not fit are lost. Waits
+    /// until the deadline, but not longer than `SLICE`. If no datagram arrives in this time, returns `None`.
     pub(crate) fn receive(
         &self,
         into: &mut [u8],

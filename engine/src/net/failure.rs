@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
-/// `Display` is for operators: one line of about 200 characters at most, without secrets. The texts inside the variants
-/// are complete sentences that name the host and the port.
+/// `Display` writes a text for operators: one line of at most 200 characters, without secrets. The texts in `Resolve`
+/// and `Connect` are complete and name the host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Failure {
     /// The provider's host name could not be resolved.
@@ -16,13 +16,14 @@ pub enum Failure {
     Silent,
     /// The data stopped for longer than allowed.
     Stalled,
-    /// The provider was still sending when the time for the whole exchange ran out.
+    /// The time for the whole exchange ended while the provider was still sending data.
     TooSlow,
-    /// The response ended early: in the middle of a row, or without any row.
+    /// The response ended too early: in the middle of a row, or before the first row.
     Cut,
     /// The response was longer than any valid response to this request.
     TooLarge,
-    /// An HTTP status without an answer: the code with its name, and the provider's message if there is one.
+    /// The provider sent an HTTP status without an answer. Contains the code with its name. If the provider sent a
+    /// message, the text also contains this message.
     Status {
         code: u16,
         text: String,
@@ -34,7 +35,8 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Returns whether no connection was established. Another transport to the same provider may work.
+    /// Returns true if no connection to the provider was established. In this case, another transport to the same
+    /// provider may work.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Resolve(_) | Self::Connect(_) | Self::ConnectTimeout)
     }

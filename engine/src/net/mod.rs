@@ -1,9 +1,10 @@
 //! Runs blocking exchanges for a process that must not block.
 //!
-//! Each exchange runs in a thread with blocking sockets. It waits in slices short enough to notice a deadline or
-//! `Cancel`. The owner starts the exchange, polls `Pool::ready` together with its own events, and collects the result.
+//! Each exchange runs in its own thread and uses blocking sockets. The thread waits in short slices, so it notices a
+//! deadline or a cancellation soon. The owner of the pool starts an exchange, polls the descriptor `Pool::ready`
+//! together with the descriptors of its own events, and collects the result.
 //!
-//! The threads receive and return plain data. They use no table, setting or function of the server, because the engine
+//! The threads receive and return plain data. They use no table, setting or function of PostgreSQL, because the engine
 //! does not depend on PostgreSQL.
 //!
 //! | file | holds |
@@ -28,13 +29,13 @@ pub(crate) use stream::{Read, Stream, resolve};
 
 use std::time::{Duration, Instant};
 
-/// Maximum wait in one system call. A thread notices within this time that it was cancelled.
+/// Maximum wait in one system call. So a thread notices within this time that its exchange was cancelled.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// Returns how long to wait in one system call if the wait ends at `until`. Returns `None` after that time.
+/// Returns how long one system call may wait if the whole wait ends at `until`. Returns `None` if this time has passed.
 fn slice(until: Instant) -> Option<Duration> {
     let left = until.saturating_duration_since(Instant::now());
-    // Waits at least a millisecond. The kernel counts in microseconds at best, so it could round a shorter wait to
-    // zero, and a time-out of zero means no time-out.
+    // Waits at least one millisecond. The kernel could round a shorter wait to zero, and a wait of zero means a wait
+    // without a time-out.
     (!left.is_zero()).then(|| left.clamp(Duration::from_millis(1), SLICE))
 }

@@ -1,14 +1,15 @@
 //! Wakes a process that polls a descriptor, from any thread.
 //!
-//! A thread stores its result first and notifies second. The owner drains the notifier first and reads results second.
-//! So each result is followed by a notification.
+//! A thread stores its result before it notifies the owner. The owner drains the notifier before it reads results. If a
+//! result arrives after the drain, its notification makes the descriptor readable again. So the owner misses no result.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-/// A socket pair. A thread holds both sockets, so a notification cannot raise SIGPIPE.
+/// A pair of connected sockets. The thread that writes a notification holds both sockets open, so the write cannot
+/// raise SIGPIPE.
 pub struct Notifier {
     sender: UnixStream,
     receiver: UnixStream,
@@ -24,7 +25,7 @@ impl Notifier {
 
     /// Makes the descriptor readable.
     pub fn notify(&self) {
-        // An error is ignored: if the buffer is full, the descriptor is readable already.
+        // Ignores an error of this write. If the buffer is full, the descriptor is readable already.
         let _ = (&self.sender).write(&[1]);
     }
 

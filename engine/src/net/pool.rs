@@ -1,7 +1,8 @@
 //! Threads that run exchanges.
 //!
-//! No call waits. A thread sends its result into the channel first and notifies second. The owner drains the notifier
-//! first and the channel second. So each result is followed by a notification.
+//! No function of the pool waits. A thread sends its result into the channel before it notifies the owner. The owner
+//! drains the notifier before it reads the channel. If a result arrives after the drain, its notification makes the
+//! descriptor readable again. So the owner misses no result.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -14,11 +15,13 @@ use std::time::{Duration, Instant};
 
 use super::notifier::Notifier;
 
-/// One exchange. Only the engine implements it, because code on these threads must not call PostgreSQL.
+/// One exchange, which runs on a thread of a pool. Only the engine implements this trait, because code on these threads
+/// must not call PostgreSQL.
 pub trait Task: Send + 'static {
     type Done: Send + 'static;
 
-    /// Returns soon after `cancel` is set, or at its own deadline, with the results so far.
+    /// Runs the exchange. Returns soon after `cancel` is set, or at the deadline of the exchange. Returns the results
+    /// that have arrived until then.
     fn run(self, cancel: &Cancel) -> Self::Done;
 
     /// Returns the result that the pool reports if `run` panicked.
@@ -43,8 +46,8 @@ impl Cancel {
     }
 }
 
-/// Stack size in bytes. Buffers are on the heap. `getaddrinfo` and the modules that it loads need most of the stack. TLS needs less
-/// than 192 KiB, even in a build without optimisation.
+/// Stack size of a thread, in bytes. `getaddrinfo` and the modules that it loads need most of the stack. TLS needs less
+/// than 192 KiB, even in a build without optimisation. Buffers are on the heap.
 const STACK: usize = 512 * 1024;
 
 /// A finished exchange.
@@ -62,7 +65,8 @@ pub struct Pool<T: Task> {
     sender: Sender<Finished<T::Done>>,
     results: Receiver<Finished<T::Done>>,
     notifier: Arc<Notifier>,
-    /// True if other pools use the same notifier. The owner then drains the notifier, and the pool does not.
+    /// True if other pools use the same notifier. In this case, the owner of the pools drains the notifier. Otherwise
+    /// the pool drains it.
     is_shared: bool,
     running: usize,
 }
@@ -81,15 +85,15 @@ impl<T: Task> Pool<T> {
         Self { cancel: Cancel::new(), sender, results, notifier, is_shared: true, running: 0 }
     }
 
-    /// Returns the descriptor that is readable after an exchange finished. The owner polls it together with its own
-    /// events, then calls `finished`.
+    /// Returns a descriptor that becomes readable when an exchange has finished. The owner polls this descriptor
+    /// together with the descriptors of its own events, and then calls `finished`.
     pub fn ready(&self) -> BorrowedFd<'_> {
         self.notifier.fd()
     }
 
-    /// Runs the task on a new thread. The thread inherits the caller's signal mask. Block all signals around this call;
-    /// otherwise the process's handlers run on the thread. If the system cannot create a thread, returns the error and
-    /// drops the task.
+    /// Runs the task on a new thread. The thread inherits the caller's signal mask, so the caller must block all
+    /// signals before this call. Otherwise the signal handlers of the process could run on the thread. If the system
+    /// cannot create a thread, drops the task and returns the error.
     pub fn start(&mut self, ticket: u64, task: T) -> io::Result<()> {
         let cancel = self.cancel.clone();
         let sender = self.sender.clone();
@@ -98,7 +102,7 @@ impl<T: Task> Pool<T> {
             let began = Instant::now();
             let done = panic::catch_unwind(AssertUnwindSafe(|| task.run(&cancel)))
                 .unwrap_or_else(|panic| T::lost(text_of(&*panic)));
-            // If the owner has dropped the pool, the result is not needed.
+            // Ignores an error. It means that the owner has dropped the pool, and then the result is not needed.
             let _ = sender.send(Finished { ticket, done, took: began.elapsed() });
             notifier.notify();
         })?;
@@ -121,18 +125,20 @@ impl<T: Task> Pool<T> {
         finished
     }
 
-    /// Cancels all running exchanges. Exchanges that are started later run normally. The results of the cancelled
-    /// exchanges arrive within about 200 ms, with three exceptions:
-    /// - A thread inside `getaddrinfo` returns when that call returns. It sends no data afterwards.
-    /// - A thread inside `connect` returns when its attempt ends (10 s at most). It sends no data afterwards.
-    /// - An HTTP exchange that has begun runs to its end, at the latest to its deadline.
+    /// Cancels all exchanges that are running. Exchanges that are started later are not cancelled. The results of the
+    /// cancelled exchanges arrive within about 200 ms, with three exceptions:
+    /// - A thread inside `getaddrinfo` ends when that call returns. It sends no data afterwards.
+    /// - A thread inside `connect` ends when its attempt to connect ends, after at most 10 s. It sends no data
+    ///   afterwards.
+    /// - An HTTP exchange that has begun is not interrupted. It ends at its deadline at the latest.
     pub fn cancel(&mut self) {
         self.cancel.set();
         self.cancel = Cancel::new();
     }
 }
 
-/// Does not wait for the threads to end. A thread may hang in `getaddrinfo`, and its owner must be able to exit.
+/// Dropping a pool does not wait for its threads. A thread may hang in `getaddrinfo`, and the owner of the pool must be
+/// able to exit.
 impl<T: Task> Drop for Pool<T> {
     fn drop(&mut self) {
         self.cancel.set();
@@ -176,8 +182,8 @@ mod tests {
         }
     }
 
-    /// Waits for the notifier as an owner does, but without poll(2). If this function receives a byte, poll(2) would
-    /// have reported the descriptor as readable.
+    /// Waits for the notifier as an owner does, but reads a byte instead of calling poll(2). If this function receives
+    /// a byte, poll(2) would have reported the descriptor as readable.
     fn collect(pool: &mut Pool<Work>, count: usize) -> Vec<(u64, Result<u32, String>)> {
         let begun = Instant::now();
         let mut all = Vec::new();

@@ -1,14 +1,15 @@
 //! TCP connections with deadlines.
 //!
-//! No call lasts longer than its deadline. After a cancellation all calls return within `SLICE`, except `resolve` and
-//! one attempt to connect.
+//! Every function except `resolve` returns at its deadline at the latest. After a cancellation, every function returns
+//! within `SLICE`, with two exceptions: `resolve`, and an attempt to connect that has begun.
 
 use super::{Cancel, Failure, slice};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Instant;
 
-/// Returns the addresses of a host name or an address text. Blocks as long as the system's resolver does.
+/// Returns the addresses of a host. `host` is a name or the text of an address. Blocks until the system's resolver
+/// returns.
 pub(crate) fn resolve(host: &str, port: u16, cancel: &Cancel) -> Result<Vec<SocketAddr>, Failure> {
     if cancel.is_set() {
         return Err(Failure::Cancelled);
@@ -36,8 +37,8 @@ pub(crate) enum Read {
 }
 
 impl Stream {
-    /// Tries the addresses in turn. Each attempt gets its share of the remaining time. So an address that drops packets (usually a
-    /// broken IPv6 route) leaves time for the next address.
+    /// Tries the addresses one after another. The remaining time is divided equally among the remaining addresses. So
+    /// if one address drops packets (usually because of a broken IPv6 route), time remains for the next address.
     pub(crate) fn connect(peers: &[SocketAddr], until: Instant, cancel: &Cancel) -> Result<Self, Failure> {
         let mut failure = Failure::ConnectTimeout;
         for (tried, peer) in peers.iter().enumerate() {
@@ -50,8 +51,8 @@ impl Stream {
                 break;
             }
             match TcpStream::connect_timeout(peer, share) {
-                // The attempt to connect may have taken seconds. If the exchange was cancelled meanwhile, the connection is not
-                // needed.
+                // The attempt to connect may have taken seconds. If the exchange was cancelled in this time, the
+                // connection is not needed.
                 Ok(_) if cancel.is_set() => return Err(Failure::Cancelled),
                 Ok(stream) => return Ok(Self(stream)),
                 Err(error) if error.kind() == ErrorKind::TimedOut => {}

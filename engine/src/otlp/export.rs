@@ -1,13 +1,14 @@
 //! Sends one request to a collector and reads the response.
 //!
-//! A request is sent again only in the cases that the specification names: status 429, 502, 503 or 504, or no response.
-//! Other requests would be refused again. Source: <https://opentelemetry.io/docs/specs/otlp/#otlphttp-response>.
+//! A request is sent again only in the cases that the specification names: after status 429, 502, 503 or 504, or if no
+//! response arrived. After any other status, the collector would refuse the request again. Source:
+//! <https://opentelemetry.io/docs/specs/otlp/#otlphttp-response>.
 //!
 //! | status | means |
 //! |---|---|
 //! | 2xx | accepted, except the items that `partial_success` rejects |
 //! | 429, 502, 503, 504 | retry later |
-//! | others, redirects among them | do not retry |
+//! | all others, including redirects | do not retry |
 
 use std::time::{Duration, SystemTime};
 
@@ -43,16 +44,17 @@ pub struct Export {
     /// The URL before `/v1/metrics`.
     pub endpoint: String,
     pub body: Vec<u8>,
-    /// Time from resolving the name to the last byte of the response.
+    /// Maximum time from the start of the name resolution to the last byte of the response.
     pub timeout: Duration,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// The collector accepted the request, except `rejected` data points or spans. `words` is the collector's message
-    /// about the rejected items.
+    /// The collector accepted the request, but it may have rejected some of the data points or spans. `rejected` is
+    /// their number, and `words` is the collector's message about them.
     Taken { rejected: u64, words: String },
-    /// Send the request again. `rest` is the time to wait first, if the collector named one. `why` is the reason.
+    /// The request must be sent again. `rest` is the time to wait before that, if the collector stated a time. `why` is
+    /// the reason.
     Deferred { rest: Option<Duration>, why: String },
     /// Do not send the request again. Contains the reason.
     Refused(String),
@@ -61,7 +63,7 @@ pub enum Outcome {
 /// Maximum length of a collector's message, in characters.
 pub(super) const LONGEST_WORDS: usize = 200;
 
-/// Checks an endpoint. The error text follows the setting's name.
+/// Checks an endpoint. The caller puts the setting's name before the error text.
 pub fn check(endpoint: &str) -> Result<(), &'static str> {
     Target::parse(endpoint).map(|_| ())
 }
@@ -114,8 +116,8 @@ fn no_answer(failure: &Failure) -> Outcome {
 pub(super) fn judge(signal: Signal, response: &Response, now: SystemTime) -> Outcome {
     let status = response.status;
     if status.is_success() {
-        // The status says that the collector accepted the request. If the body is not an OTLP message, no item counts as
-        // rejected.
+        // This status means that the collector accepted the request. If the body is not an OTLP message, the number of
+        // rejected items is 0.
         let body = response.body.as_deref().unwrap_or_default();
         let (rejected, words) = partial_success(signal, body).unwrap_or_default();
         return Outcome::Taken { rejected: u64::try_from(rejected).unwrap_or(0), words: cut(&words) };

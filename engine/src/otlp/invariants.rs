@@ -1,7 +1,7 @@
 //! Invariants of a collector's response, for any bytes.
 //!
-//! The input has the same form as for providers' responses: a line `STATUS [Retry-After]`, then the body. Here the body is a
-//! protobuf message.
+//! The input has the same form as the input for responses of providers: a line `STATUS [Retry-After]`, then the body.
+//! In this module, the body is a protobuf message.
 
 use super::export::{LONGEST_WORDS, Outcome, Signal, judge};
 use crate::providers::http::Response;

@@ -1,7 +1,7 @@
 //! Encodes metric families as an OTLP request.
 //!
-//! Counters are monotonic sums, and histograms have explicit bounds. Both are cumulative since one start time. Values keep the unit
-//! of their family, so milliseconds stay milliseconds. A family without samples is left out.
+//! A counter becomes a monotonic sum, and a histogram has explicit bounds. Both count from the same start time. A value
+//! keeps the unit of its metric family, so milliseconds stay milliseconds. A metric family without samples is left out.
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
@@ -15,9 +15,11 @@ use prost::Message;
 use super::{Request, Resource, scope, text};
 use crate::metrics::{Family, Kind, Value};
 
-/// Returns the values at `now`, counted since `since`. Both are nanoseconds since 1970.
+/// Returns the values of the metrics at the time `now`. Counters and histograms count from the time `since`. Both times
+/// are nanoseconds since 1970.
 pub fn metrics(families: &[Family], resource: &Resource, since: u64, now: u64) -> Request {
-    // If the clock was set back, `since` would be after `now`. An interval must not end before it begins.
+    // If the clock was set back, `since` may be later than `now`. An interval must not end before it begins, so the
+    // earlier time becomes the start.
     let at = Interval { since: since.min(now), now };
     let shown = || families.iter().filter(|family| !family.samples.is_empty());
     let scope_metrics = ScopeMetrics {
@@ -75,7 +77,8 @@ impl Interval {
                 attributes: family.labels(sample).map(|(name, value)| text(name, value)).collect(),
                 start_time_unix_nano: if is_counter { self.since } else { 0 },
                 time_unix_nano: self.now,
-                // A metric has one type for all its values. Counts are whole numbers.
+                // All values of a metric must have the same type. Counters are whole numbers, so they are sent as
+                // integers.
                 value: Some(if is_counter { Number::AsInt(value as i64) } else { Number::AsDouble(value) }),
                 ..NumberDataPoint::default()
             })

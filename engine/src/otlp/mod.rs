@@ -1,10 +1,11 @@
 //! Exports metrics and spans to OpenTelemetry.
 //!
-//! The protocol is OTLP over HTTP. Requests are protobuf messages of OpenTelemetry's own crate
-//! (`opentelemetry-proto`). Source: <https://opentelemetry.io/docs/specs/otlp/>. Names of attributes come from
-//! OpenTelemetry's semantic conventions.
+//! The protocol is OTLP over HTTP. The crate `opentelemetry-proto` of the OpenTelemetry project defines the protobuf
+//! messages. Source: <https://opentelemetry.io/docs/specs/otlp/>. The names of attributes come from OpenTelemetry's
+//! semantic conventions.
 //!
-//! Code that measures does not use this module. The module takes values, sends bytes, and returns the collector's response.
+//! The code that measures does not use this module. This module receives measured values, sends them to a collector,
+//! and returns the collector's response.
 //!
 //! | file | holds |
 //! |---|---|
@@ -29,14 +30,14 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::resource::v1;
 
-/// The resource to which all metrics and spans of a server belong.
+/// The OpenTelemetry resource to which all metrics and spans of a server belong.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Resource {
     /// Identifies the cluster and never changes.
     pub instance: String,
 }
 
-/// A request, and the number of data points or spans in it.
+/// An encoded request, and the number of data points or spans that it contains.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Request {
     pub body: Vec<u8>,

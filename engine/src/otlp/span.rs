@@ -1,15 +1,16 @@
 //! Spans: what ran, for how long, and for which parent.
 //!
-//! A span has a fixed size and no pointers. One process creates it and writes it into a ring of words (`crate::ring`).
-//! Another process reads and exports it. Texts are cut to the available room.
+//! A span has a fixed size and no pointers, because it passes between processes. One process writes a span into a ring
+//! buffer (`crate::ring`). Another process reads the span from the ring buffer and exports it. If a text is too long,
+//! it is cut.
 
 use crate::random;
 
 /// Size of a span in words.
 pub const WORDS: usize = 32;
 
-/// Sizes of texts, in words. `NAME` is the size of a network's name or of an outcome, and `ERROR` is the size of an
-/// error message.
+/// Sizes of texts, in words of 64 bits. `NAME` is the size of the name of a network, and of an outcome. `ERROR` is the
+/// size of an error message.
 const NAME: usize = 10;
 const ERROR: usize = 12;
 
@@ -20,7 +21,7 @@ pub type Nanoseconds = u64;
 pub struct Span {
     pub trace: u128,
     pub id: u64,
-    /// Id of the parent span. 0 means that this span is the first of its trace.
+    /// Id of the parent span. If it is 0, this span has no parent and is the first span of its trace.
     pub parent: u64,
     pub began: Nanoseconds,
     pub ended: Nanoseconds,
@@ -35,7 +36,7 @@ pub struct Span {
 pub enum SpanDetails {
     /// A network was created or updated.
     Network(NetworkSpan),
-    /// A worker's batch of lookups to a provider. Its parts are separate spans.
+    /// A batch of lookups that a worker sends to a provider. The parts of the batch have their own spans.
     Batch(BatchSpan),
     Connect,
     Query,
@@ -113,13 +114,13 @@ pub fn new_trace() -> u128 {
     u128::from(new_id()) << 64 | u128::from(new_id())
 }
 
-/// Returns a new random span id. It is never 0, which means "none".
+/// Returns a new random span id. The id is never 0, because 0 means "no span".
 pub fn new_id() -> u64 {
     random::bits().max(1)
 }
 
-/// A span begins with eight words: trace (2), id, parent, begin, end and kind (2). Then come the registry (1), the name, and the
-/// source (3) or the error.
+/// A span begins with eight words: trace id (2 words), span id, parent, begin, end, and kind (2 words). Then come the
+/// registry (1 word), the name (`NAME` words), and the source (3 words) or the error (`ERROR` words).
 const _: () = assert!(8 + 1 + NAME + ERROR <= WORDS);
 
 impl Span {
@@ -146,8 +147,9 @@ impl Span {
         words[6] = kind | detail << 8 | u64::from(self.database) << 32;
         words[7] = u64::from(numbers[0]) | u64::from(numbers[1]) << 32;
         words[9..9 + NAME].copy_from_slice(&name.0);
-        // In the span of a network, these words hold the source of the network. In every other span they hold the
-        // error. The span of a network needs no room for an error, because the network was stored.
+        // In the span of a network, these words contain the source of the network. In every other span, they contain
+        // the error. The span of a network needs no room for an error, because it exists only if the network was
+        // stored.
         match &self.details {
             SpanDetails::Network(network) => words[9 + NAME..][..3].copy_from_slice(&network.source.0),
             _ => words[9 + NAME..][..ERROR].copy_from_slice(&self.error.0),

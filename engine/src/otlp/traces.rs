@@ -4,10 +4,10 @@
 //! |---|---|---|
 //! | `enrich.ensure_asn_inventory` | internal | `asn.number`, `.organization`, `.country`, `.rir`, `.operation`, `.source` |
 //! | `enrich.batch` | internal | `enrich.provider`, `.batch_size`, `.answers`, `.outcome` |
-//! | `connect`, `query` | client | `enrich.provider` is their parent's |
-//! | `apply` | internal | |
+//! | `connect`, `query` | client | `enrich.provider`, the same as in the parent span |
+//! | `apply` | internal | none |
 //!
-//! All spans have the attribute `db.namespace`, the name of the database, if it is known.
+//! If the name of the database is known, every span has this name as the attribute `db.namespace`.
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
@@ -22,8 +22,8 @@ use crate::providers;
 /// Text of an attribute whose value is unknown.
 const UNKNOWN: &str = "unknown";
 
-/// Returns the spans as a request. `database` returns the name of the database with an OID, or `None` if the name is
-/// unknown.
+/// Encodes spans as one request. `database` returns the name of the database that has the given OID, or `None` if the
+/// name is not known.
 pub fn traces(spans: &[Span], resource: &Resource, database: impl Fn(u32) -> Option<String>) -> Request {
     let spans: Vec<v1::Span> = spans.iter().map(|span| encoded(span, &database)).collect();
     let items = spans.len() as u64;
@@ -98,7 +98,8 @@ fn of_network(network: &NetworkSpan) -> Vec<KeyValue> {
         text("asn.operation", operation),
         text("asn.source", &or_unknown(network.source.read())),
     ];
-    // Left out for one item, because the semantic conventions define this attribute only for two items or more.
+    // If the span is about one network, this attribute is left out. The semantic conventions define it only for two or
+    // more items.
     if network.together > 1 {
         attributes.push(number("db.operation.batch.size", network.together.into()));
     }
