@@ -1,7 +1,7 @@
-//! The rows of the inventories for a list of addresses.
+//! Reads the rows of the inventories for a list of addresses.
 //!
-//! The statements run with the rights of the caller. One statement reads the rows of all addresses, because a statement
-//! for each address takes longer than all other work on the list.
+//! The statements run with the rights of the caller. One statement reads the rows of all addresses. A separate statement for
+//! each address would take longer than all other work on the list.
 
 use std::collections::HashMap;
 

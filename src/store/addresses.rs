@@ -15,7 +15,8 @@ use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Array, Bigint, Inet, array};
 use crate::provider::Providers;
 
-/// Columns of ip_inventory by position; upgrades may only append. A server test compares them with the catalog.
+/// Positions of columns of ip_inventory. Upgrades may append columns, but may not move a column. A server test compares these
+/// positions with the catalog.
 const CURRENT_ASN: i16 = 2;
 const ENRICHMENT: i16 = 7;
 const GEO_COUNTRY: i16 = 12;
@@ -26,17 +27,17 @@ thread_local! {
         "addresses_delete", include_str!("../../sql/queries/inventory/addresses_delete.sql")) };
 }
 
-/// The columns of an address that a session's snapshot needs.
+/// The columns of `ip_inventory` whose values the snapshot of a session gets.
 pub struct AddressFacts {
     pub asn: Option<i64>,
     pub country: Option<[u8; 2]>,
     /// Type of the address, from the answers of providers.
     pub ip_type: Option<String>,
-    /// True if the stored values come from older mmdb files than the files in service.
+    /// True if the stored values come from older mmdb files than the files that are now loaded.
     pub is_due: bool,
 }
 
-/// The inventory, open for lookups under one snapshot.
+/// The table `ip_inventory`, open for searches by address. All searches use one snapshot.
 pub struct Inventory(Option<Prober>);
 
 impl Inventory {
@@ -44,7 +45,7 @@ impl Inventory {
         Inventory(Prober::open(oids.inventory, oids.inventory_key, view))
     }
 
-    /// Passes the address's row to `read`. Returns `None` if there is no row.
+    /// Searches the row of an address and passes the row to `read`. Returns `None` if there is no row.
     pub fn probe<T>(&mut self, address: Address, read: impl FnOnce(&Row) -> T) -> Option<T> {
         self.0.as_mut()?.probe(Key::Address(address), read)
     }
@@ -76,19 +77,20 @@ pub fn read_known(row: &Row, databases: &Databases) -> AddressFacts {
     }
 }
 
-/// Returns true if a row's answer is due again.
+/// Returns true if the row must be renewed, because newer mmdb files are loaded.
 pub fn is_due(row: &Row, databases: &Databases) -> bool {
     is_document_due(row, row.jsonb(ENRICHMENT), databases)
 }
 
-/// A bogon is never renewed, because no newer file has data about it.
+/// Returns true if the document comes from older mmdb files than the loaded files. Returns false for a bogon, because mmdb
+/// files have no data about bogons.
 fn is_document_due(row: &Row, document: Option<Container<'_>>, databases: &Databases) -> bool {
     let is_bogon = row.boolean(IS_BOGON) == Some(true);
     !is_bogon && databases.is_due(document.and_then(enrichment::builds))
 }
 
-/// Returns the providers of `providers` that should be asked about a row's address, because their answer is missing
-/// or not fresh.
+/// Returns those of `providers` that should be asked about the address of the row. The stored answer of such a provider is
+/// missing or has expired.
 pub fn due_providers(row: &Row, providers: Providers) -> Providers {
     let is_bogon = row.boolean(IS_BOGON) == Some(true);
     let asn = row.bigint(CURRENT_ASN);
@@ -98,7 +100,7 @@ pub fn due_providers(row: &Row, providers: Providers) -> Providers {
     }
 }
 
-/// Returns the providers of `providers` that have never answered about a row's address.
+/// Returns those of `providers` that have never answered about the address of the row.
 pub fn unasked_providers(row: &Row, providers: Providers) -> Providers {
     let is_bogon = row.boolean(IS_BOGON) == Some(true);
     let has_network = row.bigint(CURRENT_ASN).is_some();
@@ -111,11 +113,11 @@ pub fn unasked_providers(row: &Row, providers: Providers) -> Providers {
     }
 }
 
-/// Deletes addresses. Returns their number.
+/// Deletes addresses. Returns the number of deleted addresses.
 ///
-/// The server checks the foreign keys of session tables as the owners of those tables, so code of these owners may
-/// run. Therefore the deletion is a security-restricted operation. The server allows no deferred checks in such an
-/// operation, so constraints are immediate for the rest of the transaction.
+/// Deleting an address makes the server check the foreign keys of session tables. The server runs these checks as the owners of
+/// the session tables, so code of these owners may run. Therefore the deletion is a security-restricted operation. The server
+/// allows no deferred checks in such an operation. So constraints are immediate for the rest of the transaction.
 pub fn delete(oids: ExtensionOids, addresses: &[Address]) -> i64 {
     Connection::with(oids.schema, |connection| {
         connection.run_utility(b"SET CONSTRAINTS ALL IMMEDIATE");
