@@ -1,12 +1,13 @@
 //! Writes data from old sessions into the inventories.
 //!
-//! Sessions have addresses, the times at which they were seen, and documents with answers of MaxMind, Team Cymru and further
-//! sources. For each address and source, the newest answer of all sessions is used. Therefore the result does not depend on the
-//! order of batches. The sessions are counted by a recount, not by this file.
+//! A session has an address, a time, and a document with answers of MaxMind, Team Cymru and other sources. For each address and
+//! source, the newest answer in all sessions is used. Therefore the result does not depend on the order of batches. This file
+//! does not count the sessions. A recount counts them.
 //!
-//! A batch of addresses is written by up to four transactions. Each keeps the order of locks by itself. The first writes the
-//! networks that documents name. The second writes networks and addresses from the mmdb files. The third writes MaxMind's answers
-//! from the documents of sessions, and the fourth writes the answers of other sources.
+//! Up to four transactions write a batch of addresses. Each of these transactions takes its locks in the general order of
+//! locks. The first transaction writes the networks that documents name. The second writes networks and addresses from the mmdb
+//! files. The third writes MaxMind's answers from the documents of sessions. The fourth writes the answers of the other
+//! sources.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
@@ -50,7 +51,7 @@ pub struct Table {
     pub ip_column: CString,
     pub time_column: Option<CString>,
     pub key_column: Option<CString>,
-    /// True if this partition has the same owner as the partitioned table above it.
+    /// True if this partition and its partitioned table have the same owner.
     pub is_of_one_owner: bool,
 }
 
@@ -61,7 +62,7 @@ impl Table {
     }
 }
 
-/// Returns a text that identifies a row: its key if the table has a simple key, otherwise its tuple id.
+/// Returns a text that identifies a row. If the table has a simple key, this is the key's value. Otherwise it is the tuple id.
 pub fn shown_key(row: &Row, key: Option<Column>) -> String {
     let key = key.and_then(|column| scan::shown(row, column));
     key.unwrap_or_else(|| row.tuple_id().text())
@@ -71,13 +72,13 @@ pub fn is_attached(connection: &Connection, rel: Oid) -> bool {
     ATTACHED.first(connection, (rel,), |(count,)| count > Some(0)) == Some(true)
 }
 
-/// Returns how a table has changed since it was attached. For a partition, also considers the attached table.
-/// Returns `None` if the table is intact.
+/// Returns a text that says how a table has changed since it was attached. If the table is a partition, the text also includes
+/// changes of the attached table. Returns `None` if nothing has changed.
 pub fn not_intact_reason(connection: &Connection, rel: Oid) -> Option<String> {
     NOT_INTACT.first(connection, (rel,), |(reason,)| reason).flatten()
 }
 
-/// Returns the tables that hold an attached table's sessions.
+/// Returns the tables that store the sessions of an attached table.
 pub fn tables(connection: &Connection, rel: Oid) -> Vec<Table> {
     let column = |name: Option<Vec<u8>>| CString::new(name?).ok();
     TABLES.run(connection, (rel,), |rows| {
@@ -95,20 +96,20 @@ pub fn tables(connection: &Connection, rel: Oid) -> Vec<Table> {
     })
 }
 
-/// Positions in [`SOURCES`].
+/// The positions of these sources in [`SOURCES`].
 pub const MAXMIND: usize = 0;
 pub const CYMRU: usize = 1;
 
 /// A source's answer in a session's document.
 pub struct Quote {
-    /// When the source was asked.
+    /// The time when the source was asked.
     pub at: Option<Timestamp>,
     pub words: OwnedVarlena,
     /// The network of the address, if the answer has one.
     pub asn: Option<i64>,
 }
 
-/// The data that sessions have about one address: when it was seen, and each source's newest answer.
+/// The data about one address in its sessions: the times when the address was seen, and the newest answer of each source.
 #[derive(Default)]
 pub struct SessionEvidence {
     pub session_count: SessionCount,
@@ -116,7 +117,7 @@ pub struct SessionEvidence {
 }
 
 impl SessionEvidence {
-    /// Returns true if an answer of time `at` is newer than the known answer of this source, or if no answer is known.
+    /// Returns true if no answer of this source is known, or if `at` is later than the time of the known answer.
     pub fn lacks(&self, source: usize, at: Option<Timestamp>) -> bool {
         self.quotes[source].as_ref().is_none_or(|known| known.at < at)
     }
@@ -126,19 +127,19 @@ impl SessionEvidence {
     }
 }
 
-/// Addresses in the order in which their rows are locked.
+/// Addresses in key order, because rows are locked in this order. The value of an address is the data in its sessions.
 pub type Addresses = BTreeMap<Address, SessionEvidence>;
 
-/// Networks that this call has already written, by source. The call writes each network once, even if many
-/// sessions name it.
+/// Networks that this procedure call has already written, each with the source of its values. The procedure call writes each
+/// network once for each source, even if many sessions name the network.
 #[derive(Default)]
 pub struct HandledNetworks(HashSet<(NetworkSource, i64)>);
 
-/// The origin of a network's name.
+/// The source of the values of a network.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum NetworkSource {
     Files,
-    /// A session's document, which contains an answer of the source with this index.
+    /// The values come from the document of a session. The number is the position of their source in [`SOURCES`].
     Document(usize),
 }
 
@@ -154,7 +155,7 @@ impl HandledNetworks {
     }
 }
 
-/// Networks that sessions name, by source. An address may have moved to another network since. Its old network is included, because
+/// Networks that the documents of sessions name, grouped by source. The old network of an address is included, because stored
 /// snapshots refer to it.
 #[derive(Default)]
 pub struct NamedNetworks {
@@ -162,8 +163,8 @@ pub struct NamedNetworks {
 }
 
 impl NamedNetworks {
-    /// Adds a network that a session names. `time` is the time of the session if the session's address was in
-    /// this network.
+    /// Adds a network that a session's document names. If the address of the session was in this network, `time` is the time of
+    /// the session.
     pub fn add(&mut self, source: usize, named: &legacy::LegacyNetwork, time: Option<Timestamp>) {
         let (Some(networks), Some(asn)) = (self.by_source.get_mut(source), named.asn) else { return };
         let known = networks.entry(asn).or_default();
@@ -182,7 +183,7 @@ impl NamedNetworks {
         known.merge(source_data);
     }
 
-    /// Returns the networks to write. Team Cymru's values take precedence over MaxMind's.
+    /// Returns the networks that must be written. If Team Cymru and MaxMind both have a value, Team Cymru's value is used.
     pub fn networks(&self, handled: &mut HandledNetworks) -> Networks {
         let mut networks = Networks::new();
         for source in [CYMRU, MAXMIND] {
@@ -196,14 +197,15 @@ impl NamedNetworks {
     }
 }
 
-/// Creates and refines networks with the values of one source. Returns the number of created networks.
+/// Creates networks that are missing, and refines existing networks with the values of one source. Returns the number of
+/// created networks.
 pub fn write_networks(connection: &Connection, networks: &Networks, source: &str) -> i64 {
     let created = networks::create(connection, networks, source);
     networks::refine(connection, networks, source);
     created
 }
 
-/// The changes to the inventory.
+/// The changes that were made to the inventory.
 #[derive(Default)]
 pub struct InventoryChanges {
     pub networks_created: i64,
@@ -212,8 +214,8 @@ pub struct InventoryChanges {
     pub renewed: Vec<Address>,
 }
 
-/// Creates the addresses that are missing in the inventory. Renews the addresses whose values come from older mmdb
-/// files. Also writes their networks. Uses only the mmdb files: no provider is asked yet.
+/// Creates the addresses that are missing in the inventory. Renews the addresses whose values come from older mmdb files. Also
+/// writes the networks of these addresses. All values come from the mmdb files. No provider is asked.
 pub fn place(
     oids: ExtensionOids,
     connection: &Connection,
@@ -230,16 +232,17 @@ pub fn place(
     let networks_created = write_networks(connection, &networks, "maxmind");
     let created = enrich::create_addresses(oids, connection, databases, &plan.missing, Providers::NONE);
     enrich::update_addresses(oids, connection, databases, &plan.due, LockPolicy::Wait, Providers::NONE);
-    // All networks are passed, also existing ones, because later sessions may extend the time in which a network was seen.
+    // All networks are passed, including networks that already exist. A session in this batch may be earlier or later than all
+    // known sessions of its network.
     named.by_source.iter().for_each(|networks| networks::append_times(connection, networks));
     InventoryChanges { networks_created, created, renewed: plan.due }
 }
 
-/// The quotes that a transaction writes.
+/// Selects the answers that a transaction writes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum QuoteSelection {
     Maxmind,
-    /// All other sources. Their answers never write the same part of a document.
+    /// The answers of all other sources. No two of these sources write the same part of a document.
     Other,
 }
 
@@ -271,11 +274,10 @@ impl QuoteSelection {
     }
 }
 
-/// Addresses per statement, as for other writers.
+/// Number of addresses that one statement processes. Other code that writes addresses uses the same number.
 const CHUNK: usize = 2_000;
 
-/// Writes answers from sessions' documents into the inventory. Keeps an answer of the inventory that is
-/// better.
+/// Writes answers from the documents of sessions into the inventory. If the inventory has a better answer, keeps this answer.
 pub fn write_quotes(
     oids: ExtensionOids,
     connection: &Connection,
@@ -304,8 +306,8 @@ pub fn write_quotes(
     }
 }
 
-/// Compares the answers in sessions' documents with a row of the inventory. Returns the sources whose answer
-/// should replace the answer in the row.
+/// Compares the answers in documents of sessions with a row of the inventory. Returns the sources whose answer in a session is
+/// better than the answer in the row.
 fn news(row: &Row, evidence: &SessionEvidence, which: QuoteSelection) -> Vec<usize> {
     let Some(document) = addresses::document(row) else { return Vec::new() };
     // A bogon has no network, even if an old document names one.
@@ -314,7 +316,8 @@ fn news(row: &Row, evidence: &SessionEvidence, which: QuoteSelection) -> Vec<usi
     }
     let was_announced = |source: &usize| {
         evidence.quotes[*source].as_ref().is_some_and(|quote| match *source {
-            // Answers from this server's own mmdb files are better.
+            // If the inventory has an answer from this server's own mmdb files, that answer is usually better than an answer in
+            // a session.
             MAXMIND => {
                 let has_none = document.object(SOURCES[MAXMIND]).is_none();
                 has_none
@@ -348,8 +351,8 @@ fn answer(
     Some((asn, enrichment::kept_by_others(&parts, builds)))
 }
 
-/// Queues lookups for new and renewed addresses with sources that have never answered. Expired answers are not renewed,
-/// because most old addresses never come back.
+/// Queues lookups for new and renewed addresses at the providers that have never answered about them. Expired answers are not
+/// renewed, because most old addresses never return.
 pub fn ask(oids: ExtensionOids, placed: &InventoryChanges) {
     let online = Providers::enabled();
     if online.is_empty() {
@@ -374,7 +377,7 @@ pub fn ask(oids: ExtensionOids, placed: &InventoryChanges) {
     enrich::request(oids, lookups);
 }
 
-/// The inventory's current values of an address, for its sessions.
+/// The current values of an address in the inventory. They are written into the sessions of this address.
 pub struct InventoryValues {
     pub asn: Option<i64>,
     pub country: Option<String>,
@@ -383,7 +386,7 @@ pub struct InventoryValues {
     pub document: OwnedVarlena,
 }
 
-/// Returns the current values of these addresses. Bogons and unknown addresses are left out.
+/// Returns the current values of these addresses in the inventory. The result does not contain bogons and unknown addresses.
 pub fn known(
     oids: ExtensionOids,
     databases: &Databases,
@@ -406,7 +409,7 @@ pub fn known(
     let mut all = HashMap::with_capacity(addresses.len());
     for chunk in addresses.chunks(CHUNK) {
         memory::scratch(|| {
-            // Opens the inventory for each chunk, because the scan frees its memory only when it ends.
+            // The inventory is opened again for each chunk, because an index scan frees its memory only when the scan ends.
             let mut inventory = Inventory::open(oids, latest.view());
             for address in chunk {
                 if let Some(known) = inventory.probe(*address, read).flatten() {

@@ -15,7 +15,7 @@ use crate::provider::Provider;
 use crate::store::networks::NetworkFacts;
 use crate::store::queue;
 
-/// Maximum number of addresses that one transaction writes. Writing them takes well below a second.
+/// Maximum number of addresses that one transaction writes. Writing this number of addresses takes much less than a second.
 pub const MOST_AT_ONCE: usize = 5_000;
 
 thread_local! {
@@ -32,29 +32,30 @@ thread_local! {
         "answers_forget", include_str!("../../sql/queries/queue/answers_forget.sql")) };
 }
 
-/// An answer and its block.
+/// An answer about a block of addresses, together with this block.
 pub struct Kept {
     pub prefix: Prefix,
-    /// The network that announces the block. `network` has the values of this network.
+    /// The ASN of the network that announces the block. `network` contains the values of this network.
     pub asn: Option<i64>,
     pub network: NetworkFacts,
     pub is_absent: bool,
-    /// The parts of an address's document that hold the answer.
+    /// The parts that the answer writes into the document of each address in the block.
     pub document: Typed<Jsonb>,
 }
 
-/// A waiting address with its answer. `document` is valid inside the closure that receives this value.
+/// An address that waited for an answer, together with the answer. `document` is valid only inside the closure that receives
+/// this value.
 pub struct Waiting {
     pub address: Address,
     pub lookup_key: LookupKey,
     pub asn: Option<i64>,
     pub network: NetworkFacts,
     pub is_absent: bool,
-    /// `None` if the inventory has the document already.
+    /// `None` if the inventory already has the document.
     pub document: Option<Typed<Jsonb>>,
 }
 
-/// Stores answers and replaces earlier ones for the same blocks. Each block occurs once.
+/// Stores answers about blocks. Replaces earlier answers for the same blocks. `answers` contains each block only once.
 pub fn keep(connection: &Connection, provider: Provider, answers: &[Kept], asked_at: Timestamp) {
     if answers.is_empty() {
         return;
@@ -76,8 +77,8 @@ pub fn keep(connection: &Connection, provider: Provider, answers: &[Kept], asked
     KEEP.execute(connection, arguments);
 }
 
-/// Passes addresses that wait for these lookups to `read`, with their answers. Reads at most [`MOST_AT_ONCE`] addresses after
-/// `after`, in key order.
+/// Reads addresses that wait for the answers of these lookups. Passes the addresses and their answers to `read`. Reads the
+/// addresses in key order, begins after `after`, and reads at most [`MOST_AT_ONCE`] addresses.
 pub fn waited_for<T>(
     connection: &Connection,
     provider: Provider,
@@ -112,7 +113,7 @@ pub fn waited_for<T>(
     })
 }
 
-/// Deletes answers past the longest lifetime that they can have.
+/// Deletes the answers that are older than the longest lifetime of an answer.
 pub fn forget_stale(connection: &Connection, provider: Provider) {
     let Lifetimes { value, absent } = provider.lifetimes();
     let of_kinds = NetworkKind::ALL.map(|kind| provider.lifetimes_in(Some(kind)).value);

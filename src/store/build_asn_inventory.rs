@@ -1,9 +1,9 @@
-//! Networks from the documents of addresses. Documents are read in key order, and networks are written in the
-//! order of locks.
+//! Builds networks from the documents of addresses. Reads the documents in the key order of the addresses. Writes the networks
+//! in the general order of locks.
 //!
-//! A network is created with the best values of all sources, and its missing metadata are filled from all sources. Addresses
-//! without a network are assigned to a network. The documents may come from any system: an invalid part is listed, and the rest is
-//! used.
+//! A network is created with the best values of all sources. If an existing network lacks metadata, the metadata are filled
+//! from all sources. An address without a network is assigned to a network. The documents may come from any system. If a part
+//! of a document is invalid, this part is listed, and the rest of the document is used.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -22,11 +22,10 @@ use crate::pg::value::{Array, Bigint, Inet, Jsonb, Text, Timestamptz, array};
 
 /// Largest number of addresses that one statement reads or writes. A transaction may have more.
 const PAGE: i64 = 10_000;
-/// Maximum number of characters that are shown of a faulty document. The user who repairs the document sees
-/// them.
+/// Maximum number of characters of a faulty document that are stored. The user who repairs the document sees these characters.
 const SHOWN: usize = 500;
 
-/// An address, its network, its document, and the times when it was first and last seen.
+/// An address, its network, its document, and the times when the address was first and last seen.
 type Documents = (Inet, Bigint, Jsonb, Timestamptz, Timestamptz);
 
 thread_local! {
@@ -42,12 +41,12 @@ thread_local! {
 
 /// Forces custom plans, because the best plan for reading depends on the number of rows.
 const READING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_custom_plan"), (c"jit", c"off")];
-/// Forces generic plans, because rows are always written by their keys. PostgreSQL then plans the check of a
-/// foreign key, which runs for each row, only once.
+/// Forces generic plans, because rows are always written by their keys. With a generic plan, PostgreSQL plans the check of a
+/// foreign key only once, although the check runs for each row.
 const WRITING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_generic_plan"), (c"jit", c"off")];
-/// Makes the statement visit rows in the order of their key, because it locks them in this order. The plan looks up each given row
-/// by its key. If the given rows are most of a small table, the plan scans the key's index instead. No other index fits the
-/// statement's condition or order.
+/// Makes the statement visit rows in the order of their key, because it locks rows in this order. The plan looks up each given
+/// row by its key. If most rows of a small table are given, the plan scans the index of the key instead. No other index matches
+/// the statement's condition or order.
 const IN_ORDER: &[(&CStr, &CStr)] = &[
     (c"enable_hashjoin", c"off"),
     (c"enable_mergejoin", c"off"),
@@ -57,12 +56,11 @@ const IN_ORDER: &[(&CStr, &CStr)] = &[
     (c"enable_nestloop", c"on"),
 ];
 
-/// The networks in the documents of some addresses.
+/// The networks that the documents of some addresses name.
 #[derive(Default)]
 pub struct DocumentBatch {
     networks: BTreeMap<i64, NetworkSources>,
-    /// Addresses without a network, each with the network in its document and the source that names this
-    /// network.
+    /// Addresses without a network. Each has the network that its document names, and the source that names this network.
     unplaced: Vec<(Address, i64, &'static str)>,
     pub scanned: i64,
     pub last: Option<Address>,
@@ -72,30 +70,30 @@ pub struct DocumentBatch {
 #[derive(Default)]
 pub struct PageRejections {
     pub faulty: Vec<RejectedRow>,
-    /// Addresses whose document names no network or cannot be used, with the reason.
+    /// Addresses whose document names no network or cannot be used. Each has the reason.
     pub skipped: Vec<(Address, String)>,
 }
 
-/// The values that each source has about a network.
+/// The values of a network, separately for each source.
 #[derive(Default)]
 struct NetworkSources {
     maxmind: NetworkFacts,
     cymru: NetworkFacts,
 }
 
-/// For each network, the best ranks that were written so far: of its name, its country and its registry. A
-/// network occurs in many batches. A later batch writes the network only if the batch has a better value.
+/// For each network, the best rank that was written: for its name, for its country and for its registry. A network occurs in
+/// many batches. A later batch writes the network only if the batch has a value of a better rank.
 #[derive(Default)]
 pub struct WrittenRanks(BTreeMap<i64, [u8; 3]>);
 
-/// The networks that were written, and the number of addresses that were assigned to a network.
+/// The networks that were written, and the number of addresses that now have a network.
 pub struct NetworkChanges {
     pub created: Vec<i64>,
     pub completed: Vec<i64>,
     pub placed: usize,
 }
 
-/// Returns the number of addresses after `after`.
+/// Returns the number of addresses that come after the address `after` in key order.
 pub fn left(connection: &Connection, after: Option<Address>) -> i64 {
     let count = || LEFT.first(connection, (after,), |(count,)| count);
     with_settings(READING, count).flatten().unwrap_or_default()
@@ -108,20 +106,20 @@ pub fn in_use(connection: &Connection) -> i64 {
 }
 
 impl DocumentBatch {
-    /// Returns an empty batch that begins after `after`.
+    /// Returns an empty batch. Its first read begins after the address `after`.
     pub fn behind(after: Option<Address>) -> DocumentBatch {
         DocumentBatch { last: after, ..DocumentBatch::default() }
     }
 
-    /// Reads the documents of the next addresses: at most `most`, and at most one page. Returns `None` at the
-    /// end.
+    /// Reads the documents of the next addresses. The number of addresses is at most `most`, and at most one page. Returns
+    /// `None` if there are no more addresses.
     pub fn read_on(&mut self, connection: &Connection, most: i64) -> Option<PageRejections> {
         let read = || {
             DOCUMENTS.run(connection, (self.last, most.min(PAGE)), |rows| {
                 let mut rejections = PageRejections::default();
                 let mut documents = rows.iter();
                 for _ in 0..rows.count() {
-                    // Reading a row detoasts its document, so memory is freed after each row.
+                    // Reading a row decompresses its document into memory, so this memory is freed after each row.
                     memory::scratch(|| {
                         let Some((Some(address), asn, document, first_seen, last_seen)) = documents.next()
                         else {
@@ -147,7 +145,7 @@ impl DocumentBatch {
         (first_seen, last_seen): (Option<Timestamp>, Option<Timestamp>),
     ) {
         let mut reading = legacy::read(document);
-        // Rows that were loaded while foreign keys were disabled may have any value.
+        // A row that was loaded while foreign keys were disabled may contain any number as its ASN.
         let is_asn = |asn: &i64| (1..=i64::from(u32::MAX)).contains(asn);
         let misplaced = current_asn.filter(|asn| !is_asn(asn));
         if let Some(asn) = misplaced {
@@ -210,7 +208,7 @@ impl DocumentBatch {
         })
     }
 
-    /// Returns the source of a new network, and the source of each of its fields.
+    /// Returns the source that a new network gets, and the source of each field of the network.
     fn origin(&self, asn: i64, better: &BTreeMap<i64, Best>) -> Origin<'static> {
         let network = self.networks.get(&asn).map_or("maxmind", NetworkSources::better);
         let of = |field: fn(&Best) -> &Filled| {
@@ -230,7 +228,8 @@ impl WrittenRanks {
         !self.0.contains_key(&asn)
     }
 
-    /// Notes the ranks of these values. Returns true if a value has a better rank than the value written before.
+    /// Stores the ranks of these values if they are better than the ranks of the values written before. Returns true if at
+    /// least one rank was better.
     fn note(&mut self, asn: i64, best: &Best) -> bool {
         let rank = |field: &Filled, better| match field {
             None => 0,
@@ -249,13 +248,13 @@ impl WrittenRanks {
 }
 
 impl NetworkSources {
-    /// Returns the source of a new network: `cymru` if Team Cymru has values and the mmdb files have no name,
-    /// otherwise `maxmind`.
+    /// Returns the source that a new network gets. This is `cymru` if Team Cymru has values and the mmdb files have no name for
+    /// the network. Otherwise it is `maxmind`.
     fn better(&self) -> &'static str {
         if self.maxmind.name.is_some() || is_empty(&self.cymru) { "maxmind" } else { "cymru" }
     }
 
-    /// Returns the best values, with the times when the network's addresses were seen.
+    /// Returns the best values of the network, and the times when the addresses of the network were first and last seen.
     fn seen(&self, best: &Best) -> NetworkFacts {
         let word = |field: &Filled| field.as_ref().map(|(value, _)| value.clone());
         NetworkFacts {
@@ -269,7 +268,7 @@ impl NetworkSources {
     }
 
     fn best(&self) -> Best {
-        // Names have another order of sources: see `name_rank` in SQL.
+        // For the name, the sources have another order of precedence. The SQL function `name_rank` defines this order.
         let of = |source_data: &NetworkFacts,
                   field: fn(&NetworkFacts) -> &Option<String>,
                   source|
@@ -301,7 +300,7 @@ fn is_silent(reading: &LegacyDocument) -> bool {
     reading.maxmind == LegacyNetwork::default() && reading.cymru == LegacyNetwork::default()
 }
 
-/// Returns true if a network source has answered for an address. An absence counts as an answer.
+/// Returns true if MaxMind or Team Cymru has answered about the address. The answer that no network is known counts, too.
 fn was_asked(document: Option<Container<'_>>) -> bool {
     let Some(document) = document else { return false };
     let meta = document.object("_meta");
