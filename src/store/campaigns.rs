@@ -1,9 +1,9 @@
 //! The networks and addresses from which the sessions of a table came.
 //!
-//! The caller names the table and writes the condition. The statement reads the table and evaluates the condition
-//! with the caller's rights. Reading a table may run code of its owner: policies and casts of column types. So the
-//! table is locked first, and its columns must have built-in types. Inheritance children are read too, if they have
-//! the same owner.
+//! The caller passes the table and an SQL condition. The statement reads the table and evaluates the condition with the
+//! caller's rights. Reading a table may run code of the table's owner, such as policies and casts of column types. So the table
+//! is locked first, and the columns that are read must have built-in types. If inheritance children have the same owner as the
+//! table, they are read too.
 
 use std::ffi::CString;
 
@@ -23,17 +23,17 @@ use crate::pg::value::{
 };
 use crate::pg::{Oid, catalog, parser};
 
-/// A statement that analyses a table, with the caller's condition.
+/// A statement that reads a session table and contains the condition of the caller.
 type Analysis<'a, P, C> = TableStatement<'a, P, C>;
-/// A row about a network: the ASN, the network's name and type, lists of countries and types at the time of the
-/// attack, numbers of sessions and addresses, first and last seen. The caller only passes these values on.
+/// A row about a network. The first columns are the ASN, the name and the type of the network. Then come the lists of countries
+/// and of types at the time of the attack. The last columns are the numbers of sessions and addresses, and the times of the
+/// first and the last session. The caller passes the values on without reading them.
 pub type Networks = (Bigint, Text, Text, Array<Text>, Array<Text>, Bigint, Bigint, Timestamptz, Timestamptz);
-/// A row about an address. The columns, in this order:
-///
-/// - the address, its number of sessions, first and last seen
-/// - at the last session: the ASN, the network's name, the country
-/// - now: the ASN, the network's name, the country
-/// - the change (such as `ASN_CHANGED`), the types, whether the address is a scanner
+/// A row about an address. The columns are, in this order:
+/// - the address, its number of sessions, the times of its first and last session
+/// - values at the time of the last session: the ASN, the network's name, the country
+/// - current values: the ASN, the network's name, the country
+/// - the kind of the change (such as `ASN_CHANGED`), the types, whether the address is a scanner
 pub type Addresses = (
     Inet,
     Bigint,
@@ -59,11 +59,12 @@ const ADDRESSES: Analysis<'static, (Timestamptz,), Addresses> = TableStatement::
     include_str!("../../sql/queries/analysis/campaign_addresses.sql"),
 );
 
-/// The current values of an address, for a caller who may read `ip_inventory`.
+/// Expressions for the current values of an address. They are used if the caller may read `ip_inventory`.
 const NOW: &str = "i.current_asn AS asn_now, \
     CASE WHEN i.geo_country OPERATOR(pg_catalog.<>) 'XX' THEN i.geo_country END AS country_now, \
     i.ip_types AS ip_types_now, i.is_scanner";
-/// The same columns for other callers. All values are null, because the statement must not read `ip_inventory`.
+/// The same columns for a caller who may not read `ip_inventory`. All values are null, because the statement must not read
+/// `ip_inventory`.
 const NOT_NOW: &str = "NULL::pg_catalog.int8 AS asn_now, NULL::pg_catalog.text AS country_now, \
     NULL::pg_catalog.text[] AS ip_types_now, NULL::pg_catalog.bool AS is_scanner";
 
@@ -72,7 +73,7 @@ thread_local! {
         "campaign_attached", include_str!("../../sql/queries/analysis/campaign_attached.sql")) };
 }
 
-/// A locked table with readable sessions, and the names that the statements need.
+/// A session table that is locked for reading, and the names that the statements need.
 pub struct Campaign {
     oids: ExtensionOids,
     table: UserTable,
@@ -81,22 +82,22 @@ pub struct Campaign {
     schema: String,
 }
 
-/// The sessions that a caller selects. Texts are in the server's encoding.
+/// Selects sessions according to the arguments of the caller. Texts are in the server's encoding.
 pub struct Selection<'a> {
     pub condition: &'a [u8],
-    /// For a time column without a time zone: the time zone in which its times were written.
+    /// The time zone of the stored times. It is used only if the time column has no time zone.
     pub stored_time_zone: &'a [u8],
 }
 
-/// The type in which addresses are read.
+/// The type to which the address column is converted when it is read.
 #[derive(Clone, Copy)]
 enum AddressType {
     Inet,
     Text,
 }
 
-/// The columns with which a table is attached. Texts are in the server's encoding. `quoted_ip` and `quoted_time` are
-/// quoted for SQL.
+/// The columns that were named when the table was attached. Texts are in the server's encoding. `quoted_ip` and `quoted_time`
+/// are quoted for SQL.
 struct AttachmentColumns {
     ip_column: CString,
     time_column: Option<CString>,
@@ -108,7 +109,7 @@ struct AttachmentColumns {
 }
 
 impl Campaign {
-    /// Locks the table for reading. Raises an error if it is not attached, or has changed since.
+    /// Locks the table for reading. Raises an error if the table is not attached, or has changed since it was attached.
     pub fn of(oids: ExtensionOids, connection: &Connection, rel: Oid) -> Campaign {
         let name = catalog::table_name(rel);
         let Some(table) = UserTable::lock(rel, Lock::Read) else { error::not_attached(&name) };
@@ -125,7 +126,7 @@ impl Campaign {
         Campaign { oids, table, attached, address_type, schema }
     }
 
-    /// Passes the networks to `read`.
+    /// Finds the networks from which the sessions came, and passes their rows to `read`.
     pub fn networks<T>(
         &self,
         connection: &Connection,
@@ -136,13 +137,13 @@ impl Campaign {
         self.run(connection, NETWORKS, &self.network_parts(selection), &inventories, (), read)
     }
 
-    /// Returns the statement for the networks, in the server's encoding.
+    /// Returns the text of the SQL statement that finds the networks. The text is in the server's encoding.
     pub fn networks_text(&self, selection: &Selection<'_>) -> Vec<u8> {
         require_expression(selection.condition);
         self.table.text(&NETWORKS.with_parts(&borrowed(&self.network_parts(selection))))
     }
 
-    /// Passes the addresses to `read`.
+    /// Finds the addresses from which the sessions came, and passes their rows to `read`.
     pub fn addresses<T>(
         &self,
         connection: &Connection,
@@ -157,7 +158,8 @@ impl Campaign {
         self.run(connection, ADDRESSES, &parts, &inventories, (argument(since),), read)
     }
 
-    /// Runs a statement whose text has these parts. The condition is one of the parts.
+    /// Runs a statement. `parts` are the texts that replace the placeholders of the statement. One of them is the condition of
+    /// the caller.
     pub(super) fn run<P: Parameters, C: Columns, T>(
         &self,
         connection: &Connection,
@@ -178,13 +180,14 @@ impl Campaign {
         &self.table
     }
 
-    /// Returns the time column, if the table was attached with one.
+    /// Returns the time column of the table. Returns `None` if the table was attached without a time column.
     pub(super) fn times(&self, stored_time_zone: &[u8]) -> Option<SessionTimes> {
         let (column, _) = self.table.column(self.attached.time_column.as_deref()?)?;
         Some(SessionTimes::of(column, self.attached.quoted_time.as_deref()?, stored_time_zone))
     }
 
-    /// Returns the condition for the sessions since a time, which is the first parameter of the statement.
+    /// Returns the SQL condition that selects the sessions since the time `since`. In the statement, this time is the first
+    /// parameter.
     fn period(&self, selection: &Selection<'_>, since: Option<Timestamp>) -> Vec<u8> {
         if since.is_none() {
             return b"true".to_vec();
@@ -195,7 +198,7 @@ impl Campaign {
         times.is_within(Bound { time: since, parameter: "$1" }, Bound { time: None, parameter: "" })
     }
 
-    /// Returns the parts that all statements have.
+    /// Returns the texts for those placeholders that every statement has.
     pub(super) fn common_parts(&self, condition: &[u8]) -> Parts {
         vec![
             ("@schema@", self.schema.clone().into()),
@@ -204,8 +207,8 @@ impl Campaign {
         ]
     }
 
-    /// Returns the expression for the address of a session. For a text that is not an address, the value is 0.0.0.0/0. For
-    /// an address, the value is the same as that of `session_address()`, but the expression takes less time.
+    /// Returns the SQL expression for the address of a session. If the text is not an address, the value is 0.0.0.0/0.
+    /// Otherwise the value is the same as that of `session_address()`, but this expression takes less time.
     fn address(&self) -> Vec<u8> {
         let (column, schema) = (&self.attached.quoted_ip[..], self.schema.as_bytes());
         match self.address_type {
@@ -229,7 +232,7 @@ impl Campaign {
 
     fn network_parts(&self, selection: &Selection<'_>) -> Parts {
         let schema = &self.schema;
-        // If the caller has no right on the inventories, the result has no names of networks.
+        // If the caller may not read the inventories, the result has no names of networks.
         let (names, inventory) = if self.attached.shows_names {
             let join = format!(
                 "LEFT JOIN {schema}.asn_inventory n ON n.asn_number OPERATOR(pg_catalog.=) c.asn_number"
@@ -285,7 +288,7 @@ impl Campaign {
         parts
     }
 
-    /// Returns the expression for the time of a session, null if the time is implausible.
+    /// Returns the SQL expression for the time of a session. If the time is implausible, the value is null.
     fn seen(&self, selection: &Selection<'_>) -> Vec<u8> {
         match self.times(selection.stored_time_zone) {
             Some(times) => times.plausible_time(),
@@ -294,7 +297,7 @@ impl Campaign {
     }
 }
 
-/// The texts that replace the placeholders of a statement, in the server's encoding.
+/// The placeholders of a statement, and the texts that replace them. The texts are in the server's encoding.
 pub(super) type Parts = Vec<(&'static str, Vec<u8>)>;
 
 /// The placeholder of the caller's condition.
@@ -333,7 +336,8 @@ fn attached(oids: ExtensionOids, connection: &Connection, rel: Oid) -> Option<At
     .flatten()
 }
 
-/// Returns the type for reading addresses. `None`: a column is missing, or its type is not built in.
+/// Returns the type to which the address column is converted. Returns `None` if a column is missing, or if the type of a column
+/// is not built in.
 fn address_type(table: &UserTable, attached: &AttachmentColumns) -> Option<AddressType> {
     let column = |name| table.column(name).filter(|(_, generated)| *generated == Generated::Never);
     let text = |name| column(name).filter(|(column, _)| column.is_text_like());

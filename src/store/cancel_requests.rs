@@ -1,8 +1,8 @@
-//! Cancels waiting lookups. Records this in the rows of their addresses, so that no sweep queues the lookups
+//! Cancels waiting lookups. Stores the cancellation in the rows of their addresses, so that no sweep queues these lookups
 //! again.
 //!
-//! Order of locks: requests, jobs, networks, addresses. Except for requests, the rows of each kind are locked
-//! in key order. The worker holds no jobs while it waits for requests, because it skips locked requests.
+//! The order of locks is: requests, jobs, networks, addresses. Except for requests, the rows of each kind are locked in key
+//! order. The worker skips locked requests. So while the worker holds locks on jobs, it never waits for requests.
 
 use std::collections::BTreeSet;
 
@@ -29,11 +29,12 @@ thread_local! {
         "lookups_skip", include_str!("../../sql/queries/queue/lookups_skip.sql")) };
 }
 
-/// Addresses per statement.
+/// Number of addresses that one statement processes.
 const CHUNK: usize = 2_000;
 
-/// Removes the waiting requests and jobs of a provider. If an address is given, removes only the requests and jobs of this address.
-/// Returns the number of addresses and networks that waited. Leaves jobs that a worker has leased.
+/// Removes the waiting requests and jobs of a provider. If an address is given, removes only the requests and jobs of this
+/// address. Does not remove jobs that a worker has leased. Returns the number of addresses and networks whose lookups were
+/// cancelled.
 pub fn run(connection: &Connection, provider: Provider, address: Option<Address>) -> i64 {
     let name = provider.name();
     let (mut cancelled, mut networks) = (BTreeSet::new(), BTreeSet::new());

@@ -1,13 +1,14 @@
-//! Completes the snapshots of sessions that were stored before all data about their address was known. Values
-//! change only from null to a value.
+//! Completes the snapshots of sessions that were stored before all data about their address was known. A column is changed only
+//! if it is null.
 //!
-//! The session tables belong to other roles. Each is written as its owner, in a restricted operation. Completion
-//! runs in an owner process and for a limited time. The owner's triggers and constraints fire as for any UPDATE of
-//! the owner, and deferred ones fire with the statement. A table with a trigger that runs code of a third role is
-//! left alone until the owner allows it. So code on a table can do no more than an UPDATE by its owner can.
+//! The session tables belong to other roles. Each table is written with the rights of its owner, in a restricted operation. The
+//! code runs in an owner process and for a limited time. The owner's triggers and constraints fire as for any UPDATE of the
+//! owner. Deferred triggers and constraints fire when the statement ends. If a trigger of a table runs code of a third role,
+//! the table is not written until the owner allows this code. So the code on a table can do no more than in an UPDATE by the
+//! table's owner.
 //!
-//! Locked rows are skipped. Otherwise a session's own transaction could have to wait for this transaction, against the order of
-//! locks. The caller learns of skipped rows and visits the address again.
+//! Locked rows are skipped. If this transaction waited for the row of another session's transaction, the two transactions could
+//! wait for each other. The caller learns that rows were skipped, and visits the address again.
 
 use std::time::{Duration, Instant};
 
@@ -41,12 +42,12 @@ thread_local! {
         "session_table_blocked", include_str!("../../sql/queries/sessions/session_table_blocked.sql")) };
 }
 
-/// Largest number of sessions of a table that are written together. If a visit takes too long, the next visit
-/// writes fewer.
+/// Largest number of sessions of a table that one visit writes. If a visit takes too long, the next visit writes fewer
+/// sessions.
 pub const MOST_SESSIONS: usize = 2_000;
 
-/// The current values of an address. They outlive the transaction that read them, so that no lock on the
-/// inventory is held while code of an owner runs. `document` is for sessions that have no document yet.
+/// The current values of an address in the inventory. They are kept after the transaction that read them has ended, so no lock
+/// on the inventory is held while code of an owner runs. `document` is written into sessions that have no document yet.
 pub struct CurrentAttribution {
     address: Address,
     asn: Option<i64>,
@@ -55,24 +56,24 @@ pub struct CurrentAttribution {
     document: Option<OwnedVarlena>,
 }
 
-/// A table without partitions, and the index of its sessions with gaps in their snapshots. The name is quoted
-/// for SQL, in the server's encoding.
+/// A table without partitions, and the index of those sessions in it that have gaps in their snapshots. The table's name is
+/// quoted for SQL and is in the server's encoding.
 struct Table {
     oid: Oid,
     index: Oid,
     name: Vec<u8>,
 }
 
-/// The result of a visit to the sessions of an address in a table.
+/// The result of a visit. One visit processes the sessions of one address in one table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum VisitResult {
-    /// No session has a gap.
+    /// No session of the address has a gap.
     Complete,
-    /// No known value fills the gaps.
+    /// Some sessions have gaps, but no known value fills them.
     Waits,
-    /// There are more sessions than one transaction completes.
+    /// The address has more sessions with gaps than one transaction completes.
     More,
-    /// Other transactions have locked the sessions.
+    /// Some sessions were not completed, for example because other transactions have locked them.
     Locked,
 }
 
@@ -80,13 +81,13 @@ pub enum VisitResult {
 pub enum VisitError {
     /// The owner's code exceeded the time limit.
     TooSlow,
-    /// The table was locked, or the server was out of a resource.
+    /// The table was locked, or the server lacked a resource such as memory.
     Busy(Failure),
-    /// The statement failed, for example because of a constraint or of a column of another type.
+    /// The statement failed, for example because of a constraint, or because a column has another type.
     Failed(Failure),
 }
 
-/// Reads some addresses from the inventory.
+/// Reads the current values of these addresses from the inventory.
 pub fn known(connection: &Connection, wanted: &[Address]) -> Vec<CurrentAttribution> {
     let mut known: Vec<CurrentAttribution> = CURRENT.run(connection, (array(wanted),), |rows| {
         let read = |(address, asn, document): (Option<Address>, _, Option<Container<'_>>)| {
@@ -109,8 +110,8 @@ pub fn known(connection: &Connection, wanted: &[Address]) -> Vec<CurrentAttribut
     known
 }
 
-/// Completes sessions of these addresses in a table. Acts as the role that owned the table when the process was started. Only for
-/// owner processes.
+/// Completes sessions of these addresses in a table. Runs with the rights of the role that owned the table when the process was
+/// started. May be called only in an owner process.
 pub fn visit(
     connection: &Connection,
     (table, owner): (Oid, Oid),
@@ -131,13 +132,13 @@ pub fn visit(
                     );
                 }
                 let found = complete_table(connection, &table, known, most, waits_for_types);
-                // Without `has_types`, the index leaves out the sessions that lack only the type. So if
-                // sessions wait for types, the result is `Waits` instead of `Complete`.
+                // If `has_types` is false, the index does not contain the sessions that lack only the type. So while sessions
+                // wait for types, the result must be `Waits` instead of `Complete`.
                 let is_known = has_types || !waits_for_types;
                 let sure = |result| if result == VisitResult::Complete && !is_known { VisitResult::Waits } else { result };
                 found.into_iter().map(|(address, result)| (address, sure(result))).collect()
             }
-            // The table was dropped, has another owner, or has no usable index. A later visit looks again.
+            // The table was dropped, has another owner, or has no usable index. A later visit checks the table again.
             None => all(known, VisitResult::Locked),
         }
     })
@@ -152,8 +153,8 @@ pub fn visit(
     })
 }
 
-/// Returns a table with the index of its incomplete sessions. Also returns whether the index has sessions that lack
-/// only the type.
+/// Returns a table and the index of its sessions with gaps. The second value is true if this index contains sessions that lack
+/// only the type of the address.
 fn found(connection: &Connection, table: Oid) -> Option<(Table, bool)> {
     let indexes: Vec<Oid> =
         INDEXES.run(connection, (table,), |rows| rows.iter().filter_map(|(index,)| index).collect());
@@ -162,8 +163,8 @@ fn found(connection: &Connection, table: Oid) -> Option<(Table, bool)> {
     Some((Table { oid: table, index, name: catalog::quoted_table_name(table) }, has_types))
 }
 
-/// Returns true if an index contains sessions that lack only the type of the address. Returns `None` if it is not an
-/// index of waiting sessions.
+/// Returns true if an index contains sessions that lack only the type of the address. Returns `None` if the index is not one of
+/// the indexes that the extension creates for sessions with gaps.
 fn indexed(connection: &Connection, index: Oid) -> Option<bool> {
     INDEXED.first(connection, (index,), |(has_types,)| has_types).flatten()
 }
@@ -220,7 +221,8 @@ fn complete_table(
                 &String::from_utf8_lossy(&table.name),
             );
         }
-        // Another visit is useful only if this visit completed sessions. Otherwise the next visit would complete none either.
+        // Another visit is useful only if this visit completed sessions. Otherwise the next visit would try the same sessions,
+        // and complete none of them.
         if is_cut && any_completed {
             let more = |result| if result == VisitResult::Locked { VisitResult::More } else { result };
             return found.into_iter().map(|(address, result)| (address, more(result))).collect();
@@ -229,7 +231,7 @@ fn complete_table(
     found
 }
 
-/// Looks for remaining gaps in the sessions of each address.
+/// Checks for each address whether its sessions still have gaps.
 fn gaps(table: &Table, known: &[CurrentAttribution], waits_for_types: bool) -> Vec<(Address, VisitResult)> {
     let latest = mvcc_snapshot::Latest::take();
     let Some(mut sessions) = Prober::open(table.oid, table.index, latest.view()) else {
@@ -249,7 +251,7 @@ fn gaps(table: &Table, known: &[CurrentAttribution], waits_for_types: bool) -> V
     known.iter().map(result).collect()
 }
 
-/// The values for the null columns of a session's snapshot.
+/// The values that are written into the null snapshot columns of one session.
 #[derive(Clone, Copy)]
 pub struct SnapshotValues<'a> {
     pub tuple_id: TupleId,
@@ -260,30 +262,30 @@ pub struct SnapshotValues<'a> {
     pub document: Option<&'a OwnedVarlena>,
 }
 
-/// Fills null columns of these sessions of a table, as its owner. Returns how many sessions it filled. Leaves out rows
-/// that another transaction has locked. Fills nothing in a table with a [`blocked_reason`]. An ERROR in the owner's
-/// code reaches the caller.
+/// Fills null snapshot columns of these sessions in a table, with the rights of the table's owner. Returns the number of
+/// sessions that it filled. Skips rows that another transaction has locked. If the table has a [`blocked_reason`], fills
+/// nothing. An ERROR in the owner's code reaches the caller.
 pub fn fill(connection: &Connection, table: &UserTable, sessions: &[SnapshotValues<'_>]) -> usize {
     as_owner(table, || update(connection, table, sessions).len())
 }
 
-/// Returns the reason why sessions of a table or partition are not completed: a trigger would run code of a
-/// third role.
+/// Returns the reason why the sessions of a table or partition are not completed. Such a reason is a trigger that would run
+/// code of a third role.
 pub fn blocked_reason(connection: &Connection, table: Oid) -> Option<String> {
-    // The process may act as another role now. The view belongs to the extension's owner, so it is read as that
-    // role.
+    // At this time, the process may act as the owner of a session table. The view is read as the owner of the extension,
+    // because the view belongs to this role.
     let oids = ExtensionOids::of_extension(&catalog::extension()?);
     acting_as(oids.owner, || BLOCKED.first(connection, (table,), |(reason,)| reason).flatten())
 }
 
-/// Returns true if a trigger blocks the completion of a table's sessions. Logs the reason.
+/// Returns true if a trigger prevents the completion of a table's sessions. In this case, also logs the reason.
 fn blocks_completion(connection: &Connection, table: Oid) -> bool {
     let Some(reason) = blocked_reason(connection, table) else { return false };
     telemetry::log_once_per_burst("the snapshot columns of a session table are not filled", &reason);
     true
 }
 
-/// The snapshot columns of a table. A value that does not fit into a column is not written.
+/// The snapshot columns of a table. If the length of a value does not fit its column, the value is not written.
 struct Columns {
     asn: Option<i16>,
     country: Option<(i16, Length)>,
@@ -308,7 +310,7 @@ impl Columns {
         fitting(self.ip_type, known.ip_type.as_deref())
     }
 
-    /// Returns whether a row has a gap that a later answer may fill.
+    /// Returns true if a row has a gap that a later answer may fill.
     fn have_gap(&self, row: &Row, waits_for_types: bool) -> bool {
         let lacks = |number: i16| row.is_null(number);
         self.asn.is_some_and(lacks)
@@ -316,7 +318,7 @@ impl Columns {
             || (waits_for_types && self.ip_type.is_some_and(|(number, _)| lacks(number)))
     }
 
-    /// Returns true if a session's row lacks a value that is known now.
+    /// Returns true if the row of a session lacks a value that is known now.
     fn are_lacking(&self, row: &Row, known: &CurrentAttribution) -> bool {
         let lacks = |number: i16| row.is_null(number);
         (known.asn.is_some() && self.asn.is_some_and(lacks))
@@ -330,9 +332,9 @@ fn fitting(column: Option<(i16, Length)>, text: Option<&str>) -> Option<&str> {
     text.filter(|text| length.takes(text.chars().count()))
 }
 
-/// Returns sessions of these addresses, if they lack a value that is now known. Returns at most `most`
-/// sessions. Reads the extension's own index below the executor, because planning a query on a user's table
-/// already runs the user's code. Returns `None` if the table is gone.
+/// Returns sessions of these addresses that lack a value that is now known. Returns at most `most` sessions. Reads the
+/// extension's own index below the executor, because the planning of a query on a user's table can already run code of the
+/// user. Returns `None` if the table was dropped.
 fn waiting<'a>(
     table: &Table,
     known: &'a [CurrentAttribution],
@@ -352,7 +354,7 @@ fn waiting<'a>(
 }
 
 const SETTINGS: &[(&std::ffi::CStr, &std::ffi::CStr)] = &[
-    // The rows are given by tuple id, and the table may be large.
+    // The statement finds the rows by their tuple ids. A scan of the whole table could take long.
     (c"enable_seqscan", c"off"),
     (c"jit", c"off"),
 ];
@@ -374,8 +376,8 @@ const COMPLETED: TableStatement<'static, (Array<Tid>,), (Boolean,)> = TableState
     include_str!("../../sql/queries/sessions/sessions_completed.sql"),
 );
 
-/// Writes the sessions of a table. Returns the tuple id of each session, and whether it now has all known
-/// values.
+/// Writes the sessions of a table. Returns the tuple id of each written session. Also returns for each session whether it now
+/// has all known values.
 fn update(
     connection: &Connection,
     table: &UserTable,
@@ -410,7 +412,7 @@ fn update(
     })
 }
 
-/// Returns true if at least one of these tuple ids still has a session.
+/// Returns true if at least one of these tuple ids still refers to a session.
 fn are_any_there(connection: &Connection, table: &UserTable, tuple_ids: &[TupleId]) -> bool {
     if tuple_ids.is_empty() {
         return false;

@@ -1,4 +1,5 @@
-//! Sessions that an answer may complete: the inbox that commits append to, and the rows that processes lease.
+//! Rows about sessions that a later answer may complete. Commits append such rows to the inbox `incomplete_session`. The worker
+//! moves them to `session_completion`, where processes lease them.
 
 use std::time::Duration;
 
@@ -15,11 +16,11 @@ use crate::pg::value::{self, Array, Bigint, Boolean, Float, Inet, Regclass, Text
 use crate::pg::{Oid, mvcc_snapshot};
 use crate::provider::Providers;
 
-/// Largest number of inbox rows that one transaction moves.
+/// Maximum number of rows that one transaction moves out of the inbox.
 pub const MOST_MOVED: i64 = 10_000;
-/// Addresses that are visited together.
+/// Maximum number of addresses that a process leases and visits together.
 pub const MOST_LEASED: i64 = 500;
-/// Largest number of inbox pages to which commits append while no worker moves its rows: 32 MB.
+/// Maximum size of the inbox in pages (32 MB) while no worker moves its rows. If the inbox is larger, commits append nothing.
 const MAX_PAGES_WITHOUT_WORKER: u32 = 4_096;
 
 thread_local! {
@@ -57,7 +58,7 @@ thread_local! {
         "completions_sizes", include_str!("../../sql/queries/sessions/completions_sizes.sql")) };
 }
 
-/// Parts of a snapshot.
+/// The parts of a snapshot: network, country and type of the address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Gaps {
     pub network: bool,
@@ -95,35 +96,36 @@ pub fn may_be_filled() -> Gaps {
     let has = |is_asked: fn(Purpose) -> bool| enabled.iter().any(|provider| is_asked(provider.purpose()));
     Gaps {
         network: !enabled.is_empty(),
-        // A provider with `Purpose::Network`, such as Team Cymru, looks up an address only if its network is unknown. So this
-        // provider fills no country of an address whose network is known.
+        // A provider with `Purpose::Network`, such as Team Cymru, looks up an address only if the network of this address is
+        // unknown. So if only the country is unknown, this provider does not fill it.
         country: has(|purpose| purpose != Purpose::Network),
         ip_type: has(|purpose| purpose == Purpose::IpType),
     }
 }
 
-/// A row for the inbox.
+/// A row that is appended to the inbox.
 #[derive(Clone, Copy)]
 pub struct IncompleteSessionRow {
     pub address: Address,
     pub table: Oid,
     pub gaps: Gaps,
-    /// True if an answer may arrive soon. Then the row must become visible together with the session. If false, no row is appended
-    /// for an address and table that already have a pending row.
+    /// True if an answer about the address may arrive soon. In this case, the row must become visible together with the
+    /// session. If false, and the same address and table already have a pending row, no row is appended.
     pub is_asked: bool,
 }
 
-/// The result of appending sessions with gaps.
+/// The result of appending rows about sessions with gaps to the inbox.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum AppendResult {
     Rows,
-    /// Their rows are pending already.
+    /// Nothing was appended, because all these rows are already pending.
     Nothing,
-    /// The inbox is full, because no worker moves its rows.
+    /// Nothing was appended, because the inbox is full. This happens if no worker moves its rows.
     NoRoom,
 }
 
-/// Appends sessions with gaps to the inbox. Works below the executor, because a session's commit calls this.
+/// Appends rows about sessions with gaps to the inbox. Does not use the executor, because this function runs during the commit
+/// of a session.
 pub fn append(
     oids: ExtensionOids,
     sessions: impl Iterator<Item = IncompleteSessionRow>,
@@ -137,8 +139,8 @@ pub fn append(
     let rows = relation::find(oids.schema, c"session_completion");
     let key = relation::find(oids.schema, c"session_completion_pkey");
     let latest = mvcc_snapshot::Latest::take();
-    // The lock is taken only if it is free, because a commit must not wait for it. Without the lock, a row may be appended twice.
-    // The worker merges such rows later.
+    // The lock is taken only if it is free, because a commit must not wait for it. If the lock is not taken, a row may be
+    // appended although an equal row is pending. The worker merges such rows later.
     let is_free = [rows, key].into_iter().all(relation::lock_for_reading_if_free);
     let mut known = if is_free { Prober::open(rows, key, latest.view()) } else { None };
     let mut is_pending = |it: &IncompleteSessionRow| {
@@ -158,38 +160,38 @@ pub fn append(
     AppendResult::Rows
 }
 
-/// Position of `rel` in session_completion; upgrades may only append columns.
+/// Position of the column `rel` in `session_completion`. This position is fixed, because upgrades may only append columns.
 const REL: i16 = 2;
 
-/// Moves rows out of the inbox into `session_completion`. Returns the number of inbox rows.
+/// Moves rows out of the inbox into `session_completion`. Returns the number of rows that were moved out.
 pub fn create(connection: &Connection) -> i64 {
     CREATE.first(connection, (MOST_MOVED,), |(moved,)| moved).flatten().unwrap_or_default()
 }
 
-/// Makes the rows of these addresses due, because the inventory has an answer.
+/// Marks the rows of these addresses as due, because the inventory now has an answer about the addresses.
 pub fn renew(connection: &Connection, addresses: &[Address]) {
     if !addresses.is_empty() {
         RENEW.execute(connection, (array(addresses),));
     }
 }
 
-/// Deletes rows of dropped tables. Also makes rows due whose address is not in the inventory, because no
-/// answer will make them due.
+/// Deletes the rows that belong to dropped tables. If the address of a row is not in the inventory, also marks this row as due,
+/// because no answer will arrive for the address.
 pub fn forget(connection: &Connection) {
     FORGET.execute(connection, ());
 }
 
-/// An owner of tables with pending rows.
+/// A role that owns session tables with pending rows.
 pub struct Owner {
     pub role: u32,
-    /// A superuser, or the owner of the extension.
+    /// True if the role is a superuser, or owns the extension.
     pub comes_first: bool,
     pub is_due: bool,
-    /// When the next row falls due.
+    /// The time at which the next row of this role becomes due.
     pub next: Option<Timestamp>,
 }
 
-/// Owners with pending rows that may be completed.
+/// Returns the owners whose tables have pending rows, if these tables may be completed.
 pub fn owners(oids: ExtensionOids, connection: &Connection) -> Vec<Owner> {
     if super::has_rows(oids, c"session_completion") == Some(false) {
         return Vec::new();
@@ -203,7 +205,7 @@ pub fn owners(oids: ExtensionOids, connection: &Connection) -> Vec<Owner> {
     })
 }
 
-/// A role whose code a process will run.
+/// The role as which an owner process connects and runs code.
 pub struct Role {
     pub name: String,
     pub may_connect: bool,
@@ -221,12 +223,12 @@ pub fn role(oids: ExtensionOids, connection: &Connection, role: u32) -> Option<R
     ROLE.first(connection, (Oid::from(role), oids.owner), read).flatten()
 }
 
-/// Suspends an owner until resume_owner() is called.
+/// Suspends an owner. The suspension lasts until resume_owner() is called.
 pub fn suspend(connection: &Connection, owner: &str, reason: &str) {
     SUSPEND.execute(connection, (owner, reason));
 }
 
-/// Leased rows of one table.
+/// The rows of one table that a process has leased.
 pub struct SessionLease {
     pub table: Oid,
     /// The addresses, in key order.
@@ -235,7 +237,7 @@ pub struct SessionLease {
     pub attempts: i64,
 }
 
-/// Leases due rows of one table of an owner, for the duration `lasts`.
+/// Leases rows of one table. Chooses due rows of a table of this owner. The lease lasts for the duration `lasts`.
 pub fn lease(connection: &Connection, owner: Oid, holder: i64, lasts: Duration) -> Option<SessionLease> {
     LEASE.run(connection, (owner, MOST_LEASED, lasts.as_secs_f64(), holder), |rows| {
         let (table, ..) = rows.first()?;
@@ -246,20 +248,20 @@ pub fn lease(connection: &Connection, owner: Oid, holder: i64, lasts: Duration) 
     })
 }
 
-/// After this number of slow visits in a row, a visit tries only one session. Each slow visit halves the batch. A batch has at most
-/// 2,000 sessions, so one session is left after 11 halvings.
+/// Each slow visit halves the number of sessions that the next visit writes. A visit starts with at most 2,000 sessions. So
+/// after 11 slow visits in a row, the next visit writes only one session.
 pub const SMALLEST_AFTER: i64 = 11;
 
-/// The outcome of a visit. [`end_visit`] stores it when it ends the lease.
+/// The outcome of a visit to the sessions of a row. [`end_visit`] stores the outcome when it ends the lease of the row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Done,
-    /// The row waits for an answer.
+    /// The row waits for an answer of a provider.
     Waits,
     More,
-    /// More sessions are left, and the next visit can write a larger batch.
+    /// More sessions are left, and the next visit can write more sessions than this visit.
     Faster,
-    /// The row is due again after a backoff.
+    /// The visit failed, so the row becomes due again after a backoff.
     Later,
 }
 
@@ -275,8 +277,8 @@ impl Outcome {
     }
 }
 
-/// Ends the lease of rows. `longest` is the longest backoff. `error` is the reason why rows are
-/// completed later.
+/// Ends the leases of the rows of a visit. `longest` is the longest backoff. `error` is stored in the rows with the outcome
+/// `Later`. It says why they could not be completed.
 pub fn end_visit(
     connection: &Connection,
     table: Oid,
@@ -291,17 +293,17 @@ pub fn end_visit(
         .execute(connection, (table, addresses, names, holder, longest.as_secs_f64(), error, SMALLEST_AFTER));
 }
 
-/// Makes delayed rows of these tables due, because the cause of their failure may be gone.
+/// Marks the delayed rows of these tables as due, because the cause of their failure may no longer exist.
 pub fn retry(connection: &Connection, tables: impl Iterator<Item = Oid>) {
     RETRY.execute(connection, (array(tables),));
 }
 
-/// Ends the leases of a process that has ended. `longest` is the longest backoff.
+/// Ends the leases that a process held when it ended. `longest` is the longest backoff before the rows become due again.
 pub fn release(connection: &Connection, holder: i64, longest: Duration) {
     end_leases(connection, &[holder], false, longest);
 }
 
-/// Ends the leases of all processes except the processes in `holders`, because those are running.
+/// Ends the leases of all processes that are not in `holders`. The processes in `holders` are still running.
 pub fn release_others(connection: &Connection, holders: &[i64], longest: Duration) {
     end_leases(connection, holders, true, longest);
 }
@@ -310,11 +312,11 @@ fn end_leases(connection: &Connection, holders: &[i64], are_kept: bool, longest:
     RELEASE.execute(connection, (array(holders), are_kept, longest.as_secs_f64()));
 }
 
-/// The numbers of rows.
+/// The numbers of rows in `session_completion`.
 #[derive(Clone, Copy, Default)]
 pub struct Sizes {
     pub pending: i64,
-    /// Age of the oldest that is pending.
+    /// The age of the oldest pending row.
     pub oldest_age: Option<Duration>,
     pub suspended: i64,
 }

@@ -1,5 +1,5 @@
-//! Counts of prepared transactions, in `counter_delta`. The rows become visible when the transaction commits.
-//! The worker adds them to the counters in shared memory.
+//! Stores the counts of prepared transactions in the table `counter_delta`. The rows become visible when the prepared
+//! transaction commits. The worker then adds the counts to the counters in shared memory.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::pg::{Oid, catalog};
 use crate::telemetry::{self, CounterDelta};
 use crate::worker::registry;
 
-/// The indexes of counters depend on the version of the library.
+/// The version of the library. A stored count refers to a counter by its index, and the indexes can differ between versions.
 const LIBRARY: &str = env!("CARGO_PKG_VERSION");
 
-/// Largest number of rows that one transaction takes.
+/// Maximum number of rows that one transaction takes from the table.
 const MOST_TAKEN: i64 = 10_000;
 
 thread_local! {
@@ -23,15 +23,14 @@ thread_local! {
         "counter_deltas_take", include_str!("../../sql/queries/fold/counter_deltas_take.sql")) };
 }
 
-/// Maximum number of pages of the table (1 MB). If the table is larger, no worker is taking its rows, so nothing is
-/// appended.
+/// Maximum size of the table in pages (1 MB). A larger table shows that no worker takes its rows, so nothing is appended to it.
 const MOST_PAGES: u32 = 128;
 
-/// How long PREPARE TRANSACTION waits for the lock of the table.
+/// The longest time that PREPARE TRANSACTION waits for the lock of the table.
 const LOCK_WAIT: Duration = Duration::from_millis(20);
 
-/// Stores the counts of this transaction in the table, as rows of the transaction that is being prepared. Does nothing if the
-/// database has no worker, because no process would read these rows.
+/// Stores the counts of the transaction that is being prepared as rows of the table. The rows belong to the same transaction.
+/// Does nothing if the database has no worker, because no process would read these rows.
 pub fn store_of_prepared() {
     let counted = telemetry::take_counted();
     if counted.is_empty() || !registry::has_worker() {
@@ -49,7 +48,8 @@ pub fn store_of_prepared() {
     }
 }
 
-/// Appends the counts of this transaction. Works below the executor, because a session's commit calls this.
+/// Appends the counts of this transaction. Does not use the executor, because this function runs while the transaction is being
+/// prepared.
 fn append(oids: ExtensionOids, counted: &[CounterDelta]) {
     let table = Table::open_for_appending(oids.schema, c"counter_delta");
     if table.pages() > MOST_PAGES {
@@ -63,7 +63,7 @@ pub fn table(oids: ExtensionOids) -> Oid {
     relation::find(oids.schema, c"counter_delta")
 }
 
-/// Takes rows, and counts them when this transaction commits.
+/// Takes rows out of the table. Adds their counts to the counters in shared memory when this transaction commits.
 pub fn take(oids: ExtensionOids, connection: &Connection) {
     if !relation::may_have_rows(table(oids)) {
         return;
