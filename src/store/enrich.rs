@@ -1,7 +1,7 @@
-//! Runs the cascade for a set of addresses and writes the results.
+//! Runs the cascade of sources for a set of addresses and writes the results into the inventories.
 //!
-//! Networks are written first, then addresses. Each kind of row is written in key order and in one pass, so that all rows are
-//! locked in order. Each pass processes its addresses in chunks, which limits memory.
+//! Networks are written before addresses. The rows of each kind are written in key order and in one pass. So all rows are
+//! locked in order. Each pass processes its addresses in chunks, which limits the memory.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ use crate::store::queue;
 use crate::telemetry::{self, Counter};
 use crate::worker::registry;
 
-/// Sessions of one address to count.
+/// A number of sessions of one address that is added to the address's count, and the times of these sessions.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct SessionCount {
     pub sessions: i64,
@@ -36,12 +36,13 @@ pub struct SessionCount {
 }
 
 impl SessionCount {
-    /// Returns the count of deleted sessions. This count has no times at which the address was seen.
+    /// Returns the count for deleted sessions. This number is negative, and the count has no times at which the address was
+    /// seen.
     pub fn gone(sessions: i64) -> SessionCount {
         SessionCount { sessions: -sessions, ..SessionCount::default() }
     }
 
-    /// Returns the count without deleted sessions. A new address is created with this count.
+    /// Returns this count, but with 0 if the number of sessions is negative. A new address is created with the result.
     pub fn arrived(self) -> SessionCount {
         SessionCount { sessions: self.sessions.max(0), ..self }
     }
@@ -53,28 +54,28 @@ impl SessionCount {
     }
 }
 
-/// What to do for a set of addresses. The addresses are in key order, because this is the order of locks.
+/// The work for a set of addresses. The addresses are in key order, because rows are locked in key order.
 #[derive(Default)]
 pub struct Plan {
     /// Addresses without a row, with the counts of their sessions.
     pub missing: BTreeMap<Address, SessionCount>,
-    /// Addresses whose row must be renewed from the mmdb files, because newer files are loaded or the caller forces
-    /// it.
+    /// Addresses whose row must be renewed from the mmdb files. The reason is that newer files are loaded, or that the caller
+    /// forces the renewal.
     pub due: Vec<Address>,
     /// Number of addresses whose row is up to date.
     pub fresh: i64,
-    /// Lookups to queue: an address, and a provider to ask about this address.
+    /// Lookups that are queued. Each has an address, and the provider that is asked about this address.
     pub ask: Vec<(Address, Provider)>,
-    /// Lookups to queue for the addresses in `due`, after their rows were renewed. The lookup at a network provider
-    /// is left out if the mmdb files now have the network.
+    /// Lookups for the addresses in `due`. They are queued after the rows of these addresses were renewed. If the mmdb files
+    /// now have the network of an address, no lookup at a network provider is queued for this address.
     pub ask_if_renewed: Vec<(Address, Provider)>,
     pub lookups: Lookups,
 }
 
-/// Which lookups [`write`] queues.
+/// Selects the lookups that [`write`] queues.
 #[derive(Clone, Copy, Default)]
 pub enum Lookups {
-    /// Queues the lookups in [`Plan::ask`], and the lookups that the created and the renewed addresses need.
+    /// Queues the lookups in [`Plan::ask`]. Also queues the lookups that the created and the renewed addresses need.
     #[default]
     OfWritten,
     /// Queues only the lookups in [`Plan::ask`]. Marks the `skipped` providers as skipped in the documents of new
@@ -82,16 +83,16 @@ pub enum Lookups {
     Planned { skipped: Providers },
 }
 
-/// How to treat rows that another transaction has locked.
+/// How a statement treats rows that another transaction has locked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum LockPolicy {
     Wait,
-    /// Leave existing networks unchanged and skip locked addresses.
+    /// Leave existing networks unchanged, and skip addresses that another transaction has locked.
     Skip,
 }
 
-/// Addresses per statement. Their documents stay within the default work_mem of 4 MB, so nothing is spilled
-/// to disk.
+/// Number of addresses that one statement processes. The documents of this number of addresses fit into the default work_mem of
+/// 4 MB, so PostgreSQL writes no temporary files.
 const CHUNK: usize = 2_000;
 
 type Inets = Array<Inet>;
@@ -117,12 +118,12 @@ thread_local! {
         "addresses_lock", include_str!("../../sql/queries/inventory/addresses_lock.sql")) };
 }
 
-/// Locks existing addresses, which are in key order, for the next statement.
+/// Locks the rows of existing addresses for the next statement. The addresses are in key order.
 pub(super) fn lock_addresses(connection: &Connection, addresses: &[Address]) {
     LOCK.execute(connection, (array(addresses),));
 }
 
-/// Returns the networks of these addresses in the mmdb files.
+/// Returns the networks that the mmdb files have for the addresses of a plan.
 pub fn networks_of(plan: &Plan, databases: &Databases) -> Networks {
     let mut networks = Networks::new();
     let due = plan.due.iter().map(|address| (*address, SessionCount::default()));
@@ -143,7 +144,8 @@ pub fn networks_of(plan: &Plan, databases: &Databases) -> Networks {
     networks
 }
 
-/// Writes a plan. Returns the missing addresses that this transaction created. Their sessions are counted.
+/// Writes a plan. Returns those missing addresses that this transaction created. Their rows already contain the counts of their
+/// sessions.
 pub fn write(
     oids: ExtensionOids,
     connection: &Connection,
@@ -166,7 +168,7 @@ pub fn write(
     created
 }
 
-/// Renews existing addresses, which are in key order, from the mmdb files only. Does not ask providers.
+/// Renews existing addresses from the mmdb files. Does not ask providers. The addresses are in key order.
 pub fn renew(oids: ExtensionOids, connection: &Connection, databases: &Databases, due: Vec<Address>) {
     let plan = Plan { due, ..Plan::default() };
     let networks = networks_of(&plan, databases);
@@ -175,7 +177,7 @@ pub fn renew(oids: ExtensionOids, connection: &Connection, databases: &Databases
     update_addresses(oids, connection, databases, &plan.due, LockPolicy::Wait, Providers::NONE);
 }
 
-/// Queues lookups, except those that already wait for a worker. Wakes the worker at commit.
+/// Queues lookups. Leaves out a lookup if the same lookup already waits for a worker. Wakes the worker at commit.
 pub fn request(oids: ExtensionOids, lookups: impl IntoIterator<Item = (Address, Provider)>) {
     let table = queue::request_table(oids).to_u32();
     let is_needed = |(address, provider): &(Address, Provider)| {
@@ -188,8 +190,8 @@ pub fn request(oids: ExtensionOids, lookups: impl IntoIterator<Item = (Address, 
     }
 }
 
-/// Returns the lookups that new addresses need: for each address, the providers of `online` to ask. The argument
-/// `addresses` has each new address with its network, or with `None` if the network is unknown.
+/// Returns the lookups that new addresses need. Each lookup has an address, and one of the providers in `online` to ask about
+/// this address. Each new address in `addresses` has its network, or `None` if the network is unknown.
 pub fn lookups_of_new(
     addresses: impl Iterator<Item = (Address, Option<i64>)>,
     online: Providers,
@@ -197,8 +199,8 @@ pub fn lookups_of_new(
     addresses.flat_map(move |(address, asn)| wanted(address, asn, online))
 }
 
-/// Returns the providers of `online` that should be asked about a new address. Network providers are asked only if
-/// the mmdb files have no network for the address.
+/// Returns those providers of `online` that should be asked about a new address. A network provider is asked only if the mmdb
+/// files have no network for the address.
 fn wanted(
     address: Address,
     asn: Option<i64>,
@@ -208,7 +210,8 @@ fn wanted(
     able(address, Providers::of(online.iter().filter(is_lacking)))
 }
 
-/// Creates the missing addresses. Their networks must exist. `online` are the providers to ask about them.
+/// Creates rows for the missing addresses. The networks of these addresses must exist. Queues lookups of the new addresses at
+/// the providers in `online`.
 pub fn create_addresses(
     oids: ExtensionOids,
     connection: &Connection,
@@ -219,8 +222,8 @@ pub fn create_addresses(
     create_with(oids, connection, databases, missing, online, Providers::NONE)
 }
 
-/// Like [`create_addresses`]. Marks the `skipped` providers, which are not asked, as skipped in the documents of the
-/// addresses.
+/// Like [`create_addresses`], but also marks the providers in `skipped` as skipped in the documents of the addresses. These
+/// providers are not asked.
 fn create_with(
     oids: ExtensionOids,
     connection: &Connection,
@@ -256,8 +259,8 @@ fn create_with(
     created
 }
 
-/// Creates rows for addresses, without data. The caller passes the addresses in key order. Returns the addresses for which a row
-/// was created.
+/// Creates rows for addresses. The rows contain no data except the address. The caller passes the addresses in key order.
+/// Returns the addresses for which a row was created.
 pub fn create_bare(connection: &Connection, addresses: &[Address]) -> Vec<Address> {
     let (_, documents) = answers(&Databases::default(), addresses, Providers::NONE);
     CREATE_BARE.run(connection, (array(addresses), array(documents), LAYOUT_VERSION), |rows| {
@@ -265,7 +268,7 @@ pub fn create_bare(connection: &Connection, addresses: &[Address]) -> Vec<Addres
     })
 }
 
-/// Renews the due addresses from the mmdb files.
+/// Renews the rows of the addresses in `due` from the mmdb files. Queues lookups at the providers in `online`.
 pub fn update_addresses(
     oids: ExtensionOids,
     connection: &Connection,
@@ -295,12 +298,13 @@ pub fn update_addresses(
     }
 }
 
-/// Returns the providers of `some` that support the address.
+/// Returns lookups of the address, one at each provider of `some` that can be asked about this address.
 pub fn able(address: Address, some: Providers) -> impl Iterator<Item = (Address, Provider)> {
     some.iter().filter(move |provider| provider.takes(address)).map(move |provider| (address, provider))
 }
 
-/// Writes answers of a provider about existing addresses, which are in key order: network and document.
+/// Writes a provider's answers about existing addresses. Each answer has a network and a document. The addresses are in key
+/// order.
 pub fn write_answers(
     connection: &Connection,
     source: &str,
@@ -316,8 +320,8 @@ pub fn write_answers(
     UPDATE.execute(connection, (array(&addresses), asns, documents, LAYOUT_VERSION, source));
 }
 
-/// Returns the networks and documents of some addresses, from the mmdb files. Marks the `skipped` providers as
-/// skipped in the documents, if these providers can be asked about the address.
+/// Returns the networks and the documents of some addresses according to the mmdb files. If a provider in `skipped` can be
+/// asked about an address, marks this provider as skipped in the address's document.
 fn answers(
     databases: &Databases,
     addresses: &[Address],
@@ -337,14 +341,14 @@ fn answers(
     (asns, documents)
 }
 
-/// Makes the plan for some addresses, which must be in key order. Reads the row of each address in the inventory:
+/// Makes the plan for some addresses, which must be in key order. Reads the row of each address in the inventory. The row
+/// decides what the plan contains:
+/// - If there is no row, the address is added to `missing`.
+/// - If the row must be renewed, or `force` is true, the address is added to `due`, and its lookups to `ask_if_renewed`.
+/// - If the row is up to date, the address is counted in `fresh`, and its lookups are added to `ask`.
 ///
-/// - No row: the address is added to `missing`.
-/// - A row that must be renewed, or `force` is true: the address is added to `due`, and its lookups to `ask_if_renewed`.
-/// - An up-to-date row: the address is counted in `fresh`, and its lookups are added to `ask`.
-///
-/// The lookups are at the providers of `online` that should be asked about the address. The key order makes reading
-/// fast, because neighbouring keys are on the index page that was read last.
+/// A lookup is added for each provider in `online` that should be asked about the address. Reading in key order is fast,
+/// because the next key is usually on the index page that was read last.
 pub fn plan(
     oids: ExtensionOids,
     addresses: impl IntoIterator<Item = (Address, SessionCount)>,

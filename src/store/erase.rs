@@ -1,13 +1,12 @@
 //! Erases addresses from sessions, and from all tables of the extension.
 //!
-//! Most sessions are erased in separate transactions, whose commits append negative counts. The last transaction erases
-//! the address itself, although new sessions of the address may arrive at any time. It locks the row of the address, so
-//! that folds skip the pending counts, and then takes a snapshot. It erases the sessions and the pending counts that the
-//! snapshot sees, and the row. The pending count of a session that is stored later is not visible in the snapshot, and
-//! stays. So the counts stay exact.
+//! Most sessions are erased in separate transactions. The commits of these transactions append negative counts. The last
+//! transaction erases the address itself, although new sessions of the address may arrive at any time. It locks the row of the
+//! address, so folds skip the pending counts of this address. Then it takes a snapshot. It erases the sessions and pending
+//! counts that the snapshot sees, and the row of the address. If a session is stored later, the snapshot does not see its
+//! pending count, so this count is kept. Therefore the counts stay exact.
 //!
-//! Sessions are read by a scan of the table, without a query. They are written with the rights of the table's
-//! owner.
+//! Sessions are found by a scan of the table, not by a query. They are erased with the rights of the table's owner.
 
 use std::ffi::CStr;
 use std::ops::ControlFlow;
@@ -31,13 +30,13 @@ use crate::pg::user_table::{Lock, TableStatement, UserTable};
 use crate::pg::value::{Array, Bigint, Boolean, Float, Inet, Integer, Tid, Timestamptz, array};
 use crate::pg::{Oid, catalog, relation};
 
-/// Number of sessions that one transaction erases.
+/// Number of sessions after which a transaction stops erasing.
 const SESSIONS: usize = 5_000;
 
-/// The column of `session_delta` with the address.
+/// Position of the column with the address in `session_delta`.
 const DELTA_ADDRESS: i16 = 1;
 
-/// Number of addresses that one transaction erases.
+/// Maximum number of addresses that one transaction erases.
 pub const ADDRESSES: usize = 1_000;
 
 thread_local! {
@@ -69,33 +68,33 @@ const ANONYMISE: TableStatement<'static, (Array<Tid>,), (Tid,)> =
 const DELETE: TableStatement<'static, (Array<Tid>,), (Tid,)> =
     TableStatement::new("sessions_delete", include_str!("../../sql/queries/erase/sessions_delete.sql"));
 
-/// End of the reason that `attached_tables` gives if the index for completing sessions is missing, and
-/// nothing else is wrong. An erasure does not use this index.
+/// The view `attached_tables` gives a reason why a table is not intact. A reason with this end says that only the index for
+/// completing sessions is missing. An erasure does not use this index.
 const LACKS_INDEX: &str = "lacks the index of sessions with null snapshot columns";
 
-/// The treatment of a session whose address is erased.
+/// What an erasure does with a session of an erased address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Method {
-    /// The session stays, without its address and its snapshot.
+    /// The session is kept, but its address and its snapshot are removed.
     Anonymise,
     Delete,
 }
 
-/// The sessions that are erased.
+/// Selects the sessions that are erased.
 #[derive(Clone, Copy)]
 pub enum Which {
     Of(Address),
     Before(Timestamp),
 }
 
-/// A table without partitions, with sessions.
+/// A session table without partitions, or one partition of a session table.
 pub struct SessionTable {
     counted: CountedTable,
     owner: Oid,
 }
 
-/// Returns the session tables, or only `rel` with its partitions. Raises an error if the current role lacks the rights
-/// of a table's owner. Also raises an error if a table's addresses cannot be read.
+/// Returns all session tables. If `rel` is set, returns only this table or its partitions. Raises an error if the current role
+/// lacks the rights of a table's owner. Also raises an error if the addresses of a table cannot be read.
 pub fn tables(oids: ExtensionOids, connection: &Connection, rel: Option<Oid>) -> Vec<SessionTable> {
     let (all, of_rel) = acting_as(oids.owner, || {
         let of_rel = rel.map(|rel| backfill_sessions::tables(connection, rel));
@@ -119,13 +118,13 @@ pub fn tables(oids: ExtensionOids, connection: &Connection, rel: Option<Oid>) ->
     tables.collect()
 }
 
-/// The result of erasing sessions on some pages of a table.
+/// The result of erasing the sessions on some pages of a table.
 pub struct Erased {
-    /// Number of sessions that were found.
+    /// Number of sessions on these pages that must be erased.
     pub found: i64,
-    /// Number of sessions that were written.
+    /// Number of sessions that were erased.
     pub written: i64,
-    /// The next page to read. `None` at the end of the table.
+    /// The page at which the next call continues. `None` if the whole table was read.
     pub next: Option<u32>,
 }
 
@@ -134,11 +133,12 @@ impl SessionTable {
         catalog::table_name(self.counted.table)
     }
 
-    /// Erases sessions from `page` on. Stops after the page that completes a batch.
+    /// Erases sessions, beginning at the page `page`. After the batch has enough sessions, stops at the end of the current
+    /// page.
     pub fn erase(&self, connection: &Connection, page: u32, which: Which, method: Method) -> Erased {
         let nothing = Erased { found: 0, written: 0, next: None };
         let Some(table) = UserTable::lock(self.counted.table, Lock::Write) else { return nothing };
-        // As long as this snapshot is held, no other row can get the tuple id of a session that was read.
+        // While this snapshot is held, PostgreSQL does not give the tuple id of a session that was read to another row.
         let latest = Latest::take();
         let Some((tuple_ids, next)) = self.read(&latest, page, which) else { return nothing };
         let written =
@@ -146,9 +146,9 @@ impl SessionTable {
         Erased { found: tuple_ids.len() as i64, written, next }
     }
 
-    /// Erases all sessions of an address that a snapshot sees. The trigger appends no negative counts for them. Returns their
-    /// number. Raises an error if another transaction has locked one of these sessions. Waiting could deadlock, because this
-    /// transaction already holds other locks.
+    /// Erases all sessions of an address that a snapshot sees. The trigger appends no negative counts for these sessions.
+    /// Returns the number of erased sessions. Raises an error if another transaction has locked one of these sessions. A wait
+    /// could cause a deadlock, because this transaction already holds other locks.
     fn erase_uncounted(
         &self,
         connection: &Connection,
@@ -244,7 +244,7 @@ impl SessionTable {
     }
 }
 
-/// Without these settings, PostgreSQL could scan the whole table instead of fetching the rows by tuple id.
+/// With these settings, PostgreSQL fetches the rows by tuple id and does not scan the whole table.
 const SETTINGS: &[(&CStr, &CStr)] = &[(c"enable_seqscan", c"off"), (c"jit", c"off")];
 
 fn address(row: &Row, column: Column) -> Option<Address> {
@@ -254,8 +254,8 @@ fn address(row: &Row, column: Column) -> Option<Address> {
     }
 }
 
-/// Locks what an erasure of addresses changes, in the order of locks: jobs, networks, addresses. Creates
-/// missing rows of addresses.
+/// Locks the rows that an erasure of addresses changes. The order of locks is: jobs, networks, addresses. Creates the rows of
+/// addresses that have none.
 pub fn lock(connection: &Connection, addresses: &[Address]) {
     JOBS.execute(connection, (array(addresses),));
     NETWORKS.execute(connection, (array(addresses),));
@@ -263,15 +263,15 @@ pub fn lock(connection: &Connection, addresses: &[Address]) {
     LOCK.execute(connection, (array(addresses),));
 }
 
-/// Erases the locked addresses that have no sessions. Returns their number.
+/// Erases those locked addresses that have no sessions. Returns the number of erased addresses.
 pub fn erase_unused(oids: ExtensionOids, connection: &Connection, locked: &[Address]) -> i64 {
     let unused: Vec<Address> = WITHOUT_SESSIONS
         .run(connection, (array(locked),), |rows| rows.iter().filter_map(|(address,)| address).collect());
     erase_rest(oids, connection, &unused)
 }
 
-/// Erases an address with the sessions that it still has. Returns the number of these sessions. Fails if another transaction has
-/// locked one of these sessions.
+/// Erases an address and its remaining sessions. Returns the number of these sessions. Fails if another transaction has locked
+/// one of these sessions.
 pub fn erase_address(
     oids: ExtensionOids,
     connection: &Connection,
@@ -299,7 +299,7 @@ fn erase_rest(oids: ExtensionOids, connection: &Connection, erased: &[Address]) 
     addresses::delete(oids, erased)
 }
 
-/// Returns those pending counts of an address that a snapshot sees.
+/// Returns the tuple ids of those pending counts of an address that a snapshot sees.
 fn pending_counts(oids: ExtensionOids, latest: &Latest, address: Address) -> Vec<TupleId> {
     let deltas = ReadableTable::open(relation::find(oids.schema, c"session_delta"));
     let mut found = Vec::new();
@@ -314,7 +314,7 @@ fn pending_counts(oids: ExtensionOids, latest: &Latest, address: Address) -> Vec
     found
 }
 
-/// Returns the current time minus `age`. Returns `None` if the age is not positive, or longer than a thousand years.
+/// Returns the current time minus `age`. Returns `None` if `age` is not positive, or is longer than a thousand years.
 pub fn moment_before(connection: &Connection, age: Interval) -> Option<Timestamp> {
     const YEARS: i32 = 1_000;
     let Interval { months, days, microseconds } = age;
@@ -325,25 +325,26 @@ pub fn moment_before(connection: &Connection, age: Interval) -> Option<Timestamp
     is_short.then(|| MOMENT_BEFORE.first(connection, (months, days, seconds), |(moment,)| moment))?.flatten()
 }
 
-/// Returns addresses after `after` that had no session since `moment`, in key order.
+/// Returns addresses that had no session since the time `moment`. Returns them in key order, and begins after the address
+/// `after`.
 pub fn expired(connection: &Connection, moment: Timestamp, after: Option<Address>) -> Vec<Address> {
     EXPIRED.run(connection, (moment, after, ADDRESSES as i64), |rows| {
         rows.iter().filter_map(|(address,)| address).collect()
     })
 }
 
-/// State of the calls that erase addresses.
+/// The state of the procedure calls that erase addresses.
 #[derive(Clone, Copy, Default)]
 pub struct Erasures {
-    /// Calls that failed or were killed, and were not repeated.
+    /// Number of procedure calls that failed or were killed, and were not repeated.
     pub failed: i64,
-    /// End of the last call that expired the addresses of all tables.
+    /// End time of the most recent procedure call that expired the addresses of all tables.
     pub last_expiry: Option<Timestamp>,
-    /// pg_cron has a job in this database that expires addresses.
+    /// True if pg_cron has a job in this database that expires addresses.
     pub is_scheduled: bool,
 }
 
-/// Returns the state of the calls that erase addresses.
+/// Returns the state of the procedure calls that erase addresses.
 pub fn erasures(connection: &Connection) -> Erasures {
     let status = STATUS.first(connection, (), |(failed, last_expiry, is_scheduled)| Erasures {
         failed: failed.unwrap_or_default(),

@@ -1,14 +1,14 @@
-//! Folds pending counts into the inventories.
+//! Folds pending counts into the inventories: adds the counts to the inventories and deletes their rows.
 //!
-//! A pass reads the pending counts once, in batches. A batch is one transaction. It reads counts, creates
-//! missing rows, locks addresses and networks, takes the counts of the locked addresses, and adds them. If
-//! the process is killed, the batch is rolled back. Every batch has counts for most of the networks. So
-//! only some batches add the counts of networks; until then, these counts stay pending.
+//! A pass reads the pending counts once, in batches. Each batch is one transaction. It reads counts, creates missing rows,
+//! locks addresses and networks, takes the counts of the locked addresses, and adds these counts. If the process is killed, the
+//! batch is rolled back. Almost every batch has counts for most of the networks. Therefore only some batches add the counts of
+//! networks. Until then, the counts of networks stay pending.
 //!
-//! A fold waits for no other transaction. It leaves the counts of an address that another transaction is creating or has locked. It
-//! also leaves the counts of a new address while another transaction creates or locks the network of this address. The next pass
-//! tries the counts that were left. Another transaction may still begin to create a row between the check and the INSERT. [`WAITS`]
-//! limits the wait for that row.
+//! A fold does not wait for other transactions. If another transaction is creating or has locked an address, the counts of this
+//! address are left. The same applies to a new address whose network another transaction is creating or has locked. The next
+//! pass tries the counts that were left. After the check, another transaction may still begin to create one of the rows. Then
+//! the INSERT of the fold waits for that row. [`WAITS`] limits this wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
@@ -33,21 +33,21 @@ use crate::pg::{self, Oid, check_for_interrupts, memory, mvcc_snapshot, settings
 use crate::provider::Providers;
 use crate::telemetry::{self, Operation, Source, Update, Work};
 
-/// Maximum number of pending counts per transaction. Folding them takes well below a second.
+/// Maximum number of pending counts that one transaction folds. Folding this number takes much less than a second.
 pub const BATCH: usize = 20_000;
-/// Addresses per statement. This limits its memory.
+/// Number of addresses that one statement processes. This number limits the memory of the statement.
 const CHUNK: usize = 5_000;
 
-/// After this number of batches, a batch also updates the counts of networks. The number is small, because the sums are in memory.
-/// The last batch of a pass always updates the networks.
+/// Only every N-th batch also updates the counts of networks, where N is this number. The number is small, because the sums of
+/// the networks are held in memory. The last batch of a pass always updates the networks.
 const BATCHES_FOR_NETWORKS: u32 = 5;
 
-/// How long a fold waits for a row that another transaction has just begun to create.
+/// The longest time that a fold waits for a row that another transaction has just begun to create.
 const WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"300ms")];
-/// Number of times that a batch tries to create missing rows.
+/// Number of attempts of a batch to create the missing rows.
 const ATTEMPTS: u32 = 3;
 
-/// How long a procedure's fold waits for the lock of a table, or for a batch of another fold.
+/// The longest time that a procedure's fold waits for the lock of a table, or for a batch of another fold.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const AT_MOST: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"30s")];
 
@@ -55,7 +55,7 @@ const AT_MOST: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"30s")];
 const ADDRESS: i16 = 1;
 const SESSIONS: i16 = 2;
 
-/// Address, sessions, first seen, last seen, pending counts.
+/// The columns are: address, number of sessions, first seen, last seen, number of pending counts.
 type Sums = (Inet, Bigint, Timestamptz, Timestamptz, Bigint);
 
 thread_local! {
@@ -74,26 +74,26 @@ thread_local! {
         "fold_networks", include_str!("../../sql/queries/fold/fold_networks.sql")) };
 }
 
-/// The progress of a pass over the pending counts. Counts that arrive behind its position are left to the
-/// next pass, because under load new counts always arrive.
+/// The progress of a pass over the pending counts. Under load, new counts always arrive. So counts that are appended after the
+/// pass has begun may be left to the next pass.
 #[derive(Clone, Copy, Default)]
 pub struct FoldPass {
-    /// The first page of `session_delta` that is still to be read.
+    /// The first page of `session_delta` that the pass has not yet read.
     page: u32,
-    /// Number of pages of `session_delta` when the pass began; `None` before the pass began.
+    /// Number of pages of `session_delta` at the start of the pass. `None` if the pass has not begun.
     pages: Option<u32>,
-    /// Number of batches since the last batch that added counts to networks.
+    /// Number of batches since the last batch that updated the counts of networks.
     without_networks: u32,
     is_over: bool,
-    /// Number of rows of `session_delta` that were folded.
+    /// Number of rows of `session_delta` that this pass folded.
     pub folded: i64,
-    /// Number of rows of `session_delta` that were left.
+    /// Number of rows of `session_delta` that this pass did not fold, because other transactions had locked their addresses.
     pub left: i64,
-    /// Networks whose pending counts were left.
+    /// Number of networks whose pending counts were not folded, because other transactions had locked the networks.
     pub networks_left: i64,
-    /// The pass found pending counts.
+    /// True if the pass found pending counts.
     pub found_some: bool,
-    /// The pass ended early, because a lock was not released in time.
+    /// True if the pass ended early, because a lock was not released in time.
     gave_up: bool,
 }
 
@@ -102,7 +102,7 @@ impl FoldPass {
         self.is_over
     }
 
-    /// Tells the caller the number of counts that were left, and the reason.
+    /// Sends a NOTICE to the client if counts were left. The NOTICE contains the number of these counts and the reason.
     pub fn report(&self) {
         if self.gave_up {
             pg::notice(
@@ -118,8 +118,8 @@ impl FoldPass {
     }
 }
 
-/// Folds all pending counts except those that other transactions block. With `may_commit`, commits after each
-/// batch. The last batch is committed too, because the caller must not keep its locks.
+/// Folds all pending counts except those that other transactions block. If `may_commit` is true, commits after each batch. The
+/// last batch is committed too, because the caller must not keep the locks of the batch.
 pub fn run(oids: ExtensionOids, may_commit: bool) -> FoldPass {
     let mut pass = FoldPass::default();
     if may_commit {
@@ -143,7 +143,7 @@ pub fn run(oids: ExtensionOids, may_commit: bool) -> FoldPass {
     pass
 }
 
-/// Runs one batch of a pass, unless another process is folding. Returns true if it ran.
+/// Runs one batch of a pass, unless another process is folding. Returns true if the batch ran.
 pub fn batch_if_free(oids: ExtensionOids, connection: &Connection, pass: &mut FoldPass) -> bool {
     let is_free = exclude_others(deltas(oids), Wait::No);
     if is_free {
@@ -152,9 +152,9 @@ pub fn batch_if_free(oids: ExtensionOids, connection: &Connection, pass: &mut Fo
     is_free
 }
 
-/// Runs one batch of a pass. First waits for the batch that another process may be running. If a table's lock or the
-/// lock of another fold is not free within [`LONGEST_WAIT`], the pass ends. If the caller's own `lock_timeout` is
-/// shorter, that is an ERROR. Returns the number of pending counts that the batch folded.
+/// Runs one batch of a pass. If another process runs a batch, first waits for the end of that batch. The pass ends if a lock of
+/// a table or of another fold is not free within [`LONGEST_WAIT`]. If the caller's own `lock_timeout` is shorter and passes,
+/// raises an ERROR. Returns the number of pending counts that the batch folded.
 pub fn step(oids: ExtensionOids, connection: &Connection, pass: &mut FoldPass) -> i64 {
     let folded = pass.folded;
     let mut after = *pass;
@@ -217,11 +217,11 @@ fn fold_some(oids: ExtensionOids, connection: &Connection, pass: &mut FoldPass) 
     pass.folded += taken;
 }
 
-/// The pending counts of one transaction.
+/// The pending counts that one transaction folds.
 struct Batch {
     counts: BTreeMap<Address, PendingCount>,
-    /// The snapshot that read the counts. The batch holds it until the rows of the counts are deleted. While it is held, PostgreSQL
-    /// does not reuse their tuple ids.
+    /// The snapshot with which the counts were read. The batch holds this snapshot until the rows of the counts are deleted.
+    /// While the snapshot is held, PostgreSQL does not give the tuple ids of these rows to other rows.
     _seen_with: mvcc_snapshot::Latest,
 }
 
@@ -233,7 +233,7 @@ struct PendingCount {
 }
 
 impl Batch {
-    /// Reads the next pages of a pass, until there is enough for a transaction.
+    /// Reads the next pages of a pass, until there are enough counts for one transaction.
     fn read(oids: ExtensionOids, pass: &mut FoldPass) -> Batch {
         let seen_with = mvcc_snapshot::Latest::take();
         let mut counts: BTreeMap<Address, PendingCount> = BTreeMap::new();
@@ -264,10 +264,10 @@ impl Batch {
     }
 }
 
-/// Creates addresses that a trigger did not create, because of an error or because the sessions came from
-/// another node. Their sessions are not counted yet. Also renews addresses that were created without their
-/// networks. Leaves addresses that another transaction blocks. Returns the addresses whose counts were
-/// dropped: they have no row, and their sessions were never counted.
+/// Creates addresses that have pending counts but no row. Their row is missing because of an error, or because their sessions
+/// were replicated from another node. The sessions are not counted yet. Also renews addresses that were created without their
+/// networks. Leaves addresses that another transaction blocks. If the counts of an address without a row sum up to 0 or less,
+/// the counts are dropped, because no session of the address was counted. Returns the addresses whose counts were dropped.
 fn create_missing(oids: ExtensionOids, connection: &Connection, batch: &Batch) -> BTreeSet<Address> {
     mmdb::with(LoadPolicy::None, |databases| {
         let mut dropped = None;
@@ -282,7 +282,7 @@ fn create_missing(oids: ExtensionOids, connection: &Connection, batch: &Batch) -
             let created = contained(|| with_settings(WAITS, || create(oids, connection, databases, plan)));
             match created {
                 Ok(()) => break,
-                // After the check, another transaction began to create one of these rows. The next attempt finds that row.
+                // After the check, another transaction has begun to create one of these rows. The next attempt finds that row.
                 Err(failure) if failure.was_lock => {}
                 Err(failure) => failure.raise(),
             }
@@ -291,8 +291,8 @@ fn create_missing(oids: ExtensionOids, connection: &Connection, batch: &Batch) -
     })
 }
 
-/// Returns two kinds of addresses: those that have no row, unless another transaction is creating the row,
-/// and those for which newer files are in service.
+/// Returns a plan with two kinds of addresses. The first kind has no row, and no other transaction is creating the row. The
+/// second kind has a row that comes from older mmdb files than the loaded files.
 fn missing_and_due(oids: ExtensionOids, batch: &Batch, databases: &Databases) -> Plan {
     let latest = mvcc_snapshot::Latest::take();
     let uncounted = batch.counts.keys().map(|address| (*address, SessionCount::default()));
@@ -303,7 +303,7 @@ fn missing_and_due(oids: ExtensionOids, batch: &Batch, databases: &Databases) ->
     plan
 }
 
-/// Drops the counts of missing addresses whose sum is not above zero, and removes these addresses from `missing`.
+/// Drops the counts of missing addresses if their sum is 0 or negative. Removes these addresses from `missing`.
 fn drop_uncounted(
     connection: &Connection,
     batch: &Batch,
@@ -321,8 +321,8 @@ fn drop_uncounted(
     dropped
 }
 
-/// Creates and renews addresses and their networks. Leaves out addresses whose network another transaction is
-/// creating or has locked.
+/// Creates and renews addresses and their networks. Leaves out an address if another transaction is creating its network or has
+/// locked this network.
 fn create(oids: ExtensionOids, connection: &Connection, databases: &Databases, mut plan: Plan) {
     let mut named = enrich::networks_of(&plan, databases);
     let mut blocked = skip_locked::networks_being_created(oids, named.keys());
@@ -342,8 +342,8 @@ fn create(oids: ExtensionOids, connection: &Connection, databases: &Databases, m
     enrich::update_addresses(oids, connection, databases, &plan.due, LockPolicy::Skip, Providers::NONE);
 }
 
-/// Locks the networks of these addresses and the networks with pending counts, in order. Skips networks that
-/// another transaction has locked. Returns the locked networks.
+/// Locks two kinds of networks in order: the networks of these addresses, and the networks with pending counts. Skips networks
+/// that another transaction has locked. Returns the locked networks.
 fn lock_networks(connection: &Connection, addresses: &BTreeSet<Address>, pass: &mut FoldPass) -> Vec<i64> {
     LOCK_NETWORKS.run(connection, (array(addresses),), |rows| {
         let locked: Vec<i64> = rows
@@ -356,8 +356,7 @@ fn lock_networks(connection: &Connection, addresses: &BTreeSet<Address>, pass: &
     })
 }
 
-/// Takes the counts of the locked addresses. Returns the sums by address, and the number of pending counts in
-/// them.
+/// Deletes the rows of the counts of the locked addresses. Returns the sum for each address, and the number of deleted rows.
 fn take(
     connection: &Connection,
     batch: &Batch,
@@ -387,7 +386,7 @@ fn add_to_networks(connection: &Connection, locked: Vec<i64>) {
     work.end(Operation::Update, networks, moved.len());
 }
 
-/// Adds sums to addresses, which are locked.
+/// Adds sums to the counts of addresses. The rows of these addresses are locked.
 fn add_to_addresses(connection: &Connection, sums: &[(&Address, &SessionCount)]) {
     let session_counts = || sums.iter().map(|(_, session_count)| session_count);
     let arguments = (

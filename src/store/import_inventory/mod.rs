@@ -1,8 +1,8 @@
-//! Imports the inventory of another system. Its tables are read as their owners, and the inventory of this
-//! extension is written as the extension's owner.
+//! Imports the inventory of another system. The tables of that system are read with the rights of their owners. The inventory
+//! of this extension is written as the extension's owner.
 //!
-//! A repeated import changes nothing. If both inventories have a value, this extension's value is kept,
-//! unless the imported value is newer or has a better source.
+//! A repeated import changes nothing. If both inventories have a value, the value of this extension is kept. The imported value
+//! is used only if it is newer or has a better source.
 
 pub mod sessions;
 pub mod source;
@@ -51,7 +51,7 @@ thread_local! {
         "import_history", include_str!("../../../sql/queries/import/import_history.sql")) };
 }
 
-/// A value of a network's metadata, and its source.
+/// A value of a network's metadata, and the source of this value.
 pub type Sourced = Option<(String, &'static str)>;
 
 /// A network of the imported inventory.
@@ -71,7 +71,7 @@ pub struct ImportedNetwork {
     pub created: Option<Timestamp>,
 }
 
-/// Writes networks, which are in order and without duplicates. Returns the number of rows that changed.
+/// Writes networks. The networks are in order, and each occurs once. Returns the number of changed rows.
 pub fn write_networks(connection: &Connection, networks: &[ImportedNetwork]) -> i64 {
     if networks.is_empty() {
         return 0;
@@ -125,13 +125,13 @@ pub struct ImportedAddress {
     pub last_seen: Option<Timestamp>,
     /// A jsonb object.
     pub document: Typed<Jsonb>,
-    /// The entries for its `_meta`.
+    /// The states of the sources. They are added to the key `_meta` of the document.
     pub states: Typed<Jsonb>,
     pub updated: Option<Timestamp>,
     pub created: Option<Timestamp>,
 }
 
-/// This inventory's row of an address, valid inside the closure that receives it.
+/// The row of an address in the inventory of this extension. The value is valid only inside the closure that receives it.
 pub struct StoredAddress<'a> {
     pub address: Address,
     pub asn: Option<i64>,
@@ -140,17 +140,17 @@ pub struct StoredAddress<'a> {
     pub updated: Option<Timestamp>,
 }
 
-/// How to merge the two rows of an address.
+/// How the imported row of an address is merged into the stored row.
 pub struct Decision {
     pub moves: bool,
-    /// A jsonb object. For each of its keys, the document in this inventory keeps its value.
+    /// A jsonb object. Each of its keys is a key of the stored document whose stored value is kept.
     pub stands: Typed<Jsonb>,
-    /// A jsonb object. For each of its keys, `_meta` in this inventory keeps its value.
+    /// A jsonb object. Each of its keys is a source whose stored state in `_meta` is kept.
     pub states_stand: Typed<Jsonb>,
 }
 
-/// Creates the addresses that are missing. The caller passes them in order and without duplicates. Their networks must exist.
-/// Returns the created addresses.
+/// Creates the addresses that are missing. The caller passes the addresses in order, and each only once. The networks of these
+/// addresses must exist. Returns the created addresses.
 pub fn create_addresses(connection: &Connection, known: &[&ImportedAddress]) -> Vec<Address> {
     let times =
         |field: fn(&ImportedAddress) -> Option<Timestamp>| array(known.iter().map(move |known| field(known)));
@@ -169,7 +169,7 @@ pub fn create_addresses(connection: &Connection, known: &[&ImportedAddress]) -> 
     CREATE_ADDRESSES.run(connection, arguments, |rows| rows.iter().filter_map(|(address,)| address).collect())
 }
 
-/// Locks the rows of addresses that exist, in order, and passes them to `read`.
+/// Locks the existing rows of these addresses in order. Passes these rows to `read`.
 pub fn existing<T>(
     connection: &Connection,
     addresses: impl Iterator<Item = Address>,
@@ -183,7 +183,7 @@ pub fn existing<T>(
     })
 }
 
-/// Merges imported values into addresses whose rows are locked. Returns the number of rows that changed.
+/// Merges imported values into addresses whose rows are locked. Returns the number of changed rows.
 pub fn merge_addresses(connection: &Connection, known: &[(&ImportedAddress, Decision)]) -> i64 {
     if known.is_empty() {
         return 0;
@@ -217,8 +217,8 @@ pub struct Observation {
     pub source: String,
 }
 
-/// Writes observations. Returns the number of new observations, and the observations that exist already from
-/// another source.
+/// Writes observations. Returns the number of new observations. Also returns the observations that already exist with another
+/// source.
 pub fn write_history(connection: &Connection, observations: &[Observation]) -> (i64, Vec<(usize, String)>) {
     if observations.is_empty() {
         return (0, Vec::new());

@@ -1,8 +1,8 @@
 //! Prepares a session table of another system, and attaches it.
 //!
-//! The table stays where it is. Its columns are changed as its owner, in a restricted operation. The caller attaches
-//! the table, and must be the owner or be able to act as the owner. So all code on the table runs with the owner's
-//! rights.
+//! The table is not moved or copied. Its columns are changed with the rights of the table's owner, in a restricted operation.
+//! The caller attaches the table, and must be its owner or be able to act as its owner. So all code on the table runs with the
+//! rights of the table's owner.
 
 use std::collections::HashSet;
 
@@ -37,16 +37,16 @@ pub const TIME: &str = "first_event_at";
 pub const KEY: &str = "session_id";
 const TYPE: &str = "snapshot_ip_type";
 
-/// A column whose type must change.
+/// A column whose type must be changed.
 pub struct Change {
     pub column: &'static str,
     pub becomes: &'static str,
-    /// The conversion, if the server has no implicit one.
+    /// The SQL expression that converts the values. It is set only if the server has no implicit conversion.
     using: Option<&'static str>,
 }
 
 impl Change {
-    /// Returns a description of the change, for a notice.
+    /// Returns a description of the change. A NOTICE shows this description.
     pub fn description(&self) -> String {
         match self.column {
             TYPE => format!("column {TYPE} gets the first element of column {TYPES}"),
@@ -55,16 +55,15 @@ impl Change {
     }
 }
 
-/// Returns the necessary changes of sessions' columns. Raises an error if a column's type cannot be
-/// converted.
+/// Returns the changes that the columns of sessions need. Raises an error if the type of a column cannot be converted.
 pub fn changes(table: &Table) -> Vec<Change> {
     const TEXTS: &[&str] = &["text", "varchar", "bpchar"];
     if table.column(ADDRESS).is_none() {
         error::no_such_column(&table.name, ADDRESS);
     }
     let mut changes = Vec::new();
-    // Accepts a missing column and the types in `fit`, and changes the types in `others`. Raises an error for
-    // other types.
+    // If the column is missing, or has a type in `fit`, nothing is done. If the column has a type in `others`, the change is
+    // added. Any other type raises an error.
     let mut check = |column, fit: &[&str], becomes, others: &[(&str, Option<&'static str>)]| {
         let Some(present) = table.column(column) else { return };
         let builtin_type = present.builtin_type().unwrap_or_default();
@@ -87,15 +86,16 @@ pub fn changes(table: &Table) -> Vec<Change> {
     changes
 }
 
-/// Older versions of the Python system kept a list of types. The first type in the list becomes the type of the session.
+/// Older versions of the Python system stored a list of types for each session. The first type in the list becomes the type of
+/// the session.
 const TYPES: &str = "snapshot_ip_types";
 
-/// How the first type of a session's list is moved to the column for one type.
+/// How the list of types of a session is converted. The first type of the list is stored in the column for one type.
 pub enum Types {
     /// The table has no list of types.
     None,
     First(Change),
-    /// The type of the column is not supported. The import supports arrays of text, and JSON.
+    /// The type of the column with the list is not supported. The import supports arrays of text, and JSON.
     Unreadable,
 }
 
@@ -113,18 +113,21 @@ pub fn types(table: &Table) -> Types {
     Types::First(Change { column: TYPE, becomes: "text", using: Some(using) })
 }
 
-/// Returns the column with a session's time, if its type is usable.
+/// Returns the name of the column with the time of a session. Returns `None` if there is no such column, or if its type is not
+/// supported.
 pub fn time_column(table: &Table) -> Option<&'static str> {
     let column = table.column(TIME)?;
     matches!(column.builtin_type(), Some("timestamptz" | "timestamp" | "date")).then_some(TIME)
 }
 
-/// Returns the foreign keys from one table to another. Names are quoted for SQL, in the server's encoding.
+/// Returns the names of the foreign keys of the table `from` that refer to the table `to`. The names are quoted for SQL and are
+/// in the server's encoding.
 pub fn references(connection: &Connection, from: Oid, to: Oid) -> Vec<Vec<u8>> {
     REFERENCES.run(connection, (from, to), |rows| rows.iter().filter_map(|(name,)| name).collect())
 }
 
-/// Changes types and drops foreign keys, in one pass over the table.
+/// Changes types of columns and drops foreign keys. One ALTER TABLE makes all these changes, so the server rewrites the table
+/// at most once.
 pub fn make_fit(connection: &Connection, table: &Table, changes: &[Change], references: &[Vec<u8>]) {
     if changes.is_empty() && references.is_empty() {
         return;
@@ -147,8 +150,8 @@ pub fn make_fit(connection: &Connection, table: &Table, changes: &[Change], refe
     });
 }
 
-/// Replaces the documents of some rows by documents that `jsonb` can store. The owner's triggers fire as for
-/// any UPDATE.
+/// Replaces the documents of some rows. The new documents can be stored as `jsonb`. The owner's triggers fire as for any
+/// UPDATE.
 pub fn replace_documents(connection: &Connection, table: &Table, documents: &[(&Row, Vec<u8>)]) {
     let Some(column) = table.column("enrichment").filter(|_| !documents.is_empty()) else { return };
     let type_name: &[u8] = match column.builtin_type() {

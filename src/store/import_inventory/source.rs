@@ -1,12 +1,11 @@
 //! Reads tables of other roles for the import.
 //!
-//! Only tables are read, not views. They are read as their owner, in a restricted operation. Only columns of
-//! built-in types are read, so that casts are built in too. Code on a table can therefore do no more than its
-//! owner can. Row-level security policies do not apply: a table that must be read under a policy is an error,
-//! because rows would be missing.
+//! Only tables are read, not views. Each table is read with the rights of its owner, in a restricted operation. Only columns of
+//! built-in types are read, so the casts are built in too. Therefore code on a table can do no more than the table's owner can.
+//! If row-level security would hide rows from the owner, reading is an error, because rows would be missing.
 //!
-//! Rows are read in batches, in the order of their key. Rows with duplicate or null keys are not lost between
-//! two batches, because rows of one key are told apart by their tuple id.
+//! Rows are read in batches, in the order of their key. Several rows may have the same key or a null key. The tuple ids tell
+//! such rows apart, so no row is lost between two batches.
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 
@@ -19,7 +18,7 @@ use crate::pg::user_table::{FrozenTable, Lock, TableStatement, UserTable};
 use crate::pg::value::{self, Array, Bigint, Boolean, Bytes, Columns, Text, Tid, Timestamptz, array};
 use crate::pg::{Oid, catalog, text};
 
-/// A table and one of its columns.
+/// A table, and one of the columns of this table.
 type TableColumns = (Text, value::Oid, Boolean, Bigint, Text, Boolean, Text, Text);
 
 thread_local! {
@@ -27,7 +26,8 @@ thread_local! {
         "import_tables", include_str!("../../../sql/queries/import/import_tables.sql")) };
 }
 
-/// Rows per batch. Their documents stay within the default work_mem of 4 MB, so nothing is spilled to disk.
+/// Number of rows that one batch reads. The documents of this number of rows fit into the default work_mem of 4 MB, so
+/// PostgreSQL writes no temporary files.
 pub const BATCH: usize = 2_000;
 
 /// A table to read.
@@ -43,17 +43,17 @@ pub struct Table {
 
 pub struct Column {
     pub name: String,
-    /// The type as SQL writes it, for messages.
+    /// The type of the column in SQL syntax. Messages contain this text.
     pub type_name: String,
-    /// The name of the type in the catalog `pg_type`, if the type runs only built-in code.
+    /// The name of the column's type in the catalog `pg_type`. It is set only if the type runs nothing but built-in code.
     builtin_type: Option<String>,
     is_never_null: bool,
 }
 
 /// A column to read.
 pub struct WantedColumn {
-    /// The possible names of the column. If a table has columns with several of these names, the first value that is not null is
-    /// used.
+    /// The possible names of the column. A table may have columns with several of these names. In this case, the first value
+    /// that is not null is used.
     pub names: &'static [&'static str],
     pub kind: Kind,
 }
@@ -62,7 +62,8 @@ pub struct WantedColumn {
 pub enum Kind {
     /// The column may have any type. Its value is read as text.
     Text,
-    /// The value is converted to a timestamp. A time without a time zone counts as UTC, because Python programs write it so.
+    /// The value is converted to a timestamp. If a time has no time zone, the time is read as UTC, because Python programs
+    /// write UTC times.
     Time,
 }
 
@@ -71,7 +72,7 @@ const TEXTS: usize = 7;
 /// Number of columns of the kind `Time` that the statement returns.
 const TIMES: usize = 5;
 
-/// Key, part, tuple id, texts and times.
+/// The columns are: the key, the OID of the partition, the tuple id, the texts, the times.
 #[rustfmt::skip]
 type RowColumns = (
     Bytes, value::Oid, Tid,
@@ -140,7 +141,7 @@ pub fn tables(connection: &Connection, schema: Oid, names: &[&str]) -> Vec<Table
 }
 
 impl Column {
-    /// Returns the name of the column's type in `pg_type`, if the type is built in. The name of an array type begins with `_`.
+    /// Returns the name of the column's type in `pg_type` if the type is built in. The name of an array type begins with `_`.
     pub fn builtin_type(&self) -> Option<&str> {
         self.builtin_type.as_deref()
     }
@@ -151,7 +152,7 @@ impl Table {
         self.columns.iter().find(|column| column.name == name)
     }
 
-    /// Returns the estimated number of rows. Counts them if the server has no estimate.
+    /// Returns the estimated number of rows. If the server has no estimate, counts the rows.
     pub fn estimate(&self, connection: &Connection) -> i64 {
         if self.rows > 0 {
             return self.rows;
@@ -163,22 +164,22 @@ impl Table {
         as_owner(&table, count).and_then(|(count,)| count).unwrap_or_default()
     }
 
-    /// Locks the table. Raises an error if it was dropped or changed since it was found.
+    /// Locks the table. Raises an error if the table was dropped or changed after the import had found it.
     pub fn lock(&self, lock: Lock) -> UserTable {
         let Some(table) = UserTable::lock(self.oid, lock) else { error::vanished(&self.name) };
         self.check(&table);
         table
     }
 
-    /// Like [`Table::lock`], for a utility statement.
+    /// Like [`Table::lock`], but for a utility statement, such as ALTER TABLE.
     pub fn freeze(&self, lock: Lock) -> FrozenTable {
         let Some(table) = FrozenTable::lock(self.oid, lock) else { error::vanished(&self.name) };
         self.check(table.table());
         table
     }
 
-    /// Raises an error if the table has another owner than the role whose rights were checked. Also raises an error if rows are in
-    /// tables of other owners or in inheritance children.
+    /// Raises an error if the table's owner is not the role whose rights were checked. Also raises an error if some rows are in
+    /// partitions of other owners or in inheritance children.
     fn check(&self, table: &UserTable) {
         if table.owner() != self.owner {
             error::not_owner(&self.name);
@@ -193,12 +194,12 @@ impl Table {
     }
 }
 
-/// Runs `work` as the owner of a table, with row-level security off.
+/// Runs `work` with the rights of the table's owner. Row-level security is off.
 pub fn as_owner<T>(table: &UserTable, work: impl FnOnce() -> T) -> T {
     with_settings(&[(c"row_security", c"off")], || table.as_owner(work))
 }
 
-/// Returns the expression that reads a column; `None` if the column cannot be read.
+/// Returns the SQL expression that reads a column. Returns `None` if the column cannot be read.
 fn expression(column: &Column, kind: Kind) -> Option<String> {
     let name = &column.name;
     match (kind, column.builtin_type()?) {
@@ -209,12 +210,12 @@ fn expression(column: &Column, kind: Kind) -> Option<String> {
     }
 }
 
-/// The position at which reading resumes.
+/// The position at which reading continues.
 #[derive(Clone)]
 pub struct Position {
-    /// Rows with a null key come first.
+    /// True while rows with a null key are read. These rows are read before all others.
     is_in_nulls: bool,
-    /// The last key, in the server's encoding.
+    /// The key of the row that was read last. The text is in the server's encoding.
     pub key: Option<Vec<u8>>,
     part: Oid,
     tuple_id: TupleId,
@@ -225,7 +226,7 @@ impl Position {
         Position { is_in_nulls: true, key: None, part: Oid::INVALID, tuple_id: TupleId::beginning_of(0) }
     }
 
-    /// Writes the position into a document. [`Position::read`] reads it.
+    /// Writes the position into a document. [`Position::read`] reads this document.
     pub fn write(&self, object: &mut jsonb::Object) {
         let (page, row) = self.tuple_id.numbers();
         object.boolean("nulls", self.is_in_nulls);
@@ -237,8 +238,8 @@ impl Position {
         }
     }
 
-    /// Reads a position. Returns the beginning if the document has no valid position, because rows
-    /// that are read twice are written only once.
+    /// Reads a position from a document. If the document has no valid position, returns the beginning. This is safe, because
+    /// rows that are read twice are written only once.
     pub fn read(document: Container<'_>) -> Position {
         let number = |key| match document.get(key) {
             Some(Value::Number(number)) => number.text().parse::<u32>().ok(),
@@ -247,7 +248,8 @@ impl Position {
         let is_in_nulls = !matches!(document.get("nulls"), Some(Value::Bool(false)));
         let key = document.converted_text("key");
         let bytes = key.as_deref().map(|key| text::to_server(key).into_owned());
-        // The conversion must be reversible. Otherwise reading cannot resume at this key.
+        // The key must be the same after a conversion to the server's encoding and back. Otherwise reading cannot continue at
+        // this key.
         let was_told_to_stop = bytes.as_deref().is_none_or(|bytes| Some(text::from_server(bytes)) == key);
         let tuple_id = || Some(TupleId::at(number("page")?, u16::try_from(number("row")?).ok()?));
         match (number("part"), tuple_id()) {
@@ -261,7 +263,7 @@ impl Position {
 
 /// A row that was read.
 pub struct Row {
-    /// The key, in the server's encoding.
+    /// The key of the row, in the server's encoding.
     pub key: Option<Vec<u8>>,
     pub tuple_id: TupleId,
     pub part: Oid,
@@ -274,7 +276,7 @@ enum Cell {
 }
 
 impl Row {
-    /// Returns a text column, in the server's encoding.
+    /// Returns the value of a text column. The value is in the server's encoding.
     pub fn bytes(&self, number: usize) -> Option<&[u8]> {
         match self.values.get(number) {
             Some(Cell::Text(text)) => text.as_deref(),
@@ -282,13 +284,13 @@ impl Row {
         }
     }
 
-    /// Like [`Row::bytes`], as a trimmed string; `None` if it is empty.
+    /// Like [`Row::bytes`], but returns the value as a trimmed string. Returns `None` if this string is empty.
     pub fn text(&self, number: usize) -> Option<String> {
         let text = text::from_server(self.bytes(number)?).trim().to_owned();
         (!text.is_empty()).then_some(text)
     }
 
-    /// Returns a time column; `None` if it is infinite.
+    /// Returns the value of a time column. Returns `None` if the time is infinite.
     pub fn time(&self, number: usize) -> Option<Timestamp> {
         match self.values.get(number) {
             Some(Cell::Time(time)) => time.filter(|time| time.is_finite()),
@@ -296,14 +298,14 @@ impl Row {
         }
     }
 
-    /// Returns a column with the time of a session, if the time is plausible.
+    /// Returns the value of a column with the time of a session. Returns `None` if the time is implausible.
     pub fn session_time(&self, number: usize) -> Option<Timestamp> {
         let time = self.time(number)?;
         cowrie_enrich_engine::session_time::believed(time, None, crate::pg::clock::now())
     }
 
-    /// Returns a text that identifies the row in lists: its key, and its tuple id if the key is not enough to
-    /// find the row.
+    /// Returns a text that identifies the row in lists of rows. The text contains the key. If the key is not enough to find the
+    /// row, the text also contains the tuple id.
     pub fn shown_key(&self) -> String {
         let (page, row) = self.tuple_id.numbers();
         match &self.key {
@@ -318,7 +320,7 @@ impl Row {
         }
     }
 
-    /// Returns all values that were read of the row.
+    /// Returns a text with all values of the row that were read.
     pub fn shown(&self, wanted: &[WantedColumn]) -> String {
         let shown = wanted.iter().zip(&self.values).filter_map(|(wanted, value)| {
             let value = match value {
@@ -342,7 +344,7 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Raises an error if the key cannot be read.
+    /// Creates a reader. Raises an error if the key column cannot be read.
     pub fn new(table: &'a Table, key: &str, wanted: &'static [WantedColumn]) -> Reader<'a> {
         match table.column(key).filter(|column| column.builtin_type.is_some()) {
             Some(key) => Reader { table, key, wanted },
@@ -350,7 +352,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Returns the columns that exist but cannot be read.
+    /// Returns those wanted columns that exist in the table but cannot be read.
     pub fn unreadable(&self) -> impl Iterator<Item = &'a Column> {
         let pairs =
             self.wanted.iter().flat_map(|wanted| wanted.names.iter().map(move |name| (wanted, *name)));
@@ -360,7 +362,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Returns the next rows and the position after them; no position if these were the last.
+    /// Returns the next rows, and the position after these rows. The position is `None` if there are no more rows.
     pub fn next(&self, connection: &Connection, position: &Position) -> (Vec<Row>, Option<Position>) {
         if position.is_in_nulls && self.key.is_never_null {
             return self.next(connection, &Position { is_in_nulls: false, ..Position::beginning() });
@@ -404,13 +406,13 @@ impl<'a> Reader<'a> {
         Some(Row { key, part: part?, tuple_id: tuple_id?, values: self.wanted.iter().map(value).collect() })
     }
 
-    /// Returns the replacements of the placeholders.
+    /// Returns the placeholders of the statement, and the texts that replace them.
     fn parts(&self, position: &Position) -> [(&'static str, String); 5] {
         let key = &self.key.name;
         let columns = self.columns(Kind::Text, TEXTS).chain(self.columns(Kind::Time, TIMES));
         let columns: Vec<String> = columns.collect();
-        // Uses the order of the key's type if `ORDERED` contains the type, because an index has this order.
-        // Otherwise uses the order of the text.
+        // If `ORDERED` contains the type of the key, the rows are read in the order of this type, because an index has the same
+        // order. Otherwise the rows are read in the order of the key's text.
         let (order, last) = match self.key.builtin_type().filter(|name| ORDERED.contains(name)) {
             Some(type_name) => (format!("t.{key}"), format!("$1::pg_catalog.{type_name}")),
             None => {
@@ -436,7 +438,7 @@ impl<'a> Reader<'a> {
         ]
     }
 
-    /// Returns the expressions for the columns of a kind, followed by nulls until there are `number`
+    /// Returns the SQL expressions that read the columns of one kind. Nulls are appended, so there are always `number`
     /// expressions.
     fn columns(&self, kind: Kind, number: usize) -> impl Iterator<Item = String> {
         let missing = match kind {
@@ -460,5 +462,5 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Likely types of a key. The server can order their values.
+/// Types that keys often have. The server can compare values of these types.
 const ORDERED: [&str; 9] = ["text", "varchar", "bpchar", "inet", "int2", "int4", "int8", "numeric", "uuid"];
