@@ -1,11 +1,12 @@
 //! Keeps the worker's inboxes small while no worker reads them.
 //!
-//! A row of an inbox tells the worker to process something. Several equal rows have the same effect as one. So while no worker is
-//! attached, a row that already waits is not appended again. Shared memory keeps fingerprints of the waiting rows in a table, where
-//! a newer fingerprint may replace an older one. A row whose fingerprint was replaced is appended once more.
+//! A row of an inbox tells the worker to process something. Several equal rows have the same effect as one row. So while no
+//! worker is attached, a row is not appended if an equal row already waits. Shared memory has a table with fingerprints of the
+//! waiting rows. In this table, a newer fingerprint may replace an older one. A row whose fingerprint was replaced is appended
+//! once more.
 //!
-//! A row is remembered when its transaction commits. A new epoch begins with no remembered rows. It begins
-//! when a worker attaches, and when a statement deletes from an inbox.
+//! A row is remembered when its transaction commits. A new epoch begins when a worker attaches, and when a statement deletes
+//! from an inbox. At the beginning of an epoch, no rows are remembered.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -19,7 +20,7 @@ use crate::pg::transaction::{self, Outcome};
 use crate::shared_state;
 use crate::worker::registry;
 
-/// Rows of one transaction that are remembered.
+/// Maximum number of rows of one transaction that are remembered.
 const MOST_REMEMBERED: usize = 10_000;
 
 thread_local! {
@@ -27,14 +28,14 @@ thread_local! {
     static APPENDED: RefCell<HashSet<u64>> = RefCell::default();
 }
 
-/// Returns whether the caller must append a row.
+/// Returns true if the caller must append the row.
 ///
-/// Returns true while a worker is attached. The worker may have taken an equal row, and may have read the tables before this
-/// transaction's changes become visible. Returns true in a transaction that is being prepared, too, because that transaction may
-/// commit later.
+/// Returns true while a worker is attached. This worker may already have taken an equal row, and may have read the tables
+/// before the changes of this transaction become visible. Also returns true in a transaction that is being prepared, because
+/// that transaction may commit much later.
 pub fn needs(row: impl Hash) -> bool {
-    // The epoch is read before the worker's slot. If a worker takes the slot in between, this epoch is
-    // already outdated.
+    // The epoch is read before the worker's slot. If a worker takes the slot between these two reads, the epoch that was read
+    // is already outdated.
     let fingerprint = fingerprint(row);
     if registry::worker_slot_of(catalog::own_database()).is_some() || transaction::is_being_prepared() {
         return true;
@@ -46,7 +47,7 @@ pub fn needs(row: impl Hash) -> bool {
     APPENDED.with_borrow_mut(|appended| appended.len() >= MOST_REMEMBERED || appended.insert(fingerprint))
 }
 
-/// Begins a new epoch, because rows are removed from an inbox.
+/// Begins a new epoch, because rows are being removed from an inbox.
 pub fn begin_epoch() {
     shared_state::block().inbox_epoch.fetch_add(1, Ordering::AcqRel);
 }
@@ -58,11 +59,12 @@ fn fingerprint(row: impl Hash) -> u64 {
     block.inbox_epoch.load(Ordering::Acquire).hash(&mut hasher);
     catalog::own_database().to_u32().hash(&mut hasher);
     row.hash(&mut hasher);
-    // 0 stands for an empty place.
+    // The value 0 means that the place is empty.
     hasher.finish().max(1)
 }
 
-/// Returns an unpredictable number. Otherwise an attacker could find an address with the same fingerprint as another address.
+/// Returns a number that cannot be predicted. If it could be predicted, an attacker could find an address with the same
+/// fingerprint as another address.
 fn secret() -> u64 {
     let secret = &shared_state::block().inbox_secret;
     match secret.load(Ordering::Acquire) {
@@ -76,7 +78,7 @@ fn secret() -> u64 {
     }
 }
 
-/// Remembers the appended rows if the transaction committed. Sets atomics only; cannot fail.
+/// If the transaction committed, remembers the rows that it appended. Changes only atomic variables, so it cannot fail.
 pub fn transaction_ended(outcome: Outcome) {
     APPENDED.with_borrow_mut(|appended| {
         if outcome == Outcome::Committed {
@@ -84,14 +86,15 @@ pub fn transaction_ended(outcome: Outcome) {
                 shared_state::block().waiting_row(*fingerprint).store(*fingerprint, Ordering::Release);
             }
         }
-        // A new set is created, because `clear` would keep the memory of a large transaction.
+        // A new set is created, because `clear` would not free the memory that a large transaction needed.
         if !appended.is_empty() {
             *appended = HashSet::new();
         }
     });
 }
 
-/// Forgets all appended rows. The subtransaction that was rolled back may have appended some of these rows.
+/// Forgets all rows that this transaction has appended. Some of these rows may have been appended by the subtransaction that
+/// was rolled back.
 pub fn rolled_back() {
     APPENDED.with_borrow_mut(HashSet::clear);
 }

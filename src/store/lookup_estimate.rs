@@ -1,4 +1,4 @@
-//! Plans the lookups of a call of `enrich_ips()`, and counts the requests that they need.
+//! Plans the lookups that one call of `enrich_ips()` queues, and counts the provider requests that these lookups need.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::providers::Purpose;
@@ -20,8 +20,8 @@ pub struct RequestCount {
     pub requests: i64,
 }
 
-/// Collects all lookups of a plan in [`Plan::ask`]. `online` are the providers to ask. Marks the `skipped` providers
-/// as skipped in the documents of new addresses.
+/// Collects all lookups of a plan in [`Plan::ask`]. `online` contains the providers to ask. In the documents of new addresses,
+/// the providers in `skipped` are marked as skipped.
 pub fn plan_lookups(plan: &mut Plan, databases: &Databases, online: Providers, skipped: Providers) {
     let has_network = |address| databases.network(address).is_some();
     let new = plan.missing.keys().map(|address| {
@@ -36,8 +36,8 @@ pub fn plan_lookups(plan: &mut Plan, databases: &Databases, online: Providers, s
     plan.lookups = Lookups::Planned { skipped };
 }
 
-/// Counts the requests that the lookups of a plan need, by provider. One request has as many lookup keys as
-/// the provider takes in a batch. Lookups that wait already need no request.
+/// Counts for each provider the requests that the lookups of a plan need. One request contains as many lookup keys as the
+/// provider accepts in one batch. A lookup that already waits in the queue is not counted.
 pub fn count_requests(connection: &Connection, plan: &Plan) -> Vec<RequestCount> {
     let counted = Provider::all().map(|provider| {
         let addresses: Vec<Address> =

@@ -1,9 +1,9 @@
-//! All SQL that Rust runs. This module uses tables, never the network.
+//! Contains all SQL statements that Rust code runs. This module uses tables, and never the network.
 //!
-//! Order of locks: new networks, existing networks, new addresses, existing addresses; each in key order.
-//! Transactions that follow this order cannot deadlock with each other. Sessions only create rows. They lock
-//! no existing network, and an existing address only if it is free. Jobs of the queue come before all of
-//! these, and rows of session_completion after them.
+//! The order of locks is: new networks, existing networks, new addresses, existing addresses. The rows of each kind are locked
+//! in key order. Transactions that follow this order cannot deadlock with each other. Sessions only create rows. They do not
+//! lock existing networks, and they lock an existing address only if it is free. Jobs of the queue are locked before all of
+//! these rows. Rows of session_completion are locked after them.
 
 pub mod address_list;
 pub mod addresses;
@@ -56,22 +56,22 @@ use crate::pg::sql_function::{self, Call};
 use crate::pg::{Oid, mvcc_snapshot, relation, transaction};
 use crate::versions;
 
-/// Settings for statements that process many rows. JIT is off, because compiling takes longer than it saves,
-/// and needs memory. work_mem limits the memory for any amount of data.
+/// Settings for statements that process many rows. JIT is off, because the compilation takes longer than it saves, and because
+/// it needs memory. work_mem limits the memory of a statement, even if the statement processes much data.
 const BOUNDED: &[(&CStr, &CStr)] = &[(c"jit", c"off"), (c"work_mem", c"4MB")];
 
-/// The OIDs of the extension's objects and of their owner.
+/// The OIDs of some objects of the extension, and the OID of the role that owns these objects.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ExtensionOids {
     pub schema: Oid,
     pub owner: Oid,
-    /// `ip_inventory` and its primary key's index.
+    /// The OID of the table `ip_inventory`. The next field is the OID of its primary key's index.
     pub inventory: Oid,
     pub inventory_key: Oid,
 }
 
 impl ExtensionOids {
-    /// Returns the OIDs for the schema of the function that is being called.
+    /// Returns the OIDs of the objects in the schema of the function that is being called.
     pub fn of(call: &Call) -> ExtensionOids {
         let function = call.function();
         ExtensionOids::at(
@@ -80,24 +80,26 @@ impl ExtensionOids {
         )
     }
 
-    /// Like [`ExtensionOids::of`], for a function that a user called. Raises an error if the library does not fit the
-    /// objects.
+    /// Like [`ExtensionOids::of`], but for a function that a user called. Raises an error if the version of the library is not
+    /// compatible with the objects.
     pub fn of_caller(call: &Call) -> ExtensionOids {
         versions::require_compatible_objects();
         ExtensionOids::of(call)
     }
 
-    /// Returns `asn_inventory` and its primary key's index.
+    /// Returns the OID of the table `asn_inventory`, and the OID of its primary key's index.
     pub fn networks(self) -> (Oid, Oid) {
         (relation::find(self.schema, c"asn_inventory"), relation::find(self.schema, c"asn_inventory_pkey"))
     }
 
-    /// Returns the OIDs from the catalogs, for a process that runs without a calling function.
+    /// Returns the OIDs according to the catalogs. A process uses this function if it runs without an SQL function that was
+    /// called.
     pub fn of_extension(extension: &Extension) -> ExtensionOids {
         ExtensionOids::at(extension.schema, extension.owner)
     }
 
-    /// Replaces the owner by `worker_role`, if that is set. For the worker and the processes that it starts.
+    /// If `worker_role` is set, replaces the owner by this role. Only the worker and the processes that it starts use this
+    /// function.
     pub fn with_worker_role(mut self) -> ExtensionOids {
         if let Some(name) = guc::worker_role() {
             self.owner =
@@ -106,8 +108,8 @@ impl ExtensionOids {
         self
     }
 
-    /// Runs `work` as the owner. Deferred triggers on the extension's tables fire before the role is reset. So they
-    /// do not run as the user who started the process.
+    /// Runs `work` with the rights of the owner. Deferred triggers on the extension's tables fire before the current role is
+    /// reset. So these triggers do not run with the rights of the user who started the process.
     pub fn run_by_owner<T>(self, work: impl FnOnce(ExtensionOids, &Connection) -> T) -> T {
         let oids = self;
         acting_as(oids.owner, || {
@@ -117,9 +119,9 @@ impl ExtensionOids {
         })
     }
 
-    /// Uses the owner of `ip_inventory`, so that this code does not get the rights of a superuser. The owner
-    /// of the extension may be the superuser who ran `pg_upgrade`. The owner of a new function may be the
-    /// superuser who updated the extension.
+    /// Uses the owner of `ip_inventory`, so that this code does not get the rights of a superuser. If `pg_upgrade` was used,
+    /// the owner of the extension may be the superuser who ran it. The owner of a new function may be the superuser who updated
+    /// the extension.
     fn at(schema: Oid, owner: Oid) -> ExtensionOids {
         let inventory = relation::find(schema, c"ip_inventory");
         ExtensionOids {
@@ -131,16 +133,17 @@ impl ExtensionOids {
     }
 }
 
-/// Runs `work` in the current transaction of a process that the worker started, as the extension's owner or
-/// `worker_role`. Returns `None` if the extension does not exist, or does not fit the library.
+/// Runs `work` in the current transaction of a process that the worker started. Uses the rights of `worker_role` if it is set,
+/// otherwise those of the extension's owner. Returns `None` if the extension does not exist, or if its version is not
+/// compatible with the library.
 pub fn run_for_worker<T>(work: impl FnOnce(ExtensionOids, &Connection) -> T) -> Option<T> {
     let extension = catalog::extension()?;
     let is_compatible = versions::compare(&extension.version) == VersionMatch::Compatible;
     is_compatible.then(|| ExtensionOids::of_extension(&extension).with_worker_role().run_by_owner(work))
 }
 
-/// Returns true if a table of the extension has a visible row; `None` if it cannot be read below the
-/// executor. Plans no statement, because an idle worker calls this every naptime.
+/// Returns true if a table of the extension has a visible row. Returns `None` if the table cannot be read below the executor.
+/// No statement is planned, because an idle worker calls this function every naptime.
 pub fn has_rows(oids: ExtensionOids, table: &CStr) -> Option<bool> {
     let readable = ReadableTable::open(relation::find(oids.schema, table))?;
     let latest = mvcc_snapshot::Latest::take();

@@ -1,8 +1,9 @@
-//! Looks up networks by their AS number: selects the networks to look up, and stores the answers.
+//! Selects networks whose AS number is looked up at a provider, and stores the answers.
 //!
-//! Each network is looked up once after it was created, and again when its answer has expired. A partial index contains
-//! the networks for which no lookup was queued. The worker finds new networks by this index, so a stored session queues
-//! no lookup of its network. Sweeps find networks with expired answers. The job of a network has no waiting addresses.
+//! The AS number of each network is looked up once after the network was created, and again when the answer has expired. A
+//! partial index contains the networks for which no lookup was queued. The worker finds new networks with this index. So
+//! storing a session does not queue a lookup of its network. Sweeps find the networks whose answers have expired. No addresses
+//! wait for the job of a network.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +14,10 @@ use crate::store::networks::NetworkFacts;
 use crate::telemetry::spans::NetworkSpans;
 use crate::telemetry::{self, Operation, Source, Update, Work};
 
-/// Networks that one transaction queues or reads.
+/// Maximum number of networks that one transaction queues or reads.
 pub const MOST_AT_ONCE: i64 = 10_000;
-/// Priority of lookups that no user requested. Addresses come first, because sessions wait for them.
+/// Priority of network lookups that no user requested. Lookups of addresses have a higher priority, because sessions wait for
+/// them.
 const PRIORITY: i32 = -1;
 
 type Texts = Array<Text>;
@@ -33,23 +35,24 @@ thread_local! {
         "networks_answer", include_str!("../../sql/queries/inventory/networks_answer.sql")) };
 }
 
-/// The stored parts of an answer about a network.
+/// The parts of an answer about a network that are stored.
 pub struct NetworkAnswer {
     pub facts: NetworkFacts,
-    /// The provider has no facts about the network, or the lookup failed. Then no row is created for the network.
+    /// True if the provider has no facts about the network, or if the lookup failed. In both cases, no row is created for the
+    /// network.
     pub is_absent: bool,
     /// The part of the network's document that holds the state of the lookup.
     pub document: Typed<Jsonb>,
 }
 
-/// Queues lookups of networks for which no lookup was queued before. Returns their number.
+/// Queues lookups of networks for which no lookup was queued before. Returns the number of queued lookups.
 pub fn queue_new(connection: &Connection, provider: Provider) -> i64 {
     let arguments = (provider.name(), MOST_AT_ONCE, PRIORITY);
     QUEUE.first(connection, arguments, |(marked,)| marked).flatten().unwrap_or_default()
 }
 
-/// Queues lookups of networks with an expired answer or a lost job. Begins after the ASN `after`. Returns the
-/// ASN after which the next call continues; `None` at the end.
+/// Queues lookups of networks whose answer has expired or whose job was lost. Begins after the ASN `after`. Returns the ASN
+/// after which the next call must begin. Returns `None` if there are no more networks.
 pub fn queue_expired(connection: &Connection, provider: Provider, after: i64) -> Option<i64> {
     let lifetimes = provider.lifetimes();
     let arguments = (provider.name(), MOST_AT_ONCE, after, lifetimes.value, lifetimes.absent, PRIORITY);
@@ -57,7 +60,7 @@ pub fn queue_expired(connection: &Connection, provider: Provider, after: i64) ->
     last.filter(|_| read >= Some(MOST_AT_ONCE))
 }
 
-/// Writes answers about locked networks.
+/// Writes answers about networks. The rows of these networks are locked.
 pub fn write(connection: &Connection, answers: &BTreeMap<i64, NetworkAnswer>, source: &str) {
     if answers.is_empty() {
         return;

@@ -1,7 +1,7 @@
-//! Fills the registries of existing networks from IANA's registries of AS numbers.
+//! Fills missing registries of existing networks. The values come from IANA's registries of AS numbers.
 //!
-//! A network that the extension creates has a registry at once. Other rows may lack one, for example rows that a client
-//! inserted. A step skips networks that another transaction has locked.
+//! If the extension creates a network, the network gets its registry at once. Other rows may lack a registry, for example rows
+//! that a client inserted. A step skips networks that another transaction has locked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::pg::value::{Array, Bigint, Text, array};
 use crate::telemetry::spans::NetworkSpans;
 use crate::telemetry::{self, Operation, Source, Update, Work};
 
-/// Networks per transaction.
+/// Maximum number of networks that one transaction processes.
 const BATCH: i64 = 1_000;
 
 thread_local! {
@@ -25,14 +25,14 @@ thread_local! {
 
 /// The result of one step.
 pub struct Batch {
-    /// Number of networks without a registry that the step read.
+    /// Number of networks that the step read. All of them had no registry.
     pub read: usize,
     pub changed: Vec<i64>,
-    /// The next step continues after this network. `None` at the end.
+    /// The ASN after which the next step begins. `None` if there are no more networks.
     pub last: Option<i64>,
 }
 
-/// Fills the registries of the next networks after ASN `after`, in the current transaction.
+/// Fills the registries of the next networks in the current transaction. Begins after the ASN `after`.
 pub fn step(connection: &Connection, after: i64) -> Batch {
     with_settings(BOUNDED, || {
         let read: BTreeSet<i64> = WITHOUT
@@ -45,7 +45,7 @@ pub fn step(connection: &Connection, after: i64) -> Batch {
     })
 }
 
-/// Writes the registries of networks that no other transaction has locked. Returns the networks that changed.
+/// Writes the registries of networks. Skips networks that another transaction has locked. Returns the changed networks.
 fn fill(connection: &Connection, registries: &BTreeMap<i64, &str>) -> Vec<i64> {
     if registries.is_empty() {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! Rows of `asn_inventory`.
+//! Reads and writes rows of `asn_inventory`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,19 +17,19 @@ pub struct NetworkFacts {
     pub name: Option<String>,
     pub country: Option<String>,
     pub registry: Option<String>,
-    /// The provider's name of the network. Only answers to lookups by AS number set this field.
+    /// The network's name according to the provider. Only answers to lookups by AS number set this field.
     pub as_name: Option<String>,
-    /// The date of the network's allocation. Only answers to lookups by AS number set this field.
+    /// The date on which the network's AS number was allocated. Only answers to lookups by AS number set this field.
     pub allocated_on: Option<String>,
-    /// When the first session that names the network was seen. Unset if no session names it.
+    /// The time of the first session that names the network. Unset if no session names the network.
     pub first_seen: Option<Timestamp>,
-    /// When the last session that names the network was seen. Unset if no session names it.
+    /// The time of the last session that names the network. Unset if no session names the network.
     pub last_seen: Option<Timestamp>,
 }
 
 impl NetworkFacts {
-    /// Merges the values from another address of the network. The first value of each field is kept, and the
-    /// range of times grows.
+    /// Merges the values from another address of the same network. A field that is set keeps its value. The range from
+    /// `first_seen` to `last_seen` can only grow.
     pub fn merge(&mut self, other: NetworkFacts) {
         self.name = self.name.take().or(other.name);
         self.country = self.country.take().or(other.country);
@@ -39,14 +39,14 @@ impl NetworkFacts {
     }
 }
 
-/// Facts about networks by ASN. Networks are locked in this order.
+/// The values of networks, by ASN. Networks are locked in the order of their ASNs.
 pub type Networks = BTreeMap<i64, NetworkFacts>;
 
 type Asns = Array<Bigint>;
 type Texts = Array<Text>;
 type Times = Array<Timestamptz>;
 type Create = (Asns, Texts, Texts, Texts, Times, Times, Texts, Texts, Texts);
-/// ASN, country, registry and name of a network that a statement wrote.
+/// The columns of a network that a statement wrote: the ASN, country, registry and name.
 type NetworkColumns = (Bigint, Text, Text, Text);
 
 thread_local! {
@@ -69,16 +69,16 @@ thread_local! {
         "network_read", include_str!("../../sql/queries/inventory/network_read.sql")) };
 }
 
-/// Source of a registry that comes from IANA's registries of AS numbers.
+/// The source that is stored for a registry if the registry comes from IANA's registries of AS numbers.
 pub const IANA: &str = "iana";
 
-/// Returns the registry that received an ASN from IANA.
+/// Returns the registry to which IANA assigned this ASN.
 pub fn iana_registry(asn: i64) -> Option<&'static str> {
     as_registry::registry(u32::try_from(asn).ok()?).map(Registry::name)
 }
 
-/// Returns the registry of a new network, and its source. IANA's registries replace a value whose source has a lower
-/// rank. `source_rank` in SQL defines the ranks.
+/// Returns the registry of a new network, and the source of this registry. If the registry's source has a lower rank than
+/// IANA's registries, the registry from IANA is used. The SQL function `source_rank` defines the ranks.
 fn registry_and_source<'a>(asn: i64, known: Option<&'a str>, source: &'a str) -> (Option<&'a str>, &'a str) {
     let is_better = known.is_some() && matches!(source, "manual" | "cymru" | "maxmind");
     match iana_registry(asn) {
@@ -87,14 +87,14 @@ fn registry_and_source<'a>(asn: i64, known: Option<&'a str>, source: &'a str) ->
     }
 }
 
-/// Creates the networks that do not exist yet, all from one source. If the source does not know the registry
-/// of a network, the network gets it from IANA's registries. Returns the number of created networks.
+/// Creates the networks that do not exist yet. All values come from one source. If this source does not know the registry of a
+/// network, the network gets the registry from IANA. Returns the number of created networks.
 pub fn create(connection: &Connection, networks: &Networks, source: &str) -> i64 {
     create_from_sources(connection, networks, |_| source).len() as i64
 }
 
-/// Like [`create`], for several sources. One pass is needed, because rows must be locked in order of their ASNs. Returns the
-/// created networks.
+/// Like [`create`], but the networks may have different sources. All networks are created in one pass, because rows must be
+/// locked in the order of their ASNs. Returns the created networks.
 pub fn create_from_sources<'a>(
     connection: &Connection,
     networks: &Networks,
@@ -103,7 +103,7 @@ pub fn create_from_sources<'a>(
     create_with_origins(connection, networks, |asn| Origin::one(source(asn)))
 }
 
-/// The source of a network, and the sources of its fields.
+/// The source of a network, and the source of each of its fields.
 #[derive(Clone, Copy)]
 pub struct Origin<'a> {
     pub network: &'a str,
@@ -118,7 +118,7 @@ impl<'a> Origin<'a> {
     }
 }
 
-/// Like [`create_from_sources`], for networks whose fields may have different sources.
+/// Like [`create_from_sources`], but the fields of one network may have different sources.
 pub fn create_with_origins<'a>(
     connection: &Connection,
     networks: &Networks,
@@ -158,14 +158,14 @@ pub fn create_with_origins<'a>(
     created
 }
 
-/// Fills the empty metadata of existing networks, and replaces values that `source` may replace. Returns the number of changed
-/// networks that existed before this transaction. Networks that this transaction created are already counted as created.
+/// Fills the empty metadata of existing networks. Replaces a value if `source` may replace it. Returns the number of changed
+/// networks that existed before this transaction. Networks that this transaction created are not included, because they are
+/// already counted as created.
 pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usize {
     write(connection, networks, source, false)
 }
 
-/// Writes the metadata of existing networks. If `overwrites` is false, keeps the values that the source may not
-/// replace.
+/// Writes the metadata of existing networks. If `overwrites` is false, a value is kept if `source` may not replace it.
 fn write(connection: &Connection, networks: &Networks, source: &str, overwrites: bool) -> usize {
     if networks.is_empty() {
         return 0;
@@ -189,12 +189,13 @@ fn write(connection: &Connection, networks: &Networks, source: &str, overwrites:
     updated.len()
 }
 
-/// Returns the networks that have a row. `networks` is in order.
+/// Returns those of these networks that have a row. The caller passes the networks in order.
 pub fn existing<'a>(connection: &Connection, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
     EXISTING.run(connection, (array(networks),), |rows| rows.iter().filter_map(|(asn,)| asn).collect())
 }
 
-/// Appends the times when networks were seen to the pending counts, unless the inventory already covers them.
+/// Appends the times at which networks were seen to the pending counts. Leaves out a network if its row already includes these
+/// times.
 pub fn append_times(connection: &Connection, networks: &Networks) {
     if networks.is_empty() {
         return;
@@ -204,10 +205,10 @@ pub fn append_times(connection: &Connection, networks: &Networks) {
     SEEN.execute(connection, (array(networks.keys()), first_seen, last_seen));
 }
 
-/// A field of a network, and its source.
+/// The value of a network's field, and the source of this value. `None` if no source has a value.
 pub type Filled = Option<(String, &'static str)>;
 
-/// The best values that several sources have about a network.
+/// The best values of a network, chosen from the values of several sources.
 #[derive(Default)]
 pub struct Best {
     pub name: Filled,
@@ -216,15 +217,14 @@ pub struct Best {
 }
 
 impl Best {
-    /// Returns the source of the first field that is set.
+    /// Returns the source of the first field that has a value.
     fn source(&self) -> Option<&'static str> {
         [&self.name, &self.country, &self.registry].into_iter().flatten().next().map(|(_, source)| *source)
     }
 }
 
-/// Fills the metadata of existing networks, by ASN, if a field is empty or has a source of lower rank. A
-/// source does not replace its own value, because its values differ from document to document. Returns the
-/// changed networks.
+/// Writes metadata of existing networks. Writes a field only if it is empty or has a source of lower rank. A source does not
+/// replace its own value, because the values of one source differ from document to document. Returns the changed networks.
 pub fn complete(connection: &Connection, networks: &BTreeMap<i64, Best>) -> Vec<i64> {
     if networks.is_empty() {
         return Vec::new();
@@ -261,9 +261,9 @@ fn numbers(rows: &Rows<NetworkColumns>) -> Vec<i64> {
     rows.iter().filter_map(|(asn, ..)| asn).collect()
 }
 
-/// Creates one network with a caller's values, or corrects it and sets `last_seen` to now. Values of other callers are
-/// replaced only if `overwrites` is true. Passes the row of the network to `read`. The metrics count one operation for
-/// each call.
+/// Creates one network with the values of a caller. If the network exists, corrects its values and sets `last_seen` to the
+/// current time. Values that other callers wrote are replaced only if `overwrites` is true. Passes the row of the network to
+/// `read`. The metrics count each call as one operation.
 pub fn ensure<T>(
     connection: &Connection,
     asn: i64,

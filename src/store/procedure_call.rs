@@ -1,4 +1,4 @@
-//! Calls of procedures that work in batches, and the rows that these calls could not use.
+//! Stores the state of procedure calls that work in batches. Also lists the rows that these procedure calls could not use.
 
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{self, Array, Bigint, Jsonb, Text, Typed, array};
@@ -20,26 +20,28 @@ thread_local! {
         "rejected_list", include_str!("../../sql/queries/import/rejected_list.sql")) };
 }
 
-/// Identifies a call: its procedure, and its table or `Oid::INVALID`.
+/// Identifies a procedure call. It consists of the procedure and its table. The table is `Oid::INVALID` if the procedure call
+/// is not for one particular table.
 #[derive(Clone, Copy)]
 pub struct Key {
     pub procedure: &'static str,
     pub relation: Oid,
 }
 
-/// Returns the number of advisory locks of this session, including the locks of the call itself.
+/// Returns the number of advisory locks that this session holds. The locks of the procedure call itself are included.
 pub fn locks_of_the_session(connection: &Connection) -> i64 {
     LOCKS.first(connection, (), |(count,)| count).flatten().unwrap_or_default()
 }
 
-/// Stores the start of a call. Returns the position at which an earlier unfinished call stopped.
+/// Stores the start of a procedure call. If an earlier procedure call did not finish, returns the position at which that call
+/// stopped.
 pub fn begin(connection: &Connection, key: Key, lock_kind: u16, phase: &str) -> Option<OwnedVarlena> {
     let arguments = (key.procedure, key.relation, i64::from(lock_kind), phase);
     BEGIN.first(connection, arguments, |(resume_at,)| Some(resume_at?.into_owned())).flatten()
 }
 
-/// Stores the progress of a call. `resume_at` is the position at which the next call resumes if this call is killed. `None` leaves
-/// the position unchanged.
+/// Stores the progress of a procedure call. `resume_at` is the position at which the next call continues if this call is
+/// killed. If `resume_at` is `None`, the stored position is not changed.
 pub fn advance(
     connection: &Connection,
     key: Key,
@@ -50,7 +52,7 @@ pub fn advance(
     ADVANCE.execute(connection, (key.procedure, key.relation, phase, done, total, resume_at));
 }
 
-/// Stores the end of a call, and its report.
+/// Stores the end of a procedure call and the report about it.
 pub fn end(connection: &Connection, key: Key, report: &[(&'static str, i64)]) {
     let result = jsonb::object(|object| {
         for (name, number) in report {
@@ -60,30 +62,30 @@ pub fn end(connection: &Connection, key: Key, report: &[(&'static str, i64)]) {
     END.execute(connection, (key.procedure, key.relation, result));
 }
 
-/// A row that could not be used, or only in part.
+/// A row that a procedure call could not use, or could use only in part.
 pub struct RejectedRow {
     pub relation: String,
     pub row_key: String,
     pub reason: String,
-    /// The invalid value, if it can be shown.
+    /// The invalid value, if this value can be shown to the user.
     pub content: Option<String>,
 }
 
-/// Largest number of characters of a listed text.
+/// Maximum number of characters of a text in a listed row.
 const LONGEST: usize = 1_000;
-/// Largest number of characters of a text in the table's key. The key has three texts. With four bytes per character, the three fit
-/// on an index page.
+/// Maximum number of characters of a text that belongs to the primary key of `rejected_row`. This key has three texts. Even if
+/// each character needs four bytes, all three texts fit on an index page.
 const LONGEST_OF_KEY: usize = 200;
 
 impl RejectedRow {
-    /// Cuts the content to the length that `rejected_row` stores. Saves memory for callers that keep many rows.
+    /// Cuts the content to the length that `rejected_row` stores. This saves memory for callers that keep many rows in memory.
     pub fn shortened(mut self) -> RejectedRow {
         self.content = self.content.map(|content| content.chars().take(LONGEST).collect());
         self
     }
 }
 
-/// Lists such rows in `rejected_row`.
+/// Stores rejected rows in the table `rejected_row`.
 pub fn reject(connection: &Connection, procedure: &str, rows: &[RejectedRow]) {
     if rows.is_empty() {
         return;

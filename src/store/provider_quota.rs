@@ -1,4 +1,4 @@
-//! The used part of the daily quotas, stored in this database.
+//! Stores how much of the daily quotas this database has used.
 
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Bigint, Integer, Text};
@@ -15,7 +15,7 @@ thread_local! {
         "quota_ledger", include_str!("../../sql/queries/quota/quota_ledger.sql")) };
 }
 
-/// Stores requests that are about to be sent. The record is durable after the commit, even if
+/// Stores the number of requests that are about to be sent. The stored number is durable after the commit, even if
 /// synchronous_commit is off.
 pub fn spend(connection: &Connection, provider: Provider, reserved: &QuotaReservation) {
     transaction::commit_durably();
@@ -23,13 +23,13 @@ pub fn spend(connection: &Connection, provider: Provider, reserved: &QuotaReserv
     SPEND.execute(connection, arguments);
 }
 
-/// Subtracts requests that were stored but not sent.
+/// Subtracts requests whose number was stored but which were not sent.
 pub fn unspend(connection: &Connection, provider: Provider, day: i32, requests: usize) {
     UNSPEND.execute(connection, (provider.name(), day, requests as i64));
 }
 
-/// Exchanges used quotas between this database and shared memory. So if a database is dropped, the other
-/// databases still know its used quota.
+/// Copies the numbers of used requests between this database and shared memory. So if one database is dropped, the other
+/// databases still know how much of the quota it had used.
 pub fn exchange(connection: &Connection) {
     publish(connection);
     for provider in Provider::all().filter(|provider| provider.limits().daily_quota != 0) {

@@ -1,8 +1,8 @@
 //! The queue: requests, jobs, leases, dead letters.
 //!
-//! A lease is a due time in the future, and the id of the worker that holds the lease. A job can be finished
-//! or failed only by the holder of its lease. Every step is a short transaction. So the jobs of a killed
-//! process fall due again.
+//! A lease has two parts: a due time in the future, and the id of the worker that holds the lease. Only the holder of its lease
+//! can finish a job or mark it as failed. Every step is a short transaction. If a worker is killed, its jobs become due again
+//! when their leases end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::pg::value::{Array, Bigint, Boolean, Float, Inet, Integer, Text, Times
 use crate::pg::{Oid, catalog, clock};
 use crate::provider::Provider;
 
-/// Maximum number of requests from which one transaction creates jobs. Creating them takes a fraction of a second.
+/// Maximum number of requests from which one transaction creates jobs. This takes a fraction of a second.
 pub const MOST_REQUESTS_AT_ONCE: i64 = 10_000;
 
 thread_local! {
@@ -59,21 +59,22 @@ thread_local! {
         "jobs_fail", include_str!("../../sql/queries/queue/jobs_fail.sql")) };
 }
 
-/// The holder of leases, and their duration.
+/// The worker that holds leases, and the duration of these leases.
 #[derive(Clone, Copy)]
 pub struct Lease {
     pub holder: i64,
     pub duration: Duration,
 }
 
-/// A leased job, and the address to ask the provider about. The address is `None` if an earlier answer serves the job.
+/// A leased job, and the address about which the provider is asked. The address is `None` if an earlier answer can be used for
+/// the job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClaimedJob {
     pub lookup_key: LookupKey,
     pub ask: Option<Asked>,
 }
 
-/// The address or network that a lookup asks the provider about.
+/// The address or network about which a lookup asks the provider.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Asked {
     Address(Address),
@@ -81,30 +82,30 @@ pub enum Asked {
     Network(u32),
 }
 
-/// The requests from which jobs were created.
+/// The result of creating jobs from requests.
 #[derive(Default)]
 pub struct CreatedJobs {
     pub requests: i64,
-    /// The providers that got new jobs. The value for a provider has the keys of new jobs that an earlier answer serves. These jobs
-    /// are leased.
+    /// The providers that got new jobs. The value for a provider contains lookup keys of new jobs for which an earlier answer
+    /// can be used. These jobs are already leased.
     pub jobs: BTreeMap<Provider, Vec<LookupKey>>,
 }
 
-/// The reason why a job has no answer.
+/// A job without an answer, and the reason why the answer is missing.
 pub struct FailedJob {
     pub lookup_key: LookupKey,
     pub error: String,
     pub blame: Blame,
 }
 
-/// When a failure uses up an attempt of the lookup.
+/// Says when a failure uses up an attempt of the lookup.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Blame {
     Always,
-    /// The failure uses up an attempt only if the provider has answered any lookup since the last failure of this lookup.
-    /// Otherwise the provider counts as down.
+    /// The failure uses up an attempt only if the provider has answered another lookup since the last failure of this lookup.
+    /// If the provider has answered none, it is considered down.
     UnlessDown,
-    /// The failure uses up no attempt, because the lookup is not its cause: the provider refused all requests, or nothing
+    /// The failure uses up no attempt, because the lookup did not cause it. The provider refused all requests, or no request
     /// was sent.
     Never,
 }
@@ -119,18 +120,18 @@ pub fn append_network(connection: &Connection, asn: u32, provider: Provider) {
     APPEND_NETWORK.execute(connection, (i64::from(asn), provider.name()));
 }
 
-/// Puts the dead letters of a provider, or of all providers, back into the queue. Returns their number.
+/// Puts the dead letters of one provider or of all providers back into the queue. Returns the number of these dead letters.
 pub fn retry_dead_letters(connection: &Connection, provider: Option<Provider>) -> i64 {
     let name = provider.map(Provider::name);
     RETRY_DEAD_LETTERS.first(connection, (name,), |(queued,)| queued).flatten().unwrap_or_default()
 }
 
-/// Returns the table of requests.
+/// Returns the OID of the table with the requests.
 pub fn request_table(oids: ExtensionOids) -> Oid {
     relation::find(oids.schema, c"enrichment_request")
 }
 
-/// Queues lookups below the executor, because a session's commit calls this. The table's trigger does not
+/// Queues lookups without the executor, because this function runs during the commit of a session. The table's trigger does not
 /// fire, so the caller must wake the worker.
 pub fn append_all(oids: ExtensionOids, requests: impl Iterator<Item = (Address, Provider)>) {
     let Some(table) = Table::open_if_there_for_appending(request_table(oids)) else { return };
@@ -163,8 +164,8 @@ pub fn create_jobs(connection: &Connection, lease: Lease) -> CreatedJobs {
     })
 }
 
-/// Updates the planner's statistics after many new jobs, because autovacuum would be too late. Does nothing
-/// if the caller is not the owner of the tables: `worker_role` may be another role.
+/// Updates the planner's statistics after many jobs were created, because autovacuum would update them too late. Does nothing
+/// if the current role does not own the tables. This is possible, because `worker_role` may be another role.
 pub fn analyze(oids: ExtensionOids, connection: &Connection) {
     if catalog::owner_of_table(relation::find(oids.schema, c"enrichment_job")) != Some(oids.owner) {
         return;
@@ -172,8 +173,8 @@ pub fn analyze(oids: ExtensionOids, connection: &Connection) {
     ANALYZE.execute(connection, ());
 }
 
-/// Leases the most urgent due jobs, and returns them in order of urgency. If `probe` is true, leases the jobs that have waited
-/// longest.
+/// Leases the most urgent due jobs, and returns these jobs in the order of urgency. If `probe` is true, instead leases the due
+/// jobs that have waited for the longest time.
 pub fn claim(
     connection: &Connection,
     provider: Provider,
@@ -206,23 +207,24 @@ pub fn claim(
     })
 }
 
-/// Ends all leases that `holder` does not hold, after a predecessor stopped.
+/// Ends all leases except those of `holder`. The worker calls this function after the previous worker has stopped.
 pub fn release_others(connection: &Connection, holder: i64) {
     RELEASE.execute(connection, (holder,));
 }
 
-/// Gives up the leases of jobs that were not sent.
+/// Ends the leases of jobs whose requests were not sent.
 pub fn give_back(connection: &Connection, provider: Provider, lookup_keys: &[LookupKey], lease: Lease) {
     GIVE_BACK.execute(connection, (provider.name(), keys(lookup_keys), lease.holder));
 }
 
-/// Returns the time when the next job falls due.
+/// Returns the time at which the next job becomes due.
 pub fn next_due(connection: &Connection, provider: Provider) -> Option<Timestamp> {
     let arguments = (provider.name(), provider.looks_up_networks());
     NEXT_DUE.first(connection, arguments, |(due,)| due).flatten()
 }
 
-/// Locks the jobs whose lease the caller still holds, until the transaction ends. Returns their lookup keys.
+/// Locks those jobs whose leases the caller still holds. The locks last until the transaction ends. Returns the lookup keys of
+/// the locked jobs.
 pub fn hold(
     connection: &Connection,
     provider: Provider,
@@ -234,13 +236,13 @@ pub fn hold(
     })
 }
 
-/// Ends the jobs of addresses that have their answer.
+/// Removes addresses from the queue, because their answers were stored.
 pub fn done(connection: &Connection, provider: Provider, addresses: &[Address]) {
     DONE.execute(connection, (provider.name(), array(addresses)));
 }
 
-/// Ends jobs that were answered. If an address is `blocked` by another transaction, its job falls due again
-/// after `pause`.
+/// Ends jobs that were answered. If another transaction has locked an address of a job, the lookup key of this job is in
+/// `blocked`. Such a job becomes due again after `pause`.
 pub fn finish(
     connection: &Connection,
     provider: Provider,
@@ -251,17 +253,18 @@ pub fn finish(
     FINISH.execute(connection, (provider.name(), keys(lookup_keys), keys(blocked), pause.as_secs_f64()));
 }
 
-/// Limits for the retries of jobs.
+/// The settings and values that decide whether and when a failed job is retried.
 pub struct RetryPolicy {
     pub base: Duration,
     pub max_attempts: i32,
-    /// When the provider last answered any lookup.
+    /// The time at which the provider last answered any lookup.
     pub last_success: Timestamp,
     /// A random number from 0 up to, but not including, 1.
     pub random: f64,
 }
 
-/// Ends jobs without an answer. Returns the addresses and networks that became dead letters, each with the error.
+/// Ends attempts of jobs that got no answer. Returns the addresses and networks whose lookups became dead letters, each with
+/// the error.
 pub fn fail(
     connection: &Connection,
     provider: Provider,
@@ -298,7 +301,7 @@ pub fn fail(
     })
 }
 
-/// Returns lookup keys in the format of the queue's tables.
+/// Converts lookup keys to the format of the queue's tables.
 pub(super) fn keys(lookup_keys: &[LookupKey]) -> impl ToSql<Array<Text>> {
     array(lookup_keys.iter().map(|key| key.text()))
 }

@@ -1,12 +1,13 @@
-//! Applies edits of `known_networks` to existing networks.
+//! Applies changes of the list `known_networks` to existing networks.
 //!
-//! A trigger appends the networks of an edit to `network_reclassification`. A step reads some of these
-//! pending networks, gives them the type and the flags in the list, and deletes the pending rows.
+//! If a row of `known_networks` is edited, a trigger appends the networks of this edit to `network_reclassification`. A step
+//! reads some of these pending networks. It writes the type and the flags from the list into the rows of these networks, and
+//! then deletes the pending rows.
 //!
-//! Another transaction may still write a network by the list before the edit, because its snapshot is older
-//! or because it has not committed yet. So a pending row stays until three conditions hold: all snapshots see
-//! the edit, no transaction is creating the network, and the network could be locked. Until then each pass
-//! reclassifies the network again. A step waits for no other transaction.
+//! Another transaction may still write a network with values from the list before the edit. The reason is that its snapshot is
+//! older, or that it has not committed yet. So a pending row stays until three conditions are true: all snapshots see the edit,
+//! no transaction is creating the network, and the network could be locked. Until then, each pass reclassifies the network
+//! again. A step does not wait for other transactions.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +19,7 @@ use crate::pg::value::{Array, Bigint, Text, Xid, array};
 use crate::telemetry::spans::NetworkSpans;
 use crate::telemetry::{self, Operation, Source, Update, Work};
 
-/// Networks per transaction.
+/// Maximum number of networks that one transaction processes.
 const BATCH: i64 = 1_000;
 
 thread_local! {
@@ -34,23 +35,22 @@ thread_local! {
 
 /// The result of one step.
 pub struct Batch {
-    /// Networks that were pending, including those without a row.
+    /// Number of pending networks that the step read. Networks without a row are included.
     pub pending: usize,
-    /// Networks whose type or flags changed.
+    /// The networks whose type or flags changed.
     pub changed: Vec<i64>,
-    /// Networks that another transaction is creating or has locked.
+    /// Number of networks that another transaction is creating or has locked.
     pub blocked: usize,
-    /// The network after which the next step of this pass continues; `None` at the end of the pass.
+    /// The network after which the next step of this pass begins. `None` if the pass has ended.
     pub last: Option<i64>,
 }
 
-/// Returns how many networks are pending.
+/// Returns the number of pending networks.
 pub fn pending(connection: &Connection) -> i64 {
     PENDING_COUNT.first(connection, (), |(count,)| count).flatten().unwrap_or_default()
 }
 
-/// Reclassifies the next pending networks after ASN `after`, in the current transaction. A pass begins after
-/// 0.
+/// Reclassifies the next pending networks in the current transaction. Begins after the ASN `after`. A pass begins with 0.
 pub fn step(oids: ExtensionOids, connection: &Connection, after: i64) -> Batch {
     with_settings(BOUNDED, || reclassify(oids, connection, after))
 }
@@ -61,14 +61,15 @@ fn reclassify(oids: ExtensionOids, connection: &Connection, after: i64) -> Batch
     if pending.is_empty() {
         return Batch { pending: 0, changed: Vec::new(), blocked: 0, last };
     }
-    // The order of these checks matters. A transaction may use an older list. Then one of the checks finds this transaction, or the
-    // transaction holds back the horizon.
+    // The order of these checks matters. Another transaction may use an older version of the list. In that case, one of the
+    // checks finds this transaction, or the transaction keeps the horizon at an older value.
     let table = relation::find(oids.schema, c"network_reclassification");
     let horizon = Table::open_for_reading(table).map(|table| table.oldest_visible_to_all());
     let mut blocked = skip_locked::networks_being_created(oids, pending.iter());
     let locked = skip_locked::lock_networks(connection, pending.iter());
     blocked.extend(skip_locked::existing_networks(oids, pending.iter()).difference(&locked));
-    // The pending rows are deleted before the list is read. So an edit that commits later appends a new pending row.
+    // The pending rows are deleted before the list is read. If an edit commits after this deletion, its trigger appends a new
+    // pending row.
     if let Some(horizon) = horizon {
         DELETE_APPLIED.execute(connection, (array(pending.difference(&blocked)), horizon));
     }
@@ -79,7 +80,7 @@ fn read_pending(connection: &Connection, after: i64) -> BTreeSet<i64> {
     PENDING.run(connection, (after, BATCH), |rows| rows.iter().filter_map(|(network,)| network).collect())
 }
 
-/// Writes the type and the flags of locked networks. Returns the networks that changed.
+/// Writes the type and the flags of networks whose rows are locked. Returns the changed networks.
 fn write(connection: &Connection, locked: &BTreeSet<i64>) -> Vec<i64> {
     if locked.is_empty() {
         return Vec::new();
