@@ -1,7 +1,7 @@
-//! Lists of addresses, as `lookup_ips()` reads them.
+//! Implements the function `lookup_ips()`, which reads lists of addresses.
 //!
-//! A call handles all lines together. It parses the lines, and looks up the addresses in the mmdb files. One statement
-//! reads the rows of all addresses, and another statement reads the rows of all networks.
+//! One call processes all lines of a list together. It parses the lines, and searches the addresses in the mmdb files. One
+//! statement reads the rows of all addresses. Another statement reads the rows of all networks.
 
 use std::collections::HashSet;
 
@@ -17,19 +17,19 @@ use crate::store::ExtensionOids;
 use crate::store::address_list::{self, KnownAddress, KnownNetwork, KnownNetworks};
 use crate::{row, sql_function};
 
-/// A line of a list. A valid line has an `address`, an invalid line has an `error`, and a comment has
-/// neither.
+/// A line of a list. If the line is valid, `address` is set. If the line is invalid, `error` is set. If the line is a comment,
+/// neither is set.
 struct Line {
     text: Option<String>,
     address: Option<Address>,
     error: Option<String>,
 }
 
-/// An address of a list, and its data from `ip_inventory` and the mmdb files.
+/// An address of a list, and the data about this address from `ip_inventory` and from the mmdb files.
 struct Found<'a> {
     address: Address,
     known: Option<&'a KnownAddress>,
-    /// The network in the mmdb files.
+    /// The network of the address according to the mmdb files.
     network: Option<Network<'a>>,
 }
 
@@ -61,7 +61,7 @@ fn lookup_ips(call: &Call) {
     });
 }
 
-/// The number of columns of a row.
+/// The number of columns that a row of the result has.
 const COLUMNS: usize = 21;
 
 impl Line {
@@ -74,7 +74,7 @@ impl Line {
         Line { text, address, error }
     }
 
-    /// Returns the first columns of a row. The vector has room for the other columns.
+    /// Returns the first columns of a row. The capacity of the vector is enough for the other columns.
     fn columns(&self, number: i32) -> Vec<Value> {
         let mut row = Vec::with_capacity(COLUMNS);
         row.extend(row![
@@ -88,13 +88,13 @@ impl Line {
 }
 
 impl Found<'_> {
-    /// Returns the current ASN in the inventory, otherwise the ASN in the mmdb files.
+    /// Returns the address's current ASN in the inventory. If the inventory has no ASN, returns the ASN in the mmdb files.
     fn asn(&self) -> Option<i64> {
         let of_file = || self.network.map(|network| i64::from(network.asn));
         self.known.and_then(|known| known.asn).or_else(of_file)
     }
 
-    /// Returns the columns of a row from `is_bogon` on.
+    /// Returns the columns of a row, beginning with the column `is_bogon`.
     fn columns(&self, files: &Databases, networks: &KnownNetworks) -> Vec<Value> {
         let Found { address, known, .. } = *self;
         let bogon = bogon::reason(address);
@@ -133,8 +133,8 @@ impl Found<'_> {
         row
     }
 
-    /// Returns the types in stored answers and in the files of types, by precedence. Reads no list for a
-    /// bogon, because no list contains bogons.
+    /// Returns the types of the address, ordered by precedence. The types come from stored answers and from the mmdb files with
+    /// types. The mmdb files are not read for a bogon, because no list contains bogons.
     fn types(&self, files: &Databases, is_bogon: bool) -> Value {
         let stored = self.known.map(|known| &known.types[..]).unwrap_or_default().iter().map(String::as_str);
         let mut types: Vec<&str> = stored.collect();

@@ -9,15 +9,15 @@ use crate::telemetry::{self, Counter, Distribution, Operation, cells, networks_s
 use crate::{error, row, sql_function};
 
 sql_function!(mmdb_files_wrapper, pg_finfo_mmdb_files_wrapper, mmdb_files);
-/// Returns the rows of `mmdb_status()` for one setting: one row for each file. A setting for locations or
-/// networks has one row if it names no file.
+/// Returns the rows of `mmdb_status()` for one setting. There is one row for each file that the setting names. If the setting
+/// names no file, there is one row if the setting is for locations or networks.
 fn mmdb_files(call: &Call) {
     let wanted = call.text(0).unwrap_or_default();
     let Some(kind) = Kind::EVERY.into_iter().find(|kind| kind.name() == wanted) else {
         return call.set([]);
     };
     let named = kind.files();
-    // A setting for types of addresses gets no row if it names no file, because such files are optional.
+    // If a setting for types of addresses names no file, it gets no row, because such files are optional.
     let is_shown = named.is_empty() && kind != Kind::Types;
     let unnamed = is_shown.then_some((FileId::of(kind, 1, ""), None));
     let all = named.into_iter().map(|file| (file.id, Some(file.path))).chain(unnamed);
@@ -39,8 +39,8 @@ fn mmdb_file(id: FileId, path: Option<String>) -> Vec<Value> {
         Integer: status.ip_version.filter(|_| serving).and_then(|version| i32::try_from(version).ok()),
         Bigint: status.node_count.filter(|_| serving),
         Timestamptz: status.loaded_at.filter(|_| serving),
-        // A copy that is too old may not have been removed yet. Its status then has no error, so the error is
-        // written here.
+        // The loaded data of a file that is too old may not have been removed yet. In this case, the status of the file
+        // contains no error. So the error is added here.
         Text: status.last_error.or_else(|| is_too_old.then(|| mmdb::max_age::describe(status.build_epoch))),
     ]
 }

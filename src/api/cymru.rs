@@ -1,7 +1,7 @@
-//! Lookups at Team Cymru from SQL.
+//! Implements the SQL function `cymru_lookup()`, which looks up addresses at Team Cymru.
 //!
-//! The caller's lookups are neither queued nor stored. They count towards the same limits as the worker's lookups. While the caller
-//! waits for a permit or for the network, the function holds no locks of its own.
+//! The caller's lookups are neither queued nor stored. They count towards the same limits as the worker's lookups. The function
+//! itself holds no locks while it waits for a permit or for the network.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::provider::{Limits, Provider};
 use crate::provider::{counters, health};
 use crate::{row, sql_function};
 
-/// Pause before the next attempt to get a permit while other processes hold all permits.
+/// While other processes hold all permits, the function pauses for this time and then tries again to get a permit.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 sql_function!(cymru_lookup_wrapper, pg_finfo_cymru_lookup_wrapper, cymru_lookup);
@@ -52,7 +52,7 @@ fn cymru_lookup(call: &Call) {
             public.len()
         );
     }
-    // An address without an answer has no row. Two kinds of addresses have a row of nulls: bogons, which are
+    // An address without an answer gets no row in the result. Two kinds of addresses get a row of nulls: bogons, which are
     // never sent, and addresses that no network announces.
     let answered = wanted.iter().filter(|a| answers.contains_key(a) || bogon::reason(**a).is_some());
     call.set(answered.map(|address| row(*address, answers.get(address))));
@@ -70,8 +70,8 @@ fn wanted(call: &Call) -> BTreeSet<Address> {
         .collect()
 }
 
-/// Runs one request, from the permit to the reply. A cancellation takes effect at once: the permit is
-/// returned, and the thread of the request sends nothing more.
+/// Runs one request: waits for a permit, sends the request, and waits for the reply. If the statement is cancelled, the permit
+/// is returned at once, and the thread of the request sends nothing more.
 fn exchange(addresses: &[Address]) -> RouteReply {
     let provider = Provider::cymru();
     let limits = provider.limits();
@@ -98,7 +98,7 @@ fn wait_for_permit(limits: &Limits) -> Permit {
             Ok((permit, _)) => return permit,
             Err(PermitDecision::NotBefore(until)) => {
                 let rest = until - clock::now();
-                // The caller waits for the rate limit, but not for a provider that is down.
+                // The caller waits while the rate limit is reached, but does not wait while the provider is considered down.
                 if rest > limits.longest {
                     error::provider_is_paused("Team Cymru", &health::health(Provider::cymru()));
                 }

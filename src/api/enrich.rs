@@ -1,6 +1,7 @@
-//! Runs the cascade on demand.
+//! Runs the cascade of sources when an SQL function asks for it.
 //!
-//! These functions write as the extension's owner. A role therefore needs only the privilege EXECUTE on them.
+//! These functions write with the rights of the extension's owner. Therefore a role needs only the privilege EXECUTE on the
+//! functions.
 
 use std::collections::BTreeSet;
 
@@ -82,7 +83,7 @@ fn enrich_addresses(call: &Call) {
     });
 }
 
-/// Returns the providers that the argument `sources` names.
+/// Returns those providers that the argument `sources` of the SQL function names.
 fn named_providers(names: &[Option<String>]) -> Providers {
     let enabled = guc::enabled_sources();
     Providers::of(names.iter().filter_map(|name| {
@@ -98,11 +99,12 @@ fn named_providers(names: &[Option<String>]) -> Providers {
     }))
 }
 
-/// If a call queues lookups of more addresses than this number, a NOTICE says how many requests these lookups
-/// need.
+/// If a call queues lookups of more addresses than this number, a NOTICE is sent. It says how many provider requests these
+/// lookups need.
 const ADDRESSES_WITHOUT_NOTICE: usize = 100;
 
-/// Says how many requests a plan queues. Raises an error if they are more than `limit`.
+/// Sends a NOTICE that says how many provider requests the lookups of a plan need. Raises an error if this number is larger
+/// than `limit`.
 fn announce(oids: ExtensionOids, plan: &Plan, limit: Option<i64>) {
     let addresses: BTreeSet<Address> = plan.ask.iter().map(|(address, _)| *address).collect();
     let is_large = addresses.len() > ADDRESSES_WITHOUT_NOTICE;
@@ -164,8 +166,8 @@ fn write(oids: ExtensionOids, databases: &mmdb::Databases, plan: &Plan, function
 
 const USE_LOOKUPS: &str = "Call maxmind_lookup() or ip_asn(), which only read, or repeat the call in a read-write transaction on the primary.";
 
-/// Returns the providers to ask about data that the mmdb files lack. The set is empty if lookups cannot be
-/// queued.
+/// Returns the providers that are asked about data that the mmdb files lack. The set is empty if the transaction cannot queue
+/// lookups.
 fn online() -> Providers {
     if transaction::may_write() { Providers::enabled() } else { Providers::NONE }
 }
@@ -192,12 +194,12 @@ fn ensure_asn_inventory(call: &Call) -> Option<Value> {
     })
 }
 
-/// Returns a trimmed text argument. An empty text counts as null.
+/// Returns a text argument without spaces at both ends. If the text is empty, returns `None`, as for null.
 fn given(call: &Call, n: usize) -> Option<String> {
     call.text(n).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
-/// Returns a country code in capitals. Refuses the codes that sources write for an unknown country.
+/// Returns a country code in capital letters. Rejects codes that sources use if the country is unknown.
 fn checked_country(country: &str) -> String {
     match country::code(country.as_bytes()) {
         Some(code) => String::from_utf8_lossy(&code).into_owned(),
@@ -205,7 +207,7 @@ fn checked_country(country: &str) -> String {
     }
 }
 
-/// Returns the name of a registry. Accepts the name that Team Cymru uses for RIPE.
+/// Returns the name of a registry. Also accepts the name that Team Cymru uses for RIPE.
 fn checked_registry(registry: &str) -> String {
     let upper = registry.to_ascii_uppercase();
     match upper.as_str() {

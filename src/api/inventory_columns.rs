@@ -1,5 +1,5 @@
-//! The generated columns of `ip_inventory`. The functions are immutable and never raise an error, because
-//! malformed JSON of a provider must not fail the statement that stores it.
+//! Computes the generated columns of `ip_inventory`. These functions are immutable and never raise an error. A provider may
+//! send malformed JSON, and the statement that stores this JSON must not fail.
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 

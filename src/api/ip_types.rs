@@ -1,4 +1,4 @@
-//! Types of addresses, from lists in mmdb files and from stored answers.
+//! Returns the types of addresses. The types come from lists in mmdb files and from stored answers.
 
 use cowrie_enrich_engine::bogon;
 
@@ -10,7 +10,7 @@ use crate::pg::value::{Boolean, ToSql, Typed};
 use crate::{error, guc, row, sql_function};
 
 sql_function!(ip_type_entries_wrapper, pg_finfo_ip_type_entries_wrapper, ip_type_entries);
-/// Returns a row for each entry of a list that contains an address. Returns no row for a bogon.
+/// Returns one row for each list entry that contains the address. Returns no row if the address is a bogon.
 fn ip_type_entries(call: &Call) {
     let statements = match call.inet(0) {
         None => Vec::new(),
@@ -36,8 +36,7 @@ sql_function!(
     pg_finfo_contains_benign_scanner_wrapper,
     contains_benign_scanner
 );
-/// Returns true if a prefix contains an address that a list names as a known research scanner. Ignores lists
-/// that are too old.
+/// Returns true if a list names an address in this prefix as a known research scanner. Ignores lists that are too old.
 fn contains_benign_scanner(call: &Call) -> Typed<Boolean> {
     let prefix = call.prefix(0);
     let contains = prefix.is_some_and(|prefix| {
@@ -47,7 +46,7 @@ fn contains_benign_scanner(call: &Call) -> Typed<Boolean> {
 }
 
 sql_function!(ip_type_lists_wrapper, pg_finfo_ip_type_lists_wrapper, ip_type_lists);
-/// Returns a row for each list in the files in service.
+/// Returns one row for each list in the mmdb files that are now loaded.
 fn ip_type_lists(call: &Call) {
     let max_ages = guc::ip_type_max_ages();
     let now = clock::now();
@@ -75,7 +74,7 @@ fn ip_type_lists(call: &Call) {
 }
 
 sql_function!(stored_types_of_wrapper, pg_finfo_stored_types_of_wrapper, stored_types_of);
-/// Returns a row for each type that a document names for its address. The row has the type and the source.
+/// Returns one row for each type that a document has for its address. The row contains the type and the source of the type.
 fn stored_types_of(call: &Call) {
     let Some(document) = call.jsonb(0) else {
         call.set([]);

@@ -1,4 +1,4 @@
-//! Lookups in the mmdb files.
+//! Implements the SQL functions that search addresses in the mmdb files.
 
 use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::mmdb::clean_name;
@@ -13,8 +13,8 @@ use crate::pg::value::{Bigint, Boolean, Inet, Jsonb, Text, ToSql, Typed, Value};
 use crate::pg::{inet, jsonb};
 use crate::{row, sql_function};
 
-/// Returns the argument of a lookup. Raises an error for a network, because the addresses of a network may
-/// have different locations.
+/// Returns the address that the caller passed. Raises an error if the argument is a network, because the addresses of a network
+/// may have different locations.
 fn host(call: &Call) -> Option<Address> {
     let inet = call.inet(0)?;
     if !inet.is_host {
@@ -114,7 +114,7 @@ fn bogon_reason(call: &Call) -> Option<Typed<Text>> {
     bogon::reason(host(call)?).map(ToSql::to_sql)
 }
 
-/// Returns the first argument, an ASN. Accepts 0, because 0 is a reserved ASN.
+/// Returns the first argument of the call, which is an ASN. Accepts 0, because 0 is a reserved ASN.
 fn asn(call: &Call) -> Option<u32> {
     let asn = call.bigint(0)?;
     Some(u32::try_from(asn).unwrap_or_else(|_| error::asn_out_of_range(asn, 0)))
@@ -132,8 +132,7 @@ fn is_bogon_asn(call: &Call) -> Option<Typed<Boolean>> {
 
 sql_function!(contains_bogon_wrapper, pg_finfo_contains_bogon_wrapper, contains_bogon);
 fn contains_bogon(call: &Call) -> Typed<Boolean> {
-    // `None` stands for a prefix that contains all IPv4-mapped addresses. On the internet, IPv4-mapped
-    // addresses are bogons.
+    // `None` stands for a prefix that contains all IPv4-mapped addresses. IPv4-mapped addresses on the internet are bogons.
     call.prefix(0).is_none_or(bogon::occur_in).to_sql()
 }
 
@@ -149,8 +148,8 @@ fn canonical_address(call: &Call) -> Typed<Inet> {
 }
 
 sql_function!(parsed_address_in_wrapper, pg_finfo_parsed_address_in_wrapper, parsed_address_in);
-/// Input function of the type `parsed_address`. A cast must not return null, so a text that is not an address
-/// becomes 0.0.0.0/0.
+/// The input function of the type `parsed_address`. If the text is not an address, the function returns 0.0.0.0/0, because a
+/// cast must not return null.
 fn parsed_address_in(call: &Call) -> Option<Typed<Inet>> {
     let address = address::parse_bytes(call.cstring(0)?.to_bytes()).ok().flatten();
     Some(address.map_or_else(inet::everything, Address::to_sql))

@@ -1,4 +1,4 @@
-//! Metrics: as rows, in Prometheus' text format, and in the format of the status files.
+//! Returns the metrics as rows, in the text format of Prometheus, and in the format of the status files.
 
 use std::ffi::CStr;
 
@@ -40,11 +40,11 @@ fn status_json(call: &Call) -> Typed<Jsonb> {
     jsonb::object(|object| document.iter().for_each(|(key, value)| object.json(key, value)))
 }
 
-/// How long a query of metrics waits for a lock.
+/// The longest time that a query of metrics waits for a lock.
 const WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"1s")];
 
-/// Returns all metrics, with the current sizes of the database in which the function is called. If a lock
-/// prevents counting a size, returns the size that the worker reported last.
+/// Returns all metrics, including the current sizes of the current database. If a lock prevents the counting of a size, the
+/// result contains the size that the worker reported last.
 fn now(call: &Call) -> Vec<Family> {
     let oids = ExtensionOids::of(call);
     let (sizes, _) =

@@ -1,4 +1,4 @@
-//! Procedures that process whole tables.
+//! The entry points of the procedures that process whole tables.
 
 use crate::pg::sql_function::Call;
 use crate::procedures::{

@@ -1,5 +1,5 @@
-//! Functions about the queue: which providers can be asked about an address, and which lookups are answered
-//! already.
+//! SQL functions about the queue. For example, they tell which providers can be asked about an address, and which lookups
+//! already have an answer.
 
 use cowrie_enrich_engine::lookup_key::LookupKey;
 use cowrie_enrich_engine::network_kind::NetworkKind;
@@ -159,8 +159,8 @@ fn cancel_requests(call: &Call) -> Typed<Bigint> {
         error::not_a_host(network.address);
     }
     require_writable("cancel_requests()");
-    // The function requires READ COMMITTED. If one snapshot were used for all statements, the call could delete a job and
-    // overlook an address that waits for the job.
+    // The function requires READ COMMITTED, because its statements need different snapshots. With one snapshot for all
+    // statements, the call could delete a job although another address waits for this job.
     if mvcc_snapshot::is_kept_for_transaction() {
         error::needs_read_committed("cancel_requests()");
     }

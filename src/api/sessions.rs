@@ -1,4 +1,4 @@
-//! Session tables, and the folding of their counts.
+//! SQL functions that manage session tables and fold the counts of sessions.
 
 use cowrie_enrich_engine::address::Address;
 
@@ -16,7 +16,7 @@ sql_function!(enrich_session_wrapper, pg_finfo_enrich_session_wrapper, trigger::
 sql_function!(forget_sessions_wrapper, pg_finfo_forget_sessions_wrapper, trigger::forget_sessions);
 
 sql_function!(inventory_changed_wrapper, pg_finfo_inventory_changed_wrapper, inventory_changed);
-/// Statement trigger on `ip_inventory`. Fires when answers were changed or deleted.
+/// A statement trigger on `ip_inventory`. It fires when answers were changed or deleted.
 fn inventory_changed(call: &Call) {
     invalidation::announce(ExtensionOids::of(call).inventory);
 }
@@ -68,8 +68,8 @@ fn delete_addresses(call: &Call) -> Typed<Bigint> {
 }
 
 sql_function!(lock_session_table_wrapper, pg_finfo_lock_session_table_wrapper, lock_session_table);
-/// Locks tables for SQL functions whose commands refer to tables by name. The names then keep their meaning
-/// until the transaction ends.
+/// Locks tables for SQL functions whose commands refer to tables by name. While the locks are held, each name refers to the
+/// same table. The locks are held until the transaction ends.
 fn lock_session_table(call: &Call) -> Option<Typed<Array<Regclass>>> {
     let table = call.oid(0)?;
     if !catalog::owns_table(table) {

@@ -1,4 +1,4 @@
-//! The workers and the providers, for operators.
+//! SQL functions that show operators the state of the workers and the providers.
 
 use std::sync::atomic::Ordering;
 
@@ -69,7 +69,7 @@ fn worker_status(call: &Call) {
         block.worker_slots.iter().any(|worker_slot| worker_slot.database.load(Ordering::Acquire) == database)
     };
     for waiting in shared_state::waiting().into_iter().filter(|waiting| !has_slot(waiting.database)) {
-        // Leave out databases that were dropped meanwhile.
+        // Databases that were dropped in the meantime are left out.
         let Some(name) = catalog::database_name(waiting.database.into()) else { continue };
         rows.push(row![
             Text: "worker",
@@ -85,7 +85,7 @@ fn worker_status(call: &Call) {
     call.set(rows);
 }
 
-/// Returns the row of a process that runs code of a table owner.
+/// Returns the row of `worker_status()` for an owner process. An owner process runs code of the owner of session tables.
 fn owner_row(slot: &OwnerSlot) -> Vec<Value> {
     let role = Oid::from(slot.owner.load(Ordering::Acquire));
     let name = catalog::role_name(role).map(|name| text::distinct(&name));

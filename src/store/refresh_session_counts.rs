@@ -1,15 +1,15 @@
-//! Recounts sessions and corrects the stored counts.
+//! Recounts all stored sessions and corrects the stored counts.
 //!
-//! Other sessions are not blocked. A REPEATABLE READ transaction counts the sessions of each address in one
-//! snapshot. It appends the difference from the stored and pending counts to the pending counts. Transactions that
-//! insert or delete sessions meanwhile append their own counts. Folding only moves pending counts to stored counts.
-//! So the difference stays correct during a long recount.
+//! Clients can store sessions during a recount. A REPEATABLE READ transaction counts the sessions of each address in one
+//! snapshot. It compares this number with the sum of the stored count and the pending counts. If the numbers differ, it appends
+//! the difference to the pending counts. Other transactions that insert or delete sessions meanwhile append their own counts. A
+//! fold only moves pending counts to stored counts. So the difference stays correct during a long recount.
 //!
-//! Two recounts from the same snapshot would correct twice, so only one recount runs at a time. TRUNCATE does
-//! not respect snapshots, so the tables are locked for reading before the snapshot is taken.
+//! Two recounts from the same snapshot would make the same correction twice. Therefore only one recount runs at a time.
+//! TRUNCATE does not respect snapshots. Therefore the tables are locked for reading before the snapshot is taken.
 //!
-//! A table without its address column cannot be read. Its sessions may have any address, so no count is
-//! reduced until the table is attached again.
+//! If the address column of an attached table is missing, the table's sessions cannot be read. These sessions may have any
+//! address. So no count is reduced until the table is attached again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
@@ -48,22 +48,23 @@ thread_local! {
         "recount_networks", include_str!("../../sql/queries/procedures/recount_networks.sql")) };
 }
 
-/// Number of addresses whose sums stay in memory, about 8 MB. At this number, the sums are moved to a table.
+/// Maximum number of addresses whose sums are held in memory (about 8 MB). If this number is reached, the sums are moved to a
+/// table.
 const SUMMED: usize = 50_000;
 
-/// Longest time that a recount waits for the lock of `session_delta` before it begins.
+/// The longest time that a recount waits for the lock of `session_delta` before it begins.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// A table without partitions, and its columns.
+/// A session table without partitions or a partition, and its columns.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CountedTable {
     pub(super) table: Oid,
     pub(super) ip_column: CString,
     pub(super) time_column: Option<CString>,
-    /// The attached table, for messages.
+    /// The name of the attached table. Messages contain this name.
     attached: String,
     pub(super) not_intact_reason: Option<String>,
-    /// False if the addresses of some sessions of the attached table cannot be read.
+    /// False if some sessions of the attached table have addresses that cannot be read.
     is_readable: bool,
 }
 
@@ -73,23 +74,23 @@ pub struct RecountResult {
     pub sessions: i64,
     pub addresses: i64,
     pub corrected: i64,
-    /// Sessions with an invalid address.
+    /// Number of sessions with an invalid address.
     pub malformed: i64,
-    /// Attached tables that differ from their state when they were attached, by name.
+    /// Attached tables that have changed since they were attached. The key is the table's name.
     pub not_intact: BTreeMap<String, DamagedTable>,
 }
 
 impl RecountResult {
-    /// Returns true if some sessions could not be read.
+    /// Returns true if some sessions could not be read. Then the recount lowers no counts.
     fn is_partial(&self) -> bool {
         self.not_intact.values().any(|table| table.is_left_out)
     }
 }
 
-/// An attached table that differs from its state when it was attached.
+/// An attached table that has changed since it was attached.
 pub struct DamagedTable {
     pub reason: String,
-    /// True if its sessions could not be read.
+    /// True if the sessions of this table could not be read.
     pub is_left_out: bool,
 }
 
@@ -112,16 +113,16 @@ pub fn tables(connection: &Connection) -> Vec<CountedTable> {
     })
 }
 
-/// Returns the estimated number of sessions in these tables. Leaves out the tables for which `was_read`
-/// returns true, because the caller has just read their sessions.
+/// Returns the estimated number of sessions in these tables. Leaves out a table if `was_read` returns true for it, because the
+/// caller has just read the sessions of that table.
 pub fn sessions_estimated(tables: &[CountedTable], was_read: impl Fn(Oid) -> bool) -> i64 {
     let others = tables.iter().filter(|counted| !was_read(counted.table));
     others.filter_map(|counted| Some(ReadableTable::open(counted.table)?.rows_estimated())).sum()
 }
 
-/// Counts the sessions of all tables and appends the corrections. The transaction must not have taken a snapshot yet, and ends
-/// after this call. `locked` are the tables that the caller found. If the tables have changed since, returns the current tables as
-/// the error.
+/// Counts the sessions of all tables and appends the corrections. Before this call, the transaction must not have taken a
+/// snapshot. After this call, the caller ends the transaction. `locked` contains the tables that the caller found. If other
+/// tables exist now, returns the current tables as the error.
 pub fn addresses(
     oids: ExtensionOids,
     connection: &Connection,
@@ -129,12 +130,12 @@ pub fn addresses(
 ) -> Result<RecountResult, Vec<CountedTable>> {
     transaction::isolate(Isolation::RepeatableRead);
     alone(oids);
-    // Locks `session_delta` before the tables are read, because the read takes long. The corrections are appended to
-    // `session_delta`.
+    // `session_delta` is locked before the tables are read, because reading the tables takes long. The corrections are later
+    // appended to `session_delta`.
     relation::lock_for_appending(relation::find(oids.schema, c"session_delta"), LONGEST_WAIT);
     locked.iter().for_each(|counted| relation::lock_for_reading(counted.table));
-    // Takes the snapshot. It also becomes the active one, because a background process has no portal with a
-    // snapshot.
+    // Takes the snapshot of the transaction, and also makes it the active snapshot. A background process has no portal that
+    // would provide an active snapshot.
     mvcc_snapshot::with_fresh(|| corrections(oids, connection, locked))
 }
 
@@ -167,15 +168,15 @@ fn corrections(
             found.corrected = corrected.unwrap_or_default();
         });
     });
-    // A request stays while the sessions of a table cannot be read. Such a recount lowers no counts, so
-    // counts may still be too high.
+    // If the sessions of a table cannot be read, the recount requests are kept. Such a recount lowers no counts, so some counts
+    // may still be too high.
     if !found.is_partial() {
         recount_requests::done(connection);
     }
     Ok(found)
 }
 
-/// Appends the corrections of networks. Returns their number.
+/// Appends the corrections of the counts of networks. Returns the number of corrected networks.
 pub fn networks(oids: ExtensionOids, connection: &Connection) -> i64 {
     alone(oids);
     with_settings(BOUNDED, || {
@@ -183,7 +184,7 @@ pub fn networks(oids: ExtensionOids, connection: &Connection) -> i64 {
     })
 }
 
-/// Excludes other recounts until the corrections are committed.
+/// Prevents other recounts until the corrections are committed.
 fn alone(oids: ExtensionOids) {
     exclude_others(oids.inventory, Wait::Yes);
 }
@@ -239,7 +240,7 @@ fn count(
     });
 }
 
-/// Returns the columns for network, country and type. Leaves out a column that no provider may fill.
+/// Returns the positions of the columns for network, country and type. Leaves out a column if no enabled provider can fill it.
 fn fillable(table: &ReadableTable) -> [Option<i16>; 3] {
     let may_be_filled = completions::may_be_filled();
     [
@@ -250,7 +251,8 @@ fn fillable(table: &ReadableTable) -> [Option<i16>; 3] {
     .map(|(name, is_wanted)| if is_wanted { Some(table.column(name)?.number) } else { None })
 }
 
-/// Sessions with gaps that an enabled provider may fill. They are appended to `incomplete_session` again.
+/// Pairs of address and table whose sessions have gaps that an enabled provider may fill. Rows about them are appended to
+/// `incomplete_session` again.
 struct Gaps {
     oids: ExtensionOids,
     noted: HashMap<(Address, Oid), completions::Gaps, RandomState>,
@@ -285,7 +287,7 @@ impl Gaps {
     }
 }
 
-/// Sums by address. Some sums are in memory, the others in a table.
+/// The sums of the sessions of each address. Some sums are in memory, and the other sums are in a table.
 struct AddressSums {
     table: Option<Table>,
     in_memory: HashMap<Address, SessionCount, RandomState>,

@@ -1,4 +1,4 @@
-//! Addresses whose answers are stale (expired or missing). Addresses with the most sessions come first.
+//! Finds addresses whose answers are stale (expired or missing). The addresses with the most sessions come first.
 
 use std::ffi::CStr;
 
@@ -16,12 +16,12 @@ thread_local! {
         "stale_queue", include_str!("../../sql/queries/procedures/stale_queue.sql")) };
 }
 
-/// Nested loops are off: all addresses are compared with the queue, and its statistics are rarely current.
-/// With wrong statistics, nested loops would take very long.
+/// Nested loops are off. The statement compares all addresses with the queue, and the planner's statistics of the queue are
+/// rarely current. With wrong statistics, the planner could choose nested loops, which would take very long.
 const SETTINGS: &[(&CStr, &CStr)] =
     &[(c"enable_nestloop", c"off"), (c"plan_cache_mode", c"force_custom_plan"), (c"jit", c"off")];
 
-/// Returns at most `most` addresses with a stale answer from a source. Addresses with the most sessions come first.
+/// Returns at most `most` addresses for which the answer of a source is stale. The addresses with the most sessions come first.
 pub fn addresses(connection: &Connection, source: &str, most: i64) -> Vec<Address> {
     with_settings(SETTINGS, || {
         ADDRESSES
@@ -29,7 +29,8 @@ pub fn addresses(connection: &Connection, source: &str, most: i64) -> Vec<Addres
     })
 }
 
-/// Queues lookups for at most `most` addresses with a stale answer. Returns their number.
+/// Queues lookups for at most `most` addresses for which the answer of a provider is stale. Returns the number of queued
+/// lookups.
 pub fn queue(connection: &Connection, provider: Provider, most: i64) -> i64 {
     with_settings(SETTINGS, || QUEUE.run(connection, (provider.name(), most), |rows| rows.count() as i64))
 }

@@ -1,5 +1,6 @@
-//! Finds lookups that were never queued, and lookups that were lost. The causes are a crash, a restore, a prepared
-//! transaction, or a time without a source. Also finds expired answers "no network announces this address".
+//! Finds lookups that were never queued and lookups that were lost, and queues them. Lookups are missing after a crash, after a
+//! restore, after a prepared transaction, and after a time in which a source was disabled. Also queues a lookup again if the
+//! answer was that no network announces the address, and this answer has expired.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -11,10 +12,10 @@ use crate::pg::value::{Array, Bigint, Boolean, Inet, Text, array};
 use crate::provider::Providers;
 use crate::store::network_answers;
 
-/// Number of addresses that one transaction reads.
+/// Maximum number of addresses that one transaction reads.
 const MOST_AT_ONCE: i64 = 10_000;
 
-/// The progress of a sweep. Networks come after all addresses.
+/// The progress of a sweep. A sweep reads all addresses first, and then all networks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Progress {
     /// The last address that the sweep read.
@@ -24,7 +25,7 @@ pub enum Progress {
 }
 
 impl Progress {
-    /// Returns the position before the first address. 0.0.0.0 is the lowest address, and no host has it.
+    /// Returns the position before the first address. It is 0.0.0.0, because this is the lowest address and no host has it.
     pub fn start() -> Progress {
         Progress::Addresses(Some(Address::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED))))
     }
@@ -36,8 +37,8 @@ thread_local! {
     };
 }
 
-/// Reads some addresses or networks, and queues lookups at the providers that have not been asked about them. Also queues lookups
-/// of networks whose answers have expired. Returns the new progress; `None` at the end.
+/// Reads some addresses or networks. Queues lookups at those providers that have never been asked about them. Also queues
+/// lookups of networks whose answers have expired. Returns the new progress. Returns `None` if the sweep has ended.
 pub fn queue_unasked(connection: &Connection, providers: Providers, progress: Progress) -> Option<Progress> {
     match progress {
         Progress::Addresses(after) => {
@@ -51,7 +52,7 @@ pub fn queue_unasked(connection: &Connection, providers: Providers, progress: Pr
     }
 }
 
-/// Returns the address after which the next call continues; `None` at the end.
+/// Returns the address after which the next call begins. Returns `None` if there are no more addresses.
 fn queue_addresses(connection: &Connection, providers: Providers, after: Option<Address>) -> Option<Address> {
     let names = array(providers.iter().map(|provider| provider.name()));
     let for_unplaced = array(providers.iter().map(|provider| provider.purpose() == Purpose::Network));

@@ -1,4 +1,4 @@
-//! Appends counts of sessions without waiting for other transactions.
+//! Appends counts of sessions to `session_delta`. Such an append does not wait for other transactions.
 
 use cowrie_enrich_engine::address::Address;
 
@@ -8,7 +8,7 @@ use crate::pg::clock;
 use crate::pg::relation::Table;
 use crate::pg::value::{Bigint, Inet, Timestamptz};
 
-/// Appends one delta per address, with the current time.
+/// Appends one row for each address. The rows contain the current time.
 pub fn append(oids: ExtensionOids, session_counts: impl Iterator<Item = (Address, SessionCount)>) {
     let table = Table::open_for_appending(oids.schema, c"session_delta");
     let now = clock::now();

@@ -1,4 +1,4 @@
-//! Foreign keys of session tables.
+//! Creates and validates the foreign keys of session tables.
 
 use std::ffi::CStr;
 use std::ops::ControlFlow;
@@ -27,21 +27,22 @@ thread_local! {
         "foreign_key_ready", include_str!("../../sql/queries/foreign_key/foreign_key_ready.sql")) };
 }
 
-/// Name of the key of every session table.
+/// The name of the foreign key. Every session table uses this name.
 const KEY: &CStr = c"cowrie_enrich_address";
 
-/// Makes a table's address column reference `ip_inventory`. The caller must own the table.
+/// Creates a foreign key on the address column of a table. The foreign key refers to `ip_inventory`. The caller must own the
+/// table.
 ///
-/// No role has the privilege REFERENCES. PostgreSQL checks a key as the owner of the referenced table, and
-/// converts the value by any implicit cast. So the owner of the column's type could run code as that owner.
-/// Here the type is exactly `pg_catalog.inet`. The extension's owner grants the privilege to the caller and
-/// revokes it in the same transaction, so no other session sees the grant.
+/// No role permanently has the privilege REFERENCES on `ip_inventory`. PostgreSQL checks a foreign key with the rights of the
+/// owner of the referenced table, and may use an implicit cast to convert the value. So the owner of the column's type could
+/// run code with these rights. Therefore the type of the column must be exactly `pg_catalog.inet`. The extension's owner grants
+/// the privilege to the caller and revokes it in the same transaction. So no other session sees the grant.
 ///
-/// The caller's code must not run between the grant and the revoke. So the key is `NOT VALID`, and a partitioned table gets its key
-/// once all partitions have a valid one. The partitions' keys are validated before the grant, because planning the validating query
-/// runs code of the table's owner.
+/// Code of the caller must not run between the grant and the revoke. Therefore the foreign key is `NOT VALID`. A partitioned
+/// table gets its foreign key only after all partitions have a valid one. The foreign keys of the partitions are validated
+/// before the grant. The reason is that planning the validation query can run code of the table's owner.
 ///
-/// Takes the same locks as ALTER TABLE, in the same order: the table, then `ip_inventory`.
+/// Takes the same locks as ALTER TABLE in the same order. The table is locked first, then `ip_inventory`.
 pub fn create(oids: ExtensionOids, rel: Oid, column: &CStr) {
     require_address_column(rel, column);
     if catalog::is_partitioned(rel) {
@@ -52,7 +53,7 @@ pub fn create(oids: ExtensionOids, rel: Oid, column: &CStr) {
         });
     }
     relation::lock_against_writers(rel);
-    // Checks the column again, because from here on no session can change it.
+    // The column is checked again. From here on, the table is locked, so no other session can change the column.
     require_address_column(rel, column);
     if catalog::has_constraint(rel, KEY) {
         error::has_key_already(&catalog::table_name(rel));
@@ -95,8 +96,8 @@ pub fn create(oids: ExtensionOids, rel: Oid, column: &CStr) {
         if needs_grant {
             change_grant(b"REVOKE", b" FROM ");
         }
-        // The statement names the table. If the schema was renamed meanwhile, the statement has changed another
-        // table, and this table lacks the constraint.
+        // The statement refers to the table by name. If the schema was renamed at the same time, the statement has changed
+        // another table. In this case, this table lacks the constraint.
         if !catalog::has_constraint(rel, KEY) {
             error::vanished(&catalog::table_name(rel));
         }
@@ -108,7 +109,7 @@ pub fn create(oids: ExtensionOids, rel: Oid, column: &CStr) {
 
 const PINNED: &[(&CStr, &CStr)] = &[(c"search_path", c"pg_catalog, pg_temp")];
 
-/// Raises an error for a table or column that cannot have the key.
+/// Raises an error if the table or column cannot have the foreign key.
 fn require_address_column(rel: Oid, column: &CStr) {
     let name = catalog::table_name(rel);
     if !catalog::is_table(rel) {
@@ -125,42 +126,44 @@ fn require_address_column(rel: Oid, column: &CStr) {
     }
 }
 
-/// Returns true if all partitions have a valid key. Then adding the key of their table reads no row.
+/// Returns true if all partitions have a valid foreign key. In this case, the foreign key can be added to the partitioned table
+/// without reading rows.
 fn partitions_are_ready(oids: ExtensionOids, connection: &Connection, rel: Oid) -> bool {
     acting_as(oids.owner, || READY.first(connection, (rel,), |(is_ready,)| is_ready)).flatten() == Some(true)
 }
 
-/// Foreign keys that can run code as the extension's owner.
+/// Foreign keys whose checks can run code of other roles with the rights of the extension's owner.
 pub struct UnsafeKeys {
     pub count: i64,
-    /// Description of one such foreign key, for messages.
+    /// Description of one of these foreign keys. Messages contain this text.
     pub first: Option<String>,
 }
 
-/// Reads the view `unsafe_foreign_keys`.
+/// Reads the foreign keys in the view `unsafe_foreign_keys`.
 pub fn unsafe_keys(connection: &Connection) -> UnsafeKeys {
     let (count, first) = UNSAFE.first(connection, (), |keys| keys).unwrap_or_default();
     UnsafeKeys { count: count.unwrap_or_default(), first }
 }
 
-/// The timeout is short, because other writers of the table wait while this process waits for a strong lock.
+/// The timeout is short. While this process waits for a strong lock, other writers of the table wait too.
 const MOMENT: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"200ms"), (c"search_path", c"pg_catalog, pg_temp")];
 
-/// Adds the missing foreign keys of a table as NOT VALID, with the rights of the caller. If `whole` is true, adds the key of a
-/// partitioned table. All partitions must have a valid key already. Waits for locks only briefly.
+/// Adds the missing foreign keys of a table as NOT VALID, with the rights of the caller. If `whole` is true, adds the foreign
+/// key of the partitioned table itself. In this case, all partitions must already have a valid foreign key. Waits only for a
+/// short time for locks.
 pub fn add(connection: &Connection, rel: Oid, whole: bool) -> Result<(), Failure> {
     contained(|| {
         with_settings(MOMENT, || ADD.execute(connection, (rel, whole)));
     })
 }
 
-/// Returns the tables whose foreign key is not validated: the table itself, or some of its partitions.
+/// Returns the tables whose foreign key is not validated. These are the table itself or some of its partitions.
 pub fn not_valid(connection: &Connection, rel: Oid) -> Vec<Oid> {
     STATE.run(connection, (rel,), |rows| rows.iter().filter_map(|(table,)| table).collect())
 }
 
-/// Validates a table's foreign key, as its owner. Returns true if all sessions have an address in the
-/// inventory.
+/// Validates the foreign key of a table, with the rights of the table's owner. Returns true if the addresses of all sessions
+/// are in the inventory.
 pub fn validate(connection: &Connection, table: Oid) -> bool {
     match contained(|| validate_as_owner(connection, table)) {
         Ok(()) => true,
@@ -176,8 +179,8 @@ fn validate_as_owner(connection: &Connection, table: Oid) {
     }
 }
 
-/// Finds the sessions of a table whose address is not in the inventory. For each such session, passes the address and a text that
-/// identifies the session to `read`. Returns the number of all sessions.
+/// Finds those sessions of a table whose address is not in the inventory. For each of them, passes two texts to `read`: one
+/// identifies the session, and the other is its address. Returns the number of all sessions in the table.
 pub fn orphans(oids: ExtensionOids, table: &Table, mut read: impl FnMut(String, String)) -> i64 {
     let Some(readable) = ReadableTable::open(table.oid) else { return 0 };
     let Some(ip) = readable.column(&table.ip_column) else { return 0 };
@@ -191,7 +194,8 @@ pub fn orphans(oids: ExtensionOids, table: &Table, mut read: impl FnMut(String, 
     readable.rows(latest.view(), |row| {
         sessions += 1;
         if let Some(AddressValue::Inet(inet)) = scan::value(row, ip)
-            // The column must hold exactly the key. Another spelling of the same host is not enough.
+            // The value in the column must be exactly equal to the key in the inventory. Another way to write the same host is
+            // not enough.
             && !(inet.is_canonical && backfill_sessions::has(&mut inventory, inet.address))
         {
             read(shown_key(row, key), scan::shown(row, ip).unwrap_or_default());

@@ -1,7 +1,7 @@
-//! Options of attached tables, in `session_table_option`.
+//! Stores the options of attached tables in `session_table_option`.
 //!
-//! An option belongs to the owner that the table had when the option was set. It does not apply after the
-//! table gets another owner, nor to a partition or an inheritance child of another owner.
+//! An option belongs to the role that owned the table when the option was set. If the table gets another owner, the option no
+//! longer applies. It also does not apply to a partition or an inheritance child that has another owner.
 
 use super::ExtensionOids;
 use crate::error;
@@ -21,10 +21,10 @@ thread_local! {
         "backfill_attached", include_str!("../../sql/queries/procedures/backfill_attached.sql")) };
 }
 
-/// Sets options of an attached table; `None` keeps an option as it is.
+/// Sets options of an attached table. If an argument is `None`, this option is not changed.
 ///
-/// The caller must own the table. Only a role with the privileges of the extension's owner may turn on
-/// `trust_input`. That role may do so for a table of any owner.
+/// The caller must own the table. Only a role with the privileges of the extension's owner may turn on `trust_input`. Such a
+/// role may turn it on for a table of any owner.
 pub fn set(oids: ExtensionOids, table: Oid, run_triggers: Option<bool>, trust_input: Option<bool>) {
     let name = catalog::table_name(table);
     let (owns_table, acts_for_extension) = (catalog::owns_table(table), role::has_privileges_of(oids.owner));
@@ -50,14 +50,15 @@ pub fn forget(connection: &Connection) {
     FORGET.execute(connection, ());
 }
 
-/// Tells all backends at commit that options changed.
+/// Informs all backends that options have changed. They receive this information when the transaction commits.
 pub fn announce(oids: ExtensionOids) {
     invalidation::announce(relation::find(oids.schema, c"session_table_option"));
 }
 
-/// Returns true if snapshots and documents that clients write into a table, or a partition, are trusted.
+/// Returns true if the extension trusts the snapshots and documents that clients write into this table or partition.
 ///
-/// Reads below the executor and never waits for a lock: while the options are locked, no table is trusted.
+/// Reads below the executor and never waits for a lock. While the options are locked, the function returns false for every
+/// table.
 pub fn is_input_trusted(oids: ExtensionOids, table: Oid) -> bool {
     let Some(keyed) = Keyed::open(oids.schema, c"session_table_option", c"session_table_option_pkey") else {
         return false;

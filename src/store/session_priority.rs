@@ -1,11 +1,11 @@
-//! Evaluates the priority rules of session tables. A rule is an SQL expression for a session table. It makes
-//! lookups for the addresses of some sessions more urgent, so that a daily quota is used for the most
+//! Evaluates the priority rules of session tables. A rule is an SQL expression that is evaluated for rows of a session table.
+//! It makes the lookups for the addresses of some sessions more urgent. So the daily quota of a provider is used for the most
 //! important addresses.
 //!
-//! The data about a session is complete only some time after it began, and is often in other tables. So rules
-//! are not evaluated when sessions are stored. They are evaluated periodically over the tables, some pages at
-//! a time, and only for rows whose address waits for an answer. A rule is code of the table's owner. It runs
-//! as the owner, in a restricted operation, for a limited time.
+//! The data about a session is complete only some time after the session began, and is often in other tables. So rules are not
+//! evaluated when sessions are stored. They are evaluated at intervals, for a few pages of a table at a time. Only rows whose
+//! address waits for an answer are evaluated. A rule is code of the table's owner. It runs with the rights of this owner, in a
+//! restricted operation, and for a limited time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -48,8 +48,7 @@ thread_local! {
         "jobs_rank", include_str!("../../sql/queries/queue/jobs_rank.sql")) };
 }
 
-/// A table without partitions, and the rule for its sessions. Texts are quoted for SQL, in the server's
-/// encoding.
+/// A table without partitions, and the rule for the sessions in it. Texts are quoted for SQL and are in the server's encoding.
 pub struct Table {
     oid: Oid,
     ip_column: Vec<u8>,
@@ -58,8 +57,7 @@ pub struct Table {
     is_inet: bool,
 }
 
-/// Sets or removes the rule of a table for a caller, who must own the table. Raises an error if the rule
-/// fails.
+/// Sets or removes the rule of a table. The caller must own the table. Raises an error if the evaluation of the new rule fails.
 pub fn set(oids: ExtensionOids, table: Oid, expression: Option<&str>) {
     let name = catalog::table_name(table);
     if !catalog::owns_table(table) {
@@ -81,7 +79,7 @@ pub fn set(oids: ExtensionOids, table: Oid, expression: Option<&str>) {
     });
 }
 
-/// Evaluates a rule for zero rows, as the owner of the table. Later evaluations run as the owner, too.
+/// Evaluates a rule for zero rows, with the rights of the table's owner. Later evaluations of the rule use the same rights.
 fn try_out(connection: &Connection, table: Oid, expression: &[u8], search_path: &[u8]) {
     let Some(table) = UserTable::lock(table, Lock::Read) else { return };
     table.as_owner(|| {
@@ -90,8 +88,8 @@ fn try_out(connection: &Connection, table: Oid, expression: &[u8], search_path: 
     });
 }
 
-/// Returns the owners of tables with rules that may be evaluated. A superuser or the owner of the extension
-/// comes first. Deletes the rules of tables that no longer exist.
+/// Returns the owners of tables whose rules may be evaluated. For each owner, the value is true if its rules are evaluated
+/// first, because it is a superuser or owns the extension. Also deletes the rules of dropped tables.
 pub fn owners(oids: ExtensionOids, connection: &Connection) -> BTreeMap<u32, bool> {
     FORGET.execute(connection, ());
     TABLES.run(connection, (oids.owner,), |rows| {
@@ -100,7 +98,7 @@ pub fn owners(oids: ExtensionOids, connection: &Connection) -> BTreeMap<u32, boo
     })
 }
 
-/// Returns those tables of an owner that have a rule and whose rule may be evaluated, ordered by OID.
+/// Returns those tables of an owner that have a rule, if this rule may be evaluated. The tables are ordered by OID.
 pub fn tables(connection: &Connection, owner: Oid) -> Vec<Table> {
     TABLES.run(connection, (owner,), |rows| {
         let of_owner = rows.iter().filter(|(.., of, _, _)| *of == Some(owner)).filter(may_be_evaluated);
@@ -117,8 +115,8 @@ pub fn tables(connection: &Connection, owner: Oid) -> Vec<Table> {
     })
 }
 
-/// Returns true if a rule may be evaluated. The rule was written by the former owner of the table, and would run with the rights of
-/// the current owner of the table or partition. Therefore the former owner and the current owner must be the same role.
+/// Returns true if a rule may be evaluated. The rule was written by the role that owned the table at that time. It would run
+/// with the rights of the current owner of the table or partition. Therefore both must be the same role.
 fn may_be_evaluated(rule: &<Rules as Columns>::Row<'_>) -> bool {
     let (_, name, _, _, _, _, is_of_its_owner, _, _, is_suspended) = rule;
     let why = if *is_of_its_owner != Some(true) {
@@ -136,7 +134,7 @@ fn may_be_evaluated(rule: &<Rules as Columns>::Row<'_>) -> bool {
     false
 }
 
-/// Returns the enabled providers with a daily quota.
+/// Returns the enabled providers that have a daily quota.
 pub fn providers_with_quota() -> Vec<Provider> {
     Providers::enabled().iter().filter(|provider| has_quota(*provider)).collect()
 }
@@ -151,7 +149,7 @@ impl Table {
     }
 }
 
-/// Returns the current number of pages of a table.
+/// Returns the number of pages that a table has now.
 pub fn pages(connection: &Connection, table: &Table) -> Result<u32, Failure> {
     contained(|| {
         let pages = PAGES.first(connection, (table.oid,), |(pages,)| pages).flatten();
@@ -159,13 +157,13 @@ pub fn pages(connection: &Connection, table: &Table) -> Result<u32, Failure> {
     })
 }
 
-/// Returns the addresses that wait for these providers' answers.
+/// Returns the addresses that wait for answers of these providers.
 pub fn waiting(connection: &Connection, providers: &[Provider]) -> BTreeSet<Address> {
     RANKED.run(connection, (names(providers),), |rows| rows.iter().filter_map(|(address,)| address).collect())
 }
 
-/// Raises the priority of waiting addresses' jobs according to the sessions in some pages of a table. If that
-/// fails, the jobs stay as they are. Does nothing if the table now belongs to another role.
+/// Raises the priority of jobs of waiting addresses. The new priorities depend on the sessions in some pages of a table. If the
+/// evaluation fails, the jobs are not changed. If the table now belongs to another role, does nothing.
 pub fn rank(
     connection: &Connection,
     (table, owner): (&Table, Oid),
@@ -182,7 +180,7 @@ pub fn rank(
         locked.as_owner(|| {
             role::set_locally(c"enable_seqscan", c"off");
             let tuple_ids = tuple_ids(connection, table, &locked, pages, waiting);
-            // The names in the rule are resolved with the search_path of the role that set the rule.
+            // Names in the rule are resolved with the search_path that the role used when it set the rule.
             role::set_locally(c"search_path", &role::setting_text(&table.search_path));
             values(connection, table, &locked, &tuple_ids)
         })
@@ -194,7 +192,7 @@ pub fn rank(
     Ok(())
 }
 
-/// Returns the tuple ids of those sessions in these pages whose address waits for an answer.
+/// Returns the tuple ids of sessions in these pages. Leaves out sessions whose address does not wait for an answer.
 fn tuple_ids(
     connection: &Connection,
     table: &Table,
@@ -218,7 +216,8 @@ fn tuple_ids(
     })
 }
 
-/// Returns the highest value of the rule for each address. Values outside the range of the type are clamped.
+/// Returns the highest value of the rule for each address. If a value is outside the range of the type, the nearest value in
+/// the range is used.
 fn values(
     connection: &Connection,
     table: &Table,
@@ -233,7 +232,8 @@ fn values(
         for (tuple_id, value) in rows.iter() {
             let (Some(tuple_id), Some(value)) = (tuple_id, value) else { continue };
             let Some(address) = tuple_ids.get(&tuple_id) else { continue };
-            // The cast saturates. NaN becomes 0.
+            // If the value is too large or too small, the conversion returns the largest or the smallest integer. NaN becomes
+            // 0.
             let rank = i64::from(value.round() as i32);
             urgent.entry(*address).and_modify(|known: &mut i64| *known = rank.max(*known)).or_insert(rank);
         }
@@ -241,7 +241,7 @@ fn values(
     urgent
 }
 
-/// Passes the value of an expression for each of these rows to `read`, with the row's tuple id.
+/// Evaluates an expression for each of these rows. Passes the values to `read`, each with the tuple id of its row.
 fn run_values<'a>(
     connection: &Connection,
     table: &UserTable,

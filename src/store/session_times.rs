@@ -1,41 +1,41 @@
-//! The times of the sessions of a table, as the analysts' functions read them.
+//! Reads the times of sessions for the functions for analysts.
 //!
-//! A time column may have no time zone. The caller names the time zone in which its times were written. The time zone of
-//! the connection is not used, because two connections would then see different times. If the stored times have summer
-//! time, one hour of a year occurs twice, and PostgreSQL reads it as standard time.
+//! A time column may have no time zone. For such a column, the caller names the time zone of the stored times. The time zone of
+//! the connection is not used, because two connections would then see different times. If that time zone has summer time, one
+//! hour of each year occurs twice. PostgreSQL reads this hour as standard time.
 //!
-//! Some implausible times cannot be converted, but a comparison of the column itself never fails. So each expression
-//! compares the column before it converts the time. These comparisons are written without a conversion of the column,
-//! so the server can use an index, and can estimate how many sessions they select.
+//! The conversion of some implausible times fails, but a comparison of the column itself never fails. So each expression
+//! compares the column before it converts the time. These comparisons do not convert the column. Therefore the server can use
+//! an index, and can estimate how many sessions they select.
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::pg::column::Column;
 use crate::pg::text;
 
-/// A time column, and how its values are read.
+/// A time column, and the way in which its values are read.
 pub struct SessionTimes {
-    /// The column, qualified with the alias `s`.
+    /// The name of the column, qualified with the alias `s`.
     column: Vec<u8>,
-    /// For a column that holds local times, the time zone of these times, as an argument of `timezone()`.
+    /// The time zone of the stored times, as an argument of `timezone()`. It is set only if the column has no time zone.
     zone: Option<Vec<u8>>,
 }
 
-/// A bound of a period, and the name of the statement's parameter for this bound.
+/// A limit of a period, and the statement's parameter for this limit.
 #[derive(Clone, Copy)]
 pub struct Bound {
     pub time: Option<Timestamp>,
     pub parameter: &'static str,
 }
 
-/// Returns the value of a bound's parameter. The value may not be null. If a bound is absent, the statement
-/// does not use its parameter, so any value is correct.
+/// Returns the value of the parameter for a limit of a period. The parameter may not be null. If the period has no such limit,
+/// the statement does not use the parameter, so any value is correct.
 pub fn argument(bound: Option<Timestamp>) -> Timestamp {
     bound.unwrap_or(Timestamp::from_micros(0))
 }
 
 impl SessionTimes {
-    /// `name` is quoted for SQL. Texts are in the server's encoding.
+    /// The caller has quoted `name` for SQL. Texts are in the server's encoding.
     pub fn of(column: Column, name: &[u8], stored_time_zone: &[u8]) -> SessionTimes {
         let zone = || match is_utc(stored_time_zone) {
             true => UTC.into(),
@@ -44,7 +44,8 @@ impl SessionTimes {
         SessionTimes { column: joined(&[&"s.", &name]), zone: column.holds_local_times().then(zone) }
     }
 
-    /// Returns the expression for the time of a session. It must not be evaluated for an implausible time.
+    /// Returns the SQL expression for the time of a session. The statement must not evaluate this expression if the time is
+    /// implausible.
     pub fn time(&self) -> Vec<u8> {
         match &self.zone {
             Some(zone) => joined(&[&"pg_catalog.timezone(", zone, &", ", &self.column, &"::timestamp)"]),
@@ -52,12 +53,12 @@ impl SessionTimes {
         }
     }
 
-    /// Returns the expression for the time of a session, null if the time is implausible.
+    /// Returns the SQL expression for the time of a session. If the time is implausible, the value is null.
     pub fn plausible_time(&self) -> Vec<u8> {
         joined(&[&"CASE WHEN ", &self.is_plausible(), &" THEN ", &self.time(), &" END"])
     }
 
-    /// Returns the SQL condition that is true if a time is plausible: from 1970 until tomorrow.
+    /// Returns the SQL condition that a time is plausible. Plausible times are from 1970 until tomorrow.
     pub fn is_plausible(&self) -> Vec<u8> {
         let now = &"pg_catalog.now()";
         let (first, now) = match &self.zone {
@@ -73,7 +74,7 @@ impl SessionTimes {
         joined(&[column, &after, &first, &" AND ", column, &before, &tomorrow])
     }
 
-    /// Returns the SQL condition that is true if a time is plausible and in a period.
+    /// Returns the SQL condition that a time is plausible and is in a period.
     pub fn is_within(&self, since: Bound, until: Bound) -> Vec<u8> {
         let mut conditions = vec![self.is_plausible()];
         for (bound, operator, widening) in [(since, ">=", "-"), (until, "<", "+")] {
@@ -84,7 +85,7 @@ impl SessionTimes {
                 continue;
             }
             if USEFUL.contains(&time.micros()) {
-                // No time zone differs from UTC by more than a day.
+                // The difference between a time zone and UTC is always less than a day.
                 let widened = format!(
                     "(pg_catalog.timezone({UTC}, {}) OPERATOR(pg_catalog.{widening}) '48:00:00'::interval)",
                     bound.parameter
@@ -104,8 +105,9 @@ impl SessionTimes {
     }
 }
 
-/// Returns the argument of `timezone()` for a time zone. The server converts a time much faster if the time zone is an
-/// interval instead of a name. `parameter` is the parameter that has the name.
+/// Returns the argument of `timezone()` for a time zone. For UTC, the argument is an interval instead of a name, because the
+/// server converts times much faster with an interval. For any other time zone, it is `parameter`, which is the parameter with
+/// the name.
 pub fn zone_argument(time_zone: &[u8], parameter: &'static str) -> &'static str {
     if is_utc(time_zone) { UTC } else { parameter }
 }
@@ -116,8 +118,9 @@ fn is_utc(time_zone: &[u8]) -> bool {
 
 const UTC: &str = "'00:00:00'::interval";
 
-/// Bounds that are compared with the bare column: from 1970-01-03 to 2999, in microseconds since 2000. The conversion
-/// of other bounds could fail. For those bounds the comparison of the converted time is enough.
+/// The limits of periods that are compared with the column before it is converted. They are from 1970-01-03 to 2999, in
+/// microseconds since 2000. The conversion of other limits could fail. For these limits, the comparison of the converted time
+/// is enough.
 const USEFUL: std::ops::Range<i64> = -10_955 * 86_400_000_000..365_243 * 86_400_000_000;
 
 fn joined(parts: &[&dyn AsRef<[u8]>]) -> Vec<u8> {

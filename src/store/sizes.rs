@@ -1,4 +1,5 @@
-//! Counts of networks and of the queue. Reads whole tables, so it is never called for a single address.
+//! Counts networks and the rows of the queue. The statements read whole tables, so this code must not be called for each
+//! address.
 
 use std::ffi::CStr;
 use std::time::Duration;
@@ -27,36 +28,36 @@ thread_local! {
     };
 }
 
-/// Names of the sizes of a provider's queue, in this order: requests without a job; jobs that are due, leased and
-/// delayed; addresses that wait for a job; dead letters.
+/// The names of the sizes of a provider's queue. Their order is: requests without a job; jobs that are due, leased and delayed;
+/// addresses that wait for a job; dead letters.
 pub const QUEUES: [&str; QUEUE_SIZES] = ["requested", "due", "leased", "delayed", "addresses", "dead"];
 
-/// Time of the oldest row; `None` if there is none.
+/// The time of the oldest row. `None` if there is no row.
 pub type Oldest = Option<Timestamp>;
 
-/// Sizes of one database. `None` is an unknown size, because a lock prevented counting.
+/// The sizes of one database. A size is `None` if it is unknown, because a lock prevented counting.
 #[derive(Clone, Default)]
 pub struct Sizes {
     pub networks: Option<i64>,
-    /// The oldest pending count.
+    /// The time of the oldest pending count.
     pub oldest_count: Option<Oldest>,
-    /// Empty if they are unknown.
+    /// The sizes of the queues. The list is empty if these sizes are unknown.
     pub queues: Vec<Queue>,
     pub completions: Option<Completions>,
-    /// Number of networks that are not reclassified yet after an edit of `known_networks`.
+    /// Number of networks that must still be reclassified after an edit of `known_networks`.
     pub pending_networks: Option<i64>,
-    /// Attached tables that are not intact.
+    /// Number of attached tables that are not intact.
     pub tables_not_intact: Option<i64>,
-    /// The oldest request for a recount.
+    /// The time of the oldest recount request.
     pub oldest_recount: Option<Oldest>,
     pub erasures: Option<Erasures>,
 }
 
 #[derive(Clone, Copy)]
 pub struct Completions {
-    /// Number of pairs of an address and a table whose sessions can be completed now.
+    /// Number of pairs of an address and a table whose sessions can now be completed.
     pub pending: i64,
-    /// The oldest pending row.
+    /// The time of the oldest pending row.
     pub oldest: Oldest,
     pub suspended_owners: i64,
 }
@@ -64,14 +65,14 @@ pub struct Completions {
 #[derive(Clone)]
 pub struct Queue {
     pub provider: Provider,
-    /// Sizes in the order of [`QUEUES`].
+    /// The sizes, in the order of the names in [`QUEUES`].
     pub sizes: [i64; QUEUE_SIZES],
-    /// The oldest request or job.
+    /// The time of the oldest request or job.
     pub oldest: Oldest,
 }
 
 impl Sizes {
-    /// Returns true if everything is known and nothing waits.
+    /// Returns true if all sizes that this function needs are known and no work waits.
     pub fn is_queue_empty(&self) -> bool {
         self.completions.is_some_and(|completions| completions.pending == 0)
             && self.oldest_recount == Some(None)
@@ -79,7 +80,7 @@ impl Sizes {
             && self.queues.iter().all(|queue| queue.oldest.is_none())
     }
 
-    /// Replaces unknown sizes by the sizes of `other`.
+    /// Replaces each unknown size by the same size of `other`.
     pub fn or(self, other: Sizes) -> Sizes {
         Sizes {
             networks: self.networks.or(other.networks),
@@ -94,16 +95,16 @@ impl Sizes {
     }
 }
 
-/// Settings for the remaining counts, after one count has waited for a lock. The remaining counts wait for no lock.
+/// These settings apply after one count had to wait for a lock. With them, the remaining counts do not wait for locks.
 const AT_ONCE: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"1ms")];
 
-/// Counts each size separately, so that a lock on one table hides only one size.
+/// Counts each size separately. So if a lock prevents one count, only this size is unknown.
 struct Counting {
     blocked: Option<Failure>,
 }
 
 impl Counting {
-    /// Returns `None` if a lock prevented counting. Any other failure is raised.
+    /// Runs one count. Returns `None` if a lock prevented the count. Raises any other failure.
     fn part<T>(&mut self, count: impl FnOnce() -> T) -> Option<T> {
         let is_blocked = self.blocked.is_some();
         let counted = contained(|| if is_blocked { with_settings(AT_ONCE, count) } else { count() });
@@ -118,7 +119,7 @@ impl Counting {
     }
 }
 
-/// Counts everything. Also returns the first failure to get a lock.
+/// Counts all sizes. Also returns the first failure to get a lock.
 pub fn count(connection: &Connection) -> (Sizes, Option<Failure>) {
     let mut counting = Counting { blocked: None };
     let sizes = Sizes {

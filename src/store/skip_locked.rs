@@ -1,4 +1,4 @@
-//! Rows that can be written without waiting: no other transaction has locked them or is creating them.
+//! Finds the rows that can be written without waiting. These are rows that no other transaction has locked or is creating.
 
 use std::collections::BTreeSet;
 use std::thread::LocalKey;
@@ -11,10 +11,10 @@ use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Array, Bigint, Inet, array};
 use crate::pg::{memory, mvcc_snapshot};
 
-/// Addresses per statement.
+/// Number of addresses that one statement processes.
 const CHUNK: usize = 5_000;
 
-/// Locks networks by ASN and returns those that it locked.
+/// A statement that locks networks in the order of their ASNs, and returns the locked networks.
 type NetworkLock = Statement<(Array<Bigint>,), (Bigint,)>;
 
 thread_local! {
@@ -26,8 +26,8 @@ thread_local! {
         "networks_share_free", include_str!("../../sql/queries/inventory/networks_share_free.sql")) };
 }
 
-/// Returns those of the `missing` addresses that another transaction is creating. The `missing` addresses
-/// have no visible row.
+/// Returns those of the `missing` addresses that another transaction is creating. The caller has found that none of these
+/// addresses has a visible row.
 pub fn addresses_being_created<'a>(
     oids: ExtensionOids,
     missing: impl Iterator<Item = &'a Address>,
@@ -37,7 +37,7 @@ pub fn addresses_being_created<'a>(
     missing.filter(|address| others.is_being_inserted(Key::Address(**address))).copied().collect()
 }
 
-/// Returns the networks of `networks` that another transaction is creating.
+/// Returns those of these networks that another transaction is creating.
 pub fn networks_being_created<'a>(
     oids: ExtensionOids,
     networks: impl Iterator<Item = &'a i64>,
@@ -52,7 +52,8 @@ pub fn networks_being_created<'a>(
     networks.copied().filter(|asn| is_being_created(*asn)).collect()
 }
 
-/// Returns the networks that exist now, even if the snapshot of the transaction does not see them.
+/// Returns those of these networks that exist now. A network is also returned if the snapshot of the transaction does not see
+/// its row.
 pub fn existing_networks<'a>(oids: ExtensionOids, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
     let (table, index) = oids.networks();
     let latest = mvcc_snapshot::Latest::take();
@@ -62,8 +63,8 @@ pub fn existing_networks<'a>(oids: ExtensionOids, networks: impl Iterator<Item =
     networks.copied().filter(|asn| there.holds(Key::Number(*asn))).collect()
 }
 
-/// Locks addresses, which are in key order, unless another transaction has locked them. Returns the locked
-/// addresses.
+/// Locks the rows of addresses. The addresses are in key order. Skips addresses that another transaction has locked. Returns
+/// the locked addresses.
 pub fn lock_addresses<'a>(
     connection: &Connection,
     addresses: impl Iterator<Item = &'a Address>,
@@ -80,14 +81,14 @@ pub fn lock_addresses<'a>(
     locked
 }
 
-/// Locks existing networks. The caller passes them in ascending order. Skips networks that another transaction has locked. Returns
-/// the locked networks.
+/// Locks the rows of existing networks. The caller passes the networks in ascending order. Skips networks that another
+/// transaction has locked. Returns the locked networks.
 pub fn lock_networks<'a>(connection: &Connection, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
     lock(connection, &LOCK_NETWORKS, networks)
 }
 
-/// Locks the keys of existing networks, as a foreign key does. The caller passes the networks in ascending order. Returns the
-/// networks that could be locked without waiting.
+/// Locks the keys of existing networks with FOR KEY SHARE, as the check of a foreign key does. The caller passes the networks
+/// in ascending order. Skips networks that cannot be locked at once. Returns the locked networks.
 pub fn share_networks<'a>(connection: &Connection, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
     lock(connection, &SHARE_NETWORKS, networks)
 }

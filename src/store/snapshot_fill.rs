@@ -1,12 +1,11 @@
-//! The values that the extension is writing into null snapshots.
+//! Keeps the values that the extension is now writing into null snapshots.
 //!
-//! On a table that is not trusted, an UPDATE cannot set snapshot columns. The UPDATE that completes sessions
-//! is like any other: it runs as the table's owner and fires the owner's triggers. So the extension registers
-//! the values of each row before its statement, and the BEFORE trigger reads them here. Even if a trigger of
-//! the owner sets other values, a null column gets the registered value or stays null.
+//! On a table that is not trusted, the UPDATE of a client cannot set snapshot columns. The extension also completes sessions
+//! with an UPDATE. It runs with the rights of the table's owner and fires the owner's triggers. So before this UPDATE, the
+//! extension registers the values of each row, and the BEFORE trigger reads them here. If a trigger of the owner sets other
+//! values, a null column still gets the registered value, or stays null.
 //!
-//! The register is in the memory of this process. It is emptied when the statement ends, with or without an
-//! error.
+//! The register is in the memory of this process. It is emptied when the statement ends, even if the statement fails.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -19,7 +18,7 @@ use crate::pg::value::{Bigint, Jsonb, Text, Timestamptz, Value, value};
 use crate::pg::varlena::OwnedVarlena;
 use crate::pg::{Oid, clock, text};
 
-/// Values for the null columns of a snapshot.
+/// The values for the null columns of one snapshot.
 #[derive(Clone, Default)]
 pub struct Values {
     pub asn: Option<i64>,
@@ -29,8 +28,7 @@ pub struct Values {
 }
 
 impl Values {
-    /// Returns the values in the order of the snapshot columns. They are written into the current memory
-    /// context.
+    /// Returns the values in the order of the snapshot columns. The values are stored in the current memory context.
     pub fn values(&self) -> [Value; 5] {
         [
             value::<Bigint>(self.asn),
@@ -42,8 +40,8 @@ impl Values {
     }
 }
 
-/// Identifies a row of one table. Another row may get the same tuple id later. But one statement never stores two rows with the
-/// same tuple id and the same address.
+/// Identifies a row of one table. Another row may later get the same tuple id. But one statement never stores two rows that
+/// have the same tuple id and the same address.
 type Key = (TupleId, Address);
 
 struct Statement {
@@ -52,21 +50,21 @@ struct Statement {
     erases: Option<Erasure>,
 }
 
-/// A statement that erases addresses with their snapshots.
+/// Describes a statement that erases addresses and their snapshots.
 pub struct Erasure {
-    /// The trigger appends no negative counts for this address, because the caller deletes the counts of the
+    /// If this address is erased, the trigger appends no negative counts, because the caller deletes the counts of this
     /// address.
     pub uncounted: Option<Address>,
 }
 
 thread_local! {
-    /// The running statements, innermost last.
+    /// The statements that are running now. The innermost statement is the last element.
     static RUNNING: RefCell<Vec<Statement>> = RefCell::default();
 }
 
-/// Keeps values registered until the registration is dropped. An ERROR also drops the registration.
+/// Keeps values registered until this value is dropped. An ERROR also drops this value.
 pub struct Registration {
-    /// Number of statements that were running before the statement of this registration.
+    /// Number of statements that were already running when the statement of this registration was registered.
     depth: usize,
 }
 
@@ -76,15 +74,15 @@ impl Drop for Registration {
     }
 }
 
-/// Registers values for rows of a table, by their tuple ids and addresses.
+/// Registers values for rows of a table. Each row is identified by its tuple id and its address.
 #[must_use]
 pub fn register(table: Oid, rows: impl Iterator<Item = (TupleId, Address, Values)>) -> Registration {
     let values = rows.map(|(tuple_id, address, values)| ((tuple_id, address), values)).collect();
     begin(Statement { table, values, erases: None })
 }
 
-/// Registers a statement that erases addresses of a table. The BEFORE trigger then empties the snapshot of each row
-/// that loses its address.
+/// Registers a statement that erases addresses in a table. If a row loses its address, the BEFORE trigger also sets its
+/// snapshot columns to null.
 #[must_use]
 pub fn register_erasure(table: Oid, erasure: Erasure) -> Registration {
     begin(Statement { table, values: HashMap::new(), erases: Some(erasure) })
@@ -97,13 +95,13 @@ fn begin(statement: Statement) -> Registration {
     })
 }
 
-/// Returns true if the running statement erases addresses of a table.
+/// Returns true if the innermost running statement erases addresses in this table.
 pub fn is_erasing(table: Oid) -> bool {
     of_erasure(table, |_| true)
 }
 
-/// Returns true if the running statement erases this address, and the trigger must not append negative counts
-/// for it.
+/// Returns true if the innermost running statement erases this address, and the trigger must not append negative counts for the
+/// address.
 pub fn is_uncounted(table: Oid, address: Address) -> bool {
     of_erasure(table, |erasure| erasure.uncounted == Some(address))
 }
@@ -115,7 +113,7 @@ fn of_erasure(table: Oid, is_so: impl FnOnce(&Erasure) -> bool) -> bool {
     })
 }
 
-/// Returns the values for a row, if the extension is filling this row now.
+/// Returns the values for a row if the extension is now filling this row.
 pub fn values_for(table: Oid, tuple_id: Option<TupleId>, address: Option<Address>) -> Option<Values> {
     RUNNING.with_borrow(|running| {
         let statement = running.last().filter(|statement| statement.table == table)?;
@@ -123,17 +121,17 @@ pub fn values_for(table: Oid, tuple_id: Option<TupleId>, address: Option<Address
     })
 }
 
-/// Returns true unless the extension is filling rows.
+/// Returns true if no statement is registered.
 pub fn is_empty() -> bool {
     RUNNING.with_borrow(Vec::is_empty)
 }
 
-/// Empties the register at the end of a transaction.
+/// Empties the register. This function is called at the end of a transaction.
 pub fn clear() {
     RUNNING.with_borrow_mut(Vec::clear);
 }
 
-/// Copies of texts and documents that many rows share. Each is copied once.
+/// Copies of texts and documents that many rows use. Each text and document is copied only once.
 #[derive(Default)]
 pub struct Copies<'a> {
     texts: HashMap<&'a str, Rc<OwnedVarlena<Text>>>,

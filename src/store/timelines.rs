@@ -1,10 +1,11 @@
-//! The number of sessions of a table over time.
+//! Counts the sessions of a table for each bucket (a period of time).
 //!
-//! A bucket of months or days follows the calendar of a time zone. A shorter bucket always has the same length. Buckets are counted
-//! from 2001-01-01 00:00 in the time zone. This day is a Monday, and the first day of a year and a quarter.
+//! A bucket of months or days follows the calendar of a time zone. A shorter bucket always has the same length. One bucket
+//! begins at 2001-01-01 00:00 in the time zone, and all others are before or after this bucket. This day is a Monday, and the
+//! first day of a year and of a quarter.
 //!
-//! The sessions of a table may have times without a time zone. The caller names the time zone in which these times were
-//! written. The default is UTC instead of the connection's time zone, because summer time makes one hour of each year
+//! The times of sessions may have no time zone. For such times, the caller names the time zone in which they were written. The
+//! default is UTC and not the connection's time zone. With a time zone that has summer time, one hour of each year would be
 //! ambiguous.
 
 use std::ffi::CString;
@@ -20,20 +21,20 @@ use crate::pg::user_table::TableStatement;
 use crate::pg::value::{Bigint, Text, Timestamptz};
 use crate::pg::{catalog, text};
 
-/// A row of a timeline: the start of the bucket, the value of the column `by`, and the numbers of sessions
-/// and addresses.
+/// A row of a timeline. The columns are: the start of the bucket, the value of the column `by`, the number of sessions, the
+/// number of addresses.
 pub type Buckets = (Timestamptz, Text, Bigint, Bigint);
 type Arguments = (Text, Timestamptz, Timestamptz);
 
 const TIMELINE: TableStatement<'static, Arguments, Buckets> =
     TableStatement::new("timeline", include_str!("../../sql/queries/analysis/timeline.sql"));
 
-/// The arguments of a caller.
+/// The arguments of a caller of the function for timelines.
 pub struct Request<'a> {
     pub bucket: Interval,
-    /// The name of a column.
+    /// The name of the column by which sessions are grouped.
     pub by: Option<String>,
-    /// Texts in the server's encoding.
+    /// The two time zones are texts in the server's encoding.
     pub time_zone: &'a [u8],
     pub stored_time_zone: &'a [u8],
     pub since: Option<Timestamp>,
@@ -42,7 +43,7 @@ pub struct Request<'a> {
 }
 
 impl Campaign {
-    /// Passes the buckets that have sessions to `read`.
+    /// Counts the sessions in each bucket. Passes those buckets that have sessions to `read`.
     pub fn timeline<T>(
         &self,
         connection: &Connection,
@@ -72,8 +73,8 @@ impl Campaign {
         parts
     }
 
-    /// Returns the expression for the value by which sessions are grouped. A short name stands for a snapshot column,
-    /// unless the table has a column of this name.
+    /// Returns the SQL expression for the value by which sessions are grouped. If the table has no column of the given name, a
+    /// short name such as `country` means a snapshot column.
     fn value(&self, table: &str, by: Option<&str>) -> Vec<u8> {
         let Some(by) = by else { return b"NULL::pg_catalog.text".to_vec() };
         let named = |name: &str| {
@@ -97,7 +98,7 @@ impl Campaign {
     }
 }
 
-/// The length of a bucket, in one kind of unit.
+/// The length of a bucket. It is either in months, in days or in microseconds.
 enum Bucket {
     Months(i32),
     Days(i32),
@@ -107,7 +108,7 @@ enum Bucket {
 impl Bucket {
     fn of(interval: Interval) -> Bucket {
         match interval {
-            // At most a century. The fields of an infinite interval are out of these ranges.
+            // The length is at most a century. An infinite interval has fields outside these ranges, so it is invalid.
             Interval { months: months @ 1..=1200, days: 0, microseconds: 0 } => Bucket::Months(months),
             Interval { months: 0, days: days @ 1..=36_525, microseconds: 0 } => Bucket::Days(days),
             Interval { months: 0, days: 0, microseconds: time @ 1..=LONGEST } => Bucket::Microseconds(time),
@@ -115,8 +116,8 @@ impl Bucket {
         }
     }
 
-    /// Returns two expressions: the first computes the bin of a time, and the second computes the bucket of a bin. The second
-    /// expression is slower, so it is evaluated only once for each group.
+    /// Returns two expressions. The first expression computes the bin of a time. The second expression computes the start of
+    /// the bucket from its bin. The second expression is slower, so it is evaluated only once for each group.
     fn expressions(&self, zone: &str) -> (String, String) {
         const FIRST: &str = "'2001-01-01 00:00:00'::timestamp";
         let local = format!("pg_catalog.timezone({zone}, t.seen)");
@@ -145,5 +146,5 @@ impl Bucket {
     }
 }
 
-/// A century, as days of 24 hours.
+/// A century in microseconds. A day is counted as 24 hours.
 const LONGEST: i64 = 36_525 * 86_400 * 1_000_000;
