@@ -9,8 +9,8 @@ use crate::telemetry::{self, Counter, Distribution, Operation, cells, networks_s
 use crate::{error, row, sql_function};
 
 sql_function!(mmdb_files_wrapper, pg_finfo_mmdb_files_wrapper, mmdb_files);
-/// Returns the rows of `mmdb_status()` for one setting. There is one row for each file that the setting names. If the setting
-/// names no file, there is one row if the setting is for locations or networks.
+/// Returns the rows of `mmdb_status()` for one setting. There is one row for each file that the setting names. If a setting for
+/// locations or networks names no file, there is one row without a file.
 fn mmdb_files(call: &Call) {
     let wanted = call.text(0).unwrap_or_default();
     let Some(kind) = Kind::EVERY.into_iter().find(|kind| kind.name() == wanted) else {

@@ -1,4 +1,4 @@
-//! Runs the cascade of sources when an SQL function asks for it.
+//! Implements the SQL functions that run the cascade of sources for given addresses.
 //!
 //! These functions write with the rights of the extension's owner. Therefore a role needs only the privilege EXECUTE on the
 //! functions.

@@ -12,8 +12,8 @@ use foldhash::fast::RandomState;
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Array, Bigint, Boolean, Inet, Text, Timestamptz, array};
 
-/// The columns of a row, in this order: address, ASN, country, types, whether the address is a scanner, number of
-/// sessions, `first_seen`, `last_seen`.
+/// The columns of a row are, in this order: the address, its ASN, country and types, whether the address is a scanner, its
+/// number of sessions, `first_seen`, and `last_seen`.
 type AddressRow = (Inet, Bigint, Text, Array<Text>, Boolean, Bigint, Timestamptz, Timestamptz);
 /// The ASN, the network's name, type and registry.
 type NetworkRow = (Bigint, Text, Text, Text);

@@ -27,7 +27,7 @@ thread_local! {
         "addresses_delete", include_str!("../../sql/queries/inventory/addresses_delete.sql")) };
 }
 
-/// The columns of `ip_inventory` whose values the snapshot of a session gets.
+/// The values of an address in `ip_inventory` that are copied into the snapshot of a session.
 pub struct AddressFacts {
     pub asn: Option<i64>,
     pub country: Option<[u8; 2]>,
@@ -77,7 +77,7 @@ pub fn read_known(row: &Row, databases: &Databases) -> AddressFacts {
     }
 }
 
-/// Returns true if the row must be renewed, because newer mmdb files are loaded.
+/// Returns true if the row comes from older mmdb files than the loaded files. Such a row must be renewed.
 pub fn is_due(row: &Row, databases: &Databases) -> bool {
     is_document_due(row, row.jsonb(ENRICHMENT), databases)
 }

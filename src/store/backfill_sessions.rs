@@ -127,7 +127,8 @@ impl SessionEvidence {
     }
 }
 
-/// Addresses in key order, because rows are locked in this order. The value of an address is the data in its sessions.
+/// Maps each address to the data in the sessions of this address. The addresses are in key order, because rows are locked in
+/// this order.
 pub type Addresses = BTreeMap<Address, SessionEvidence>;
 
 /// Networks that this procedure call has already written, each with the source of its values. The procedure call writes each

@@ -70,7 +70,7 @@ pub struct DocumentBatch {
 #[derive(Default)]
 pub struct PageRejections {
     pub faulty: Vec<RejectedRow>,
-    /// Addresses whose document names no network or cannot be used. Each has the reason.
+    /// Addresses whose document names no network or cannot be used. Each address is stored with the reason.
     pub skipped: Vec<(Address, String)>,
 }
 
@@ -81,8 +81,9 @@ struct NetworkSources {
     cymru: NetworkFacts,
 }
 
-/// For each network, the best rank that was written: for its name, for its country and for its registry. A network occurs in
-/// many batches. A later batch writes the network only if the batch has a value of a better rank.
+/// The best ranks of the values that were written for each network. There is one rank for the name, one for the country, and
+/// one for the registry. A network occurs in many batches. A later batch writes the network only if the batch has a value of a
+/// better rank.
 #[derive(Default)]
 pub struct WrittenRanks(BTreeMap<i64, [u8; 3]>);
 
@@ -111,8 +112,8 @@ impl DocumentBatch {
         DocumentBatch { last: after, ..DocumentBatch::default() }
     }
 
-    /// Reads the documents of the next addresses. The number of addresses is at most `most`, and at most one page. Returns
-    /// `None` if there are no more addresses.
+    /// Reads the documents of the next addresses. Reads at most `most` addresses, and at most `PAGE` addresses. Returns `None`
+    /// if there are no more addresses.
     pub fn read_on(&mut self, connection: &Connection, most: i64) -> Option<PageRejections> {
         let read = || {
             DOCUMENTS.run(connection, (self.last, most.min(PAGE)), |rows| {

@@ -1,4 +1,4 @@
-//! The networks and addresses from which the sessions of a table came.
+//! Finds the networks and addresses from which the sessions of a table came.
 //!
 //! The caller passes the table and an SQL condition. The statement reads the table and evaluates the condition with the
 //! caller's rights. Reading a table may run code of the table's owner, such as policies and casts of column types. So the table
@@ -158,8 +158,8 @@ impl Campaign {
         self.run(connection, ADDRESSES, &parts, &inventories, (argument(since),), read)
     }
 
-    /// Runs a statement. `parts` are the texts that replace the placeholders of the statement. One of them is the condition of
-    /// the caller.
+    /// Runs a statement. `parts` are the texts that replace the placeholders of the statement. One of these texts is the
+    /// condition of the caller.
     pub(super) fn run<P: Parameters, C: Columns, T>(
         &self,
         connection: &Connection,

@@ -4,8 +4,8 @@
 //! The session tables belong to other roles. Each table is written with the rights of its owner, in a restricted operation. The
 //! code runs in an owner process and for a limited time. The owner's triggers and constraints fire as for any UPDATE of the
 //! owner. Deferred triggers and constraints fire when the statement ends. If a trigger of a table runs code of a third role,
-//! the table is not written until the owner allows this code. So the code on a table can do no more than in an UPDATE by the
-//! table's owner.
+//! the table is not written until the owner allows this code. So the code on a table has no more rights than in an UPDATE by
+//! the table's owner.
 //!
 //! Locked rows are skipped. If this transaction waited for the row of another session's transaction, the two transactions could
 //! wait for each other. The caller learns that rows were skipped, and visits the address again.
@@ -56,8 +56,8 @@ pub struct CurrentAttribution {
     document: Option<OwnedVarlena>,
 }
 
-/// A table without partitions, and the index of those sessions in it that have gaps in their snapshots. The table's name is
-/// quoted for SQL and is in the server's encoding.
+/// A table without partitions, and one index of this table. The index contains the sessions with gaps in their snapshots. The
+/// table's name is quoted for SQL and is in the server's encoding.
 struct Table {
     oid: Oid,
     index: Oid,

@@ -110,7 +110,7 @@ pub struct IncompleteSessionRow {
     pub table: Oid,
     pub gaps: Gaps,
     /// True if an answer about the address may arrive soon. In this case, the row must become visible together with the
-    /// session. If false, and the same address and table already have a pending row, no row is appended.
+    /// session. If this field is false, and the same address and table already have a pending row, no row is appended.
     pub is_asked: bool,
 }
 
@@ -237,7 +237,7 @@ pub struct SessionLease {
     pub attempts: i64,
 }
 
-/// Leases rows of one table. Chooses due rows of a table of this owner. The lease lasts for the duration `lasts`.
+/// Leases due rows of one table that belongs to this owner. The lease lasts for the duration `lasts`.
 pub fn lease(connection: &Connection, owner: Oid, holder: i64, lasts: Duration) -> Option<SessionLease> {
     LEASE.run(connection, (owner, MOST_LEASED, lasts.as_secs_f64(), holder), |rows| {
         let (table, ..) = rows.first()?;
@@ -278,7 +278,7 @@ impl Outcome {
 }
 
 /// Ends the leases of the rows of a visit. `longest` is the longest backoff. `error` is stored in the rows with the outcome
-/// `Later`. It says why they could not be completed.
+/// `Later`. This error says why the sessions could not be completed.
 pub fn end_visit(
     connection: &Connection,
     table: Oid,

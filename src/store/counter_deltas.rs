@@ -29,8 +29,8 @@ const MOST_PAGES: u32 = 128;
 /// The longest time that PREPARE TRANSACTION waits for the lock of the table.
 const LOCK_WAIT: Duration = Duration::from_millis(20);
 
-/// Stores the counts of the transaction that is being prepared as rows of the table. The rows belong to the same transaction.
-/// Does nothing if the database has no worker, because no process would read these rows.
+/// Stores the counts of the transaction that is being prepared. The same transaction appends the counts as rows to
+/// `counter_delta`. Does nothing if the database has no worker, because no process would read these rows.
 pub fn store_of_prepared() {
     let counted = telemetry::take_counted();
     if counted.is_empty() || !registry::has_worker() {

@@ -27,7 +27,7 @@ use crate::store::queue;
 use crate::telemetry::{self, Counter};
 use crate::worker::registry;
 
-/// A number of sessions of one address that is added to the address's count, and the times of these sessions.
+/// A change of the session count of one address. It also contains the times of the first and the last of these sessions.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct SessionCount {
     pub sessions: i64,
@@ -36,8 +36,7 @@ pub struct SessionCount {
 }
 
 impl SessionCount {
-    /// Returns the count for deleted sessions. This number is negative, and the count has no times at which the address was
-    /// seen.
+    /// Returns a count for deleted sessions. Its number of sessions is negative. It has no times at which the address was seen.
     pub fn gone(sessions: i64) -> SessionCount {
         SessionCount { sessions: -sessions, ..SessionCount::default() }
     }

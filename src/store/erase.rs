@@ -68,7 +68,7 @@ const ANONYMISE: TableStatement<'static, (Array<Tid>,), (Tid,)> =
 const DELETE: TableStatement<'static, (Array<Tid>,), (Tid,)> =
     TableStatement::new("sessions_delete", include_str!("../../sql/queries/erase/sessions_delete.sql"));
 
-/// The view `attached_tables` gives a reason why a table is not intact. A reason with this end says that only the index for
+/// The view `attached_tables` gives a reason why a table is not intact. If a reason ends with this text, only the index for
 /// completing sessions is missing. An erasure does not use this index.
 const LACKS_INDEX: &str = "lacks the index of sessions with null snapshot columns";
 
@@ -254,8 +254,8 @@ fn address(row: &Row, column: Column) -> Option<Address> {
     }
 }
 
-/// Locks the rows that an erasure of addresses changes. The order of locks is: jobs, networks, addresses. Creates the rows of
-/// addresses that have none.
+/// Locks the rows that an erasure of addresses changes. The order of locks is: jobs, networks, addresses. If an address has no
+/// row, creates the row.
 pub fn lock(connection: &Connection, addresses: &[Address]) {
     JOBS.execute(connection, (array(addresses),));
     NETWORKS.execute(connection, (array(addresses),));

@@ -153,8 +153,8 @@ pub fn batch_if_free(oids: ExtensionOids, connection: &Connection, pass: &mut Fo
 }
 
 /// Runs one batch of a pass. If another process runs a batch, first waits for the end of that batch. The pass ends if a lock of
-/// a table or of another fold is not free within [`LONGEST_WAIT`]. If the caller's own `lock_timeout` is shorter and passes,
-/// raises an ERROR. Returns the number of pending counts that the batch folded.
+/// a table or of another fold is not free within [`LONGEST_WAIT`]. If the caller's own `lock_timeout` is shorter than
+/// [`LONGEST_WAIT`] and the wait exceeds it, raises an ERROR. Returns the number of pending counts that the batch folded.
 pub fn step(oids: ExtensionOids, connection: &Connection, pass: &mut FoldPass) -> i64 {
     let folded = pass.folded;
     let mut after = *pass;
@@ -264,10 +264,11 @@ impl Batch {
     }
 }
 
-/// Creates addresses that have pending counts but no row. Their row is missing because of an error, or because their sessions
-/// were replicated from another node. The sessions are not counted yet. Also renews addresses that were created without their
-/// networks. Leaves addresses that another transaction blocks. If the counts of an address without a row sum up to 0 or less,
-/// the counts are dropped, because no session of the address was counted. Returns the addresses whose counts were dropped.
+/// Creates addresses that have pending counts but no row. The row of such an address is missing because of an error, or because
+/// the sessions were replicated from another node. The sessions of these addresses are counted later, when the batch is folded.
+/// Also renews addresses that were created without their networks. Leaves addresses that another transaction blocks. If the
+/// counts of an address without a row sum up to 0 or less, the counts are dropped, because no session of the address was
+/// counted. Returns the addresses whose counts were dropped.
 fn create_missing(oids: ExtensionOids, connection: &Connection, batch: &Batch) -> BTreeSet<Address> {
     mmdb::with(LoadPolicy::None, |databases| {
         let mut dropped = None;

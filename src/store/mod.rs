@@ -92,7 +92,7 @@ impl ExtensionOids {
         (relation::find(self.schema, c"asn_inventory"), relation::find(self.schema, c"asn_inventory_pkey"))
     }
 
-    /// Returns the OIDs according to the catalogs. A process uses this function if it runs without an SQL function that was
+    /// Returns the OIDs according to the catalogs. This function is for processes in which no SQL function of the extension was
     /// called.
     pub fn of_extension(extension: &Extension) -> ExtensionOids {
         ExtensionOids::at(extension.schema, extension.owner)
@@ -119,9 +119,9 @@ impl ExtensionOids {
         })
     }
 
-    /// Uses the owner of `ip_inventory`, so that this code does not get the rights of a superuser. If `pg_upgrade` was used,
-    /// the owner of the extension may be the superuser who ran it. The owner of a new function may be the superuser who updated
-    /// the extension.
+    /// The owner is the role that owns `ip_inventory`. So this code does not get the rights of a superuser. If `pg_upgrade` was
+    /// used, the owner of the extension may be the superuser who ran it. The owner of a new function may be the superuser who
+    /// updated the extension.
     fn at(schema: Oid, owner: Oid) -> ExtensionOids {
         let inventory = relation::find(schema, c"ip_inventory");
         ExtensionOids {

@@ -165,7 +165,8 @@ pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usi
     write(connection, networks, source, false)
 }
 
-/// Writes the metadata of existing networks. If `overwrites` is false, a value is kept if `source` may not replace it.
+/// Writes the metadata of existing networks. If `overwrites` is false, only those values are replaced that `source` may
+/// replace.
 fn write(connection: &Connection, networks: &Networks, source: &str, overwrites: bool) -> usize {
     if networks.is_empty() {
         return 0;

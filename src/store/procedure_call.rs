@@ -20,8 +20,8 @@ thread_local! {
         "rejected_list", include_str!("../../sql/queries/import/rejected_list.sql")) };
 }
 
-/// Identifies a procedure call. It consists of the procedure and its table. The table is `Oid::INVALID` if the procedure call
-/// is not for one particular table.
+/// Identifies a procedure call by the name of the procedure and by the table that it processes. The table is `Oid::INVALID` if
+/// the procedure call is not for one particular table.
 #[derive(Clone, Copy)]
 pub struct Key {
     pub procedure: &'static str,

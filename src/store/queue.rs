@@ -263,8 +263,8 @@ pub struct RetryPolicy {
     pub random: f64,
 }
 
-/// Ends attempts of jobs that got no answer. Returns the addresses and networks whose lookups became dead letters, each with
-/// the error.
+/// Ends the current attempt of each of these jobs, because the jobs got no answer. Returns the addresses and networks whose
+/// lookups became dead letters, each with the error.
 pub fn fail(
     connection: &Connection,
     provider: Provider,

@@ -4,10 +4,10 @@
 //! reads some of these pending networks. It writes the type and the flags from the list into the rows of these networks, and
 //! then deletes the pending rows.
 //!
-//! Another transaction may still write a network with values from the list before the edit. The reason is that its snapshot is
-//! older, or that it has not committed yet. So a pending row stays until three conditions are true: all snapshots see the edit,
-//! no transaction is creating the network, and the network could be locked. Until then, each pass reclassifies the network
-//! again. A step does not wait for other transactions.
+//! Another transaction may still write a network with values from the list before the edit. The reason is that the other
+//! transaction has an older snapshot, or has not committed yet. So a pending row stays until three conditions are true: all
+//! snapshots see the edit, no transaction is creating the network, and the network could be locked. Until then, each pass
+//! reclassifies the network again. A step does not wait for other transactions.
 
 use std::collections::BTreeSet;
 

@@ -251,8 +251,8 @@ fn fillable(table: &ReadableTable) -> [Option<i16>; 3] {
     .map(|(name, is_wanted)| if is_wanted { Some(table.column(name)?.number) } else { None })
 }
 
-/// Pairs of address and table whose sessions have gaps that an enabled provider may fill. Rows about them are appended to
-/// `incomplete_session` again.
+/// Sessions with gaps that an enabled provider may fill, grouped by address and table. Rows about these sessions are appended
+/// to `incomplete_session` again.
 struct Gaps {
     oids: ExtensionOids,
     noted: HashMap<(Address, Oid), completions::Gaps, RandomState>,

@@ -115,8 +115,9 @@ pub fn tables(connection: &Connection, owner: Oid) -> Vec<Table> {
     })
 }
 
-/// Returns true if a rule may be evaluated. The rule was written by the role that owned the table at that time. It would run
-/// with the rights of the current owner of the table or partition. Therefore both must be the same role.
+/// Returns true if a rule may be evaluated. The rule was written by the role that owned the table when the rule was set. The
+/// rule would run with the rights of the current owner of the table or partition. Therefore the former owner and the current
+/// owner must be the same role.
 fn may_be_evaluated(rule: &<Rules as Columns>::Row<'_>) -> bool {
     let (_, name, _, _, _, _, is_of_its_owner, _, _, is_suspended) = rule;
     let why = if *is_of_its_owner != Some(true) {

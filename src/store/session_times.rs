@@ -1,8 +1,8 @@
 //! Reads the times of sessions for the functions for analysts.
 //!
 //! A time column may have no time zone. For such a column, the caller names the time zone of the stored times. The time zone of
-//! the connection is not used, because two connections would then see different times. If that time zone has summer time, one
-//! hour of each year occurs twice. PostgreSQL reads this hour as standard time.
+//! the connection is not used, because two connections would then see different times. If the stored times are in a time zone
+//! with summer time, one hour of each year occurs twice. PostgreSQL reads this hour as standard time.
 //!
 //! The conversion of some implausible times fails, but a comparison of the column itself never fails. So each expression
 //! compares the column before it converts the time. These comparisons do not convert the column. Therefore the server can use

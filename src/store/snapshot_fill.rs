@@ -1,11 +1,11 @@
 //! Keeps the values that the extension is now writing into null snapshots.
 //!
-//! On a table that is not trusted, the UPDATE of a client cannot set snapshot columns. The extension also completes sessions
-//! with an UPDATE. It runs with the rights of the table's owner and fires the owner's triggers. So before this UPDATE, the
-//! extension registers the values of each row, and the BEFORE trigger reads them here. If a trigger of the owner sets other
-//! values, a null column still gets the registered value, or stays null.
+//! On a table that is not trusted, the UPDATE of a client cannot set snapshot columns. The extension also uses an UPDATE to
+//! complete sessions. This UPDATE runs with the rights of the table's owner and fires the owner's triggers. So before this
+//! UPDATE, the extension registers the values of each row, and the BEFORE trigger reads them here. If a trigger of the owner
+//! sets other values, a null column still gets the registered value, or stays null.
 //!
-//! The register is in the memory of this process. It is emptied when the statement ends, even if the statement fails.
+//! The register is in the memory of this process. The register is emptied when the statement ends, even if the statement fails.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -62,7 +62,7 @@ thread_local! {
     static RUNNING: RefCell<Vec<Statement>> = RefCell::default();
 }
 
-/// Keeps values registered until this value is dropped. An ERROR also drops this value.
+/// Keeps the values of a statement registered until this `Registration` is dropped. An ERROR also drops the `Registration`.
 pub struct Registration {
     /// Number of statements that were already running when the statement of this registration was registered.
     depth: usize,

@@ -1,8 +1,8 @@
 //! Counts the sessions of a table for each bucket (a period of time).
 //!
 //! A bucket of months or days follows the calendar of a time zone. A shorter bucket always has the same length. One bucket
-//! begins at 2001-01-01 00:00 in the time zone, and all others are before or after this bucket. This day is a Monday, and the
-//! first day of a year and of a quarter.
+//! begins at 2001-01-01 00:00 in the time zone. All other buckets are counted from this bucket. The day 2001-01-01 is a Monday,
+//! and the first day of a year and of a quarter.
 //!
 //! The times of sessions may have no time zone. For such times, the caller names the time zone in which they were written. The
 //! default is UTC and not the connection's time zone. With a time zone that has summer time, one hour of each year would be

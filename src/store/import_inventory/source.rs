@@ -4,8 +4,8 @@
 //! built-in types are read, so the casts are built in too. Therefore code on a table can do no more than the table's owner can.
 //! If row-level security would hide rows from the owner, reading is an error, because rows would be missing.
 //!
-//! Rows are read in batches, in the order of their key. Several rows may have the same key or a null key. The tuple ids tell
-//! such rows apart, so no row is lost between two batches.
+//! Rows are read in batches, in the order of their key. Several rows may have the same key or a null key. Such rows are
+//! distinguished by their tuple ids. So no row is lost between two batches.
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 
@@ -45,7 +45,7 @@ pub struct Column {
     pub name: String,
     /// The type of the column in SQL syntax. Messages contain this text.
     pub type_name: String,
-    /// The name of the column's type in the catalog `pg_type`. It is set only if the type runs nothing but built-in code.
+    /// The name of the column's type in the catalog `pg_type`. It is set only if all code of the type is built in.
     builtin_type: Option<String>,
     is_never_null: bool,
 }
@@ -462,5 +462,5 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Types that keys often have. The server can compare values of these types.
+/// Types that a key column often has. The server can sort values of these types.
 const ORDERED: [&str; 9] = ["text", "varchar", "bpchar", "inet", "int2", "int4", "int8", "numeric", "uuid"];
