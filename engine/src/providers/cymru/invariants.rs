@@ -39,7 +39,7 @@ pub fn whois_answer(bytes: &[u8]) {
             );
         }
     }
-    // Converts the answers in the same way as the answers of any provider.
+    // The answers must also be valid after the conversion to the form that all providers use.
     let mut reply = RouteReply::new(Transport::Whois, None);
     reply.answers = parsed.answers;
     let reply = providers::Reply::from(reply);
@@ -55,7 +55,7 @@ pub fn whois_answer(bytes: &[u8]) {
     }
 }
 
-/// Checks a bulk whois response about networks, or any part of one.
+/// Checks the parser of bulk whois responses about networks. The input is a whole response or any part of one.
 pub fn network_answer(bytes: &[u8]) {
     const ASKED: [u32; 3] = [15169, 48666, 64500];
     let parsed = read_networks_in_pieces(&ASKED, bytes, bytes.len().max(1));
@@ -71,7 +71,7 @@ pub fn network_answer(bytes: &[u8]) {
         assert!(ASKED.contains(asn), "{asn} was not asked");
         sane_network_answer(answer);
         if let NetworkAnswer::Network(_) = answer {
-            // An answer must come from a row of five columns that begins with the number.
+            // Each answer must come from a row that has five columns and begins with the AS number of the answer.
             let row = |line: &&&[u8]| {
                 let number = line.split(|byte| *byte == b'|').next().unwrap_or_default();
                 number.trim_ascii() == asn.to_string().as_bytes()

@@ -1,15 +1,16 @@
 //! Team Cymru: the networks that announce addresses, and facts about networks.
 //!
-//! Source of all protocol facts: Team Cymru's page "IP to ASN mapping", <https://www.team-cymru.com/ip-asn-mapping>,
-//! and captured responses.
+//! All facts about the protocol come from Team Cymru's page "IP to ASN mapping",
+//! <https://www.team-cymru.com/ip-asn-mapping>, and from captured responses.
 //!
-//! Unknown values stay unknown. An address without a row has no entry in the answers. "No network announces it" is an
-//! answer (`RouteAnswer::Absent`). A failure only explains why addresses have no entry.
+//! If a response has no row about an address, the answers have no entry for this address. If a row says that no network
+//! announces the address, the answer is `RouteAnswer::Absent`. A failure of an exchange only explains why some
+//! addresses have no entry.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `route` | the network of an address, its fields, and the choice between several rows |
-//! | `network` | the facts about a network that was asked about by its number |
+//! | `network` | the facts about a network that was looked up by its AS number |
 //! | `whois` | the bulk protocol on TCP 43: request, parser, exchange |
 //! | `dns` | the same lookups over DNS, for hosts where port 43 is blocked |
 //! | `provider` | Team Cymru as a provider: settings, limits, conversion of answers |
@@ -37,7 +38,8 @@ use crate::net::{Cancel, Task};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Maximum number of addresses or networks in a batch. Team Cymru publishes no limit. Its own clients send 500 at a time.
+/// Maximum number of addresses or networks in a batch. Team Cymru publishes no limit. The client programs of Team Cymru
+/// send 500 at a time.
 pub const MOST_ADDRESSES: usize = 500;
 
 /// Maximum time of an exchange. A longer exchange would delay other lookups for too long.
@@ -46,7 +48,7 @@ pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RouteAnswer {
     Route(Route),
-    /// No network announces the address. The answer has a limited lifetime and is stored.
+    /// No network announces the address. This answer is stored, and its lifetime is limited.
     Absent,
     /// The provider did not accept the lookup. Contains its message.
     Refused(String),
@@ -66,14 +68,15 @@ pub struct CymruSettings {
     /// A host name or an address.
     pub whois_host: String,
     pub whois_port: u16,
-    /// `host:port`, `[v6]:port`, or a host alone (port 53). `None` means the system's first nameserver.
+    /// The DNS server: `host:port`, `[v6]:port`, or a host without a port. The default port is 53. `None` means the
+    /// first DNS server in the system's configuration.
     pub dns_server: Option<String>,
-    /// Time for a whole whois exchange, at most `LONGEST_TIMEOUT`. DNS gets at least 15 s.
+    /// Maximum time of a whole whois exchange. It is limited to `LONGEST_TIMEOUT`. A DNS exchange gets at least 15 s.
     pub timeout: Duration,
 }
 
 impl CymruSettings {
-    /// Returns the maximum time of an exchange, without the time that the system needs to resolve names.
+    /// Returns the maximum time of an exchange. The time in which the system resolves host names is not included.
     pub fn longest_exchange(&self) -> Duration {
         let whois = whois::longest(self.timeout);
         let dns = dns::longest(self.timeout);
@@ -93,8 +96,8 @@ pub struct RouteRequest {
     pub addresses: Vec<Address>,
 }
 
-/// One exchange about networks. Answers about networks have another form than answers about addresses, so a request never contains
-/// both kinds of lookup.
+/// One exchange about networks. A request contains either addresses or networks, and never both, because the two kinds
+/// of answers have different forms.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NetworkRequest {
     pub settings: CymruSettings,
@@ -105,22 +108,24 @@ pub struct NetworkRequest {
 pub type RouteReply = CymruReply<Address, RouteAnswer>;
 pub type NetworkReply = CymruReply<u32, NetworkAnswer>;
 
-/// The result of an exchange. `K` is what was asked about.
+/// The result of an exchange. `K` is the type of the lookup keys: an address, or an AS number.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CymruReply<K, A> {
-    /// Answers for requested keys only. A key without an entry got no answer and is looked up again later.
+    /// Contains answers only for keys of the request. If a key has no entry, the provider gave no answer for this key,
+    /// and the key is looked up again later.
     pub answers: BTreeMap<K, A>,
-    /// The reason why keys have no answer, if the exchange failed. `None` if all keys have an answer, or if a complete
-    /// response has no row for some keys.
+    /// If the exchange failed, the reason why some keys have no answer. `None` if all keys have an answer. Also `None`
+    /// if the response was complete but had no row for some keys.
     pub failure: Option<Failure>,
     pub anomalies: Anomalies,
     /// Either `Whois` or `Dns`.
     pub used: Transport,
     /// Bytes received.
     pub bytes: u64,
-    /// Time until the connection was established or the DNS server was known. `None` if neither happened.
+    /// Time until the connection was established, or until the address of the DNS server was known. `None` if neither
+    /// happened.
     pub connected: Option<Duration>,
-    /// The provider sent at least one byte, or at least one DNS message that matches a query.
+    /// True if the provider sent at least one byte over whois, or at least one DNS message that matches a query.
     pub spoke: bool,
 }
 
@@ -193,7 +198,8 @@ fn exchange<K, A>(
     }
 }
 
-/// Returns the DNS reply. If DNS failed too, the failure contains both reasons and still counts as unreachable.
+/// Returns the reply of the DNS exchange. If DNS failed too, because the server was unreachable or silent, the failure
+/// contains both reasons and counts as unreachable.
 fn instead<K, A>(whois: &Failure, mut dns: CymruReply<K, A>) -> CymruReply<K, A> {
     if let Some(failure) = &dns.failure
         && (failure.is_unreachable() || *failure == Failure::Silent)

@@ -1,6 +1,6 @@
-//! Parses one row about a network that was asked about by its AS number.
+//! Parses one row about a network. The request contained the AS number of the network.
 //!
-//! Whois rows and DNS texts have the same five fields with the same spellings. This module parses both:
+//! A whois row and a DNS text have the same five fields in the same form. This module parses both:
 //!
 //! ```text
 //! row      = number "|" country "|" registry "|" date "|" name
@@ -11,9 +11,9 @@
 //! name     = *OCTET                               ; with commas; ends with ", " and the country
 //! ```
 //!
-//! The request contained the number of a row, but not the values of its other fields. If these fields are in a wrong
-//! order, the row can still look valid. So a row is dropped if any field does not have the form of its column. Rows
-//! about addresses have seven columns. So they cannot be mistaken for rows about networks.
+//! The request contained the AS number of a row, but not the values of the other fields. If these values are in a wrong
+//! order, the row can still look valid. So the parser drops a row if any field does not have the form of its column.
+//! Rows about addresses have seven columns, so the parser cannot mistake them for rows about networks.
 
 use super::Registry;
 use super::route::{is_absent, parse_asn, parse_name};
@@ -23,7 +23,8 @@ use crate::timestamp;
 /// Facts about a network.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Network {
-    /// Country where the network is registered, ISO 3166 alpha-2 (and the registries' `EU`, `AP`), in capitals.
+    /// Country where the network is registered: an ISO 3166 alpha-2 code in capitals. The registries also use the codes
+    /// `EU` and `AP`.
     pub country: Option<[u8; 2]>,
     pub registry: Option<Registry>,
     /// A calendar date, `YYYY-MM-DD`.
@@ -35,7 +36,7 @@ pub struct Network {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NetworkAnswer {
     Network(Network),
-    /// No registry has allocated the number. The answer has a limited lifetime and is stored.
+    /// No registry has allocated the AS number. This answer is stored, and its lifetime is limited.
     Absent,
     /// The provider did not accept the lookup. Contains its message.
     Refused(String),
@@ -44,7 +45,7 @@ pub enum NetworkAnswer {
 /// Columns of a row.
 pub(super) const COLUMNS: usize = 5;
 
-/// Texts that Team Cymru writes instead of the name of a network that no registry has allocated.
+/// If no registry has allocated an AS number, Team Cymru writes one of these texts instead of the name of a network.
 const PLACEHOLDERS: [&str; 5] = ["-Reserved AS-", "-Private Use AS-", "NO_NAME", "AS-", "UNALLOCATED"];
 
 /// Parses a row. Returns `None` if it is malformed.
@@ -71,7 +72,8 @@ fn parse_country(text: &[u8]) -> Option<Option<[u8; 2]>> {
     }
 }
 
-/// An unknown registry is one word that is neither a country nor a date.
+/// Parses the name of a registry. Returns `Some(None)` if the text is empty, or is a word that names no known registry.
+/// Returns `None` for any other text, for example for a country code or a date.
 fn parse_registry(text: &[u8]) -> Option<Option<Registry>> {
     let text = std::str::from_utf8(text).ok()?;
     let is_word = |text: &str| text.len() > 2 && text.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-');
@@ -81,8 +83,8 @@ fn parse_registry(text: &[u8]) -> Option<Option<Registry>> {
     }
 }
 
-/// Returns `Some(None)` for a date that is absent or not in the calendar. Returns `None` if the text does not
-/// have the form of a date.
+/// Parses a date. Returns `Some(None)` if the text is empty, is "NA", or is a date that does not exist in the calendar.
+/// Returns `None` if the text does not have the form of a date.
 fn parse_date(text: &[u8]) -> Option<Option<String>> {
     if text.is_empty() || is_absent(text) {
         return Some(None);
@@ -108,8 +110,8 @@ fn parse_network_name(text: &[u8]) -> Option<Option<String>> {
     Some(name.filter(|name| !PLACEHOLDERS.contains(&without_country(name).unwrap_or_default())))
 }
 
-/// Returns a network's name without the country that Team Cymru appends: `GOOGLE` for `GOOGLE, US`. Returns `None` if
-/// nothing is left.
+/// Returns the name of a network without the country that Team Cymru appends to the name: `GOOGLE` for `GOOGLE, US`.
+/// Returns `None` if the rest is empty.
 pub fn without_country(name: &str) -> Option<&str> {
     let name = match name.rsplit_once(", ") {
         Some((rest, code)) if code.len() == 2 && code.bytes().all(|byte| byte.is_ascii_uppercase()) => rest,
@@ -118,12 +120,12 @@ pub fn without_country(name: &str) -> Option<&str> {
     Some(name.trim()).filter(|name| !name.is_empty())
 }
 
-/// The rows about one requested network so far.
+/// The result of the rows received so far for one requested network.
 #[derive(Clone, Default, Debug)]
 pub(super) struct NetworkCandidates {
     answer: Option<NetworkAnswer>,
     refused: Option<NetworkAnswer>,
-    /// Two rows about the same network differ, so neither row can be trusted.
+    /// True if two rows about the same network differ. In this case, no row about the network can be trusted.
     is_ambiguous: bool,
 }
 

@@ -1,6 +1,7 @@
 //! Implements `Provider` for Team Cymru.
 //!
-//! The other files of this folder implement the protocol. This file adapts it to the interface of all providers.
+//! The other files of this folder implement the protocol. This file adapts the protocol to the interface that all
+//! providers have.
 
 use super::network::without_country;
 use super::{
@@ -42,7 +43,7 @@ static DNS_SERVER: Setting = Setting {
     guarded: true,
 };
 
-/// The transports, in the same order as the words of the setting.
+/// The transports, in the order in which the setting lists its words.
 const TRANSPORTS: [Transport; 3] = [Transport::Auto, Transport::Whois, Transport::Dns];
 
 static TRANSPORT: Setting = Setting {
@@ -212,7 +213,8 @@ impl From<NetworkReply> for providers::Reply {
 /// Converts all parts of a reply except its answers.
 fn course<K, A>(reply: CymruReply<K, A>) -> providers::Reply {
     providers::Reply {
-        // If the provider sent no response at all, the failure is not attributed to any lookup.
+        // If the provider sent no response, or if the exchange was cancelled, the failure does not count against any
+        // lookup.
         blames_lookup: reply.spoke && reply.failure != Some(Failure::Cancelled),
         failure: reply.failure,
         anomalies: reply.anomalies,

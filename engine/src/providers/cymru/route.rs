@@ -1,6 +1,6 @@
 //! Parses one row about a network, and chooses between several rows.
 //!
-//! Whois rows and DNS texts have the same fields with the same spellings. This module parses both:
+//! A whois row and a DNS text have the same fields in the same form. This module parses both:
 //!
 //! ```text
 //! numbers  = "NA" / number *( blank number )      ; AS numbers, several for a network with several origins
@@ -11,8 +11,8 @@
 //! name     = *OCTET                               ; mostly, not always, UTF-8
 //! ```
 //!
-//! A row with an error in an essential field (number, address, prefix) is dropped. An invalid optional field (country,
-//! registry, date, name) is dropped alone.
+//! If an essential field (number, address, prefix) is invalid, the parser drops the whole row. If an optional field
+//! (country, registry, date, name) is invalid, the parser drops only this field.
 
 use super::{Registry, RouteAnswer};
 use crate::address::Address;
@@ -31,15 +31,16 @@ pub struct Route {
     pub asn: u32,
     /// The announced prefix. It contains the requested address.
     pub prefix: Option<Prefix>,
-    /// Country where the prefix is registered, ISO 3166 alpha-2 (and the registries' `EU`, `AP`), in capitals.
+    /// Country where the prefix is registered: an ISO 3166 alpha-2 code in capitals. The registries also use the codes
+    /// `EU` and `AP`.
     pub country: Option<[u8; 2]>,
     pub registry: Option<Registry>,
     /// A calendar date, `YYYY-MM-DD`.
     pub allocated: Option<String>,
     /// Name of the network. It has no control characters and at most `mmdb::LONGEST_NAME` characters.
     pub name: Option<String>,
-    /// ASNs of other networks that announce the address. They are ascending and distinct, without `asn`. There are at most
-    /// `MOST_ORIGINS`.
+    /// AS numbers of the other networks that announce the address, at most `MOST_ORIGINS`. The numbers are in ascending
+    /// order, and each number occurs once. `asn` is not included.
     pub origins: Vec<u32>,
 }
 
@@ -47,9 +48,9 @@ pub struct Route {
 pub const MOST_ORIGINS: usize = 32;
 
 impl Route {
-    /// Returns the country where the network itself is registered. Team Cymru appends the country to the network's name (`GOOGLE,
-    /// US`). `ZZ` means that the country is unknown. Without a country in the name, returns the country of the prefix, which may be
-    /// a different one.
+    /// Returns the country where the network itself is registered. Team Cymru appends this country to the name of the
+    /// network (`GOOGLE, US`). The code `ZZ` means that the country is unknown. If the name contains no country,
+    /// returns the country of the prefix, which may be a different country.
     pub fn network_country(&self) -> Option<[u8; 2]> {
         let of_name = self.name.as_deref().and_then(|name| {
             let (_, code) = name.rsplit_once(", ")?;
@@ -62,20 +63,21 @@ impl Route {
     }
 }
 
-/// The rows about one requested address so far. A route beats "absent", and "absent" beats "refused", so the order of
-/// rows does not matter.
+/// The result of the rows received so far for one requested address. A row with a route takes precedence over a row
+/// that says "absent". An "absent" row takes precedence over a refusal. So the order of the rows does not matter.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Candidates {
     best: Option<Route>,
-    /// The lowest numbers of all rows, at most `MOST_ORIGINS` + 1. One extra number is kept, because one of them may be the number
-    /// of the best row.
+    /// The lowest AS numbers of all rows, at most `MOST_ORIGINS` + 1. One number more than `MOST_ORIGINS` is stored,
+    /// because the number of the best row is removed later.
     numbers: BTreeSet<u32>,
     absent: bool,
     refused: Option<String>,
 }
 
 impl Candidates {
-    /// Adds a row. The most specific prefix wins, then a number that is not a bogon, then the lowest number, then the first row.
+    /// Adds a row, and keeps the best route. The best route has the most specific prefix. If two prefixes have the same
+    /// length, a route whose AS number is not a bogon is better, then the lower AS number, then the earlier row.
     pub(super) fn add(&mut self, row: Row) {
         match row {
             Row::Absent => self.absent = true,
@@ -111,8 +113,8 @@ fn rank(route: &Route) -> (Option<u8>, Reverse<(bool, u32)>) {
     (route.prefix.map(Prefix::length), Reverse(origin_order(route.asn)))
 }
 
-/// Returns a key that sorts the networks of several origins: the first one counts as the network of the address. Bogons
-/// come last, because a private number or AS_TRANS names no network.
+/// Returns a key by which the origins of a prefix are sorted. The first origin counts as the network of the address.
+/// Bogons come last, because a private AS number or AS_TRANS does not identify a network.
 fn origin_order(asn: u32) -> (bool, u32) {
     (as_registry::is_bogon(asn), asn)
 }
@@ -121,7 +123,7 @@ fn origin_order(asn: u32) -> (bool, u32) {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Row {
     Absent,
-    /// `numbers` contains all networks of the row, including the network of `route`.
+    /// `numbers` contains the AS numbers of all networks of the row, including the network of `route`.
     Route {
         route: Route,
         numbers: Vec<u32>,
@@ -164,7 +166,7 @@ impl Fields<'_> {
             country: country::code(self.country),
             registry: std::str::from_utf8(self.registry).ok().and_then(Registry::parse),
             allocated: parse_date(self.date),
-            // A row with several numbers has one name, which is the name of the first network.
+            // A row with several AS numbers has only one name. It is the name of the network that the row lists first.
             name: if asn == first { parse_name(self.name) } else { None },
             origins: Vec::new(),
         };
@@ -183,12 +185,12 @@ pub(super) fn parse_asn(text: &[u8]) -> Option<u32> {
     text.parse().ok().filter(|asn| digits && *asn > 0)
 }
 
-/// Returns a valid date as it was written, because a column of type date accepts this form.
+/// If the text is a valid date, returns it as it was written, because a column of type date accepts this form.
 fn parse_date(text: &[u8]) -> Option<String> {
     timestamp::parse_date(text.trim_ascii()).map(|date| date.to_string())
 }
 
-/// Returns a name. Invalid UTF-8 becomes U+FFFD. "NA" and an empty text give `None`.
+/// Returns a name as text. Invalid UTF-8 is replaced by U+FFFD. If the text is empty or "NA", returns `None`.
 pub(super) fn parse_name(bytes: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(bytes);
     let name = clean_name(text.trim()).trim().to_owned();

@@ -1,4 +1,4 @@
-//! Test servers that stand in for Team Cymru, with responses made from bytes and from DNS messages.
+//! Test servers that replace the servers of Team Cymru. A test gives the responses as bytes or as DNS messages.
 
 use cowrie_enrich_upstreams::{Behaviour, DnsFault, Fault, Routes};
 use hickory_proto::op::{Message, MessageType, ResponseCode};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 pub(super) use cowrie_enrich_upstreams::Transport as Protocol;
 
-/// A port without a listener for TCP and UDP. It is reserved, so that no other test uses it.
+/// A port on which no program listens, neither for TCP nor for UDP. The port is reserved, so no other test uses it.
 pub(super) struct ClosedPort {
     port: u16,
     _taken: (TcpStream, UdpSocket),
@@ -17,7 +17,7 @@ pub(super) struct ClosedPort {
 
 impl ClosedPort {
     pub(super) fn new() -> Self {
-        // Connected sockets keep their port and accept no data from other peers.
+        // The sockets are connected, so they keep their port and accept no data from other peers.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         loop {
             let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -62,7 +62,8 @@ impl Whois {
         }
     }
 
-    /// Waits until a request was read and, if `with_answer` is set, the response has begun.
+    /// Waits until the server has read a request. If `with_answer` is set, also waits until the server has begun its
+    /// response.
     pub(super) fn wait_for_request(&self, with_answer: bool) {
         let is_there = |connection: &cowrie_enrich_upstreams::Connection| {
             connection.end && (connection.answered.is_some() || !with_answer)
@@ -85,7 +86,8 @@ impl Dns {
         Self(server)
     }
 
-    /// Responds to each name with these texts. `None` means that the name does not exist.
+    /// Starts a server that responds to a query for a name with the result of `texts`. `None` means that the name does
+    /// not exist.
     pub(super) fn answering(texts: impl Fn(&str) -> Option<Vec<Vec<u8>>> + Send + Sync + 'static) -> Self {
         Self::new(move |_, question| vec![reply(question, texts(&name_of(question)))])
     }
@@ -105,7 +107,8 @@ pub(super) fn name_of(question: &Message) -> String {
     question.queries[0].name.to_ascii()
 }
 
-/// Builds a response with one TXT record for each text. A record consists of strings of at most 100 bytes. `None` gives NXDOMAIN.
+/// Builds a response with one TXT record for each text. Each record is divided into strings of at most 100 bytes. If
+/// `texts` is `None`, the response says NXDOMAIN.
 pub(super) fn reply(question: &Message, texts: Option<Vec<Vec<u8>>>) -> Vec<u8> {
     let mut message = response(question);
     match texts {

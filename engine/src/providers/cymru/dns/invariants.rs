@@ -6,7 +6,7 @@ use super::{best_of, network_of, server, text};
 use crate::invariants::stored_name;
 use crate::providers::Anomalies;
 
-/// Checks a message of a server. Bytes that are not a message are parsed as the text of one record.
+/// Checks the parser of DNS messages. If the bytes are not a DNS message, they are parsed as the text of one record.
 pub fn dns_message(bytes: &[u8]) {
     match message::decode(bytes) {
         Some(response) => {
@@ -64,7 +64,8 @@ fn texts_are_read(texts: &[Vec<u8>]) {
     }
 }
 
-/// Checks the setting that names a server, and the system's list of servers.
+/// Checks two parsers: the parser of the setting that names a DNS server, and the parser of the system's list of DNS
+/// servers.
 pub fn dns_server(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     server::invariants::names_are_read(text);

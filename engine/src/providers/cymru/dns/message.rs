@@ -1,9 +1,9 @@
 //! Encodes and decodes single DNS messages.
 //!
-//! hickory-proto does the encoding and decoding. This module decides which messages are answers.
+//! The crate hickory-proto encodes and decodes DNS messages. This module decides which messages are answers.
 //!
-//! Only an explicit "this name does not exist" means that no name exists. A referral to other servers and a server failure do not
-//! have this meaning.
+//! A name counts as absent only if the DNS server says so explicitly. A referral to other servers and a failure of the
+//! server do not mean that the name is absent.
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
@@ -21,17 +21,18 @@ pub(super) enum Outcome {
     Failed(String),
 }
 
-/// A response to a TXT query. The caller checks that it matches a query that was sent.
+/// A response to a TXT query. The caller must check that the response matches a query that was sent.
 #[derive(Debug)]
 pub(super) struct Response {
     pub(super) id: u16,
     pub(super) name: Name,
-    /// The query must be repeated over TCP. The outcome is not valid.
+    /// If true, the response is truncated, and the query must be repeated over TCP. In this case, `outcome` is not
+    /// valid.
     pub(super) truncated: bool,
     pub(super) outcome: Outcome,
 }
 
-/// Returns `None` if the name is invalid. Names of this module's callers are always valid.
+/// Parses a name. Returns `None` if the name is invalid. The callers of this module pass only valid names.
 pub(super) fn parse_name(name: &str) -> Option<Name> {
     Name::from_ascii(name).ok()
 }
@@ -43,7 +44,7 @@ pub(super) fn encode(id: u16, name: &Name) -> Option<Vec<u8>> {
     message.to_vec().ok()
 }
 
-/// Returns `None` if the message is not a response to a TXT query.
+/// Decodes a message. Returns `None` if the message is not a response to a TXT query.
 pub(super) fn decode(bytes: &[u8]) -> Option<Response> {
     let truncated = is_truncated(bytes);
     let message = if truncated { decode_question(bytes)? } else { Message::from_vec(bytes).ok()? };
@@ -86,8 +87,8 @@ fn text(record: &Record) -> Option<Vec<u8>> {
     }
 }
 
-/// RFC 2308 section 2.2: a "no data" response has an SOA record or no NS records. A referral has NS records and no SOA
-/// record.
+/// Returns true if the message is a referral to other DNS servers. RFC 2308, section 2.2: a referral has NS records and
+/// no SOA record. A "no data" response has an SOA record, or it has no NS records.
 fn is_referral(message: &Message) -> bool {
     let has = |kind| message.authorities.iter().any(|record| record.record_type() == kind);
     message.answers.is_empty() && has(RecordType::NS) && !has(RecordType::SOA)
@@ -100,7 +101,8 @@ fn is_truncated(bytes: &[u8]) -> bool {
     bytes.len() >= HEADER && bytes[2] & 0b10 != 0
 }
 
-/// Decodes the header and the question. The rest of a truncated message may end inside a record.
+/// Decodes the header and the question of a truncated message. The other sections are left out, because the message may
+/// end inside a record.
 fn decode_question(bytes: &[u8]) -> Option<Message> {
     let mut bytes = bytes.to_vec();
     bytes.get_mut(6..HEADER)?.fill(0);
@@ -128,7 +130,8 @@ mod tests {
         assert!(decode(&question()).is_none());
     }
 
-    /// A message in wire format, written by hand: two records, the first with two strings, and compressed names.
+    /// A message in wire format that was written by hand. It has compressed names and two records. The first record has
+    /// two strings.
     #[test]
     fn response_is_read_with_all_its_strings() {
         let mut bytes = question();

@@ -1,14 +1,16 @@
 //! Looks up a batch over Team Cymru's DNS.
 //!
-//! Each address is one TXT query under `origin.asn.cymru.com` or `origin6.asn.cymru.com`. Another query (`AS<number>.asn.cymru.com`)
-//! gets the name of each network, because the record of the address has no name. A network without a name is still an answer. A lookup
-//! of a network consists only of the second query.
+//! For each address, the client sends one TXT query for a name under `origin.asn.cymru.com` or `origin6.asn.cymru.com`.
+//! The record of an address does not contain the name of the network. So the client sends one more query
+//! (`AS<number>.asn.cymru.com`) for each network. If a network has no name, the answer about the address is still
+//! valid. To look up a network by its AS number, the client sends only the second query.
 //!
-//! Some DNS servers deny names that exist, for example a filter, or a server without a connection to the internet. So a name counts as
-//! absent only if the server knows another of Team Cymru's names: one of the same batch, or else the name of Team Cymru's own network.
+//! Some DNS servers say that a name does not exist although it exists. Examples are a filter, and a server without a
+//! connection to the internet. So a name counts as absent only if the same server knows another of Team Cymru's names.
+//! This is a name of the same batch, or else the name of Team Cymru's own network.
 //!
-//! The queries go to the recursive DNS server that the settings or the system name, not to Team Cymru. If the server has names or
-//! blocks in its cache, it does not query Team Cymru.
+//! The queries go to a recursive DNS server, and not directly to Team Cymru. The settings or the configuration of the
+//! system name this server. If a response is in the cache of the server, the server does not query Team Cymru.
 //!
 //! | file | holds |
 //! |---|---|
@@ -129,8 +131,8 @@ struct Asked<K, A> {
     refusal: Option<String>,
 }
 
-/// Sends one query for each key. `read` parses the texts of a response. An absent name is an answer only if the server knows any of
-/// Team Cymru's names.
+/// Sends one query for each key. `read` parses the texts of a response. If the server says that a name does not exist,
+/// this is an answer only if the server knows another of Team Cymru's names.
 fn ask<K: Ord + Copy, A: Clone>(
     resolver: &mut Resolver<'_>,
     keys: &[K],

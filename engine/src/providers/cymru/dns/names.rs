@@ -6,8 +6,9 @@
 //! AS23028.asn.cymru.com.
 //! ```
 //!
-//! The bytes of the address are in reverse order, as everywhere in DNS. For an address in the usual order, the service returns
-//! another network. Names end with a dot. Otherwise a resolver may append its search domains.
+//! A name contains the bytes of the address in reverse order, as in reverse DNS. If a name contained the address in the
+//! usual order, the service would return the network of another address. Each name ends with a dot. Otherwise a
+//! resolver could append its search domains.
 
 use crate::address::Address;
 use std::fmt::Write;

@@ -6,9 +6,9 @@
 //!                   in flight --truncated--> repeated over TCP
 //! ```
 //!
-//! A response counts if it comes from the server's address to this socket's port. It must also have the id *and* the question of a
-//! query that was sent. Ids are random (see `random`) and the kernel chooses the port. So an attacker who cannot read the traffic
-//! has to guess 30 bits within a second.
+//! A response counts only if it comes from the server's address to the port of this socket. The response must also have
+//! the id and the question of a query that was sent. Ids are random (see `random`), and the kernel chooses the port. So
+//! an attacker who cannot read the traffic must guess 30 bits within a second.
 
 use super::super::LONGEST_TIMEOUT;
 use super::message::{self, Response};
@@ -21,15 +21,17 @@ use std::time::{Duration, Instant};
 
 pub(super) use super::message::Outcome;
 
-/// Maximum length of a message in bytes. A network with 32 origins in as many records needs a third of that.
+/// Maximum length of a message, in bytes. A response with 32 records, one for each origin of a prefix, needs a third of
+/// this length.
 pub const LONGEST_MESSAGE: usize = 16 * 1024;
 
 /// Times and limits of one batch.
 pub(super) struct Timing {
-    /// How long to wait after the first, second, … transmission. After the last wait the query is unanswered.
+    /// Times to wait for a response after each of the four transmissions of a query. If no response arrives within the
+    /// last time, the query is unanswered.
     pub(super) waits: [Duration; 4],
     /// Maximum number of concurrent queries. With this number, 500 queries take some seconds, and a home router can
-    /// still keep up.
+    /// still process them.
     pub(super) in_flight: usize,
     /// Time for one query over TCP.
     pub(super) tcp: Duration,
@@ -38,7 +40,8 @@ pub(super) struct Timing {
 }
 
 impl Timing {
-    /// All transmissions of one query take 11 s, so at least 15 s are needed to repeat a lost datagram.
+    /// The waits of one query take 11 s together. A batch gets at least 15 s, because otherwise no time could remain to
+    /// repeat a lost datagram.
     pub(super) fn new(timeout: Duration) -> Self {
         let timeout = timeout.min(LONGEST_TIMEOUT);
         Self {
@@ -64,7 +67,7 @@ pub(super) struct Resolver<'a> {
     pub(super) spoke: bool,
 }
 
-/// A query without a response so far.
+/// A query that has no response yet.
 struct PendingQuery {
     question: usize,
     id: u16,
@@ -87,8 +90,8 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// Returns one outcome for each name. An error says why the queries without an outcome were abandoned. The outcomes that
-    /// arrived before the error are valid.
+    /// Returns one outcome for each name. If the batch was abandoned, also returns an error that says why. The outcomes
+    /// that arrived before the error are valid.
     pub(super) fn ask(&mut self, names: &[String], cancel: &Cancel) -> (Vec<Outcome>, Result<(), Failure>) {
         let mut outcomes = vec![Outcome::Unanswered; names.len()];
         let mut truncated = Vec::new();
@@ -139,7 +142,8 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Returns `None` if the name is invalid. This does not happen for the names of this module's callers.
+    /// Sends the first query for a name. Returns `None` if the name is invalid. The callers of this module pass only
+    /// valid names.
     fn start_query(&mut self, question: usize, name: &str) -> Result<Option<PendingQuery>, Failure> {
         let Some(name) = message::parse_name(name) else {
             return Ok(None);
@@ -150,7 +154,8 @@ impl<'a> Resolver<'a> {
         Ok(Some(PendingQuery { question, id, sendings: 1, due: Instant::now() + self.timing.waits[0] }))
     }
 
-    /// Repeats queries that are due, and abandons queries that were sent often enough.
+    /// If the wait of a query has ended, sends the query again. If the query was already sent often enough, abandons
+    /// it.
     fn repeat(&mut self, pending: &mut Vec<PendingQuery>) -> Result<(), Failure> {
         let now = Instant::now();
         let mut given_up = false;
@@ -165,7 +170,8 @@ impl<'a> Resolver<'a> {
             }
         }
         if given_up && !self.spoke {
-            // The server does not respond, so the other queries are abandoned. They would only send more datagrams.
+            // The server has not responded to any query. So the other queries are abandoned, because they would only
+            // send more datagrams.
             return Err(Failure::Silent);
         }
         pending.retain(|query| query.due > now);
@@ -182,8 +188,8 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Counts a message, and returns it if it matches a query. A duplicate is not an anomaly, because queries are
-    /// repeated.
+    /// Counts the bytes of a message, and returns the message if it matches a query. A second response to the same
+    /// query does not count as an anomaly, because queries are repeated.
     fn read(&mut self, bytes: &[u8]) -> Option<Response> {
         self.bytes += bytes.len() as u64;
         if bytes.len() > LONGEST_MESSAGE {
@@ -202,14 +208,15 @@ impl<'a> Resolver<'a> {
     fn new_id(&self) -> u16 {
         loop {
             let id = random::bits() as u16;
-            // A batch has at most 1000 queries, so there is always a free id.
+            // A batch has at most 1000 queries, so at least one id is always free.
             if !self.sent.contains_key(&id) {
                 return id;
             }
         }
     }
 
-    /// Opens one connection for each query. If the connection fails, its query fails, but the batch does not.
+    /// Repeats each truncated query over its own TCP connection. If one connection fails, only the query of this
+    /// connection fails.
     fn ask_by_stream(
         &mut self,
         truncated: &[(usize, u16)],
@@ -230,7 +237,8 @@ impl<'a> Resolver<'a> {
         Ok(())
     }
 
-    /// RFC 1035 section 4.2.2: a message over TCP is preceded by its length in two bytes.
+    /// Sends one query over TCP. RFC 1035, section 4.2.2: over TCP, each message begins with two bytes that contain its
+    /// length.
     fn ask_one_by_stream(&mut self, id: u16, until: Instant, cancel: &Cancel) -> Result<Outcome, Failure> {
         let Some(question) = self.sent.get(&id).and_then(|name| message::encode(id, name)) else {
             return Ok(Outcome::Unanswered);

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 const PORT: u16 = 53;
 
-/// Returns the addresses of the DNS server that the settings name. Without such a setting, the first server of the system's configuration
-/// is used.
+/// Returns the addresses of the DNS server that the settings name. If the settings name no server, uses the first
+/// server in the configuration of the system.
 pub(super) fn resolve_server(server: Option<&str>, cancel: &Cancel) -> Result<Vec<SocketAddr>, Failure> {
     match server {
         Some(server) => {
@@ -45,7 +45,8 @@ fn split(server: &str) -> Option<(&str, u16)> {
     (!host.is_empty() && port > 0).then_some((host, port))
 }
 
-/// Returns the first server of a resolv.conf. Without one, returns a server on this machine, as resolver(5) says.
+/// Returns the first DNS server in the text of a resolv.conf file. If the text names no server, returns the loopback
+/// address, as resolver(5) says.
 fn nameserver<'a>(configuration: &'a str) -> &'a str {
     let server = |line: &'a str| {
         let mut words = line.split_ascii_whitespace();
@@ -56,7 +57,8 @@ fn nameserver<'a>(configuration: &'a str) -> &'a str {
 
 #[cfg(any(test, fuzzing))]
 pub(super) mod invariants {
-    /// Checks that names are parsed as in std, if std can parse them. A host is never empty, and a port is never 0.
+    /// If the standard library can parse the text, checks that this module returns the same host and port. Also checks
+    /// that a host is never empty and that a port is never 0.
     pub(in super::super) fn names_are_read(text: &str) {
         let named = super::split(text);
         if let Ok(socket) = text.trim_ascii().parse::<std::net::SocketAddr>()

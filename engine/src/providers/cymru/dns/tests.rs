@@ -41,7 +41,7 @@ fn timing() -> Timing {
     Timing::new(Duration::from_secs(600))
 }
 
-/// Timing for queries that must be repeated: a tenth of the usual waits.
+/// Times for tests in which queries are repeated. Each wait is a tenth of the usual wait.
 fn hurried() -> Timing {
     let usual = timing();
     Timing { waits: usual.waits.map(|wait| wait / 10), ..usual }
@@ -150,7 +150,7 @@ fn what_does_not_exist_is_absent() {
     assert_eq!(reply.answers.into_values().collect::<Vec<_>>(), [RouteAnswer::Absent, RouteAnswer::Absent]);
 }
 
-/// A filter, or a server without a connection, denies names that exist.
+/// If a DNS server is a filter, or has no connection to the internet, it may deny names that exist.
 #[test]
 fn absence_counts_only_from_a_server_that_knows_the_zone() {
     let own_names = [None, Some(vec![]), texts(&["64496 | US | arin | 2000-03-30 | OTHERS, US"])];
@@ -166,7 +166,7 @@ fn absence_counts_only_from_a_server_that_knows_the_zone() {
         });
         assert!(reply.answers.is_empty() && reply.failure.is_some(), "{own_name:?}: {reply:?}");
     }
-    // One name of the batch shows as much, and the own network is not asked about.
+    // The server knows one name of the batch. So the client does not query the name of Team Cymru's own network.
     let server = Dns::answering(|name| if name == CLOUDFLARE { known(name) } else { None });
     let reply = ask(&server, &["8.8.8.8", "1.2.3.4"]);
     assert_eq!(reply.answers[&host("8.8.8.8")], RouteAnswer::Absent);
@@ -263,7 +263,8 @@ fn lost_datagrams_are_repeated() {
     let reply = ask_with(&hurried(), &server, &["8.8.8.8", "1.2.3.4"]);
     assert_eq!((&reply.failure, reply.answers.len()), (&None, 2));
     assert_eq!(route(&reply, "8.8.8.8").name.as_deref(), Some("GOOGLE, US"));
-    // Four queries: two for networks and two for names. Each is sent three times, or four times on a slow machine.
+    // The client sends four queries: two about addresses and two about names of networks. It sends each query three
+    // times, or four times on a slow machine.
     assert!((12..=16).contains(&server.asked().len()));
 }
 

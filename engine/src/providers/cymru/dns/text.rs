@@ -12,14 +12,15 @@
 //! 23028 | US | arin | 2002-01-04 | TEAM-CYMRU - Team Cymru Inc.,US
 //! ```
 //!
-//! A text about another address or network is malformed. Some resolvers return their own text for every name.
+//! Some resolvers return a text of their own for every name. So a text about another address or another network counts
+//! as malformed.
 
 use super::super::network::{COLUMNS, NetworkAnswer, parse_row};
 use super::super::route::{Fields, Row, parse_asn, parse_name};
 use crate::address::Address;
 
-/// Returns `None` if the text is malformed. The prefix is required, because it proves that the text is about this
-/// address.
+/// Parses a text about an address. Returns `None` if the text is malformed. If the text names a network, it must also
+/// contain a prefix, because only the prefix proves that the text is about this address.
 pub(super) fn origin(text: &[u8], address: Address) -> Option<Row> {
     let fields: Vec<&[u8]> = text.split(|byte| *byte == b'|').collect();
     let [numbers, prefix, country, registry, date] = fields[..] else {
@@ -33,7 +34,7 @@ pub(super) fn origin(text: &[u8], address: Address) -> Option<Row> {
     proven.then_some(row)
 }
 
-/// Returns `None` if the text is malformed, and `Some(None)` if the network has no name.
+/// Parses a text about a network. Returns `None` if the text is malformed, and `Some(None)` if the network has no name.
 pub(super) fn name(text: &[u8], asn: u32) -> Option<Option<String>> {
     let fields: Vec<&[u8]> = text.splitn(5, |byte| *byte == b'|').collect();
     let [number, _, _, _, name] = fields[..] else {

@@ -4,10 +4,11 @@
 
 use std::mem;
 
-/// Maximum length of a line in bytes. Rows have about 100 bytes. A longer line is dropped up to its end.
+/// Maximum length of a line, in bytes. Rows have about 100 bytes. A longer line is ignored as a whole, up to its line
+/// end.
 pub const LONGEST_LINE: usize = 4096;
 
-/// Line of the first key in the request, after `begin` and `verbose`.
+/// Number of the first line of a request that contains a key. The lines before it are `begin` and `verbose`.
 const FIRST_LINE: usize = 3;
 
 /// Collects bytes until a line is complete.
@@ -15,15 +16,15 @@ const FIRST_LINE: usize = 3;
 pub(super) struct Lines {
     /// The incomplete last line.
     line: Vec<u8>,
-    /// The line is too long and is being dropped up to its end.
+    /// True while a line that is too long is being read. All bytes up to the end of this line are ignored.
     skipping: bool,
     /// Number of lines that were too long.
     pub(super) oversized: u64,
 }
 
 impl Lines {
-    /// Passes each complete line to `read`, without surrounding blanks. Leaves out empty lines, comments and the line
-    /// that begins a bulk response.
+    /// Passes each complete line to `read`, without blanks at the beginning and at the end. Leaves out empty lines,
+    /// comments, and the line "Bulk mode" at the beginning of a bulk response.
     pub(super) fn feed(&mut self, mut bytes: &[u8], mut read: impl FnMut(&[u8])) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             self.append(&bytes[..end]);
@@ -72,7 +73,8 @@ pub(super) fn is_error(line: &[u8]) -> bool {
     starts_with(line, b"Error:")
 }
 
-/// Returns the index of the key to which an error line belongs: `Error: no ASN or IP match on line 3.`
+/// Returns the index of the key to which an error line belongs. Example of an error line: `Error: no ASN or IP match on
+/// line 3.`
 pub(super) fn question_of_error(line: &[u8]) -> Option<usize> {
     let words = String::from_utf8_lossy(line);
     let (_, number) = words.rsplit_once("on line ")?;

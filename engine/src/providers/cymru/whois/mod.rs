@@ -1,7 +1,8 @@
 //! Looks up a batch over Team Cymru's bulk whois.
 //!
-//! One connection carries one request and one response. The server closes it after the last row. Rows of an address
-//! with several origins may be separated by other rows. So the response is read to its end, with deadlines.
+//! Each connection carries one request and one response. The server closes the connection after the last row. If an
+//! address has several origins, rows about other addresses may come between its rows. So the client reads the response
+//! to its end. Deadlines limit the time for this.
 //!
 //! | file | holds |
 //! |---|---|
@@ -25,13 +26,14 @@ use crate::net::{Cancel, Read, Stream, resolve};
 use std::fmt::{Display, Write};
 use std::time::{Duration, Instant};
 
-/// Maximum time to connect. A SYN is repeated after 1, 3 and 7 s, so a later response is unlikely.
+/// Maximum time to connect. The kernel repeats a SYN after 1, 3 and 7 s, so after 10 s a connection is unlikely.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Minimum for the allowed gap between two bytes, even if the timeout is short.
+/// The client allows at least this time between two received bytes, even if the timeout is short.
 const GAP: Duration = Duration::from_secs(1);
 
-/// Maximum length of a response in bytes. A row has about 100 bytes, and an address with many origins has several rows.
+/// Maximum length of a response, in bytes: `MOST_BYTES`, and `MOST_BYTES_PER_QUESTION` for each key. A row has about
+/// 100 bytes, and an address with many origins has several rows.
 const MOST_BYTES: u64 = 64 * 1024;
 const MOST_BYTES_PER_QUESTION: u64 = 4 * 1024;
 
@@ -39,7 +41,7 @@ const MOST_BYTES_PER_QUESTION: u64 = 4 * 1024;
 struct Limits {
     connect: Duration,
     gap: Duration,
-    /// Maximum time of the whole exchange. The server may use all of it before it sends the first byte.
+    /// Maximum time of the whole exchange. The server may use all of this time before it sends the first byte.
     whole: Duration,
     bytes: u64,
 }
@@ -64,7 +66,8 @@ pub(super) fn longest_to_connect(timeout: Duration) -> Duration {
     Limits::new(timeout, 0).connect
 }
 
-/// Returns the request. The first key is on line 3. The server's error lines use these line numbers.
+/// Returns the text of a request. The first key is on line 3. An error line of the server refers to a key by this line
+/// number.
 pub fn request<Q: Display>(questions: impl IntoIterator<Item = Q>) -> String {
     let mut text = String::from("begin\nverbose\n");
     for question in questions {
@@ -79,7 +82,8 @@ pub(super) fn exchange(settings: &CymruSettings, addresses: &[Address], cancel: 
     run(&settings.whois_host, settings.whois_port, addresses, &limits, cancel)
 }
 
-/// Looks up networks. The request contains no address, because rows about addresses have another form.
+/// Looks up networks by their AS numbers. The request contains no address, because rows about addresses have another
+/// form.
 pub(super) fn exchange_networks(settings: &CymruSettings, asns: &[u32], cancel: &Cancel) -> NetworkReply {
     let limits = Limits::new(settings.timeout, asns.len());
     let request = request(asns.iter().map(|asn| format!("AS{asn}")));
@@ -116,7 +120,8 @@ struct Talked {
 }
 
 impl Talked {
-    /// Builds the reply. `cut`: the response ended too early. `complete`: all keys have an answer.
+    /// Builds the reply. `cut` is true if the response ended in the middle of a line or had no answer. `complete` is
+    /// true if all keys have an answer.
     fn reply<K, A>(
         self,
         cut: bool,

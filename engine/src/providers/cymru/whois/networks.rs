@@ -1,4 +1,4 @@
-//! Parses bulk responses about networks and assigns their rows to the requested AS numbers.
+//! Parses bulk responses about networks. Assigns each row to the requested AS number.
 //!
 //! ```text
 //! answer   = *( line LF )
@@ -14,9 +14,10 @@
 //! 15169   | US | arin     | 2000-03-30 | GOOGLE, US
 //! ```
 //!
-//! A row must have exactly five columns, because rows about addresses have seven. Rows of seven columns count as foreign, because
-//! services that imitate the protocol send such rows about networks too. If the headings name other columns or another order, no
-//! row after them counts. If two rows contradict each other, both are dropped.
+//! A row must have exactly five columns. Rows about addresses have seven columns. Some services that imitate the
+//! protocol send such rows for networks too, so a row of seven columns counts as foreign. If the headings name other
+//! columns, or the columns in another order, the parser ignores all rows after the headings. If two rows about a
+//! network contradict each other, the parser ignores both.
 
 use super::super::Anomalies;
 use super::super::network::{COLUMNS, NetworkAnswer, NetworkCandidates, parse_row};
@@ -26,7 +27,7 @@ use std::collections::BTreeMap;
 /// Columns of a row about an address.
 const ADDRESS_COLUMNS: usize = 7;
 const HEADINGS: [&str; COLUMNS] = ["AS", "CC", "Registry", "Allocated", "AS Name"];
-/// Text of the error line that Team Cymru sends for an unknown number.
+/// Text in the error line that Team Cymru sends if the AS number is unknown.
 const NO_MATCH: &str = "no ASN or IP match";
 
 /// Parses a response in pieces of any size.
@@ -40,7 +41,7 @@ struct Rows {
     asked: Vec<u32>,
     found: BTreeMap<u32, NetworkCandidates>,
     anomalies: Anomalies,
-    /// The headings name other columns than the columns of rows about networks.
+    /// True if the headings of the response are not the headings of rows about networks.
     has_other_headings: bool,
 }
 
@@ -50,7 +51,7 @@ pub struct ParsedNetworks {
     /// Answers for requested AS numbers only.
     pub answers: BTreeMap<u32, NetworkAnswer>,
     pub anomalies: Anomalies,
-    /// The response ended in the middle of a line, which was dropped.
+    /// True if the response ended in the middle of a line. The incomplete line was dropped.
     pub incomplete: bool,
 }
 
@@ -153,7 +154,8 @@ mod tests {
         })
     }
 
-    /// Asserts that the lines give no answer. Returns the numbers of foreign and of malformed lines.
+    /// Asserts that the lines give no answer. Returns two counts: the number of foreign lines and the number of
+    /// malformed lines.
     fn dropped(lines: &str) -> (u64, u64) {
         let parsed = parse(lines);
         assert_eq!(parsed.answers, BTreeMap::new(), "{lines}");

@@ -11,7 +11,7 @@
 //! comment  = ( "#" / "%" / ";" ) text
 //! ```
 //!
-//! Fields are padded with blanks. The name is everything after the sixth "|". An example:
+//! The fields of a row are padded with blanks. The name is all text after the sixth "|". An example:
 //!
 //! ```text
 //! 23028   | 216.90.108.31    | 216.90.108.0/24     | US | arin     | 1998-09-25 | TEAM-CYMRU, US
@@ -19,8 +19,9 @@
 //!
 //! Source: Team Cymru's page "IP to ASN mapping", <https://www.team-cymru.com/ip-asn-mapping>, and captured responses.
 //!
-//! Only complete lines count. Rows arrive in any order, before or after error lines. They are matched by address, never
-//! by text or position. Memory is bounded by one line and the stored data of each requested address, for any input.
+//! The parser reads only complete lines. Rows may arrive in any order, before or after error lines. The parser assigns
+//! a row to a request by the address in the row, and not by the position of the row. It stores at most one line, and
+//! the result for each requested address, so its memory is limited for any input.
 
 use super::super::route::{Candidates, Fields};
 use super::super::{Anomalies, RouteAnswer};
@@ -47,7 +48,7 @@ pub struct Parsed {
     /// Answers for requested addresses only.
     pub answers: BTreeMap<Address, RouteAnswer>,
     pub anomalies: Anomalies,
-    /// The response ended in the middle of a line, which was dropped.
+    /// True if the response ended in the middle of a line. The incomplete line was dropped.
     pub incomplete: bool,
 }
 
@@ -148,7 +149,7 @@ mod tests {
         }
     }
 
-    /// Checks that the line gives no answer, and returns how it is counted.
+    /// Asserts that the line gives no answer. Returns the anomalies that the parser counted for the line.
     fn dropped(line: impl AsRef<[u8]>) -> Anomalies {
         let parsed = parse([line.as_ref(), b"\n"].concat());
         assert_eq!(parsed.answers, BTreeMap::new(), "{}", String::from_utf8_lossy(line.as_ref()));

@@ -1,4 +1,4 @@
-//! Tests complete exchanges with whois servers: servers that respond, and servers that do not respond.
+//! Tests complete exchanges with whois servers. Some of the servers respond, and others do not respond.
 
 use super::super::servers::{ClosedPort, Whois};
 use super::super::{Anomalies, RouteAnswer};
@@ -18,7 +18,7 @@ const GOOGLE: &str = "15169 | 8.8.8.8 | 8.8.8.0/24 | US | arin | 2023-12-28 | GO
 const CLOUDFLARE: &str = "13335 | 1.1.1.1 | 1.1.1.0/24 | AU | apnic | 2011-08-11 | CLOUDFLARENET, US\n";
 const GOOGLE_V6: &str = "15169 | 2001:4860:4860:0:0:0:0:8888 | 2001:4860::/32 | US | arin | | GOOGLE, US\n";
 
-/// Limits above the time of any operation that does not wait, on any machine.
+/// The time limits are longer than any operation takes on any machine, unless the operation waits for the server.
 fn limits() -> Limits {
     let long = Duration::from_secs(600);
     Limits { connect: long, gap: long, whole: long, ..Limits::new(Duration::ZERO, 3) }
@@ -119,7 +119,8 @@ fn refused_connection_is_unreachable() {
 
 #[test]
 fn unknown_name_is_unreachable() {
-    // The label is too long, so this machine refuses it without the network.
+    // The host name has a label that is too long. So the resolver of this machine refuses the name without using the
+    // network.
     let host = format!("{}.invalid", "x".repeat(64));
     let reply = run(&host, 43, &asked(), &limits(), &Cancel::new());
     let failure = reply.failure.unwrap();
