@@ -12,13 +12,14 @@
 //! 200 {"error":"bad IP address"}  ; an error of this lookup; other errors are failures of the provider
 //! ```
 //!
-//! An older form, made from XML, wraps values: `"count":{"text":"141"}`. Numbers arrive as numbers or as texts.
+//! An older form of the response was made from XML and wraps values in objects: `"count":{"text":"141"}`. Numbers
+//! arrive as JSON numbers or as texts.
 //!
-//! Source: the Internet Storm Center's description, <https://isc.sans.edu/api/>. It also asks clients to pause for five
-//! minutes after a 429.
+//! Source: the Internet Storm Center's description, <https://isc.sans.edu/api/>. This description also asks clients to
+//! pause for five minutes after a response with status 429.
 //!
-//! The extension stores the object `ip` of the response under the key `ip`. It replaces a wrapped value by the value inside, and
-//! changes nothing else.
+//! The extension stores the object `ip` of the response under the key `ip`. If a value is wrapped in an object, the
+//! extension stores only the value. It changes nothing else.
 
 use super::http::settings::{absent_ttl, daily_quota, max_parallel, rate, timeout, ttl, url};
 use super::http::{self, Backoff, Common, HTTP_PROXY, HttpProvider, HttpResponse, HttpService, ReadResult};
@@ -58,8 +59,8 @@ pub static DSHIELD_ABSENT_TTL: Setting = absent_ttl(
     c"How long a DShield answer of \"no report about this address\" stays valid.",
 );
 
-/// Texts in errors about the address, in lower case. Any other error is a failure of DShield, because it would occur
-/// for every address.
+/// Texts that occur in errors about the requested address, in lower case. Any other error is a failure of DShield,
+/// because it would occur for every address.
 const REFUSALS: [&str; 3] = ["bad ip", "invalid ip", "not a valid ip"];
 
 /// Members that describe the address and its network, not a report.
@@ -153,8 +154,8 @@ fn unwrapped(report: JsonObject) -> JsonObject {
     report.into_iter().map(|(member, value)| (member, unwrap(value))).collect()
 }
 
-/// Returns whether a value means "no report": null, zero as a number, a text or a date, `false`, and lists and objects that contain
-/// only such values.
+/// Returns true if a value means "no report": null, `false`, a zero (as a number, a text or a date), an empty text, or
+/// a list or object that contains only such values.
 fn is_unreported(value: &Value) -> bool {
     match value {
         Value::Number(number) => number.as_f64() == Some(0.0),

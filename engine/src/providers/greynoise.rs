@@ -1,4 +1,4 @@
-//! GreyNoise: addresses that scan the internet, and addresses of common business services.
+//! GreyNoise knows addresses that scan the internet, and addresses of common business services.
 //!
 //! GreyNoise has two interfaces. The URL selects one of them. Both support IPv4 only.
 //!
@@ -17,11 +17,11 @@
 //!   {"message":"…"}
 //! ```
 //!
-//! Source: GreyNoise's description of both interfaces, <https://docs.greynoise.io/reference>, and its client
-//! pygreynoise 3.0. Responses of v3/ip with status 404 are not documented.
+//! Sources: GreyNoise's description of both interfaces, <https://docs.greynoise.io/reference>, and the client program
+//! pygreynoise 3.0 of GreyNoise. Responses of v3/ip with status 404 are not documented.
 //!
-//! Answers of both interfaces are stored with the same keys: `noise`, `riot`, and, if present, `classification`, `name` and
-//! `last_seen`.
+//! The stored answers of both interfaces have the same keys. The keys `noise` and `riot` are always stored. The keys
+//! `classification`, `name` and `last_seen` are stored if the response contains them.
 
 use super::http::settings::{absent_ttl, daily_quota, key_file, max_parallel, rate, timeout, ttl, url};
 use super::http::{
@@ -97,7 +97,8 @@ static SERVICE: HttpService = HttpService {
     key: Some(Key {
         file: &GREYNOISE_API_KEY_FILE,
         header: "key",
-        // Source: GreyNoise's page on the community interface. It allows 50 requests a day to users without a plan.
+        // Source: GreyNoise's page on the community interface. GreyNoise allows 50 requests a day to users without a
+        // plan.
         keyless: Some(Keyless { word: "community", daily_quota: 50 }),
     }),
     contact: None,
@@ -114,8 +115,8 @@ impl HttpProvider for GreyNoise {
         &SERVICE
     }
 
-    /// Benign scanners are not looked up. GreyNoise knows nothing more about them than a list of research scanners
-    /// does, and a list costs no quota.
+    /// Addresses of benign scanners are not looked up. A list of research scanners contains everything that GreyNoise
+    /// knows about these addresses, and reading a list uses no quota.
     fn leaves_out_benign_scanners(&self) -> bool {
         true
     }
@@ -141,7 +142,8 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
             source_data: seen.kept(&object),
             ..Finding::default()
         })),
-        // The members that would report a sighting are null: GreyNoise has not seen the address.
+        // The response has the members that would report a sighting, but their values are null. This means that
+        // GreyNoise has not seen the address.
         Ok(None) if Flags::ASKED.into_iter().any(|member| object.contains_key(member)) => {
             ReadResult::Answer(Answer::Absent(Some(Flags::NEITHER.kept(&JsonObject::new()))))
         }
@@ -150,8 +152,8 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
     }
 }
 
-/// Reads a 404. Its body is an answer only if the body is about an address. A page that reports an unknown
-/// URL is not an answer.
+/// Reads a response with status 404. The body is an answer only if it is about an address. A page that reports an
+/// unknown URL is not an answer.
 fn read_absence(address: Address, body: &[u8]) -> Option<ReadResult> {
     let object = http::object(body)?;
     let seen = match Flags::read(&object) {

@@ -1,13 +1,14 @@
 //! Providers of facts about addresses.
 //!
-//! A provider is one file in this folder and one entry of [`ALL`]. The file declares the settings and the limits, and turns lookups
-//! into a [`Reply`]. The file offers nothing else to callers. Settings are passed as data.
+//! Each provider has its own file or folder in this folder, and one entry in [`ALL`]. It declares its settings and
+//! limits, performs lookups, and returns a [`Reply`]. Callers use a provider only through the trait [`Provider`]. They
+//! pass the values of the settings as data.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `setting` | settings as data: the server's side defines them and passes the values |
-//! | `reply` | results of an exchange: answers, failures, and demands of the provider |
-//! | `http` | one address per request: GreyNoise, DShield and SPUR |
+//! | `setting` | settings as data: the extension defines them in PostgreSQL and passes the values |
+//! | `reply` | results of an exchange: answers, failures, and demands of the provider on its clients |
+//! | `http` | code that GreyNoise, DShield and SPUR share, with one address per request |
 //! | `cymru`, `greynoise`, `dshield`, `spur` | the providers |
 
 pub mod cymru;
@@ -29,11 +30,11 @@ use crate::rate::Rate;
 use std::fmt;
 use std::time::Duration;
 
-/// All providers. New providers are appended at the end, because shared memory is laid out by the index in this list.
-/// Status views use this order.
+/// All providers. Status views use this order. A new provider must be added at the end, because the layout of shared
+/// memory depends on the index of a provider in this list.
 pub const ALL: &[&dyn Provider] = &[&cymru::TeamCymru, &greynoise::GreyNoise, &dshield::Dshield, &spur::Spur];
 
-/// Returns the settings of all providers. A setting that several providers share appears once.
+/// Returns the settings of all providers. If several providers share a setting, the result contains the setting once.
 pub fn settings() -> Vec<&'static Setting> {
     let mut all: Vec<&'static Setting> = Vec::new();
     for setting in ALL.iter().flat_map(|provider| provider.settings()) {
@@ -44,9 +45,9 @@ pub fn settings() -> Vec<&'static Setting> {
     all
 }
 
-/// A service that has facts about addresses and is queried over the network.
+/// A service that has facts about addresses. The client sends lookups to the service over the network.
 pub trait Provider: Sync {
-    /// Key in documents, tables and settings: lower case, at most 20 letters.
+    /// Name of the provider in documents, tables and settings. It is in lower case and has at most 20 letters.
     fn name(&self) -> &'static str;
 
     /// Name in texts for users.
@@ -58,14 +59,15 @@ pub trait Provider: Sync {
 
     fn lifetimes(&self, settings: &Settings) -> Lifetimes;
 
-    /// Returns why the settings do not allow requests: a sentence that names the setting. Reads no file and sends
-    /// nothing.
+    /// If the settings do not allow requests, returns the reason: a sentence that names the setting. This function
+    /// reads no file and sends nothing.
     fn blocked_reason(&self, _settings: &Settings) -> Option<String> {
         None
     }
 
-    /// Returns a number that changes when the settings or the contents of a key file change. The provider may then
-    /// accept requests that it refused before. May read a small file. The number does not reveal the secret.
+    /// Returns a number that changes if the settings or the contents of a key file change. After a change, the provider
+    /// may accept requests that it refused before. This function may read a small file. The number does not reveal the
+    /// key.
     fn credentials(&self, _settings: &Settings) -> u64 {
         0
     }
@@ -75,13 +77,14 @@ pub trait Provider: Sync {
         true
     }
 
-    /// Returns true if known research scanners are not looked up at the provider, because the provider has no further facts
-    /// about them.
+    /// Returns true if addresses of known research scanners are not looked up, because the provider has no further
+    /// facts about these addresses.
     fn leaves_out_benign_scanners(&self) -> bool {
         false
     }
 
-    /// Returns the key to look up for an address: the address, or a block whose addresses share one answer.
+    /// Returns the prefix to look up for an address. It is the address itself, or a block whose addresses have the same
+    /// answer.
     fn lookup_key(&self, address: Address) -> Prefix {
         Prefix::host(address)
     }
@@ -95,16 +98,17 @@ pub trait Provider: Sync {
         Purpose::Facts
     }
 
-    /// Runs one exchange about at most `limits().batch` distinct addresses, on its own thread. The parser accepts all
-    /// bytes: each response is an answer, a failure or an anomaly, never a panic.
+    /// Runs one exchange about at most `limits().batch` distinct addresses. Each exchange has its own thread. The
+    /// parser accepts any bytes: a response gives an answer, a failure or an anomaly, and never a panic.
     fn fetch(&self, addresses: &[Address], settings: &Settings, cancel: &Cancel) -> Reply;
 
-    /// Returns whether the provider answers lookups of networks by their AS number.
+    /// Returns true if the provider can look up networks by their AS numbers.
     fn knows_networks(&self) -> bool {
         false
     }
 
-    /// Returns whether the settings allow lookups of networks. Only called if `knows_networks` returns true.
+    /// Returns true if the settings allow lookups of networks. This function is called only if `knows_networks` returns
+    /// true.
     fn looks_up_networks(&self, _settings: &Settings) -> bool {
         false
     }
@@ -135,9 +139,9 @@ pub struct Limits {
     pub parallel: u32,
     /// Rate of starting exchanges.
     pub rate: Rate,
-    /// Maximum number of exchanges started in one day (UTC). 0 means no limit.
+    /// Maximum number of exchanges that are started in one day (UTC). 0 means that there is no limit.
     pub daily_quota: u32,
-    /// Longest duration of an exchange, without the time that the system needs to resolve names.
+    /// Maximum time of an exchange. The time in which the system resolves host names is not included.
     pub longest: Duration,
 }
 
@@ -155,7 +159,8 @@ pub struct Exchange {
     pub lookups: Lookups,
 }
 
-/// The lookups of one exchange. They are all of one kind, because the forms of their answers differ.
+/// The lookups of one exchange. All of them are of one kind, because answers about addresses and answers about networks
+/// have different forms.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Lookups {
     Addresses(Vec<Address>),
@@ -181,7 +186,7 @@ impl Task for Exchange {
     }
 }
 
-/// The registry that allocated a network: one of the five regional internet registries.
+/// The registry that allocated the AS number of a network. There are five regional internet registries.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Registry {
     Arin,
@@ -203,7 +208,8 @@ impl Registry {
         }
     }
 
-    /// Parses a provider's spelling, in any case. Returns `None` for "other" and blanks.
+    /// Parses the name of a registry as a provider writes it, in upper or lower case. Returns `None` if the text is
+    /// "other" or blank, or names no registry.
     pub fn parse(text: &str) -> Option<Self> {
         const SPELLINGS: [(&str, Registry); 7] = [
             ("arin", Registry::Arin),

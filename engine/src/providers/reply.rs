@@ -1,8 +1,9 @@
 //! Results of an exchange with a provider.
 //!
-//! An [`Answer`] distinguishes three results of a lookup: the provider has facts, it has none, or it refused the
-//! lookup. If an address has no entry in [`Reply::answers`], its lookup got no answer. `Reply::failure` can explain
-//! why. Demands of the provider on its clients are separate from the answers.
+//! An [`Answer`] is one of three results of a lookup: the provider has facts, the provider has no facts, or the
+//! provider refused the lookup. If an address has no entry in [`Reply::answers`], the provider gave no answer for it.
+//! In this case, `Reply::failure` may contain the reason. A [`Demand`], for example to send no requests for some time,
+//! is not an answer.
 
 use crate::address::Address;
 use crate::net::Failure;
@@ -16,8 +17,8 @@ pub type JsonObject = serde_json::Map<String, serde_json::Value>;
 #[derive(Clone, PartialEq, Debug)]
 pub enum Answer {
     Found(Finding),
-    /// The provider says that it has no facts about the address. Contains its response, or `None` if no part of the
-    /// response is stored. The caller stores this result, too. It has a limited lifetime.
+    /// The provider says that it has no facts about the address. Contains the response, or `None` if no part of the
+    /// response is stored. The caller stores this result, too, but for a limited lifetime.
     Absent(Option<JsonObject>),
     /// The provider did not accept the lookup. Contains its message.
     Refused(String),
@@ -26,18 +27,19 @@ pub enum Answer {
 /// Facts about an address, a block or a network.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Finding {
-    /// The caller stores these data in the document of the address or network, under the provider's name. The caller
-    /// adds the time of receipt.
+    /// The caller stores this JSON object in the document of the address or network, under the provider's name. The
+    /// caller also adds the time when the answer was received.
     pub source_data: JsonObject,
     pub network: Option<NetworkInfo>,
-    /// The prefix for which the answer is valid, if it is smaller than the lookup's block.
+    /// The prefix for which the answer is valid. `None` if the answer is valid for the whole block of the lookup.
     pub prefix: Option<Prefix>,
 }
 
-/// Facts about a network. The lookup was for the AS number, or for an address that the network announces.
+/// Facts about a network. The lookup was for the AS number of the network, or for an address that the network
+/// announces.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NetworkInfo {
-    /// The AS number. `None` in the answer to a lookup by AS number, because the caller knows the number.
+    /// The AS number. `None` if the lookup was for an AS number, because the caller then knows the number.
     pub asn: Option<u32>,
     /// Name of the organisation.
     pub name: Option<String>,
@@ -66,33 +68,38 @@ pub struct Anomalies {
 pub enum Demand {
     /// Send no requests for this time (429, Retry-After).
     Pause(Duration),
-    /// Send no requests until the settings change, because the key is wrong or lacks permission (401, 403). Contains
-    /// the reason as a sentence.
+    /// The client must send no requests until the settings or the key file change, because the key is wrong or lacks
+    /// permission (401, 403). Contains the reason as a sentence.
     Stop(String),
 }
 
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Reply {
-    /// Answers for requested addresses only. An address without an entry got no answer and is looked up again later.
+    /// Contains answers only for requested addresses. If an address has no entry, the provider gave no answer for it,
+    /// and the address is looked up again later.
     pub answers: BTreeMap<Address, Answer>,
-    /// Answers of an exchange about networks, by AS number. Only networks that were requested have an entry.
+    /// Answers of an exchange about networks. The AS number of the network is the key of an entry. Only requested
+    /// networks have an entry.
     pub networks: BTreeMap<u32, Answer>,
-    /// The reason why addresses have no answer. Set if the exchange failed.
+    /// If the exchange failed, the reason why addresses or networks have no answer. Otherwise `None`.
     pub failure: Option<Failure>,
-    /// Determines whether a failure or a refusal uses up an attempt of the lookups in this exchange. If true, it always
-    /// does. If false, the provider may be the cause, so it does only if the provider answers other lookups.
+    /// Determines whether a failure or a refusal uses up one attempt of each lookup in this exchange. If true, it uses
+    /// up an attempt in every case. If false, the provider may be the cause. Then an attempt is used up only if the
+    /// provider answers other lookups.
     pub blames_lookup: bool,
     pub demand: Option<Demand>,
     pub anomalies: Anomalies,
-    /// Additional information of the provider for operators: one line, such as a balance.
+    /// Additional information that the provider gives to operators, in one line. An example is the balance of the
+    /// account.
     pub notice: Option<String>,
-    /// The result of `Provider::credentials` for the key that this exchange used. The configured key may have been replaced since.
-    /// `None` if the provider needs no credentials.
+    /// The result of `Provider::credentials` for the key that this exchange used. The key file may have been changed
+    /// since then. `None` if the provider needs no credentials.
     pub credentials: Option<u64>,
-    /// Time until the connection was established or the server was known. `None` if neither happened.
+    /// Time until the connection was established, or until the address of the server was known. `None` if neither
+    /// happened.
     pub connected: Option<Duration>,
-    /// True if no request was sent, so no quota is used. If the lookup of the provider's host name failed, or the
-    /// connection failed, the value is false.
+    /// True if the exchange sent no request, so it used no quota. If the exchange tried to resolve the host name or to
+    /// connect, the value is false, even if this failed.
     pub unsent: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Settings of providers, and their values.
 //!
-//! A setting is declared once, as data, in its provider's file. The provider knows the type of the setting and reads
-//! the value with that type.
+//! The file of a provider declares each setting once, as data. The provider knows the type of the setting and reads the
+//! value as this type.
 
 use std::ffi::CStr;
 use std::fmt;
@@ -16,7 +16,7 @@ pub struct Setting {
     /// Further description, or empty.
     pub long: &'static CStr,
     pub kind: Kind,
-    /// The value names a host, a path or a person, so only superusers may read it.
+    /// If true, the value names a host, a path or a person, so only superusers may read the value.
     pub guarded: bool,
 }
 
@@ -31,7 +31,7 @@ pub enum Kind {
         most: i32,
         unit: Unit,
     },
-    /// A choice between words. The index of the chosen word is stored.
+    /// The value is one of several words. The extension stores the index of the chosen word.
     Choice {
         default: i32,
         words: &'static [&'static CStr],
@@ -49,13 +49,13 @@ pub enum Unit {
     Seconds,
 }
 
-/// Values of one provider's settings at one time, in the order of the declaration.
+/// The values that the settings of one provider have at one time. They are in the order of the declarations.
 #[derive(Clone, Default)]
 pub struct Settings {
     values: Vec<(&'static CStr, Value)>,
 }
 
-/// Prints names only. Values may contain the path of a key or a proxy's password.
+/// Prints only the names of the settings. A value may contain the path of a key file or the password of a proxy.
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.values.iter().map(|(name, _)| name)).finish()
@@ -66,7 +66,8 @@ impl fmt::Debug for Settings {
 pub enum Value {
     /// A text without surrounding blanks. `None` if it is empty.
     Text(Option<String>),
-    /// The value as a number: a number itself, the index of a chosen word, or 1 for a switch that is on.
+    /// The value as a number. A number is stored unchanged, and a word is stored as its index. A switch is stored as 1
+    /// if it is on, and as 0 if it is off.
     Number(i32),
 }
 
@@ -146,7 +147,8 @@ mod tests {
         assert!(shown.contains("test_proxy") && !shown.contains("word"), "{shown}");
     }
 
-    /// The server refuses to define a setting twice, and refuses a default outside the setting's range.
+    /// PostgreSQL refuses to define a setting twice. It also refuses a default that is outside the range of the
+    /// setting.
     #[test]
     fn each_setting_is_declared_once_and_sensibly() {
         let all = settings();

@@ -1,4 +1,4 @@
-//! SPUR: the kind of connection behind an address, and its proxies and VPNs.
+//! SPUR knows which kind of connection an address has, and which proxies and VPNs use the address.
 //!
 //! ```text
 //! GET <url>/<ip>                  ; header `Token: <token>`
@@ -13,13 +13,13 @@
 //! 400, 401, 403, 429 (the balance is used up), 500
 //! ```
 //!
-//! Any other 404 may come from a gateway or a web server, for example because the URL is mistyped. It says nothing
-//! about the address and is a failure.
+//! Any other response with status 404 may come from a gateway or a web server, for example because the URL is mistyped.
+//! Such a response says nothing about the address, so it counts as a failure.
 //!
 //! Source: SPUR's description of its context interface, <https://docs.spur.us>.
 //!
-//! The extension stores the whole JSON object of the response, also fields and values that this file does not name. Only the
-//! field `ip` is required, and must be the address of the lookup.
+//! The extension stores the whole JSON object of the response. This includes fields and values that this file does not
+//! name. Only the field `ip` is required. It must contain the address of the lookup.
 
 use super::http::settings::{absent_ttl, daily_quota, key_file, max_parallel, rate, timeout, ttl, url};
 use super::http::{
@@ -82,13 +82,15 @@ static SERVICE: HttpService = HttpService {
     suffix: "",
     key: Some(Key { file: &SPUR_TOKEN_FILE, header: "token", keyless: None }),
     contact: None,
-    // SPUR does not refill a used-up balance within a minute, so the pause is an hour.
+    // If the balance is used up, SPUR returns 429. SPUR does not refill the balance within a minute, so the pause is an
+    // hour.
     backoff: Backoff { default: Duration::from_secs(60 * 60), minimum: Duration::ZERO },
     read,
     notice,
 };
 
-/// Response headers about the account and the data, each with the words that describe the header to users.
+/// Response headers about the account and the data. Each entry also contains the words that describe the header to
+/// users.
 const NOTICES: [(&str, &str); 2] = [("x-balance-remaining", "balance"), ("x-result-dt", "date of the data")];
 
 /// Maximum length of this header, in characters.
@@ -108,7 +110,7 @@ fn read(address: Address, response: &HttpResponse<'_>) -> Option<ReadResult> {
     }
 }
 
-/// Returns whether a 404 is about the address, and not about the URL.
+/// Returns true if a response with status 404 is about the address, and not about the URL.
 fn is_absence(address: Address, body: &[u8]) -> bool {
     body.trim_ascii().is_empty()
         || http::object(body)
@@ -119,8 +121,8 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
     let Some(source_data) = http::object(body) else {
         return ReadResult::Malformed("the answer is not a JSON object");
     };
-    // Every field except `ip` is optional. Without this check any object would be accepted, such as the message of a gateway or an
-    // error.
+    // Every field except `ip` is optional. Without this check, any JSON object would be accepted, for example the error
+    // message of a gateway.
     match http::names(&source_data, "ip", address) {
         Some(true)
             if source_data.iter().all(|(member, value)| member == "ip" || http::says_nothing(value)) =>

@@ -1,22 +1,23 @@
 //! Limits the bytes received over a connection for one exchange.
 //!
-//! The limit counts all bytes, also bytes outside the body. The limit of the body does not cover three kinds of data:
-//! blocks of gzip that unpack to nothing, trailers, and interim responses. Without the limit on all bytes, an endless
-//! stream of such data would be read at full speed until the deadline.
+//! The limit counts all bytes of a response, and not only the body. The limit of the body does not cover three kinds of
+//! data: blocks of gzip that unpack to nothing, trailers, and interim responses. If a server sent such data without
+//! end, the client would read at full speed until the deadline.
 
 use std::cell::Cell;
 use std::time::Instant;
 use ureq::Error;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
-/// Maximum length of an unpacked body in bytes. The largest known answers have some dozens of KiB.
+/// Maximum length of an unpacked body, in bytes. The largest known answers have a few dozen KiB.
 pub(super) const LONGEST_BODY: u64 = 1024 * 1024;
-/// Limit in bytes after TLS decryption: the longest body, and the same amount for all other parts.
+/// Limit on the received bytes after TLS decryption. It is the maximum length of the body, plus the same number of
+/// bytes for all other parts of the response.
 const LONGEST: usize = 2 * LONGEST_BODY as usize;
 
 thread_local! {
-    /// Time at which the connection of this thread's request was established. `None` if the request uses an older
-    /// connection.
+    /// Time when the connection for the last request of this thread was established. `None` if the request uses a
+    /// connection that already existed.
     pub(super) static CONNECTED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
@@ -46,7 +47,7 @@ impl<T: Transport> Transport for Bounded<T> {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        // A request is being sent, so all bytes that are received from now on are the response to it. Nothing is sent
+        // This call sends a request. So all bytes that are received from now on belong to the response. Nothing is sent
         // while a response is read.
         self.received = 0;
         self.inner.transmit_output(amount, timeout)

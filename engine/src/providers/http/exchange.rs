@@ -1,12 +1,13 @@
 //! Sends one HTTP request and reads the response.
 //!
-//! An exchange has one deadline, one host and a limit on received bytes. The deadline covers everything from resolving the name to
-//! the last byte of the body. Redirects are not followed; they are responses like any other. The exchange uses a proxy only if the
-//! settings name it. The unpacked body is limited to one MiB. All bytes of a response together are limited to two MiB, see
-//! `bounded`.
+//! An exchange has one host, one deadline, and a limit on received bytes. The deadline covers all steps from the name
+//! resolution to the last byte of the body. The client does not follow a redirect, but treats it as a response like any
+//! other. A proxy is used only if the settings name one. The unpacked body is limited to one MiB. All bytes of a
+//! response together are limited to two MiB (see `bounded`).
 //!
-//! Connections are kept between exchanges, because a request then takes one round trip instead of four. `AGENTS`
-//! holds the agents, which outlive the threads that use them. Its lock is held briefly, never while data is sent.
+//! Connections stay open after an exchange, because the next request then takes one round trip instead of four. The
+//! static variable `AGENTS` contains the HTTP agents, which own the connections. Agents exist longer than the threads
+//! that use them. A thread locks `AGENTS` only for a short time, and never while it sends data.
 
 use super::bounded::{BoundedConnector, CONNECTED, LONGEST_BODY};
 use super::target::Target;
@@ -25,23 +26,24 @@ use ureq::{Agent, Error, Proxy, Timeout};
 const INPUT_BUFFER: usize = 32 * 1024;
 const OUTPUT_BUFFER: usize = 8 * 1024;
 
-/// Maximum length of a head in bytes. It must be less than `INPUT_BUFFER`, because a head that fills the buffer looks like a
-/// truncated head.
+/// Maximum length of the head of a response, in bytes. It must be less than `INPUT_BUFFER`. Otherwise a head that fills
+/// the buffer would look like a truncated head.
 const LONGEST_HEAD: usize = 16 * 1024;
 
 /// Maximum number of idle connections. The settings allow the same number of concurrent exchanges with one host.
 const MOST_IDLE: usize = 32;
 
-/// Maximum number of agents: enough for the providers with their current and previous settings.
+/// Maximum number of HTTP agents in the cache. Each provider needs one agent for its current settings, and for a short
+/// time one for its previous settings.
 const MOST_AGENTS: usize = 8;
 
-/// Agents are dropped after this time without use, because they hold connections. `LONGEST_LIFE` also limits the age of
-/// agents that are in constant use. Otherwise such an agent would never notice that the system's root certificates have
-/// changed.
+/// If an agent is not used for the time `LONGEST_IDLE`, it is dropped, because agents hold connections. `LONGEST_LIFE`
+/// limits the age of an agent that is always in use. Otherwise this agent would never notice that the system's root
+/// certificates have changed.
 const LONGEST_IDLE: Duration = Duration::from_secs(60);
 const LONGEST_LIFE: Duration = Duration::from_secs(60 * 60);
 
-/// First part of the User-Agent that providers receive; RFC 9110 section 10.1.5.
+/// First part of the User-Agent header that is sent to providers (RFC 9110, section 10.1.5).
 pub(crate) const USER_AGENT: &str = concat!("cowrie_enrich/", env!("CARGO_PKG_VERSION"));
 
 pub(crate) struct Request<'a> {
@@ -50,7 +52,7 @@ pub(crate) struct Request<'a> {
     pub(crate) url: String,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) timeout: Duration,
-    /// Proxy for all exchanges, except exchanges with a server on this machine.
+    /// Proxy for the request. It is not used if the host of the request is this machine.
     pub(crate) proxy: Option<String>,
 }
 
@@ -60,8 +62,8 @@ pub(crate) struct Response {
     pub(crate) body: Result<Vec<u8>, Failure>,
 }
 
-/// Sends a GET request. Returns the head of the response, and its body or the reason why it is incomplete. ureq cannot
-/// be interrupted, so a cancelled caller waits for the deadline at most.
+/// Sends a GET request. Returns the head of the response, and the body. If the body is incomplete, returns the reason
+/// instead of the body. ureq cannot be interrupted, so a caller that was cancelled may have to wait until the deadline.
 pub(super) fn get(request: Request<'_>) -> Result<Response, Failure> {
     send(request, |agent, url, headers| {
         headers.into_iter().fold(agent.get(url), |call, (name, value)| call.header(name, value)).call()
@@ -111,8 +113,9 @@ fn send_with(
     })
 }
 
-/// Returns the time from `begun` until this thread's last request had a connection. The time is zero for a kept
-/// connection. Returns `None` if no connection was established. The TLS handshake comes later and is not included.
+/// Returns the time from `begun` until the last request of this thread had a connection. If the connection already
+/// existed, the time is zero. If no connection was established, returns `None`. The TLS handshake comes later, so its
+/// time is not included.
 pub(super) fn connected(begun: Instant, failure: Option<&Failure>) -> Option<Duration> {
     match CONNECTED.take() {
         Some(at) => Some(at.saturating_duration_since(begun)),
@@ -120,7 +123,7 @@ pub(super) fn connected(begun: Instant, failure: Option<&Failure>) -> Option<Dur
     }
 }
 
-/// Reads a body. Stops after the maximum length and returns `None` for a longer body.
+/// Reads a body up to the maximum length. If the body is longer, stops and returns `None`.
 fn read(body: impl Read) -> std::io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     body.take(LONGEST_BODY + 1).read_to_end(&mut bytes)?;
@@ -141,7 +144,7 @@ struct CachedAgent {
     used: Instant,
 }
 
-/// The agents in the order of their last use. The agent that was used last is at the end.
+/// The agents, ordered by the time of their last use. The agent that was used most recently is at the end.
 struct Agents(Vec<CachedAgent>);
 
 static AGENTS: Mutex<Agents> = Mutex::new(Agents(Vec::new()));
@@ -173,22 +176,22 @@ fn new_agent(settings: &AgentSettings) -> Result<Agent, Error> {
 }
 
 fn config(settings: &AgentSettings) -> Result<Config, Error> {
-    // Passes the cryptography provider explicitly, because this crate does not set a default provider for the process.
+    // The cryptography provider is passed explicitly, because this crate does not set a default for the process.
     let tls = TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .build();
     let config = Agent::config_builder()
         .tls_config(tls)
-        // The proxy is always set. Otherwise ureq would read it from the environment.
+        // The proxy is always set, even if it is `None`. Otherwise ureq would read a proxy from the environment.
         .proxy(settings.proxy.as_deref().map(Proxy::new).transpose()?)
         .user_agent(USER_AGENT)
         .accept("application/json")
         .http_status_as_error(false)
         .max_redirects(0)
         .timeout_global(Some(settings.timeout))
-        // Resolving the name and connecting may each take half of the time. So an unresolved name, an unreachable host and
-        // a host that does not answer give different errors.
+        // Resolving the name may take half of the time, and connecting may take half of the time. So three errors
+        // differ: the name cannot be resolved, the host cannot be reached, and the host does not respond.
         .timeout_resolve(Some(settings.timeout / 2))
         .timeout_connect(Some(settings.timeout / 2))
         .max_response_header_size(LONGEST_HEAD)
@@ -200,13 +203,14 @@ fn config(settings: &AgentSettings) -> Result<Config, Error> {
     Ok(config)
 }
 
-/// Returns whether the proxy can be used. SOCKS is not built in.
+/// Returns true if the client can use this proxy. The client does not support SOCKS.
 pub(super) fn is_proxy(url: &str) -> bool {
     Proxy::new(url)
         .is_ok_and(|proxy| matches!(proxy.protocol(), ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https))
 }
 
-/// Converts an error. Texts of ureq may contain the URL, so only texts of the system and of rustls are passed on.
+/// Converts an error of ureq. The error texts of ureq may contain the URL. So only the texts of the system and of
+/// rustls are passed on.
 fn failure_of(error: Error, host: &str, proxied: bool) -> Failure {
     let through = if proxied { " through the proxy" } else { "" };
     let connect =
@@ -233,7 +237,8 @@ fn failure_of(error: Error, host: &str, proxied: bool) -> Failure {
 }
 
 fn failure_of_io(error: &std::io::Error, host: &str, connect: impl Fn(String) -> Failure) -> Failure {
-    // The standard library has no error kind for a failed `getaddrinfo`, but the text of this error begins with these words.
+    // The standard library has no error kind for a failed call of `getaddrinfo`. The text of this error begins with
+    // these words.
     const UNRESOLVED: &str = "failed to lookup address information";
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match error.kind() {
@@ -253,7 +258,8 @@ fn failure_of_io(error: &std::io::Error, host: &str, connect: impl Fn(String) ->
     }
 }
 
-/// Runs `get` with these bytes as the server's whole output. Returns the result and the number of bytes read.
+/// Runs `get` with a simulated server that sends exactly these bytes. Returns the result, and the number of bytes that
+/// the client read.
 #[cfg(any(test, fuzzing))]
 pub(super) fn get_from_memory(request: Request<'_>, bytes: &[u8]) -> (Result<Response, Failure>, usize) {
     use super::memory::{CannedConnector, FixedResolver};

@@ -1,6 +1,7 @@
 //! Invariants of replies, for any bytes that a provider sends.
 //!
-//! The input has a first line `STATUS [VALUE]`, then the body. The value is used for every header that the code reads.
+//! The first line of the input is `STATUS [VALUE]`. The rest of the input is the body. VALUE becomes the value of every
+//! header that the code reads.
 //!
 //! ```text
 //! 429 120
@@ -16,7 +17,7 @@ use crate::providers::greynoise::GreyNoise;
 use crate::providers::spur::Spur;
 use std::net::IpAddr;
 
-/// The requested address, and the key that the request sends to the provider.
+/// `ASKED` is the requested address. `KEY` is the key that the request sends to the provider.
 const ASKED: &str = "192.0.2.1";
 const KEY: &[u8] = b"k3y-that-nobody-may-see";
 
@@ -84,7 +85,7 @@ pub fn spur_answer(bytes: &[u8]) {
     }
 }
 
-/// Checks a whole response of a server: head and body, plain, chunked or compressed.
+/// Checks the client with a whole response of a server, head and body. The body is plain, chunked or compressed.
 pub fn http_answer(bytes: &[u8]) {
     let service = GreyNoise.service();
     let target = Target::parse("http://provider.example/v3").expect("a URL");
@@ -137,7 +138,7 @@ pub fn http_settings(bytes: &[u8]) {
         assert_eq!(uri.authority().map(|who| who.as_str().to_ascii_lowercase()), Some(target.host.clone()));
         assert!(uri.path().ends_with(&format!("/{ASKED}")) && uri.query() == Some("json"), "{about}");
         assert!(!target.host.contains('@') && !about.contains(['#', ' ']) && about.len() < 2200);
-        // A key is sent to the host of the connection, so this host must determine whether a key may be sent.
+        // A key is sent to the host of the connection. So this host must determine whether a key may be sent.
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
         let local = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
         assert_eq!(target.may_see_keys(), uri.scheme_str() == Some("https") || local, "{text}");
@@ -153,7 +154,8 @@ pub fn http_settings(bytes: &[u8]) {
     let _ = exchange::is_proxy(text);
 }
 
-/// Splits `bytes` into a response as described above. Returns the reply to the response, and the body as JSON.
+/// Converts the input of a fuzz target into a response. Returns the reply that the service makes from this response,
+/// and the body as JSON.
 fn replied(service: &'static HttpService, bytes: &[u8]) -> (Reply, Option<Value>) {
     let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let (line, body) = (&bytes[..end], bytes.get(end + 1..).unwrap_or_default());
@@ -178,7 +180,8 @@ fn replied(service: &'static HttpService, bytes: &[u8]) -> (Reply, Option<Value>
     (reply, serde_json::from_slice(body).ok())
 }
 
-/// Returns whether a member of the body is the requested address. Parses the member with the standard library.
+/// Returns true if a member of the body is the requested address. Returns `None` if the body has no such member. Parses
+/// the address with the standard library.
 fn named(body: &Option<Value>, member: &str) -> Option<bool> {
     let text = match body.as_ref()?.get(member)? {
         Value::Null => return None,

@@ -1,5 +1,5 @@
-//! A connection that uses no socket, and delivers bytes that the caller chose. Fuzz targets use it for millions of
-//! responses.
+//! A simulated connection without a socket. It delivers the bytes that the caller has chosen. Fuzz targets use it to
+//! test millions of responses.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

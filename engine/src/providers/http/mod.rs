@@ -1,7 +1,8 @@
 //! HTTP providers, with one address per request.
 //!
-//! A provider is an `HttpService`: data, and one function that reads its responses. This folder contains the code that all services
-//! share. The status code has the following meaning, unless the service's function decides otherwise.
+//! An `HttpService` describes one provider: it contains data, and one function that reads the provider's responses.
+//! This folder contains the code that all services share. If the function of a service does not decide otherwise, the
+//! status of a response has the following meaning.
 //!
 //! | status | means |
 //! |---|---|
@@ -9,7 +10,7 @@
 //! | 400 | the provider does not accept the lookup |
 //! | 401, 403 | the provider does not accept the key: stop |
 //! | 429, and 503 with a time | pause |
-//! | others, redirects among them | failure |
+//! | all others, including redirects | failure |
 //!
 //! | file | holds |
 //! |---|---|
@@ -50,14 +51,16 @@ use std::time::{Duration, Instant, SystemTime};
 pub(crate) use target::Target;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 
-/// Maximum length of the stored JSON of one answer, in bytes. Larger rows would slow down their readers.
+/// Maximum length of the JSON that is stored for one answer, in bytes. Larger rows would make queries of the table
+/// slow.
 const LONGEST_KEPT: usize = 64 * 1024;
 
-/// Maximum length in characters of a provider's message, and of the contact sent to the provider.
+/// Maximum length, in characters, of a provider's message, and of the contact that is sent to the provider.
 const LONGEST_WORDS: usize = 100;
 const LONGEST_CONTACT: usize = 200;
 
-/// Range of the pause that a provider may request. A longer time is a mistake, and a pause of zero is not a pause.
+/// Shortest and longest pause that a provider can request. A longer time is probably a mistake, and a time of zero
+/// would be no pause. Such a time is replaced by the nearer limit.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -71,7 +74,8 @@ pub(super) trait HttpProvider: Sync {
     }
 }
 
-/// The values that the provider's methods return, and the data for requests.
+/// Data about one provider: the values that the methods of the provider return, and the data from which requests are
+/// made.
 pub(super) struct HttpService {
     pub(super) name: &'static str,
     pub(super) title: &'static str,
@@ -100,10 +104,10 @@ pub(super) struct Key {
     pub(super) keyless: Option<Keyless>,
 }
 
-/// Terms of requests without a key. An operator accepts the terms by setting the key file to `word`.
+/// Terms for requests without a key. To accept the terms, an operator sets the setting for the key file to `word`.
 pub(super) struct Keyless {
     pub(super) word: &'static str,
-    /// Maximum number of requests in a day, even if the setting allows more.
+    /// Maximum number of requests without a key in one day. It applies even if the setting allows more requests.
     pub(super) daily_quota: u32,
 }
 
@@ -111,7 +115,7 @@ pub(super) struct Keyless {
 pub(super) struct Backoff {
     /// Used if the provider names no time.
     pub(super) default: Duration,
-    /// The shortest pause. It applies even if the provider names a shorter time.
+    /// The shortest pause. It is used even if the provider states a shorter time.
     pub(super) minimum: Duration,
 }
 
@@ -140,7 +144,8 @@ struct RequestParts {
     proxy: Option<String>,
 }
 
-/// The contents of the key file. `None` if no file is set. `Err` is a sentence that names the setting.
+/// The result of reading the key file. `Ok(None)` means that no key file is set. `Err` contains a sentence that names
+/// the setting.
 type ReadKey = Result<Option<Secret>, String>;
 
 /// Why no request was sent.
@@ -208,9 +213,10 @@ impl<T: HttpProvider> Provider for T {
 }
 
 impl HttpService {
-    /// Hashes the URL, the contact and the key. An unreadable key file gives another hash than any valid key.
+    /// Returns a hash of the URL, the contact and the key. If the key file cannot be read, the hash differs from the
+    /// hash of every valid key.
     fn credentials(&self, settings: &Settings, read: &ReadKey) -> u64 {
-        // This hasher has fixed keys, so every process computes the same number.
+        // This hash function uses constants as its keys, so every process computes the same number.
         let mut hasher = DefaultHasher::new();
         settings.text(self.common.url).hash(&mut hasher);
         self.contact.and_then(|setting| settings.text(setting)).hash(&mut hasher);
@@ -222,8 +228,8 @@ impl HttpService {
         hasher.finish()
     }
 
-    /// Looks up the first address. Further addresses get no answer. Reads the key once, so the reply is judged by the key that was
-    /// sent.
+    /// Looks up only the first address. Further addresses get no answer. Reads the key file only once, so
+    /// `Reply::credentials` belongs to the key that was sent.
     fn fetch(&self, addresses: &[Address], settings: &Settings, cancel: &Cancel) -> Reply {
         let Some(address) = addresses.first().copied() else {
             return Reply { unsent: true, ..Reply::default() };
@@ -405,7 +411,7 @@ impl HttpService {
 }
 
 impl Key {
-    /// Returns the terms of requests without a key, if the operator has accepted them.
+    /// If the operator has accepted the terms for requests without a key, returns these terms.
     fn keyless(&self, settings: &Settings) -> Option<&Keyless> {
         let word = settings.text(self.file)?;
         self.keyless.as_ref().filter(|terms| terms.word == word)
@@ -437,7 +443,8 @@ fn name(setting: &Setting) -> String {
     setting.name.to_string_lossy().into_owned()
 }
 
-/// Returns the stored form of an answer, without the key. Returns `None` if it is too long.
+/// Removes the key from an answer, and returns the answer in the form that is stored. Returns `None` if the answer is
+/// too long.
 fn keep(answer: Answer, secret: Option<&Secret>) -> Option<Answer> {
     let clean = |source_data: JsonObject| {
         let mut source_data = Value::Object(source_data);
@@ -471,7 +478,8 @@ pub(super) fn object(body: &[u8]) -> Option<JsonObject> {
     }
 }
 
-/// Returns true for null and blank texts, and for lists and objects that contain only such values.
+/// Returns true if a value contains no information: null, a blank text, or a list or object that contains only such
+/// values.
 pub(super) fn says_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -482,7 +490,8 @@ pub(super) fn says_nothing(value: &Value) -> bool {
     }
 }
 
-/// Returns whether a member of an answer is this address. Returns `None` if the member is missing.
+/// Returns true if a member of an answer is this address. Returns `None` if the answer does not have the member, or if
+/// the member is null.
 pub(super) fn names(object: &JsonObject, member: &str, address: Address) -> Option<bool> {
     match object.get(member)? {
         Value::Null => None,
@@ -506,7 +515,8 @@ fn cut(text: &str) -> String {
     text.chars().take(LONGEST_WORDS).collect()
 }
 
-/// Returns the host of a redirect only, because the rest may repeat the request and its secrets.
+/// Returns a text with the host of a redirect. The text leaves out the rest of the URL, because the rest may repeat the
+/// request and its secrets.
 fn redirected_to(headers: &HeaderMap, hide: &dyn Fn(&str) -> String) -> Option<String> {
     let location: Uri = headers.get(header::LOCATION)?.to_str().ok()?.parse().ok()?;
     Some(match location.host().filter(|_| location.scheme().is_some()) {
@@ -515,7 +525,7 @@ fn redirected_to(headers: &HeaderMap, hide: &dyn Fn(&str) -> String) -> Option<S
     })
 }
 
-/// Parses a number of seconds or a date; RFC 9110 section 10.2.3.
+/// Parses the time in a Retry-After header: a number of seconds or a date (RFC 9110, section 10.2.3).
 pub(crate) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim_ascii();
     let rest = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {

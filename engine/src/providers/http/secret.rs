@@ -1,7 +1,8 @@
 //! Keys from key files.
 //!
-//! The key is read for each exchange, so that a replaced file takes effect at once. It is sent in one request header only. It does
-//! not appear in `Debug` or in a failure. If a response repeats the key, it is removed from the answer.
+//! Each exchange reads the key file, so a new key takes effect at once. The key is sent only in one header of the
+//! request. `Debug` output and failures never contain the key. If a response repeats the key, the key is removed from
+//! the answer.
 
 use serde_json::Value;
 use std::borrow::Cow;
@@ -11,10 +12,11 @@ use ureq::http::HeaderValue;
 
 use crate::regular_file;
 
-/// Maximum length of a key file in bytes. Keys have some dozens of characters.
+/// Maximum length of a key file, in bytes. Keys of providers have a few dozen characters.
 const LONGEST: u64 = 4096;
 
-/// Minimum length of a key to hide, in characters. Shorter texts occur in answers by chance.
+/// Minimum length, in characters, of a key that is removed from answers. A shorter text may occur in an answer by
+/// chance.
 const SHORTEST_TO_HIDE: usize = 8;
 
 /// Replaces the key in texts.
@@ -25,7 +27,8 @@ const HIDDEN: &str = "[key]";
 pub(super) struct Secret(String);
 
 impl Secret {
-    /// Reads a key file. The error text follows the setting's name and contains neither path nor content.
+    /// Reads a key file. The caller puts the setting's name before the error text. The error text contains neither the
+    /// path nor the contents of the file.
     pub(super) fn read(path: &str) -> Result<Self, String> {
         let unreadable = |error: io::Error| match error.kind() {
             ErrorKind::InvalidInput => "is not a file".to_owned(),
@@ -54,8 +57,8 @@ impl Secret {
         Ok(Self(key.iter().copied().map(char::from).collect()))
     }
 
-    /// Returns the key as a header value that is marked as sensitive, so that it is not logged. `None` cannot occur,
-    /// because all characters are valid in headers.
+    /// Returns the key as the value of a header. The value is marked as sensitive, so it is not logged. `None` cannot
+    /// occur, because a key contains only characters that are valid in headers.
     pub(super) fn header(&self) -> Option<HeaderValue> {
         let mut value = HeaderValue::from_str(&self.0).ok()?;
         value.set_sensitive(true);
@@ -72,7 +75,8 @@ impl Secret {
         text.replace(&self.0, HIDDEN)
     }
 
-    /// Removes the key from a body. This must happen before the body is cut, because a cut could split the key.
+    /// Removes the key from a body. The caller must call this function before it shortens the body. Otherwise the end
+    /// of the shortened body could be a part of the key.
     pub(super) fn hide_in_bytes<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
         let key = self.0.as_bytes();
         let find = |bytes: &[u8]| bytes.windows(key.len()).position(|window| window == key);
@@ -89,8 +93,8 @@ impl Secret {
         Cow::Owned(clean)
     }
 
-    /// Removes the key from an answer. Otherwise the key would be stored if the provider repeats the request, as test
-    /// services do.
+    /// Removes the key from an answer. Some services, for example services for tests, repeat the request in the
+    /// response. Otherwise the key would then be stored.
     pub(super) fn hide_in_value(&self, value: &mut Value) {
         match value {
             Value::String(text) if self.0.len() >= SHORTEST_TO_HIDE && text.contains(&self.0) => {

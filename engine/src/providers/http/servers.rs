@@ -1,7 +1,8 @@
-//! HTTP servers for tests: they stand in for providers and for servers that misbehave.
+//! HTTP servers for tests. They replace the servers of providers, and they simulate servers that send invalid
+//! responses.
 //!
-//! Each server listens on a port of 127.0.0.1 that the kernel chooses, follows its script, and records its requests.
-//! Tests assert on the record.
+//! Each server listens on a port of 127.0.0.1 that the kernel chooses. The server responds as its script says, and
+//! records the requests. The tests check this record.
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -41,7 +42,7 @@ impl Asked {
     }
 }
 
-/// An HTTP server. The script responds to one request, and returns whether the connection stays open.
+/// An HTTP server for tests. The script responds to one request, and returns true if the connection stays open.
 pub(in crate::providers) struct Server {
     pub(in crate::providers) port: u16,
     record: Arc<Record>,
@@ -145,7 +146,7 @@ pub(in crate::providers) fn read_head(stream: &mut dyn Duplex) -> Option<String>
     Some(String::from_utf8(head).unwrap())
 }
 
-/// Returns a response as bytes. `status` is for example `200 OK`. `headers` contains lines with their line ends.
+/// Returns a response as bytes. An example of `status` is `200 OK`. `headers` contains lines with their line ends.
 pub(in crate::providers) fn answer(status: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}\r\n", body.len());

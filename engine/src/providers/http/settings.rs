@@ -1,6 +1,7 @@
 //! Settings that all HTTP providers share.
 //!
-//! This file has the parts that several providers share. A provider's file names its settings and their defaults.
+//! This file contains the parts of settings that several providers share. The file of each provider contains the names
+//! and the defaults of its settings.
 
 use crate::providers::setting::{Kind, Unit};
 use crate::providers::{Lifetimes, Limits, Setting, Settings};
@@ -8,7 +9,7 @@ use crate::rate::Rate;
 use std::ffi::CStr;
 use std::time::Duration;
 
-/// The proxy of all HTTP providers. Each HTTP provider lists it among its settings.
+/// The setting that names the proxy of all HTTP providers. Each HTTP provider lists this setting among its settings.
 pub static HTTP_PROXY: Setting = Setting {
     name: c"cowrie_enrich.http_proxy",
     short: c"URL of the proxy for requests to GreyNoise, DShield and SPUR.",

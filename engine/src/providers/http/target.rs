@@ -1,6 +1,6 @@
-//! Parses provider URLs, and decides whether a key may be sent to them.
+//! Parses the URLs of providers, and decides whether a key may be sent to a URL.
 //!
-//! A key is sent over TLS only. There is one exception: a URL whose host is this machine needs no TLS.
+//! A key is sent only over TLS. There is one exception: if the host of the URL is this machine, TLS is not required.
 
 use crate::address::Address;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -40,7 +40,8 @@ impl Target {
         if url.contains(['?', '#']) {
             return Err("contains a query or a fragment");
         }
-        // `Uri` accepts any text as port, and ureq replaces an invalid port by the scheme's default.
+        // `Uri` accepts any text as the port, and ureq replaces an invalid port by the default port of the scheme. So
+        // this function checks the port.
         let port = authority.as_str().strip_prefix(authority.host()).ok_or(MALFORMED)?;
         if authority.host().is_empty() || !(port.is_empty() || authority.port_u16().is_some_and(|n| n != 0)) {
             return Err(MALFORMED);
@@ -62,8 +63,8 @@ impl Target {
         format!("{}{path}", self.base)
     }
 
-    /// Returns the URL of an address. Addresses contain digits, letters, dots and colons only, so no escapes are
-    /// needed.
+    /// Returns the URL for the lookup of an address. An address contains only digits, letters, dots and colons, so no
+    /// character must be escaped.
     pub(super) fn about(&self, address: Address, suffix: &str) -> String {
         format!("{}/{address}{suffix}", self.base)
     }

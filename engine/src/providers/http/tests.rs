@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-/// JSON of a few levels, including texts and numbers that providers send.
+/// Generates JSON values of a few levels. The values include texts and numbers that providers send.
 pub(in crate::providers) fn json() -> impl Strategy<Value = serde_json::Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -68,7 +68,7 @@ fn spur(url: &str, key: &TempFile) -> Settings {
     Settings::defaults(Spur.settings()).with(&SPUR_URL, text(url)).with(&SPUR_TOKEN_FILE, text(key.path()))
 }
 
-/// Sets the timeout in milliseconds. All slow tests use the same timeout and so share one agent.
+/// Sets the timeout in milliseconds. All slow tests use the same timeout, so they share one HTTP agent.
 fn within(settings: Settings, timeout: i32) -> Settings {
     settings.with(&GREYNOISE_TIMEOUT, setting::Value::Number(timeout))
 }
@@ -263,11 +263,11 @@ fn endless_body_is_given_up_early() {
     assert!(sent < 30_000_000, "{sent}");
 }
 
-/// Each response is endless, but its body unpacks to nothing, so the limit of the body never applies. The limit on all
-/// received bytes ends each exchange long before its deadline.
+/// The server sends a response without an end. The body unpacks to nothing, so the limit of the body never applies. The
+/// limit on all received bytes ends each exchange long before its deadline.
 #[test]
 fn endless_nothing_is_given_up_early() {
-    // A deflate block of the type "stored" that is empty and is not the last block.
+    // A deflate block of the type "stored". The block is empty and is not marked as the last block.
     const EMPTY_BLOCK: &[u8] = b"\0\0\0\xff\xff";
     let gzip_head = b"\x1f\x8b\x08\0\0\0\0\0\0\x03";
     let gzipped = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\nContent-Encoding: gzip\r\n\r\n";
@@ -291,7 +291,7 @@ fn endless_nothing_is_given_up_early() {
         });
         let reply = ask(&GreyNoise, &greynoise(&server.url("")));
         assert_eq!(reply.failure, Some(Failure::TooLarge), "{what}");
-        // The client reads two MiB at most, and the kernel's buffers hold the rest of the sent bytes.
+        // The client reads two MiB at most. The other sent bytes are in the buffers of the kernel.
         let sent = count.recv().unwrap();
         assert!(sent < 30_000_000, "{what}: {sent}");
     }
@@ -487,7 +487,7 @@ fn key_goes_over_no_open_line() {
     assert!(GreyNoise.blocked_reason(&settings).is_some() && ask(&GreyNoise, &settings).failure.is_some());
     assert_eq!(proxy.connections(), 0);
 
-    // A request without a key sends no secret, so any URL is allowed.
+    // A request without a key sends no secret, so its URL need not use TLS.
     assert_eq!(GreyNoise.blocked_reason(&greynoise("http://192.0.2.99/")), None);
     for url in ["https://a.example", "http://localhost:1/x", "http://127.9.9.9", "http://[::1]:80/"] {
         assert_eq!(Spur.blocked_reason(&spur(url, &key)), None, "{url}");
@@ -536,7 +536,7 @@ fn obstacles_name_their_setting() {
     assert!(unset.starts_with("cowrie_enrich.greynoise_api_key_file is not set: "), "{unset}");
 }
 
-/// GreyNoise gets no request unless an operator has set a key file or the community interface.
+/// GreyNoise gets a request only if an operator has set a key file or the community interface.
 #[test]
 fn greynoise_is_asked_with_consent_alone() {
     let server = Server::answering(answer("200 OK", "", SEEN));
@@ -615,7 +615,7 @@ fn replaced_key_is_used_at_once_and_changes_the_credentials() {
     assert_eq!(all.len(), count);
 }
 
-/// The provider waits until the key has been replaced, then refuses the old one.
+/// The test server first replaces the contents of the key file, and then refuses the old key.
 #[test]
 fn reply_names_the_credentials_that_were_sent() {
     let key = Arc::new(TempFile::new("one"));
@@ -759,8 +759,8 @@ fn proxy_is_asked_to_connect_to_the_provider() {
     assert_eq!(proxy.asked()[0].line(), "CONNECT provider.test:8080 HTTP/1.1");
     assert_eq!(proxy.asked()[0].header("user-agent"), Some(USER_AGENT));
 
-    // The exchange does not use the proxy for a server on this host, because a proxy cannot reach the ports of this
-    // host.
+    // The exchange does not use the proxy for a server on this host, because a proxy cannot reach the loopback address
+    // of this host.
     let server = Server::answering(answer("200 OK", "", SEEN));
     let settings = greynoise(&server.url("")).with(&HTTP_PROXY, text(&proxy.url("")));
     assert_eq!(source_data(&ask(&GreyNoise, &settings))["noise"], true);
@@ -781,7 +781,7 @@ fn proxy_that_refuses_is_told_from_the_provider() {
     );
 }
 
-/// The tests below run this test in a separate process. It makes one exchange on a thread of the pool.
+/// Other tests run this test in a separate process. The test makes one exchange on a thread of a pool.
 #[test]
 #[ignore = "run by other tests"]
 fn child() {
@@ -840,7 +840,7 @@ fn certificate_is_checked_against_the_roots_of_the_system() {
     let other = TempFile::new(Authority::new().pem);
     let told = run_child(&url, &[("SSL_CERT_FILE", other.path())]);
     assert!(told.contains("answers: 0, failure: Some(Connect(") && told.contains("certificate"), "{told}");
-    // The authority is the right one, but the certificate does not contain the host name.
+    // The trusted certificate authority has signed the certificate, but the certificate does not contain the host name.
     let told = run_child(&url.replace("127.0.0.1", "localhost"), &[("SSL_CERT_FILE", roots.path())]);
     assert!(told.contains("answers: 0, failure: Some(Connect(") && told.contains("certificate"), "{told}");
     assert_eq!(server.asked().len(), 1);
