@@ -1,8 +1,8 @@
 //! Providers of facts about addresses.
 //!
-//! Each provider has its own file or folder in this folder, and one entry in [`ALL`]. It declares its settings and
-//! limits, performs lookups, and returns a [`Reply`]. Callers use a provider only through the trait [`Provider`]. They
-//! pass the values of the settings as data.
+//! Each provider has its own file or folder in this folder, and one entry in [`ALL`]. The file declares the settings
+//! and the limits of the provider, performs lookups, and returns a [`Reply`]. The worker uses all providers through the
+//! trait [`Provider`], and passes the values of the settings as data.
 //!
 //! | file | holds |
 //! |---|---|

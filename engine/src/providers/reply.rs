@@ -18,7 +18,7 @@ pub type JsonObject = serde_json::Map<String, serde_json::Value>;
 pub enum Answer {
     Found(Finding),
     /// The provider says that it has no facts about the address. Contains the response, or `None` if no part of the
-    /// response is stored. The caller stores this result, too, but for a limited lifetime.
+    /// response is stored. The caller stores this result for a limited lifetime.
     Absent(Option<JsonObject>),
     /// The provider did not accept the lookup. Contains its message.
     Refused(String),
@@ -99,7 +99,7 @@ pub struct Reply {
     /// happened.
     pub connected: Option<Duration>,
     /// True if the exchange sent no request, so it used no quota. If the exchange tried to resolve the host name or to
-    /// connect, the value is false, even if this failed.
+    /// connect, the value is false, even if this step failed.
     pub unsent: bool,
 }
 

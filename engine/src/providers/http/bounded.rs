@@ -16,8 +16,8 @@ pub(super) const LONGEST_BODY: u64 = 1024 * 1024;
 const LONGEST: usize = 2 * LONGEST_BODY as usize;
 
 thread_local! {
-    /// Time when the connection for the last request of this thread was established. `None` if the request uses a
-    /// connection that already existed.
+    /// Time when this thread established the connection for its last request. `None` if the request uses a connection
+    /// that already existed.
     pub(super) static CONNECTED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 

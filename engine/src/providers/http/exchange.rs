@@ -190,8 +190,8 @@ fn config(settings: &AgentSettings) -> Result<Config, Error> {
         .http_status_as_error(false)
         .max_redirects(0)
         .timeout_global(Some(settings.timeout))
-        // Resolving the name may take half of the time, and connecting may take half of the time. So three errors
-        // differ: the name cannot be resolved, the host cannot be reached, and the host does not respond.
+        // Resolving the name may take half of the time, and connecting may take half of the time. So the error shows
+        // which step failed: the name resolution, the connection, or the response.
         .timeout_resolve(Some(settings.timeout / 2))
         .timeout_connect(Some(settings.timeout / 2))
         .max_response_header_size(LONGEST_HEAD)

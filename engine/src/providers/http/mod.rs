@@ -104,7 +104,8 @@ pub(super) struct Key {
     pub(super) keyless: Option<Keyless>,
 }
 
-/// Terms for requests without a key. To accept the terms, an operator sets the setting for the key file to `word`.
+/// Terms for requests without a key. To accept the terms, an operator sets the setting of the key file to the word
+/// `word`.
 pub(super) struct Keyless {
     pub(super) word: &'static str,
     /// Maximum number of requests without a key in one day. It applies even if the setting allows more requests.
@@ -115,7 +116,7 @@ pub(super) struct Keyless {
 pub(super) struct Backoff {
     /// Used if the provider names no time.
     pub(super) default: Duration,
-    /// The shortest pause. It is used even if the provider states a shorter time.
+    /// The shortest pause. If the provider states a shorter time, this pause is used instead.
     pub(super) minimum: Duration,
 }
 

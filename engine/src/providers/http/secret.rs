@@ -94,7 +94,7 @@ impl Secret {
     }
 
     /// Removes the key from an answer. Some services, for example services for tests, repeat the request in the
-    /// response. Otherwise the key would then be stored.
+    /// response. Without this step, the key would then be stored.
     pub(super) fn hide_in_value(&self, value: &mut Value) {
         match value {
             Value::String(text) if self.0.len() >= SHORTEST_TO_HIDE && text.contains(&self.0) => {

@@ -150,7 +150,7 @@ fn what_does_not_exist_is_absent() {
     assert_eq!(reply.answers.into_values().collect::<Vec<_>>(), [RouteAnswer::Absent, RouteAnswer::Absent]);
 }
 
-/// If a DNS server is a filter, or has no connection to the internet, it may deny names that exist.
+/// A DNS server that filters names, or that has no connection to the internet, may deny names that exist.
 #[test]
 fn absence_counts_only_from_a_server_that_knows_the_zone() {
     let own_names = [None, Some(vec![]), texts(&["64496 | US | arin | 2000-03-30 | OTHERS, US"])];

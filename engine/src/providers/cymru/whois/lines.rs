@@ -24,7 +24,7 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Passes each complete line to `read`, without blanks at the beginning and at the end. Leaves out empty lines,
-    /// comments, and the line "Bulk mode" at the beginning of a bulk response.
+    /// comments, and the line that begins with "Bulk mode".
     pub(super) fn feed(&mut self, mut bytes: &[u8], mut read: impl FnMut(&[u8])) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             self.append(&bytes[..end]);
