@@ -1,4 +1,4 @@
-//! The steps of a worker, and its activity as views show it.
+//! The kinds of steps that a worker runs, and the activity of a worker as the views show it.
 
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
@@ -87,7 +87,7 @@ impl Activity {
     }
 }
 
-/// A kind of transaction that a worker or an owner process runs, and repeats after a failure.
+/// A kind of transaction that a worker or an owner process runs. After a failure, the process runs the transaction again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub enum StepKind {
@@ -154,7 +154,7 @@ impl StepKind {
         }
     }
 
-    /// Returns the activity that a worker shows during this step.
+    /// Returns the activity that the views show for a worker while it runs this step.
     pub fn activity(self) -> Activity {
         match self {
             StepKind::LookForRestore => Activity::LookingForRestore,
@@ -167,7 +167,7 @@ impl StepKind {
             StepKind::LookForRecounts | StepKind::Fold => Activity::Folding,
             StepKind::Reclassify => Activity::Reclassifying,
             StepKind::Count => Activity::CollectingMetrics,
-            // Owner processes run all but the first.
+            // Owner processes run all of these steps, except `Supervise`, which the worker runs.
             StepKind::Supervise
             | StepKind::Lease
             | StepKind::Complete
@@ -176,7 +176,7 @@ impl StepKind {
         }
     }
 
-    /// Counts a failure in the report of a database, and logs it.
+    /// Counts the failure of a step in the report of a database, and logs the failure.
     pub fn failed(self, report: &Report, headline: &'static str, reason: &str) {
         report.step_errors[self as usize].fetch_add(1, Ordering::Relaxed);
         telemetry::error_about(self.name(), headline, reason);

@@ -26,11 +26,11 @@ use crate::store::queue::{self, Asked, FailedJob, Lease};
 use crate::store::{ExtensionOids, completions, provider_quota, skip_locked};
 use crate::telemetry::{self, Counter};
 
-/// Runs one transaction: keeps the answers, writes the inventories in the order of locks, completes the jobs.
-/// The sessions of the addresses then become due for completion.
+/// Runs one transaction. The transaction keeps the answers for blocks, writes the inventories in the order of locks, and completes
+/// the jobs. After the transaction, the worker can complete the sessions of the addresses.
 ///
-/// The next transaction folds the statistics, because folding locks existing networks first, and this
-/// transaction has locked addresses already.
+/// This transaction does not fold the statistics, because folding first locks existing networks, and this transaction has already
+/// locked addresses. So the next transaction folds them.
 pub fn store(oids: ExtensionOids, connection: &Connection, batch: &Completed, lease: Lease) -> Stored {
     let provider = batch.provider;
     let all: Vec<LookupKey> = batch.outcomes.keys().copied().collect();
@@ -61,7 +61,7 @@ pub fn store(oids: ExtensionOids, connection: &Connection, batch: &Completed, le
     stored
 }
 
-/// Splits the held jobs of a batch into answered jobs and failed jobs.
+/// Divides the jobs that the worker still holds into jobs with an answer and jobs that failed.
 pub fn answered_and_failed<'a>(
     batch: &'a Completed,
     held: &BTreeSet<LookupKey>,
@@ -76,7 +76,7 @@ pub fn answered_and_failed<'a>(
     (held.difference(&failed_keys).copied().collect(), failed)
 }
 
-/// Returns the jsonb document that an answer adds to an address.
+/// Returns the jsonb document that is added to an address when the answer is stored.
 fn document(batch: &Completed, answer: &Answer) -> Option<Typed<Jsonb>> {
     let source_data = match answer {
         Answer::Found(finding) => enrichment::SourceAnswer::Value(&finding.source_data),
@@ -92,7 +92,7 @@ fn document(batch: &Completed, answer: &Answer) -> Option<Typed<Jsonb>> {
     Some(enrichment::answered(batch.provider.name(), &source_data, batch.since))
 }
 
-/// Returns the AS number in an answer, and its facts about the network.
+/// Returns the AS number in an answer, and the facts about this network that the answer contains.
 fn network(answer: &Answer) -> (Option<i64>, NetworkFacts) {
     let Answer::Found(Finding { network: Some(network), .. }) = answer else {
         return (None, NetworkFacts::default());
@@ -126,7 +126,7 @@ fn keep_answers(connection: &Connection, batch: &Completed, lookup_keys: &[Looku
     block_answer::keep(connection, batch.provider, &kept, batch.since);
 }
 
-/// Returns the entry of the address in a lookup key. The provider looks up each address separately.
+/// Returns the address of a lookup key, with the outcome of its lookup. Used for providers that look up each address separately.
 fn own(batch: &Completed, lookup_key: LookupKey) -> Option<Waiting> {
     let address = lookup_key.prefix()?.network();
     let none = Waiting {
@@ -148,7 +148,8 @@ fn own(batch: &Completed, lookup_key: LookupKey) -> Option<Waiting> {
     }
 }
 
-/// Stores the answers for addresses that wait for them, in several transactions. The last transaction completes the jobs.
+/// Stores answers for the addresses that wait for them. Several calls may be needed, each in its own transaction. The last
+/// transaction completes the jobs.
 fn write_waiting(
     oids: ExtensionOids,
     connection: &Connection,
@@ -157,8 +158,8 @@ fn write_waiting(
     waiting: &[Waiting],
 ) -> Stored {
     let provider = batch.provider;
-    // If answers are for blocks of addresses, `waiting` is a part of the addresses. Otherwise it has all
-    // addresses of the batch.
+    // If the provider's answers are for blocks of addresses, `waiting` contains only a part of the addresses. Otherwise `waiting`
+    // contains all addresses of the batch.
     let shares = provider.declared().shares_answers();
     let blocked = write_unblocked(oids, connection, batch, waiting);
     let is_done = |w: &&Waiting| !blocked.contains(&w.address);
@@ -169,8 +170,8 @@ fn write_waiting(
     let blocked_keys: BTreeSet<LookupKey> =
         waiting.iter().filter(|w| !is_done(w)).map(|w| w.lookup_key).collect();
     if is_last {
-        // An answer for a block is kept in `block_answer`. So the batch releases a job with blocked addresses, and the job later
-        // uses the kept answer. An answer for a single address is only in this batch, so the batch keeps the job.
+        // An answer for a block is kept in `block_answer`. So the batch releases a job that has blocked addresses, and a later run
+        // of the job uses the kept answer. An answer for a single address is only in this batch, so the batch keeps the job.
         let blocked: Vec<LookupKey> = blocked_keys.iter().copied().collect();
         let ended: Vec<LookupKey> = answered
             .iter()
@@ -201,8 +202,8 @@ fn write_waiting(
     }
 }
 
-/// Writes the inventories, except for addresses that another transaction holds or whose network it holds.
-/// Returns these addresses.
+/// Writes the addresses into the inventories. Leaves out an address if another transaction has locked the address or its network.
+/// Returns the addresses that were left out.
 fn write_unblocked(
     oids: ExtensionOids,
     connection: &Connection,
@@ -224,8 +225,8 @@ fn write_unblocked(
     blocked
 }
 
-/// Locks networks and addresses that no other transaction holds. Returns the addresses that cannot be written without
-/// waiting.
+/// Locks the networks and addresses that no other transaction has locked. Returns the addresses that cannot be written without
+/// waiting for a lock.
 fn blocked(oids: ExtensionOids, connection: &Connection, waiting: &[&Waiting]) -> BTreeSet<Address> {
     mmdb::with(LoadPolicy::None, |databases| {
         let plan = planned(oids, databases, waiting);
@@ -253,8 +254,8 @@ fn blocked(oids: ExtensionOids, connection: &Connection, waiting: &[&Waiting]) -
     })
 }
 
-/// Returns a plan with the addresses that have no row. A lookup may have been requested for an address
-/// without a row.
+/// Returns a plan that contains the addresses without an inventory row. Such addresses exist, because a lookup can be requested for
+/// an address that has no row.
 fn planned(oids: ExtensionOids, databases: &Databases, waiting: &[&Waiting]) -> Plan {
     let latest = mvcc_snapshot::Latest::take();
     let addresses = waiting.iter().map(|waiting| (waiting.address, SessionCount::default()));
@@ -282,7 +283,7 @@ fn write_inventories(oids: ExtensionOids, connection: &Connection, provider: Pro
         let source = |asn| if source_data.contains_key(&asn) { provider.name() } else { "maxmind" };
         networks::create_from_sources(connection, &all, source);
         networks::refine(connection, &source_data, provider.name());
-        // The answer of this provider has arrived, so lookups are queued only at the other providers.
+        // The answer of `provider` has just arrived. So lookups are queued only at the other providers.
         let others = Providers::enabled().without(Providers::of([provider]));
         enrich::create_addresses(oids, connection, databases, &plan.missing, others);
     });
@@ -293,7 +294,7 @@ fn write_inventories(oids: ExtensionOids, connection: &Connection, provider: Pro
     enrich::write_answers(connection, provider.name(), &answers);
 }
 
-/// Processes jobs without an answer. Returns the addresses and networks that became dead letters, each with its error.
+/// Handles the jobs that got no answer. Returns the addresses and networks whose jobs became dead letters, each with its error.
 pub fn fail(connection: &Connection, provider: Provider, failed: &[&FailedJob]) -> Vec<(Asked, String)> {
     let policy = queue::RetryPolicy {
         base: guc::retry_base(),
@@ -304,7 +305,7 @@ pub fn fail(connection: &Connection, provider: Provider, failed: &[&FailedJob]) 
     queue::fail(connection, provider, failed, &policy)
 }
 
-/// Processes jobs without an answer. Returns the addresses that became dead letters, each with its error.
+/// Handles the jobs that got no answer. Returns the addresses whose jobs became dead letters, each with its error.
 fn move_to_dead_letters(
     connection: &Connection,
     provider: Provider,

@@ -1,4 +1,4 @@
-//! Applies completed batches of lookups of networks: stores their answers in `asn_inventory`, in one transaction.
+//! Applies completed batches whose lookups are about networks. Stores the answers in `asn_inventory`, in one transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,8 +17,8 @@ use crate::store::networks::{self, NetworkFacts, Networks};
 use crate::store::queue::{self, Asked, FailedJob, Lease};
 use crate::store::{ExtensionOids, provider_quota, skip_locked};
 
-/// Runs one transaction: writes the networks in the order of locks, and completes the jobs. Networks that another
-/// transaction has locked or is creating stay in the batch, and so do their jobs.
+/// Runs one transaction. The transaction writes the networks in the order of locks, and completes the jobs. If another transaction
+/// has locked a network or is creating it, the network and its job stay in the batch.
 pub fn store(oids: ExtensionOids, connection: &Connection, batch: &Completed, lease: Lease) -> Stored {
     let provider = batch.provider;
     let all: Vec<LookupKey> = batch.outcomes.keys().copied().collect();
@@ -53,7 +53,7 @@ pub fn store(oids: ExtensionOids, connection: &Connection, batch: &Completed, le
     }
 }
 
-/// Returns what to store of an answer.
+/// Returns the parts of an answer that are stored.
 fn of_answer(batch: &Completed, answer: &Answer) -> Option<NetworkAnswer> {
     let lifetime = batch.provider.lifetimes().absent.max(0).unsigned_abs();
     let until = batch.since + Duration::from_secs(lifetime.into());
@@ -81,8 +81,8 @@ fn facts(finding: &Finding) -> NetworkFacts {
     }
 }
 
-/// Writes the answers, except for networks that another transaction has locked or is creating. Removes these networks from
-/// `answers`, and returns them. Creates a row for each network without a row, if the provider has facts about the network.
+/// Writes the answers. If another transaction has locked a network or is creating it, the network is not written. Removes these
+/// networks from `answers`, and returns them. If a network has no row and the provider has facts about it, creates the row.
 fn write(
     oids: ExtensionOids,
     connection: &Connection,
@@ -108,8 +108,8 @@ fn write(
     blocked
 }
 
-/// Retries jobs without an answer later, or makes them dead letters. Returns the errors of the jobs that became dead
-/// letters.
+/// Handles the jobs that got no answer: each job is retried later, or becomes a dead letter. Returns the errors of the jobs that
+/// became dead letters.
 fn fail(
     oids: ExtensionOids,
     connection: &Connection,

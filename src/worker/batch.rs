@@ -1,4 +1,5 @@
-//! A batch: the jobs of one request to a provider, from the claim to the commit that stores the answers.
+//! A batch consists of the jobs of one request to a provider. It exists from the claim of the jobs to the commit that stores the
+//! answers.
 //!
 //! ```text
 //!            send            complete               apply
@@ -16,8 +17,8 @@
 //! | `Completed` | leased; the outcome of each is in memory | `Completed::apply`, possibly in several transactions |
 //! | `Applied` | done, retried later, or dead letters; this is committed | |
 //!
-//! `ProviderQueue` holds the batches of its provider in all states, except while the worker applies one. If the worker ends, the leases run out and
-//! the jobs are claimed again.
+//! `ProviderQueue` holds the batches of its provider in all states. While the worker applies a batch, the queue does not hold this
+//! batch. If the worker ends, the leases run out and the jobs are claimed again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -43,7 +44,7 @@ use crate::telemetry;
 use crate::telemetry::spans;
 use crate::worker::activity::StepKind;
 
-/// Pause while other processes query the provider.
+/// Pause before the next attempt, after all permits of the provider were in use by other processes.
 pub const BUSY_PAUSE: Duration = Duration::from_millis(250);
 
 pub enum Batch {
@@ -53,23 +54,23 @@ pub enum Batch {
     Applied,
 }
 
-/// Leased jobs of one request. The request is not sent yet.
+/// The leased jobs of one request that is not sent yet.
 pub struct Claimed {
     pub provider: Provider,
-    /// The lookup keys of the jobs, each with the address to query.
+    /// The lookup keys of the jobs. Each has the address or network about which the provider is queried.
     lookups: Vec<(LookupKey, Asked)>,
-    /// The day whose quota paid for the request, in days since 2000.
+    /// The day whose quota includes this request, in days since 2000.
     pub day: Option<i32>,
-    /// A probe takes its permit when it is sent.
+    /// The permit for the request. A request that only tests the provider (a probe) has no permit until it is sent.
     permit: Option<Permit>,
 }
 
-/// The attempt to send a batch.
+/// The result of the attempt to send a batch.
 pub enum Sending {
     Sent(InFlight),
-    /// The batch may be sent at this time.
+    /// The batch may not be sent before this time.
     After(Timestamp, Claimed),
-    /// The batch may not be sent. The provider may be queried again at this time.
+    /// This batch may not be sent. The provider may be queried again at the given time.
     Blocked(Timestamp, Claimed),
 }
 
@@ -77,13 +78,13 @@ pub enum Sending {
 pub struct InFlight {
     pub ticket: Ticket,
     claimed: Claimed,
-    /// When it was sent, nanoseconds since 1970.
+    /// Time when the request was sent, in nanoseconds since 1970.
     sent_at: u64,
 }
 
 impl Claimed {
-    /// Divides claimed jobs into batches of at most `size`, and gives each a permit while there are permits.
-    /// `day`: the day whose quota paid for the requests.
+    /// Divides claimed jobs into batches of at most `size` jobs. Each batch gets a permit, as long as `permits` contains one. `day`
+    /// is the day whose quota includes the requests.
     pub fn batches(
         provider: Provider,
         jobs: &[ClaimedJob],
@@ -92,13 +93,13 @@ impl Claimed {
         permits: Vec<Permit>,
     ) -> Vec<Batch> {
         let lookups = jobs.iter().filter_map(|job| job.ask.map(|asked| (job.lookup_key, asked)));
-        // The queue contains no bogons; this is the last check.
+        // Bogons are not queued. This is the last check that no request contains a bogon.
         let public = lookups.filter(|(_, asked)| match asked {
             Asked::Address(address) => bogon::reason(*address).is_none(),
             Asked::Network(asn) => !as_registry::is_bogon(*asn),
         });
-        // A claim returns lookups of one kind only. The kinds are separated here again, so that a request
-        // never mixes them.
+        // A claim returns either lookups of addresses or lookups of networks. The code below separates the two kinds again, so that
+        // no request can contain both.
         let is_network = |(_, asked): &(LookupKey, Asked)| matches!(asked, Asked::Network(_));
         let (networks, addresses): (Vec<_>, Vec<_>) = public.partition(is_network);
         let permits = permits.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
@@ -116,7 +117,7 @@ impl Claimed {
         self.lookups.iter().map(|(lookup_key, _)| *lookup_key)
     }
 
-    /// Starts a thread that sends the request, if the provider may be queried now.
+    /// If the provider may be queried now, starts a thread that sends the request.
     pub fn send(mut self, exchanges: &mut Exchanges, limits: &Limits) -> Sending {
         match self.send_time(limits) {
             SendTime::Now => {}
@@ -151,7 +152,7 @@ impl Claimed {
         Lookups::Addresses(asked().filter_map(address).collect())
     }
 
-    /// Returns when the request may be sent. This is the last check before sending.
+    /// Returns whether and when the request may be sent. This is the last check before the request is sent.
     fn send_time(&mut self, limits: &Limits) -> SendTime {
         if self.day.is_some_and(quota::is_over) {
             return SendTime::Blocked(AT_ONCE);
@@ -171,8 +172,8 @@ impl Claimed {
 }
 
 impl InFlight {
-    /// Handles the reply: returns the permit, counts the provider's errors, and assigns an outcome to each job.
-    /// `took`: duration of the exchange.
+    /// Handles the reply. Returns the permit, counts the provider's errors, and assigns an outcome to each job. `took` is the
+    /// duration of the exchange.
     pub fn complete(self, reply: Reply, took: Duration) -> Completed {
         let InFlight { claimed: Claimed { provider, lookups, day, permit }, sent_at, .. } = self;
         if let Some(permit) = permit {
@@ -209,8 +210,9 @@ impl InFlight {
 }
 
 impl Completed {
-    /// Runs one transaction that stores outcomes. Returns `Batch::Applied` if this was the last transaction of the batch. Otherwise
-    /// returns the batch, so that the caller runs another transaction. After a failure, also returns the reason to end the round.
+    /// Runs one transaction that stores outcomes of the batch. If this was the last transaction of the batch, returns
+    /// `Batch::Applied`. Otherwise returns the batch, and the caller runs another transaction later. If the transaction failed,
+    /// also returns the reason why the round ends.
     pub fn apply(mut self, steps: &Steps, lease: Lease) -> (Batch, Option<Stop>) {
         let span = self.begin_apply();
         let stored = spans::within(span, || {
@@ -236,7 +238,7 @@ impl Completed {
     }
 }
 
-/// Returns whether a lookup without an answer counts against the lookup or the provider.
+/// Returns if a lookup without an answer counts as a failed attempt: never, always, or unless the provider is down.
 fn blame(reply: &Reply) -> Blame {
     if reply.demand.is_some() || reply.unsent || reply.failure == Some(Failure::Cancelled) {
         Blame::Never

@@ -1,4 +1,4 @@
-//! A completed batch: the outcomes of its jobs, until transactions have stored them.
+//! A completed batch holds the outcomes of its jobs until transactions have stored them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,11 +16,10 @@ use crate::provider::counters::{self, Count};
 use crate::store::queue::{Asked, FailedJob, Lease};
 use crate::telemetry::spans::SpanContext;
 
-/// How long replies for single addresses are gathered, so that one transaction stores them together. Fewer
-/// writes are better, because each write to the inventory invalidates the attributions that every backend has
-/// cached.
+/// Replies for single addresses are collected for this time. One transaction then stores them together. Fewer writes are better,
+/// because each write to the inventory invalidates the attributions that every backend has cached.
 const GATHERED_FOR: Duration = Duration::from_millis(500);
-/// Largest number of jobs that are stored together. Used for providers that are queried about single addresses.
+/// Largest number of jobs that are stored together, if the provider is queried about single addresses.
 pub const MOST_TOGETHER: usize = 500;
 
 /// Completed jobs of one provider and their outcomes.
@@ -29,15 +28,16 @@ pub struct Completed {
     pub outcomes: BTreeMap<LookupKey, Outcome>,
     /// When the first reply arrived.
     pub since: Timestamp,
-    /// When the next transaction may store outcomes.
+    /// The next transaction that stores outcomes may not run before this time.
     not_before: Timestamp,
-    /// True until a transaction tries to store the batch. Until then another batch may be merged into it.
+    /// True until a transaction tries to store the batch. While it is true, another batch may be merged into this batch.
     is_gathering: bool,
-    /// The last address, in key order, that earlier transactions stored.
+    /// The last address, in the order of addresses, that an earlier transaction of this batch has stored. Unset if no transaction
+    /// has stored an address.
     pub stored_to: Option<Address>,
-    /// True if the only rows that are left are those that another transaction held.
+    /// True if only blocked rows remain. A row is blocked if another transaction held its lock.
     pub is_blocked: bool,
-    /// The number of requests that were taken from a day's quota but not sent, by day.
+    /// The requests that were taken from a quota but were not sent. Holds the number of these requests for each day.
     pub unspent: BTreeMap<i32, usize>,
     /// Traces of the requests in this batch, if spans are collected.
     traces: Vec<BatchTrace>,
@@ -47,7 +47,7 @@ pub struct Completed {
 pub enum Outcome {
     /// An earlier answer applies.
     AlreadyAnswered,
-    /// The answer for this address or network.
+    /// The provider sent this answer for this address or network.
     Answered(Asked, Answer),
     Failed(FailedJob),
 }
@@ -56,7 +56,7 @@ pub enum Outcome {
 pub struct Stored {
     /// True if all jobs except the blocked ones are completed. False if another transaction must store more outcomes.
     pub is_last: bool,
-    /// Lookups of single addresses that could not be written, because another transaction holds the address or its
+    /// Lookups of single addresses whose answers could not be written, because another transaction has locked the address or its
     /// network.
     pub blocked: BTreeSet<LookupKey>,
     pub last: Option<Address>,
@@ -64,7 +64,7 @@ pub struct Stored {
     pub absent: u64,
     pub shared: u64,
     pub dead: u64,
-    /// The last dead letter's error.
+    /// The error of the last job that became a dead letter.
     pub dead_letter_error: Option<String>,
 }
 
@@ -84,42 +84,42 @@ impl Completed {
         }
     }
 
-    /// Returns whether the lookups are about networks. A batch has lookups of one kind only.
+    /// Returns true if the lookups are about networks. All lookups of a batch are of the same kind.
     pub fn is_about_networks(&self) -> bool {
         matches!(self.outcomes.keys().next(), Some(LookupKey::Network(_)))
     }
 
-    /// Adds the trace of the request.
+    /// Adds the trace of this batch's request.
     pub fn traced(mut self, trace: Option<BatchTrace>) -> Completed {
         self.traces.extend(trace);
         self
     }
 
-    /// Begins to apply the batch. Returns the context for spans of the transaction.
+    /// Begins the `apply` spans of the batch. Returns the context for the spans of the transaction.
     pub fn begin_apply(&mut self) -> Option<SpanContext> {
         self.traces.iter_mut().rev().map(BatchTrace::begin_apply).last()
     }
 
-    /// Ends the traces. `error`: why the batch was given up.
+    /// Ends the traces of the batch. If the batch was given up, `error` gives the reason.
     pub fn end(self, error: Option<&str>) {
         self.traces.into_iter().for_each(|trace| trace.end(error));
     }
 
-    /// Notes a request of this day that was not sent.
+    /// Records that a request was taken from the quota of this day, but was not sent.
     pub fn not_sent(mut self, day: i32) -> Completed {
         *self.unspent.entry(day).or_default() += 1;
         self
     }
 
-    /// Makes a batch of jobs that earlier answers serve.
+    /// Creates a batch from jobs that need no request, because earlier answers can be used.
     pub fn of_answered(provider: Provider, lookup_keys: impl IntoIterator<Item = LookupKey>) -> Completed {
         let outcomes =
             lookup_keys.into_iter().map(|lookup_key| (lookup_key, Outcome::AlreadyAnswered)).collect();
         Completed { not_before: clock::now(), ..Completed::of(provider, outcomes) }
     }
 
-    /// Merges `other` into this batch. Returns `other` if the two batches may not be stored together. A batch of a
-    /// provider whose answers are for blocks is not merged, because it is large already.
+    /// Merges `other` into this batch. If the two batches may not be stored together, returns `other` unchanged. If the provider's
+    /// answers are for blocks, batches are not merged, because each is already large.
     pub fn merge(&mut self, other: Completed) -> Option<Completed> {
         let shares = self.provider.declared().shares_answers();
         let is_same_kind = self.is_about_networks() == other.is_about_networks();
@@ -142,8 +142,8 @@ impl Completed {
         None
     }
 
-    /// Returns when the batch is to be stored. A batch gathers further replies only
-    /// while requests are in flight.
+    /// Returns the time when the batch is to be stored. A batch waits for further replies only while requests of its provider are
+    /// in flight.
     pub fn due_at(&self, has_requests_in_flight: bool) -> Timestamp {
         if self.is_gathering && !has_requests_in_flight {
             self.since.min(self.not_before)
@@ -152,17 +152,17 @@ impl Completed {
         }
     }
 
-    /// Postpones the next attempt until this time. The batch gathers no further replies.
+    /// Postpones the next attempt to store the batch until this time. From now on, no other batch is merged into this batch.
     pub fn postpone(&mut self, until: Timestamp) {
         (self.is_gathering, self.not_before) = (false, until);
     }
 
-    /// Returns whether the next attempt comes after the end of the lease. Then the jobs will be claimed again.
+    /// Returns true if the lease ends before the next attempt to store the batch. In this case, the jobs will be claimed again.
     pub fn outlives(&self, lease: Lease) -> bool {
         self.not_before >= self.since + lease.duration
     }
 
-    /// Records the results of a transaction that has committed. Returns whether the batch is finished.
+    /// Records the results of a transaction that has committed. Returns true if the whole batch is stored.
     pub fn advance(&mut self, stored: Stored) -> bool {
         let count = |what, amount| counters::count(self.provider, what, amount);
         count(Count::Values, stored.values);
@@ -175,7 +175,7 @@ impl Completed {
         self.stored_to = stored.last;
         self.unspent.clear();
         if !self.provider.declared().shares_answers() {
-            // The answer is in the inventory now.
+            // The inventory contains the answer now, so the batch need not keep it.
             let is_stored = |(lookup_key, outcome): &(&LookupKey, &mut Outcome)| {
                 matches!(outcome, Outcome::Answered(..)) && !stored.blocked.contains(lookup_key)
             };
@@ -185,7 +185,7 @@ impl Completed {
                 .for_each(|(_, outcome)| *outcome = Outcome::AlreadyAnswered);
         }
         if stored.is_last && !stored.blocked.is_empty() {
-            // All jobs that are not blocked are completed.
+            // The jobs that are not blocked are completed, so only the blocked jobs stay in the batch.
             self.outcomes.retain(|lookup_key, _| stored.blocked.contains(lookup_key));
             self.is_blocked = true;
             self.postpone(clock::now() + retry_pause());

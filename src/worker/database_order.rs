@@ -1,11 +1,11 @@
-//! The databases that had a worker before, and when each database got its first worker. They get their workers before other
-//! databases, the oldest first.
+//! The order in which databases get their workers. Databases that already had a worker come before other databases. Among them, the
+//! database that got its first worker earliest comes first.
 //!
-//! The order protects existing databases from copies: a role that may create databases can copy a database that has the
-//! extension, and each copy needs a worker. Without the order, the copies could take the workers of all other databases.
-//! Only the launcher writes the list, by rename, to `<data directory>/cowrie_enrich/workers.json`: `[[[OID, microseconds
-//! since 2000], …], [OID, …]]`. The second part contains databases without the extension. A damaged or missing list counts
-//! as empty.
+//! The order protects existing databases from copies. A role that may create databases can copy a database that has the extension,
+//! and each copy needs a worker. Without the order, the copies could use all workers, and other databases would have none. Only the
+//! launcher writes the list. It writes a new file and renames it to `<data directory>/cowrie_enrich/workers.json`. The format is
+//! `[[[OID, microseconds since 2000], …], [OID, …]]`. The second array contains the databases without the extension. If the file is
+//! damaged or missing, the list is empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File};
@@ -18,15 +18,15 @@ use cowrie_enrich_engine::timestamp::Timestamp;
 use crate::pg::{self, clock};
 use crate::telemetry;
 
-/// Limit of the file in bytes: some 30 thousand databases.
+/// Maximum size of the file in bytes. This is enough for about 30 thousand databases.
 const LONGEST: u64 = 1 << 20;
 
-/// The sort key; the lowest key comes first.
+/// The sort key of a database. The database with the lowest key comes first.
 pub type SortKey = (Timestamp, bool, u32);
 
 #[derive(Default)]
 pub struct DatabaseOrder {
-    /// For each OID of a database, the time when its first worker found the extension.
+    /// The time when a worker first found the extension in a database, by the OID of the database.
     since: BTreeMap<u32, Timestamp>,
     /// Databases whose last worker found no extension.
     without: BTreeSet<u32>,
@@ -56,7 +56,7 @@ impl DatabaseOrder {
         self.since.contains_key(&database)
     }
 
-    /// Returns whether the last worker found no extension, and no extension was announced since.
+    /// Returns true if the database's last worker found no extension, and no extension was announced after that.
     pub fn is_without_extension(&self, database: u32) -> bool {
         self.without.contains(&database)
     }
@@ -74,12 +74,12 @@ impl DatabaseOrder {
         self.announced(database);
     }
 
-    /// Notes that the extension may have been created in a database.
+    /// Records that the extension may have been created in this database.
     pub fn announced(&mut self, database: u32) {
         self.is_changed |= self.without.remove(&database);
     }
 
-    /// Notes that a worker found no extension.
+    /// Records that a worker found no extension in this database.
     pub fn has_no_extension(&mut self, database: u32) {
         self.is_changed |= self.since.remove(&database).is_some() | self.without.insert(database);
     }
@@ -89,7 +89,7 @@ impl DatabaseOrder {
         self.is_changed |= self.since.remove(&database).is_some() | self.without.remove(&database);
     }
 
-    /// Writes the list if it changed. If that fails, the next call tries again.
+    /// If the list has changed, writes it to the file. If the write fails, the next call tries again.
     pub fn write_if_changed(&mut self) {
         if std::mem::take(&mut self.is_changed)
             && let Err(error) = self.write()

@@ -1,4 +1,4 @@
-//! The network threads of a worker. A thread makes one exchange with a provider.
+//! The network threads of a worker. Each thread runs one exchange with a provider, that is, one request and its reply.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -8,7 +8,7 @@ use cowrie_enrich_engine::providers::{Exchange, Reply};
 
 use crate::pg::background;
 
-/// The number of an exchange, unique in a worker.
+/// The number of an exchange. It is unique among the exchanges of a worker.
 pub type Ticket = u64;
 
 pub struct Exchanges {
@@ -29,17 +29,17 @@ impl Exchanges {
         Ok(ticket)
     }
 
-    /// Returns the exchanges that have ended since the last call.
+    /// Returns the exchanges that have ended since the previous call of this function.
     pub fn finished(&mut self) -> Vec<Finished<Reply>> {
         self.pool.finished()
     }
 
-    /// Returns whether no exchange is running.
+    /// Returns true if no exchange is running.
     pub fn is_empty(&self) -> bool {
         self.pool.running() == 0
     }
 
-    /// Returns a descriptor that is readable when an exchange has ended.
+    /// Returns a file descriptor that becomes readable when an exchange has ended.
     pub fn ready(&self) -> BorrowedFd<'_> {
         self.pool.ready()
     }
