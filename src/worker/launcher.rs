@@ -1,13 +1,13 @@
-//! The launcher: one process per cluster that starts a worker in every database with the extension, and an
-//! exporter if one is configured.
+//! The launcher. It is one process per cluster. It starts a worker in every database with the extension. If an exporter is
+//! configured, it also starts the exporter.
 //!
-//! Databases that had a worker before come first, and keep their places while their workers restart: see
-//! [`DatabaseOrder`].
+//! Databases that already had a worker come first. While the worker of such a database restarts, no other database takes the place:
+//! see [`DatabaseOrder`].
 //!
-//! The launcher cannot read the catalogs of other databases. So it starts a worker in each unknown database.
-//! A worker that finds no extension reports this and ends. It is not started again until an extension is
-//! announced. A new database may get the extension from its template. The launcher then learns of it when
-//! work is queued in the database, or when the launcher reads the list of databases again.
+//! The launcher cannot read the catalogs of other databases. So it starts a worker in each database that it does not know yet. A
+//! worker that finds no extension reports this and ends. The launcher does not start this worker again until an extension is
+//! announced. A new database may get the extension from its template. The launcher detects such a database when work is queued in
+//! it, or when it reads the list of databases again.
 //!
 //! On a standby, the launcher only supervises the exporter until the server is promoted.
 
@@ -33,48 +33,50 @@ use super::database_order::{DatabaseOrder, SortKey};
 const PROGRAM: Program =
     Program { symbol: "cowrie_enrich_launcher_main", kind: "cowrie_enrich launcher", needs: Needs::Reading };
 
-/// How often the list of databases is read without an announcement.
+/// Interval at which the launcher reads the list of databases, even if no database was announced.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// How often the launcher checks whether a standby was promoted, because no process reports that.
+/// Interval at which the launcher of a standby checks whether the server was promoted. No process reports a promotion.
 const PROMOTED_WITHIN: Duration = Duration::from_secs(1);
-/// Pause before a crashed worker is started again, doubling.
+/// Pause before a crashed worker is started again. The pause doubles with each further crash.
 const RESTART_BASE: Duration = Duration::from_secs(1);
 const RESTART_CAP: Duration = Duration::from_secs(60);
-/// Pause before the next attempt to start a worker for which no slot was free.
+/// If no slot was free for a worker, pause before the next attempt to start this worker.
 const START_AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// Time within which a started process takes its slot.
+/// A started process must take its slot within this time.
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
-/// A worker that lived this long has recovered from the cause of earlier crashes.
+/// If a worker ran longer than this before it crashed, its earlier crashes are no longer counted.
 const LIVED: Duration = Duration::from_secs(300);
 
-/// Registers the launcher with the postmaster; called when the library is loaded.
+/// Registers the launcher with the postmaster. Called when the library is loaded.
 pub fn register() {
     background::register(PROGRAM);
 }
 
 crate::background_process!(cowrie_enrich_launcher_main, run);
 
-/// The launcher's state of a database.
+/// What the launcher knows about a database.
 #[derive(Default)]
 struct DatabaseState {
-    /// The index of the worker's slot, and the worker's process. The process is `None` if an earlier launcher started it.
+    /// The index of the worker's slot, and the handle of the worker's process. The handle is `None` if an earlier launcher started
+    /// the process.
     worker: Option<(usize, Option<Process>)>,
     has_no_extension: bool,
     /// True if the last check found a prepared transaction of this database that changes an extension.
     change_is_prepared: bool,
-    /// An extension was announced after the worker started. The worker may have looked for the extension before the announcement.
+    /// True if an extension was announced after the worker started. The worker may have looked for the extension before the
+    /// announcement.
     was_announced: bool,
     crashes: u32,
     started_at: Timestamp,
-    /// Earliest time of the next start.
+    /// Earliest time of the next start of the database's worker.
     backoff_until: Timestamp,
-    /// Why the database has no worker, and since when.
+    /// The reason why the database has no worker, and the time since when it has none.
     no_worker: Option<(NoWorkerReason, Timestamp)>,
     /// True if the database should have a worker.
     is_wanted: bool,
-    /// True if the worker has read the ledger of spent quotas.
+    /// True if the database's worker has read the ledger of spent quotas.
     has_reported: bool,
-    /// True if the other databases wait for the ledger of this database.
+    /// True if the workers of the other databases wait until this database's ledger is read.
     is_awaited: bool,
 }
 
@@ -86,7 +88,7 @@ impl DatabaseState {
         }
     }
 
-    /// Returns whether its worker must leave.
+    /// Returns true if the database's worker was told to end.
     fn is_leaving(&self) -> bool {
         let was_told_to_stop = |(index, _): &(usize, _)| {
             shared_state::block().worker_slots[*index].shutdown_requested.load(Ordering::Acquire)
@@ -94,12 +96,13 @@ impl DatabaseState {
         self.worker.as_ref().is_some_and(was_told_to_stop)
     }
 
-    /// Returns whether the database has published its spent quotas, or does not have to.
+    /// Returns true if the database has published its spent quotas, or if it need not publish them.
     fn has_reported(&self) -> bool {
         !self.is_wanted || self.has_reported || self.has_no_extension
     }
 
-    /// Makes the other databases wait until this database has reported. Returns true if they did not wait for it before.
+    /// If this database has not reported its spent quotas, makes the other databases wait for the report. Returns true if they did
+    /// not wait for it before.
     fn becomes_awaited(&mut self) -> bool {
         let is_awaited = !self.has_reported();
         is_awaited && !std::mem::replace(&mut self.is_awaited, is_awaited)
@@ -111,7 +114,7 @@ fn run(_argument: i32) {
     background::connect(None, PROGRAM);
     let own = &shared_state::block().launcher;
     if !worker_process::take(own) {
-        // An earlier launcher is still ending. A launcher that ends with an error is restarted.
+        // An earlier launcher has not ended yet. This launcher ends with an error, so the postmaster starts it again later.
         pgrx::error!("another cowrie_enrich launcher is running");
     }
     let mut states = find_running_workers();
@@ -132,7 +135,7 @@ fn run(_argument: i32) {
     }
 }
 
-/// Returns the workers of an earlier launcher that are still running.
+/// Returns the workers that an earlier launcher started and that are still running.
 fn find_running_workers() -> BTreeMap<u32, DatabaseState> {
     let mut states = BTreeMap::new();
     for (index, worker_slot) in shared_state::block().worker_slots.iter().enumerate() {
@@ -158,7 +161,7 @@ fn check_announced_databases(states: &mut BTreeMap<u32, DatabaseState>, seniorit
     }
 }
 
-/// Notes that an extension may have been created in a database.
+/// Records that an extension may have been created in this database, so that a worker is started there.
 fn check_again(database: u32, state: &mut DatabaseState, seniority: &mut DatabaseOrder) {
     seniority.announced(database);
     state.has_no_extension = false;
@@ -166,9 +169,9 @@ fn check_again(database: u32, state: &mut DatabaseState, seniority: &mut Databas
     state.backoff_until = Timestamp::UNSET;
 }
 
-/// Looks for prepared transactions that change an extension, in databases without the extension. Once such a
-/// transaction has ended, the extension may exist, and the statement that ended the transaction may not have
-/// announced it. Returns whether there is such a transaction.
+/// Checks the databases without the extension for prepared transactions that change an extension. When such a transaction has
+/// ended, the extension may exist. The statement that ended it may not have announced the extension, so the database is checked
+/// again. Returns true if such transactions remain.
 fn process_ended_transactions(
     states: &mut BTreeMap<u32, DatabaseState>,
     marked: &[u32],
@@ -191,7 +194,7 @@ fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Data
         let worker_slot = &shared_state::block().worker_slots[*index];
         let gone = match process {
             Some(process) => process.state() == ProcessState::Gone,
-            // An earlier launcher started the process. The process may not have taken its slot yet.
+            // An earlier launcher started this process. The process may not have taken its slot yet.
             None => {
                 !worker_slot.is_taken()
                     && now - worker_slot.started_at.load(Ordering::Relaxed) > STARTS_WITHIN
@@ -232,24 +235,25 @@ fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Data
 /// The order in which databases get their workers.
 struct Order {
     seniority: DatabaseOrder,
-    /// How many workers can probably run: as many as ran when another worker could not be started. The server
-    /// does not report the number of free slots.
+    /// The number of workers that can probably run at the same time. This number of workers ran when the server refused to start
+    /// another one. The server does not report how many slots are free.
     room: Option<usize>,
 }
 
 impl Order {
-    /// Returns true if another worker may start. `running` is the number of running workers, and `older` is the
-    /// number of databases that come first and have no worker yet.
+    /// Returns true if another worker may start. `running` is the number of running workers. `older` is the number of databases
+    /// that come first and have no worker yet.
     fn is_room(&self, running: usize, older: usize) -> bool {
         older == 0 || self.room.is_none_or(|room| running + older < room)
     }
 }
 
-/// Starts missing workers, and stops workers that are not wanted. Returns the time until the next call.
+/// Starts missing workers, and stops workers that are not wanted. Returns the time until this function must be called again.
 fn supervise_workers(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order) -> Duration {
     let listed = || {
         let databases = catalog::databases();
-        // A database that refuses connections for a while keeps its place.
+        // A database is removed from the order only if it was dropped. If it only refuses connections for a while, it keeps its
+        // place.
         let is_gone = |oid: &u32| catalog::database_name(Oid::from(*oid)).is_none();
         let unlisted = order.seniority.databases();
         let unlisted = unlisted.filter(|oid| !databases.iter().any(|database| database.oid.to_u32() == *oid));
@@ -280,7 +284,8 @@ fn supervise_workers(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Orde
     }
     let block = shared_state::block();
     databases.sort_by_key(|database| order.seniority.sort_key(database.oid.to_u32()));
-    // Of the databases visited so far, the number of those that had a worker before and have none now.
+    // The number of databases that had a worker before and have none now. Only the databases that the loop has already visited are
+    // counted.
     let mut older = 0;
     let mut waiting = Vec::new();
     for database in &databases {
@@ -297,7 +302,8 @@ fn supervise_workers(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Orde
             order.seniority.add(oid);
         }
         if state.becomes_awaited() {
-            // This code runs before the database gets its worker. It starts the time limit of the wait again for all databases.
+            // This code runs before the database gets its worker. For all databases, the time limit of the wait for the ledgers
+            // starts again.
             block.awaited_since.store(clock::now(), Ordering::Release);
             block.ledgers_known.store(false, Ordering::Release);
         }
@@ -337,7 +343,7 @@ fn supervise_workers(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Orde
     let has_reported =
         |database: &Database| states.get(&database.oid.to_u32()).is_none_or(DatabaseState::has_reported);
     if databases.iter().all(has_reported) && !block.ledgers_known.swap(true, Ordering::AcqRel) {
-        // All workers are woken together. Otherwise the first worker would take the whole quota.
+        // All workers are woken at the same time. Otherwise the worker that is woken first could take the whole quota.
         block.worker_slots.iter().for_each(WorkerSlot::set_latch);
     }
     (next - clock::now()).max(Duration::from_millis(10))
@@ -351,9 +357,9 @@ fn stop_worker(state: &DatabaseState) {
     }
 }
 
-/// Stops the worker with the highest sort key, so that a database without a worker can get one. `key` is the
-/// sort key of the database without a worker. Does nothing if no worker has a higher sort key. Does nothing
-/// either if `waiting` workers are stopping already, where `waiting` is the number of databases that wait.
+/// Stops the worker with the highest sort key, so that a database without a worker can get one. `key` is the sort key of the
+/// database without a worker, and `waiting` is the number of databases that wait. If no worker has a higher sort key than `key`,
+/// stops no worker. If at least `waiting` workers are already stopping, stops no worker.
 fn stop_worker_for_older_database(
     states: &BTreeMap<u32, DatabaseState>,
     seniority: &DatabaseOrder,
@@ -371,8 +377,8 @@ fn stop_worker_for_older_database(
     }
 }
 
-/// Starts the worker of a database if it may start now. `running` is the number of running workers. Returns
-/// when to check again.
+/// If the worker of a database may start now, starts it. `running` is the number of running workers. Returns the time when the
+/// launcher must check this database again.
 fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, running: usize) -> Timestamp {
     let now = clock::now();
     let cooldown_end = registry::cooldown_end(database.oid).unwrap_or(Timestamp::UNSET);
@@ -410,7 +416,7 @@ fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, runn
 
 fn take_slot(database: Oid) -> Option<usize> {
     let worker_slots: &[WorkerSlot; WORKER_SLOTS] = &shared_state::block().worker_slots;
-    // If an owner process of another database does not end, the slot of that database's worker stays in use.
+    // The slot of another database's worker cannot be used while an owner process of that database is still running in it.
     let is_anothers = |worker_slot: &WorkerSlot| {
         let mut running = worker_slot.owner_slots.iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0);
         running.any(|slot| slot.database.load(Ordering::Acquire) != database.to_u32())
@@ -421,7 +427,8 @@ fn take_slot(database: Oid) -> Option<usize> {
             && !is_anothers(worker_slot)
     };
     let is_free = |(_, worker_slot): &(usize, &WorkerSlot)| is_free(worker_slot);
-    // Prefers the slot of the database's last worker, then a slot whose report is unused.
+    // Prefers the slot of the database's previous worker. If that slot is not free, prefers a slot whose report belongs to no
+    // database.
     let key =
         |(_, worker_slot): &(usize, &WorkerSlot)| match worker_slot.report.database.load(Ordering::Acquire) {
             whose if whose == database.to_u32() => 0,

@@ -1,9 +1,9 @@
 //! The main loop of a worker in its database.
 //!
-//! One round creates jobs from requests, claims jobs, sends requests and stores answers. Then it reclassifies networks, folds,
-//! sweeps, and supervises the processes that run code of table owners. Each step is a separate short transaction. No transaction is
-//! open while the worker sleeps or the network works. After a round, the worker sleeps until a commit wakes it, an exchange ends, a
-//! job falls due, or the naptime ends.
+//! In one round, the worker creates jobs from the rows of the inbox, claims jobs, sends requests to providers and stores answers.
+//! Then the worker reclassifies networks, folds counts, sweeps, and supervises the processes that run code of table owners. Each
+//! step is a separate short transaction. No transaction is open while the worker sleeps or waits for a provider. After a round, the
+//! worker sleeps until a commit wakes it, an exchange with a provider ends, a job becomes due, or the naptime ends.
 
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
@@ -40,34 +40,35 @@ use crate::versions;
 use crate::worker::activity::{Activity, StepKind};
 use crate::worker::registry::{self, ExitReason};
 
-/// Interval of sweeps, which look for unannounced work.
+/// Interval between sweeps. A sweep looks for work that was not announced to the worker.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// Pause between two rounds while the database is being restored.
 const RESTORE_PAUSE: Duration = Duration::from_millis(500);
-/// The restore counts as over when the worker has found no pg_restore for this time.
+/// The worker regards the restore as ended if it has found no pg_restore for this time.
 const RESTORE_IS_OVER: Duration = Duration::from_secs(2);
-/// How often the worker looks for pg_restore.
+/// Interval at which the worker looks for sessions of pg_restore.
 const RESTORE_CHECKED_EVERY: Duration = Duration::from_millis(250);
-/// Interval at which sizes are counted after this worker has changed them. Counting takes at most a
-/// fiftieth of the time, see [`COUNTING_SHARE`].
+/// Minimum interval between two counts of the sizes, used after this worker has changed the sizes. Counting uses at most a fiftieth
+/// of the worker's time: see [`COUNTING_SHARE`].
 const COUNTED_EVERY: Duration = Duration::from_secs(1);
-/// Interval at which sizes are counted if this worker has not changed them.
+/// Interval between two counts of the sizes, used while this worker does not change the sizes.
 const COUNTED_ANYWAY: Duration = Duration::from_secs(10);
-/// Interval at which sizes are counted while the queue is empty. They are still counted, because DDL on session tables
-/// wakes no worker.
+/// Interval between two counts of the sizes, used while the queue is empty. The sizes may change even then, because DDL on session
+/// tables does not wake the worker.
 const COUNTED_WHEN_IDLE: Duration = Duration::from_secs(60);
 const COUNTING_SHARE: u32 = 50;
-/// A count waits at most this long for a lock. A wait delays the next count by [`COUNTING_SHARE`] times the duration of the wait.
+/// A count of the sizes waits at most this long for a lock. After a wait, the next count is delayed by [`COUNTING_SHARE`] times the
+/// duration of the wait.
 const COUNT_WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"20ms")];
 
-/// For these marks, the worker checks whether the prepared transaction has ended. The other marks need no check,
-/// because every round finds their work.
+/// Marks of prepared transactions. For these marks, the worker checks whether the prepared transaction has ended. For the other
+/// marks it need not check this, because every round finds the work that they announce.
 const LOOKED_FOR: [Mark; 3] = [Mark::Rules, Mark::Recount, Mark::Sweep];
 
 pub struct Worker {
     steps: Steps,
     exchanges: Exchanges,
-    /// The queues, one for each provider.
+    /// The queues of the providers. Each provider has one queue.
     provider_queues: Vec<ProviderQueue>,
     session_priorities: SessionPriorities,
     owners: Owners,
@@ -80,30 +81,30 @@ pub struct Worker {
     reclassification: Due,
     sweep: Due,
     count: Due,
-    /// Earliest time of the next count.
+    /// Earliest time of the next count of the sizes.
     counted_until: Timestamp,
-    /// Progress of the current sweep. If a step fails, the next round repeats the step from this position.
+    /// The position that the current sweep has reached. If a step of the sweep fails, the next round repeats the step from this
+    /// position.
     sweeping: Option<Progress>,
     /// True if another sweep starts as soon as the current one ends.
     sweeps_again: bool,
-    /// Progress of a pass over the pending counts.
+    /// The progress of the current pass over the pending counts. Unset if no pass is in progress.
     folding: Option<fold::FoldPass>,
-    /// The network that the current pass over the edits of `known_networks` has reached.
+    /// The network that the current pass has reached. The pass applies the edits of `known_networks` to existing networks.
     reclassified: Option<i64>,
-    /// When the worker last searched this database for pg_restore.
+    /// Time of the last check whether pg_restore is connected to this database.
     restore_checked_at: Timestamp,
-    /// When the worker last found pg_restore in this database.
+    /// Time when such a check last found pg_restore.
     restored_at: Timestamp,
-    /// When the worker last looked for copies of mmdb files that are too old.
+    /// Time when the worker last looked for outdated copies of mmdb files.
     files_checked_at: Timestamp,
-    /// The last round did nothing because the database is being restored.
+    /// True if the last round did no work because the database was being restored.
     waits_for_restore: bool,
-    /// The versions of library and SQL objects did not match in the last round.
+    /// True if the last round found that the library and the SQL objects have different versions.
     outdated: bool,
     /// True if the last round found an unsafe foreign key.
     stopped_by_keys: bool,
-    /// Time that the worker slept while no work was in progress. Does not include time that was already added
-    /// to the report.
+    /// Time that the worker slept while no work was in progress. Only the part that is not yet added to the report.
     slept: Duration,
 }
 
@@ -112,14 +113,14 @@ pub fn run(worker_slot: i32) {
     background::accept_signals();
     let worker_slot = worker_process::worker_slot(worker_slot);
     if worker_slot.database.load(Ordering::Acquire) == 0 {
-        // The launcher that started this worker has ended, and no process knows about this worker.
+        // The launcher that started this worker has ended, and no other process supervises this worker. So the worker ends.
         return;
     }
     background::connect(Some(Oid::from(worker_slot.database.load(Ordering::Acquire))), super::PROGRAM);
     if !worker_process::take(worker_slot) {
         pgrx::error!("another cowrie_enrich worker is running in this database");
     }
-    // From now on this worker reads the waiting rows.
+    // From now on, this worker removes rows from the inbox. So a new epoch begins, in which no row counts as a duplicate of an older row.
     inbox_duplicates::begin_epoch();
     if worker_slot.report.database.load(Ordering::Acquire) != catalog::own_database().to_u32() {
         worker_slot.report.begin(0);
@@ -187,7 +188,7 @@ impl Worker {
         })
     }
 
-    /// Runs one round. Returns for how long there is nothing to do. After a step that fails, the round continues with the next
+    /// Runs one round. Returns the time for which the worker has nothing to do. If a step fails, the round continues with the next
     /// step.
     fn round(&mut self) -> Result<Duration, Stop> {
         self.steps.check()?;
@@ -230,7 +231,7 @@ impl Worker {
             self.count.request();
         }
         made.push(none_if_failed(self.owners.step(&self.steps, &mut self.session_priorities))?.is_some());
-        // This step comes after the steps that do work, because only the metrics need its counts.
+        // The count of the sizes comes after the steps that do work, because only the metrics need the sizes.
         none_if_failed(self.count())?;
         self.receive();
         background::report_statistics();
@@ -252,7 +253,7 @@ impl Worker {
         Ok((next - clock::now()).min(naptime()))
     }
 
-    /// Removes copies of mmdb files that are too old, also while no sessions are stored.
+    /// Removes outdated copies of mmdb files. The copies are removed even if no sessions are being stored.
     fn remove_old_files(&mut self) {
         let now = clock::now();
         if now - self.files_checked_at >= naptime() {
@@ -261,8 +262,8 @@ impl Worker {
         }
     }
 
-    /// Completes the batches whose replies have arrived. Their permits become free for the next request,
-    /// perhaps of another database.
+    /// Completes the batches whose replies have arrived. The permits of these batches become free, so the next request can use
+    /// them. This request may come from another database.
     fn receive(&mut self) {
         for finished in self.exchanges.finished() {
             let queues = &mut self.provider_queues;
@@ -270,8 +271,8 @@ impl Worker {
         }
     }
 
-    /// Applies the completed batches of one provider, one transaction for each batch and round. Returns whether it tried to apply a
-    /// batch.
+    /// Applies the completed batches of one provider. In each round, one transaction runs for each batch. Returns true if the
+    /// function tried to apply at least one batch.
     fn apply(&mut self, index: usize) -> Result<bool, Stop> {
         let due = self.provider_queues[index].take_due();
         let mut result = Ok(!due.is_empty());
@@ -284,8 +285,8 @@ impl Worker {
         result
     }
 
-    /// Tables of another version are not touched. Sessions are still stored, and their requests stay in the
-    /// queue.
+    /// The worker does not touch tables of another version of the extension. Sessions are still stored, and the requests of these
+    /// sessions stay in the inbox.
     fn wait_for_an_update(&mut self, mismatch: VersionMatch) -> Duration {
         self.outdated = true;
         telemetry::log_once_per_burst(
@@ -295,14 +296,14 @@ impl Worker {
         naptime()
     }
 
-    /// The owner of an unsafe foreign key could run code as the extension's owner. Sessions are still stored, and their requests
-    /// stay in the queue.
+    /// The owner of an unsafe foreign key could run code with the rights of the extension's owner, so the worker does no work.
+    /// Sessions are still stored, and the requests of these sessions stay in the inbox.
     fn wait_for_safe_keys(&mut self) -> Duration {
         self.stopped_by_keys = true;
         let report = &self.steps.worker_slot.report;
         if report.database.load(Ordering::Acquire) == 0 {
-            // The first step was refused before the report began. The report begins here, because metrics show only databases whose
-            // report has begun.
+            // The worker refused the first step before the report of this database had begun. The report begins here, because the
+            // metrics show only databases whose report has begun.
             let keys = report.unsafe_keys.load(Ordering::Relaxed);
             report.begin(catalog::own_database().to_u32());
             report.unsafe_keys.store(keys, Ordering::Relaxed);
@@ -321,10 +322,11 @@ impl Worker {
         background::report_activity(None);
         let is_idle = self.exchanges.is_empty() && !self.owners.are_working();
         let from = clock::now();
-        // The sleep is called even with a pause of zero, because it accepts interrupts.
+        // `sleep` is called even if the pause is zero, because `sleep` also handles interrupts.
         background::sleep(pause, Some(self.exchanges.ready()));
         if is_idle {
-            // Excludes the time during which the system did not schedule the process.
+            // The sleep may last longer than `pause`, because the system did not schedule the process. This additional time is not
+            // counted as sleep.
             self.slept += (clock::now() - from).min(pause);
             let thousandth = (naptime() / 1_000).as_nanos().max(1);
             let slept = self.slept.as_nanos();
@@ -342,8 +344,8 @@ impl Worker {
         background::exit()
     }
 
-    /// The tables of a dump are restored one after the other. Rows that a worker wrote in between would
-    /// collide with rows that are restored later.
+    /// Returns true if pg_restore is restoring the database. A dump is restored one table after the other. If a worker wrote rows
+    /// during the restore, these rows would conflict with rows that are restored later.
     fn is_being_restored(&mut self) -> Result<bool, Stop> {
         let now = clock::now();
         if now - self.restore_checked_at >= RESTORE_CHECKED_EVERY {
@@ -352,7 +354,7 @@ impl Worker {
                 .step(StepKind::LookForRestore, |_, _| catalog::has_superusers_client(c"pg_restore"))?
             {
                 self.restored_at = now;
-                // The restored rows may need any kind of work.
+                // The restored rows may need any kind of work, so a sweep must look for it.
                 self.sweep.request();
             }
             self.restore_checked_at = now;
@@ -360,8 +362,8 @@ impl Worker {
         Ok(now - self.restored_at < RESTORE_IS_OVER)
     }
 
-    /// Runs first: repeats the work that a predecessor left unfinished, and publishes how much of the quotas this database
-    /// has spent.
+    /// The first step of a worker. Repeats the work that the previous worker left unfinished, and publishes how much of the quotas
+    /// this database has spent.
     fn take_over(&mut self) -> Result<(), Stop> {
         if !self.take_over.is_now() {
             return Ok(());
@@ -381,15 +383,15 @@ impl Worker {
             report.begin(catalog::own_database().to_u32());
         }
         if !self.steps.worker_slot.ledger_read.swap(true, Ordering::AcqRel) {
-            // The launcher waits until all databases have reported.
+            // The launcher is woken, because it waits until all databases have reported their spent quotas.
             shared_state::block().launcher.set_latch();
         }
         Ok(())
     }
 
-    /// Turns requests and new networks into jobs, and sessions with gaps into pending completions, each in a separate transaction.
-    /// So a lock that stops one transaction does not stop the others. Requests come first, because sessions of an address with a
-    /// job wait for its answer.
+    /// Turns requests and new networks into jobs. Turns sessions with gaps into pending completions. Each of the three kinds has
+    /// its own transaction, so a lock that stops one transaction does not stop the others. Requests come first, because sessions
+    /// wait for an answer only if their address already has a job.
     fn create_jobs(&mut self) -> Result<(), Stop> {
         if !self.create_jobs.is_now() {
             return Ok(());
@@ -405,8 +407,8 @@ impl Worker {
         result.map(|_| ())
     }
 
-    /// Creates jobs for networks that never had a job. Runs every naptime, because not every transaction that creates a
-    /// network wakes the worker. Returns whether there may be more such networks.
+    /// Creates jobs for networks that never had a job. Runs at least once per naptime, because some transactions create a network
+    /// without waking the worker. Returns true if there may be more such networks.
     fn create_jobs_of_networks(&mut self) -> Result<bool, Stop> {
         let Some(provider) = Providers::enabled().for_networks() else { return Ok(false) };
         let queued = self
@@ -419,7 +421,7 @@ impl Worker {
         Ok(queued >= network_answers::MOST_AT_ONCE)
     }
 
-    /// Returns whether there may be more.
+    /// Creates pending completions for sessions with gaps. Returns true if there may be more such sessions.
     fn create_completions(&mut self) -> Result<bool, Stop> {
         let sessions = self.steps.step(StepKind::CreateJobs, |oids, connection| {
             if store::has_rows(oids, c"incomplete_session") == Some(false) {
@@ -434,7 +436,7 @@ impl Worker {
         Ok(sessions >= completions::MOST_MOVED)
     }
 
-    /// Returns whether there may be more.
+    /// Creates jobs from the requests in the inbox. Returns true if there may be more requests.
     fn create_jobs_from_requests(&mut self) -> Result<bool, Stop> {
         let lease =
             self.steps.lease(self.provider_queues.iter().map(|provider_queue| provider_queue.provider));
@@ -464,8 +466,9 @@ impl Worker {
         Ok(created.requests >= queue::MOST_REQUESTS_AT_ONCE)
     }
 
-    /// Acts on prepared transactions that have ended since the last check. The statement that ended them announces the end, unless
-    /// its process was terminated first.
+    /// Does the work that prepared transactions announced, if these transactions have ended since the last check. Normally, the
+    /// statement that ends a prepared transaction announces this work. If the process of that statement was terminated first, only
+    /// this check finds the work.
     fn process_ended_transactions(&mut self, prepared: [bool; LOOKED_FOR.len()]) {
         let before = std::mem::replace(&mut self.prepared, prepared);
         let [rules, recount, sweep] = std::array::from_fn(|n| before[n] && !prepared[n]);
@@ -480,13 +483,14 @@ impl Worker {
         }
     }
 
-    /// Requests a sweep for lookups that were not queued and that a running sweep may have passed already.
+    /// Requests a sweep, because some lookups were not queued. If a sweep is already running, another one follows it, because the
+    /// running sweep may have passed the rows of these lookups.
     fn want_sweep(&mut self) {
         self.sweeps_again = self.sweeping.is_some();
         self.sweep.request();
     }
 
-    /// Begins to evaluate the rules of session priority when they are due.
+    /// If the rules of session priority must be evaluated now, begins the evaluation.
     fn evaluate_priorities(&mut self) -> Result<(), Stop> {
         if !self.session_priorities.is_due() {
             return Ok(());
@@ -502,9 +506,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Looks for pending counts every naptime and adds them to the inventories, one transaction per round. If
-    /// there are none, it reads only the tables' few pages. So counts that an earlier step could not fold are
-    /// found again.
+    /// Looks for pending counts in every naptime and adds them to the inventories. Each round runs one transaction. If there are no
+    /// pending counts, the transaction reads only a few pages. If an earlier step could not fold some counts, a later naptime finds
+    /// them.
     fn fold(&mut self) -> Result<(), Stop> {
         if !self.fold.is_now() {
             return Ok(());
@@ -527,9 +531,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Applies edits of `known_networks` to existing networks: in every naptime, and when a commit announces an
-    /// edit. So it also finds edits that an earlier step could not apply. A round has one transaction. If there
-    /// is no edit, the transaction reads only an index.
+    /// Applies edits of `known_networks` to existing networks. Runs in every naptime, and when a commit announces an edit. If an
+    /// earlier step could not apply an edit, a later naptime finds it. Each round runs one transaction. If there is no edit, the
+    /// transaction reads only an index.
     fn reclassify(&mut self) -> Result<(), Stop> {
         if !self.reclassification.is_now() {
             return Ok(());
@@ -548,13 +552,13 @@ impl Worker {
         Ok(())
     }
 
-    /// Looks for requests for a recount. If a commit could not append its request, adds a request.
+    /// Looks for requests for a recount. If a commit could not append such a request, appends the request for that commit.
     fn look_for_recounts(&mut self) -> Result<(), Stop> {
         let is_needed = registry::is_recount_needed();
         let oldest = self.steps.step(StepKind::LookForRecounts, |oids, connection| {
             if is_needed {
-                // Shared memory says that a recount is needed, but not why. So the number of sessions is unknown, and some sessions
-                // may have gaps.
+                // Shared memory records that a recount is needed, but not the reason. So the request contains no number of
+                // sessions, and assumes that some sessions have gaps.
                 recount_requests::append(oids, RecountRequest { sessions: 0, has_gaps: true });
             }
             let may_exist = recount_requests::may_exist(oids);
@@ -564,7 +568,8 @@ impl Worker {
             registry::recount_is_requested();
         }
         self.recounter.wanted(oldest.is_some());
-        // The time is stored before the recount begins, because no count is possible while session_delta is locked.
+        // This time is stored before the recount begins, because the sizes cannot be counted while the recount holds its lock on
+        // session_delta.
         self.steps
             .worker_slot
             .report
@@ -576,7 +581,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Counts sizes for the metrics.
+    /// Counts the sizes that the metrics show, such as the length of the queue.
     fn count(&mut self) -> Result<(), Stop> {
         let now = clock::now();
         if self.counts_at() > now {
@@ -604,7 +609,7 @@ impl Worker {
         if guc::metrics() { self.count.at().max(self.counted_until) } else { NEVER }
     }
 
-    /// Looks for unannounced work, one transaction per round.
+    /// Looks for work that was not announced to the worker. Each round runs one transaction.
     fn sweep(&mut self) -> Result<(), Stop> {
         if !self.sweep.is_now() {
             return Ok(());
@@ -631,7 +636,8 @@ impl Worker {
                 self.sweep.request();
             }
         }
-        // Jobs may also exist without requests: from a restored dump, or made due by hand.
+        // Some jobs have no request in the inbox: a dump restored them, or a user made them due by an UPDATE. So all kinds of work
+        // are requested here.
         self.fold.request();
         self.count.request();
         self.owners.look();

@@ -1,4 +1,4 @@
-//! Background workers: one per database that has the extension, and the launcher that starts them.
+//! Background workers. Each database that has the extension has one worker. The launcher starts the workers.
 //!
 //! | module | contents |
 //! |---|---|
@@ -46,7 +46,7 @@ const PROGRAM: Program =
 
 crate::background_process!(cowrie_enrich_worker_main, main_loop::run);
 
-/// Starts the worker of this slot.
+/// Starts the process of the worker that uses this slot.
 fn start(database: &str, worker_slot: usize) -> Option<Process> {
     background::start(PROGRAM, &format!("cowrie_enrich worker for {database}"), worker_slot as i32)
 }
