@@ -120,7 +120,8 @@ pub fn run(worker_slot: i32) {
     if !worker_process::take(worker_slot) {
         pgrx::error!("another cowrie_enrich worker is running in this database");
     }
-    // From now on, this worker removes rows from the inbox. So a new epoch begins, in which no row counts as a duplicate of an older row.
+    // From now on, this worker removes rows from the inbox. So a new epoch begins. In this epoch, no row is a duplicate of an
+    // older row.
     inbox_duplicates::begin_epoch();
     if worker_slot.report.database.load(Ordering::Acquire) != catalog::own_database().to_u32() {
         worker_slot.report.begin(0);

@@ -1,9 +1,10 @@
-//! The supervisor of the owner processes. It chooses the next owner, and abandons a process that does not end.
+//! The supervisor of the owner processes. An owner process runs code of one table owner. The supervisor chooses the next owner. If
+//! a process does not end, the supervisor abandons it.
 //!
-//! At most two processes run code of owners at the same time, apart from abandoned processes. If code has not ended five seconds
-//! after its cancellation, the supervisor abandons its process and starts another one. There are slots for two abandoned processes.
-//! A third abandoned process leaves no slot free. Then no process starts until an abandoned process has ended. The worker itself
-//! waits for none of these processes.
+//! At most two processes run code of owners at the same time. Abandoned processes are not included in this limit. If code has not
+//! ended five seconds after its cancellation, the supervisor abandons the process and starts another one. There are two additional
+//! slots for abandoned processes. If all slots are used, no process starts until a process has ended. The worker itself never waits
+//! for these processes.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::Ordering;
@@ -23,70 +24,72 @@ use crate::store::completions::{self, Owner};
 use crate::telemetry;
 use crate::worker::activity::{Activity, StepKind};
 
-/// Maximum number of processes that run at the same time, not counting abandoned ones.
+/// Maximum number of owner processes that run at the same time. Abandoned processes are not included.
 const MOST_RUNNING: usize = 2;
-/// If a process has not ended by itself when it should have, the supervisor terminates it after this time.
+/// If a process does not end by itself when it should, the supervisor waits for this additional time. Then the supervisor
+/// terminates the process.
 const TERMINATED_AFTER: Duration = Duration::from_millis(400);
-/// If an owner's code is still running this long after its cancellation, the supervisor abandons its process.
+/// The supervisor abandons a process if the owner's code still runs this long after the code was cancelled.
 const ABANDONED_AFTER: Duration = Duration::from_secs(5);
-/// The owner is suspended after the owner's code has ended this number of processes in a row.
+/// An owner is suspended if code of this owner has ended this number of processes in a row.
 const MAX_CRASHES: u32 = 3;
-/// The longest pause between two reads of the pending rows, unless new rows arrive.
+/// Longest pause between two reads of the pending rows. New rows can make the pause shorter.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// The shortest pause between two such reads.
+/// Shortest pause between two reads of the pending rows.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
-/// The longest backoff of sessions after code of their table's owner ended the process.
+/// The longest backoff of a session after an owner process ended in code of the owner of the session's table.
 const LONGEST_AFTER_CODE: Duration = Duration::from_secs(300);
-/// Time within which a process that an earlier worker started takes its slot.
+/// A process that an earlier worker started must take its slot within this time.
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
-/// Deadlines are checked this much later, because a process may end exactly at its deadline.
+/// Deadlines are checked with this delay, because a process may end by itself exactly at its deadline.
 const MARGIN: Duration = Duration::from_millis(1);
 
-/// After this time, half of an owner's used time is forgotten.
+/// Every time this duration has passed, the recorded time that an owner has used is halved.
 const HALF_LIFE: Duration = Duration::from_secs(60);
-/// Expected duration of the first process of a new owner, because its real duration is not known yet.
+/// Expected duration of the first process of a new owner. The real duration is not known before that process has ended.
 const UNKNOWN_COST: Duration = Duration::from_secs(5);
-/// Weight of the waiting time in the sort key of an owner. The time that the owner's code has used has the weight 1.
+/// Weight of an owner's waiting time in the owner's sort key. The time that the owner's code has used has the weight 1.
 const WAITING: f64 = 0.1;
 
-/// The past of an owner.
+/// What the supervisor has recorded about earlier processes of an owner.
 #[derive(Default)]
 struct History {
-    /// Time that the code of the owner took lately. `used_at` is when this time was last computed.
+    /// Recent time that code of the owner has used, computed at `used_at`. Earlier use counts less: see [`HALF_LIFE`].
     used: Duration,
     used_at: Timestamp,
-    /// Mean time of a process.
+    /// Mean time that code of the owner used in one process.
     cost: Option<Duration>,
-    /// The last process ended by itself, and at most a small part of its owner's code was cancelled.
+    /// True if the owner's last process ended by itself, and at most a fifth of its batches were cancelled because of the owner's
+    /// code.
     behaves: bool,
-    /// Since when the owner has been waiting for a process.
+    /// Time since when the owner has been waiting for a process. Unset if the owner does not wait.
     waits_since: Option<Timestamp>,
-    /// Number of consecutive processes that ended while they ran code of the owner.
+    /// Number of consecutive processes that ended while they were running code of the owner.
     crashes: u32,
-    /// The last process was terminated from outside, and a new process was started at once.
+    /// True if the owner's last process was terminated from outside, and a new process was started without a pause.
     was_restarted: bool,
-    /// Earliest time of the next process.
+    /// Earliest time at which the next process of the owner may start.
     not_before: Timestamp,
-    /// The connection as the owner failed.
+    /// True if the last process could not connect as the owner. In this case, the next process connects as superuser.
     cannot_connect: bool,
 }
 
 impl History {
-    /// Returns the time used lately.
+    /// Returns the recent time that code of the owner has used, computed for the time `now`.
     fn used(&self, now: Timestamp) -> Duration {
         let half_lives = (now - self.used_at).as_secs_f64() / HALF_LIFE.as_secs_f64();
         self.used.mul_f64(0.5_f64.powf(half_lives))
     }
 
-    /// Counts a process that has ended.
+    /// Adds the time of a process that has ended.
     fn count(&mut self, time: Duration, now: Timestamp) {
         self.used = self.used(now) + time;
         self.used_at = now;
         self.cost = Some(self.cost.map_or(time, |cost| cost.mul_f64(0.7) + time.mul_f64(0.3)));
     }
 
-    /// Returns the sort key of the owner. The owner with the lowest key is served first. The key is the time
-    /// used lately plus the expected time of the next process, minus a part of the time waited.
+    /// Returns the sort key of the owner. The owner with the lowest key gets the next process. The key is the recent used time,
+    /// plus the expected time of the next process, minus a fraction of the waiting time.
     fn key(&self, now: Timestamp) -> i64 {
         let waited = self.waits_since.map_or(Duration::ZERO, |since| now - since);
         let expected = self.used(now) + self.cost.unwrap_or(UNKNOWN_COST);
@@ -98,20 +101,20 @@ pub struct Owners {
     /// Index of this worker's slot.
     worker_slot: usize,
     database: u32,
-    /// Handles of processes that this worker started, by slot.
+    /// For each slot, the handle of its process. Unset if this worker did not start the process.
     processes: [Option<Process>; OWNER_SLOTS],
-    /// Owners with pending rows, at the last check.
+    /// The owners for whom the last check found pending rows.
     pending: Vec<Owner>,
     histories: HashMap<u32, History>,
-    /// Owners to suspend, each with the reason.
+    /// Owners that must be suspended, each with the reason.
     to_suspend: BTreeMap<u32, String>,
-    /// Processes whose leases are to end, each with the longest backoff for the sessions that it leased.
+    /// Processes whose leases must end. Each has the longest backoff for the sessions that the process had leased.
     to_release: Vec<(i64, Duration)>,
-    /// True if the next process is for an owner whose last process behaved well. Used only if such an owner waits.
+    /// True if the next process is for an owner whose last process behaved well. If no such owner waits, this flag has no effect.
     behaved_is_next: bool,
-    /// The next read of the pending rows.
+    /// Time of the next read of the pending rows.
     look: Due,
-    /// Time of the next deadline.
+    /// Time at which the supervisor must check the next deadline.
     next: Timestamp,
 }
 
@@ -131,17 +134,17 @@ impl Owners {
         }
     }
 
-    /// Notes that rows became pending.
+    /// Requests a read of the pending rows, because new rows may be pending.
     pub fn look(&mut self) {
         self.look.request();
     }
 
-    /// Returns when there is something to do without a wake-up.
+    /// Returns the time when the supervisor must run again, even if no event wakes the worker.
     pub fn next(&self) -> Timestamp {
         self.next.min(self.look.at())
     }
 
-    /// Watches the processes and starts new ones.
+    /// Checks the running processes, and starts new processes.
     pub fn step(&mut self, steps: &Steps, session_priorities: &mut SessionPriorities) -> Result<(), Stop> {
         self.next = NEVER;
         for index in 0..OWNER_SLOTS {
@@ -161,13 +164,13 @@ impl Owners {
         self.start(steps, session_priorities)
     }
 
-    /// Returns the holders of the running processes' leases.
+    /// Returns the ids under which the running processes hold leases.
     pub fn holders(&self) -> Vec<i64> {
         let running = self.slots().iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0);
         running.map(|slot| slot.holder.load(Ordering::Acquire)).collect()
     }
 
-    /// Returns whether a process is starting or works.
+    /// Returns true if at least one process is starting or working. Abandoned processes are not included.
     pub fn are_working(&self) -> bool {
         self.slots().iter().any(|slot| {
             !slot.is_free()
@@ -180,7 +183,8 @@ impl Owners {
         &shared_state::block().worker_slots[self.worker_slot].owner_slots
     }
 
-    /// Watches one process: collects it after its end, terminates it or abandons it.
+    /// Checks one process. If the process has ended, frees its slot. If the process has exceeded a deadline, terminates or abandons
+    /// it.
     fn watch(&mut self, steps: &Steps, index: usize, session_priorities: &mut SessionPriorities) {
         let slot = &self.slots()[index];
         if slot.is_free() {
@@ -191,7 +195,7 @@ impl Owners {
         let now = clock::now();
         let is_gone = match &self.processes[index] {
             Some(process) => process.state() == ProcessState::Gone,
-            // An earlier worker started the process in this slot. The process may not have taken the slot yet.
+            // An earlier worker started the process of this slot. This process may not have taken the slot yet.
             None => {
                 let has_begun = slot.has_begun.load(Ordering::Acquire);
                 let starts_until = slot.started_at.load(Ordering::Relaxed) + STARTS_WITHIN;
@@ -233,7 +237,7 @@ impl Owners {
         self.next = self.next.min(since + deadline + MARGIN);
     }
 
-    /// Handles the end of a process and frees its slot.
+    /// Records the end of a process and frees its slot.
     fn collect(&mut self, index: usize, session_priorities: &mut SessionPriorities) {
         let slot = &self.slots()[index];
         let owner = slot.owner.load(Ordering::Acquire);
@@ -278,8 +282,8 @@ impl Owners {
             if batches > 0 {
                 history.crashes = 0;
             }
-            // A role that terminates one process causes no delay. A role that does so repeatedly must not
-            // make the worker start processes without a pause.
+            // If a role terminates a process for the first time, the next process starts at once. If a role terminates processes
+            // repeatedly, the worker pauses before it starts the next one.
             let was_restarted = std::mem::replace(&mut history.was_restarted, true);
             history.not_before = if was_restarted { now + retry_pause() } else { now };
         }
@@ -296,7 +300,7 @@ impl Owners {
         self.look();
     }
 
-    /// Suspends owners and ends leases. The next round retries a step that failed.
+    /// Suspends the owners and ends the leases that are listed for this. If a step fails, the next round retries it.
     fn store_decisions(&mut self, steps: &Steps) -> Result<(), Stop> {
         for (role, reason) in self.to_suspend.clone() {
             let suspended = steps.step(StepKind::Supervise, |oids, connection| {
@@ -329,7 +333,7 @@ impl Owners {
         Ok(())
     }
 
-    /// Starts processes for the owners that wait, while there are free slots.
+    /// Starts processes for waiting owners, as long as a slot is free.
     fn start(&mut self, steps: &Steps, session_priorities: &mut SessionPriorities) -> Result<(), Stop> {
         let now = clock::now();
         let mut wanted: BTreeMap<u32, bool> = self
@@ -362,9 +366,9 @@ impl Owners {
                 history.waits_since = None;
             }
         }
-        // One queue has the owners whose last process behaved well. The second queue has new owners, and owners whose code was
-        // cancelled. The supervisor takes an owner from each queue in turn. Otherwise many hostile owners could keep another owner
-        // waiting.
+        // There are two queues. The first one contains the owners whose last process behaved well. The second one contains new
+        // owners and owners whose code was cancelled. The supervisor takes owners from the two queues in turn. Otherwise many
+        // hostile owners could keep another owner waiting.
         let mut queues: [Vec<(bool, i64, u32)>; 2] = Default::default();
         for (role, comes_first) in &wanted {
             let history = self.histories.entry(*role).or_default();
@@ -388,7 +392,8 @@ impl Owners {
                 break;
             }
         }
-        // If other owners wait, a process ends after its share of the time, and an idle process ends at once.
+        // This flag is set if other owners wait. A working process then ends after its share of the time, and an idle process ends
+        // at once.
         let others_wait = queues.iter().any(|queue| !queue.is_empty());
         for slot in self.slots().iter().filter(|slot| !slot.is_free()) {
             slot.others_wait.store(others_wait, Ordering::Relaxed);
@@ -399,7 +404,7 @@ impl Owners {
         Ok(())
     }
 
-    /// Starts the process of an owner. Returns whether a further process may be started.
+    /// Starts the process of an owner. Returns true if the supervisor may start another process after that.
     fn start_one(
         &mut self,
         steps: &Steps,
@@ -438,15 +443,15 @@ impl Owners {
     }
 }
 
-/// Returns two limits on the time that code in a slot may run. After the first, the process should have ended. After
-/// the second, the supervisor abandons the process.
+/// Returns two time limits for the code that runs in a slot. At the first limit, the supervisor terminates the process. At the
+/// second limit, it abandons the process.
 fn deadlines(slot: &OwnerSlot) -> (Duration, Duration) {
     let limit = slot.code_limit();
     (2 * limit + TERMINATED_AFTER, limit + ABANDONED_AFTER)
 }
 
-/// Returns whether the process in a slot is abandoned, or should have ended. Another process may then replace
-/// it.
+/// Returns true if the process of a slot is abandoned, or if it has run longer than the first limit of [`deadlines`]. In this case,
+/// another process may start in another slot.
 fn is_overdue(slot: &OwnerSlot, now: Timestamp) -> bool {
     let since = slot.code_since.load(Ordering::Acquire).if_set();
     slot.is_abandoned.load(Ordering::Acquire) || since.is_some_and(|since| now - since > deadlines(slot).0)

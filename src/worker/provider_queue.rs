@@ -1,5 +1,5 @@
-//! The batches of one provider, in all of their states (`batch`). The providers run in one process, but no provider waits for
-//! another one.
+//! The batches of one provider. A batch can have any state of `batch`. One worker process handles all providers, but no provider
+//! waits for another one.
 
 use std::collections::VecDeque;
 use std::ffi::CStr;
@@ -26,43 +26,45 @@ use crate::store::provider_quota;
 use crate::store::queue::{self, ClaimedJob};
 use crate::worker::activity::StepKind;
 
-/// How long claimed jobs may wait until they are sent. They wait while it is another
-/// worker's turn, or while this worker is delayed.
+/// Longest time for which claimed jobs wait to be sent. Jobs wait if other workers send requests first, or if this worker is
+/// delayed.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// Interval at which the worker checks whether a refused key was replaced.
+/// If a provider refused a key, interval at which the worker checks whether the configured key has changed.
 const CREDENTIALS_EVERY: Duration = Duration::from_secs(1);
-/// How long a claim waits for a lock. The time is short, because the worker holds permits meanwhile, and
-/// other databases wait for permits.
+/// Longest time for which a claim waits for a lock. The time is short, because the worker holds permits during the wait. Other
+/// databases wait for these permits.
 const CLAIM_WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"100ms")];
-/// Lookups of a probe: enough to test whether the provider has recovered.
+/// Number of lookups in a probe. This number is enough to test whether the provider has recovered.
 const PROBE_SIZE: usize = 10;
 
 pub struct ProviderQueue {
     pub provider: Provider,
-    /// When there are jobs to claim. The provider may not be queried before `blocked_until`.
+    /// Time when jobs can be claimed again. If `blocked_until` is later, the worker waits until `blocked_until`, because the
+    /// provider may not be queried before.
     pub next_due: Timestamp,
     blocked_until: Timestamp,
-    /// When to check again whether a stopped provider may be queried.
+    /// If a provider is stopped, the time of the next check whether its key has changed.
     next_credentials: Timestamp,
     /// The batches, in the order in which they were claimed.
     batches: VecDeque<Batch>,
-    /// When the batches that are not sent yet were claimed.
+    /// Time when the claimed batches that are not sent yet were claimed.
     claimed_at: Timestamp,
-    /// True if the most urgent jobs need no request. The next claim then reads many jobs at once.
+    /// True if the jobs that were claimed last needed no request, because answers existed. In this case, the next claim reads more
+    /// jobs at once.
     next_jobs_have_answers: bool,
-    /// The settings allowed lookups of networks when jobs were last claimed.
+    /// True if the settings allowed lookups of networks at the last round.
     looked_up_networks: bool,
-    /// Unused jobs and quota. Before the next claim, the queue gets the jobs back, and the ledger gets the
-    /// quota back.
+    /// Jobs and requests that were not used. Before the next claim, the worker returns the jobs to the queue and the requests to
+    /// the ledger of quotas.
     to_give_back: Vec<Unused>,
 }
 
-/// Jobs that are released without a request, and requests that were taken from the quota and not sent.
+/// Jobs that are released without a request, and the number of requests that were taken from the quota but not sent.
 struct Unused {
     lookup_keys: Vec<LookupKey>,
     day: Option<i32>,
     requests: usize,
-    /// True if the requests were returned to shared memory.
+    /// True if the requests were already returned to the quota in shared memory.
     is_returned: bool,
 }
 
@@ -81,7 +83,7 @@ impl ProviderQueue {
         }
     }
 
-    /// Returns when there is something to do without a wake-up.
+    /// Returns the time when the queue must be handled again, even if no event wakes the worker.
     pub fn next_at(&self) -> Timestamp {
         let is_stopped = self.next_due < self.blocked_until && limiter::stopped_with(self.provider).is_some();
         let blocked_until =
@@ -94,8 +96,8 @@ impl ProviderQueue {
         self.batches.iter().any(|batch| matches!(batch, Batch::Claimed(_)))
     }
 
-    /// Adds completed batches for jobs that need no request, because an earlier answer covers them. If the answers are for
-    /// blocks of addresses, all jobs form one batch, because the addresses of a batch are read in parts. Otherwise a batch
+    /// Adds completed batches for jobs that need no request, because earlier answers can be used. If the provider's answers are for
+    /// blocks of addresses, all jobs form one batch, because the addresses of such a batch are read in parts. Otherwise, a batch
     /// has at most `MOST_TOGETHER` jobs.
     pub fn serve(&mut self, lookup_keys: impl IntoIterator<Item = LookupKey>) {
         let shares = self.provider.declared().shares_answers();
@@ -106,7 +108,7 @@ impl ProviderQueue {
         }
     }
 
-    /// Adds a completed batch. Merges it into the last batch if the two batches may be stored together.
+    /// Adds a completed batch. If the last completed batch and this batch may be stored together, merges the two.
     fn add(&mut self, completed: Completed) {
         let last = self.batches.iter_mut().rev().find_map(|batch| match batch {
             Batch::Completed(last) => Some(last),
@@ -119,8 +121,8 @@ impl ProviderQueue {
         self.batches.extend(separate.map(Batch::Completed));
     }
 
-    /// Sends jobs until no job is left, or the provider may not be queried. If no claimed job needs a request, the function stops
-    /// until the next round. Otherwise completed batches would wait longer.
+    /// Sends jobs until no job is left, or until the provider may not be queried. If none of the claimed jobs needs a request,
+    /// returns, so that completed batches need not wait. The next round then continues.
     pub fn send(
         &mut self,
         steps: &Steps,
@@ -143,22 +145,22 @@ impl ProviderQueue {
         }
         let limits = provider.limits();
         while self.send_claimed(steps, exchanges, &limits)? && self.next_due <= clock::now() {
-            // The session priorities decide for which lookups the quota is used. So the worker evaluates them before it uses the
-            // quota.
+            // The session priorities determine for which lookups the quota is used. So the worker must evaluate the priorities
+            // before it uses the quota.
             if priorities.holds(provider) {
                 return Ok(());
             }
             let (decision, permits) = self.available_permits(steps, &limits);
             let (permits, most) = match (decision, permits) {
                 (PermitDecision::Granted, permits) => {
-                    // Takes the permits first, so that no request is taken from the quota without a permit.
-                    // Returning such a request to the quota does not always help, because other databases may
-                    // already have counted it.
+                    // The worker takes the permits before it takes requests from the quota, so that each request has a permit.
+                    // Requests without a permit would have to be returned to the quota. In the meantime, other databases may have
+                    // seen an exhausted quota.
                     let permits = limiter::take_permits(provider, permits, &limits);
                     let most = permits.len().saturating_mul(limits.batch);
                     (permits, most)
                 }
-                // The probe's permit is taken once there is a job to send.
+                // The permit of a probe is taken later, when the probe is sent.
                 (PermitDecision::Probe, _) => (Vec::new(), PROBE_SIZE.min(limits.batch)),
                 (PermitDecision::NotBefore(until), _) => {
                     self.blocked_until = until;
@@ -167,8 +169,8 @@ impl ProviderQueue {
                 (PermitDecision::Busy, _) => (Vec::new(), 0),
             };
             if most == 0 {
-                // A process that returns a permit wakes this process. This pause is for the case that no
-                // wake-up comes.
+                // When another process returns a permit, it wakes this worker. The pause limits the wait if this wake-up does not
+                // come.
                 self.blocked_until = clock::now() + BUSY_PAUSE.min(retry_pause());
                 return Ok(());
             }
@@ -180,7 +182,7 @@ impl ProviderQueue {
             self.next_jobs_have_answers = needs_no_request && !jobs.is_empty();
             if needs_no_request {
                 if jobs.is_empty() && self.next_due <= clock::now() {
-                    // Jobs are due, but another transaction holds them.
+                    // Jobs are due, but another transaction has locked them.
                     self.blocked_until = clock::now() + BUSY_PAUSE.min(retry_pause());
                 }
                 return Ok(());
@@ -189,7 +191,7 @@ impl ProviderQueue {
         Ok(())
     }
 
-    /// Ends the stop of a provider that refused a key, when the configured key has changed.
+    /// If a provider was stopped because it refused a key, and the configured key has changed since then, ends the stop.
     fn check_credentials(&mut self) {
         let now = clock::now();
         if self.next_credentials > now {
@@ -202,7 +204,7 @@ impl ProviderQueue {
         }
     }
 
-    /// Returns the number of available permits. If there are none, a process that returns one wakes this
+    /// Returns the number of permits that are available. If none is available, the next process that returns a permit wakes this
     /// worker.
     fn available_permits(&self, steps: &Steps, limits: &Limits) -> (PermitDecision, usize) {
         let (decision, permits) = limiter::available_permits(self.provider, limits);
@@ -210,7 +212,7 @@ impl ProviderQueue {
             return (decision, permits);
         }
         steps.worker_slot.waits_for(self.provider.index());
-        // Another process may have returned a permit before the slot showed that this worker waits.
+        // Checks again, because another process may have returned a permit just before the slot recorded that this worker waits.
         let (decision, permits) = limiter::available_permits(self.provider, limits);
         if decision != PermitDecision::Busy {
             steps.worker_slot.waits_no_more(self.provider.index());
@@ -218,8 +220,9 @@ impl ProviderQueue {
         (decision, permits)
     }
 
-    /// Leases jobs and takes their requests out of the day's quota. At most `most` of the jobs need a request. If fewer jobs are
-    /// due, finds out when the next jobs are due. Returns the jobs and the day whose quota paid for their requests.
+    /// Leases jobs and takes their requests from the day's quota. At most `most` of the jobs need a request. If the number of due
+    /// jobs is smaller than the claim allows, also finds out when the next jobs become due. Returns the jobs, and the day whose
+    /// quota includes the requests.
     fn claim(
         &mut self,
         steps: &Steps,
@@ -260,7 +263,7 @@ impl ProviderQueue {
         Ok((jobs, reserved.map(|reserved| reserved.day)))
     }
 
-    /// Sends the claimed batches. Returns whether all claimed batches are in flight.
+    /// Sends the claimed batches. Returns true if all of them were sent.
     fn send_claimed(
         &mut self,
         steps: &Steps,
@@ -293,13 +296,13 @@ impl ProviderQueue {
         Ok(true)
     }
 
-    /// Releases the jobs of claimed batches that may not be sent after all. Returns the requests of these
-    /// batches to the day's quota.
+    /// Releases the jobs of the claimed batches, because these batches may not be sent now. Returns the requests of these batches
+    /// to the day's quota.
     fn release(&mut self, steps: &Steps) -> Result<(), Stop> {
         let mut unused: Option<Unused> = None;
         self.batches.retain(|batch| {
             let Batch::Claimed(claimed) = batch else { return true };
-            // All these jobs were claimed together, so the same day's quota paid for them.
+            // All these jobs were claimed at the same time, so their requests belong to the quota of the same day.
             let unused = unused.get_or_insert_with(|| Unused {
                 lookup_keys: Vec::new(),
                 day: claimed.day,
@@ -317,7 +320,7 @@ impl ProviderQueue {
         self.give_back(steps)
     }
 
-    /// Returns unused jobs and quota. If a step fails, the remaining jobs and quota stay for the next round.
+    /// Returns the unused jobs to the queue and the unused requests to the quota. If a step fails, the next round returns the rest.
     fn give_back(&mut self, steps: &Steps) -> Result<(), Stop> {
         let (provider, lease) = (self.provider, steps.lease([self.provider]));
         while let Some(unused) = self.to_give_back.last() {
@@ -336,8 +339,7 @@ impl ProviderQueue {
         Ok(())
     }
 
-    /// Completes the batch of an exchange that has ended. Returns the exchange if it carried no batch of this
-    /// queue.
+    /// Completes the batch whose exchange has ended. If the exchange belongs to no batch of this queue, returns the exchange.
     pub fn complete(&mut self, finished: Finished<Reply>) -> Option<Finished<Reply>> {
         let is_its_batch =
             |batch: &Batch| matches!(batch, Batch::InFlight(sent) if sent.ticket == finished.ticket);
@@ -354,7 +356,7 @@ impl ProviderQueue {
         self.batches.iter().any(|batch| matches!(batch, Batch::InFlight(_)))
     }
 
-    /// Returns when the next completed batch is to be applied.
+    /// Returns the time when the next completed batch must be applied.
     fn applies_at(&self) -> Timestamp {
         let has_requests_in_flight = self.has_requests_in_flight();
         let due_at = |batch: &Batch| match batch {
@@ -364,7 +366,7 @@ impl ProviderQueue {
         self.batches.iter().filter_map(due_at).min().unwrap_or(NEVER)
     }
 
-    /// Removes and returns the completed batches that are to be applied now.
+    /// Removes the completed batches that must be applied now, and returns them.
     pub fn take_due(&mut self) -> Vec<Completed> {
         let (now, has_requests_in_flight) = (clock::now(), self.has_requests_in_flight());
         let mut due = Vec::new();
@@ -379,8 +381,8 @@ impl ProviderQueue {
         due
     }
 
-    /// Runs one transaction for a batch. A batch that needs more transactions continues in the next round.
-    /// Returns the reason to end the round if the transaction failed.
+    /// Runs one transaction for a batch. If the batch needs more transactions, the next round continues it. If the transaction
+    /// failed, returns the reason why the round ends.
     pub fn apply(&mut self, steps: &Steps, batch: Completed) -> Option<Stop> {
         let lease = steps.lease([self.provider]);
         let (batch, stop) = batch.apply(steps, lease);
@@ -400,7 +402,7 @@ impl ProviderQueue {
         stop
     }
 
-    /// Drops a batch whose lease has run out. Its jobs will be claimed again.
+    /// Discards a batch whose lease has run out. The jobs of the batch will be claimed again.
     fn give_up(&mut self, batch: Completed) {
         self.to_give_back.extend(batch.unspent.iter().map(|(day, requests)| Unused {
             lookup_keys: Vec::new(),
@@ -413,8 +415,8 @@ impl ProviderQueue {
     }
 }
 
-/// Splits jobs into two lists. The first has all jobs that need no request, and at most `affordable` jobs that need
-/// one. The second has the rest.
+/// Splits jobs into two lists. The first list has all jobs that need no request, and at most `affordable` jobs that need a request.
+/// The second list has the other jobs.
 fn within(jobs: Vec<ClaimedJob>, affordable: usize) -> (Vec<ClaimedJob>, Vec<ClaimedJob>) {
     let mut left = affordable;
     jobs.into_iter().partition(|job| {

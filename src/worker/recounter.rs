@@ -1,10 +1,10 @@
-//! Recounts sessions after a commit could not append its counts. The worker starts this recount by itself.
+//! Recounts sessions if a commit could not append its counts. The worker starts such a recount by itself.
 //!
-//! A recount reads all attached tables at one moment, because the inventory does not record from which table a count
-//! came. That takes long for large tables, so a separate process does it, in one transaction. It reads below the
-//! executor, where no code of a table owner runs, and appends corrections as the extension's owner. The same
-//! transaction deletes the requests that it has seen. A request that it has not seen belongs to sessions that it has
-//! not counted.
+//! The inventory does not record how many sessions of a count came from which table. So a recount must read all attached tables
+//! with one snapshot. This takes long for large tables, so a separate process runs the recount in one transaction. The process
+//! reads the tables below the executor, where no code of a table owner runs. It appends corrections as the extension's owner. The
+//! transaction also deletes the requests for a recount that its snapshot contains. Other requests stay, because their sessions are
+//! not counted yet.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -25,28 +25,28 @@ const PROGRAM: Program =
 
 crate::background_process!(cowrie_enrich_recount_main, run);
 
-/// Pause before the first repetition of a failed recount. The pause doubles with each further failure, because a failed recount may
-/// have read all tables.
+/// Pause before a failed recount is repeated for the first time. The pause doubles with each further failure, because each failed
+/// recount may have read all tables.
 const AGAIN_BASE: Duration = Duration::from_secs(5);
 const AGAIN_CAP: Duration = Duration::from_secs(300);
-/// Maximum number of attempts of one process. An attempt ends if tables are being attached, or if another
-/// session holds a lock that it needs.
+/// Maximum number of attempts of one process. An attempt ends early if a table was attached meanwhile, or if another session holds
+/// a lock that the recount needs.
 const ATTEMPTS: u32 = 100;
 
-/// The recount of a worker's database, as the worker sees it.
+/// What a worker knows about the recount of its database.
 #[derive(Default)]
 pub struct Recounter {
-    /// True if there is a request.
+    /// True if a recount is requested.
     is_wanted: bool,
     process: Option<Process>,
-    /// Number of consecutive processes that ended without completing a request.
+    /// Number of processes that were started for the current requests. Reset to 0 when no request is left.
     attempts: u32,
-    /// Earliest time of the next start.
+    /// Earliest time at which the next process may start.
     not_before: Timestamp,
 }
 
 impl Recounter {
-    /// Notes whether there is a request.
+    /// Records whether a recount is requested.
     pub fn wanted(&mut self, is_wanted: bool) {
         self.is_wanted = is_wanted;
         if !is_wanted {
@@ -54,13 +54,13 @@ impl Recounter {
         }
     }
 
-    /// Returns when there is something to do without a wake-up.
+    /// Returns the time when a process must be started, even if no event wakes the worker.
     pub fn next(&self) -> Timestamp {
         if self.is_wanted && self.process.is_none() { self.not_before } else { NEVER }
     }
 
-    /// Starts a process if one is requested and none runs. Returns true if a process has ended since the last call. The caller must
-    /// then check the requests again.
+    /// If a recount is requested and no process runs, starts a process. If a process has ended since the last call, returns true.
+    /// The caller must then look for requests again.
     pub fn step(&mut self, steps: &Steps) -> bool {
         let has_ended = self.process.as_ref().is_some_and(|process| process.state() == ProcessState::Gone);
         if has_ended && let Some(process) = self.process.take() {
@@ -80,8 +80,7 @@ impl Recounter {
             self.attempts = self.attempts.saturating_add(1);
             backoff::delay(self.attempts, AGAIN_BASE, AGAIN_CAP, random::unit())
         } else {
-            // The failed attempt cost little, because it read no session. So the next attempt comes soon: a slot may become
-            // free at any time.
+            // The next attempt comes soon, because the failed start cost little, and because a slot may become free at any time.
             telemetry::error(
                 "could not start a recount of the sessions",
                 "no background worker slot is free; raise max_worker_processes",
@@ -97,7 +96,7 @@ fn run(worker_slot: i32) {
     background::accept_signals();
     let worker_slot = worker_process::worker_slot(worker_slot);
     let database = worker_slot.database.load(Ordering::Acquire);
-    // The process of an earlier worker may still run.
+    // If the process of an earlier worker is still running, this process ends.
     if database == 0 || !worker_slot.recounter.take(database) {
         return;
     }
@@ -127,7 +126,8 @@ fn run(worker_slot: i32) {
                 }
                 break;
             }
-            // Locks are taken before anything is read.
+            // The recount takes its locks before it reads tables. So an attempt that fails because of a lock costs little and can
+            // be repeated at once.
             Err(failure) if failure.was_lock => {
                 telemetry::log_once_per_burst("a recount of the sessions waits for a lock", &failure.message);
             }

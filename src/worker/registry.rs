@@ -1,8 +1,9 @@
-//! The worker slots, and how workers are notified of work.
+//! The worker slots, and the wake-ups by which backends notify the workers of new work.
 //!
-//! The launcher gives each database a worker slot in shared memory. Backends find the slot of their database there. They wake its
-//! worker when they commit queued work, once for any amount of work. They make the worker exit when another session needs exclusive
-//! access to the database. A database without a slot is announced to the launcher.
+//! The launcher gives the worker of each database a slot in shared memory. Backends find the slot of their database there. When a
+//! backend commits queued work, it wakes the worker once, independent of the amount of work. If another session needs exclusive
+//! access to the database, the backend of that session makes the worker exit. If a database has no slot, the backend announces the
+//! database to the launcher.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -18,7 +19,7 @@ use crate::pg::{Oid, catalog, clock};
 use crate::shared_state::{self, DatabaseCooldown, OwnerSlot, WorkerSlot};
 
 thread_local! {
-    /// Wake-ups that this transaction sends when it commits.
+    /// The wake-ups that will be sent when the current transaction commits.
     static WAKEUPS: Cell<Wakeups> = Cell::default();
 }
 
@@ -32,7 +33,7 @@ struct Wakeups {
     sweep: bool,
 }
 
-/// How a worker ended. The worker stores this in its slot for the launcher.
+/// The reason why a worker ended. The worker stores the reason in its slot, where the launcher reads it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum ExitReason {
@@ -54,15 +55,15 @@ impl ExitReason {
     }
 }
 
-/// Why a database that needs a worker has none.
+/// The reason why a database needs a worker but has none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum NoWorkerReason {
-    /// All slots of max_worker_processes are taken, or are kept for databases that had a worker before.
+    /// All slots of max_worker_processes are in use, or are reserved for databases that had a worker before.
     Slot = 1,
-    /// The limit of workers is reached.
+    /// The maximum number of workers is running.
     Room,
-    /// The last worker failed, and the pause before the next start is not over.
+    /// The last worker failed, and the pause before the next start has not ended.
     Pause,
 }
 
@@ -77,15 +78,15 @@ impl NoWorkerReason {
     }
 }
 
-/// How long a database stays without a worker once another session needs exclusive access. The server itself
-/// waits five seconds for other processes to disconnect.
+/// If another session needs exclusive access to a database, the database gets no worker for this time. The server itself waits five
+/// seconds for other processes to disconnect.
 const COOLDOWN: Duration = Duration::from_secs(6);
 
-/// Begins to listen for `CREATE EXTENSION`, for `DROP EXTENSION`, and for commands that need a database without
-/// other connections, such as `DROP DATABASE`.
+/// Makes the hooks call this module for `CREATE EXTENSION`, `DROP EXTENSION`, and commands that need a database without other
+/// connections. An example of such a command is `DROP DATABASE`.
 ///
-/// A transaction may be prepared while the library is not preloaded, and committed after it is preloaded. The library may also be
-/// loaded by the CREATE EXTENSION that is running now.
+/// The hook for prepared transactions is also needed, because a transaction may be prepared before the library is preloaded and
+/// committed afterwards. A running CREATE EXTENSION may have loaded the library, so its change of the extension is recorded here.
 pub fn listen() {
     if hooks::is_extension_being_changed() {
         extension_changes();
@@ -93,17 +94,17 @@ pub fn listen() {
     hooks::listen(Listener { extension_changes, database_is_needed, prepared_commits });
 }
 
-/// Wakes the worker when this transaction commits.
+/// Requests that the worker is woken when this transaction commits.
 pub fn work_was_queued() {
     WAKEUPS.set(Wakeups { work: true, ..WAKEUPS.get() });
 }
 
-/// Notes that this transaction changes the rules of session priority.
+/// Records that this transaction changes the rules of session priority.
 pub fn rules_changed() {
     WAKEUPS.set(Wakeups { work: true, rules: true, ..WAKEUPS.get() });
 }
 
-/// Notes that this transaction edits `known_networks`.
+/// Records that this transaction edits `known_networks`.
 pub fn networks_were_edited() {
     WAKEUPS.set(Wakeups { work: true, networks: true, ..WAKEUPS.get() });
 }
@@ -112,19 +113,20 @@ fn extension_changes() {
     WAKEUPS.set(Wakeups { extension: true, ..WAKEUPS.get() });
 }
 
-/// Notes that counts of this transaction are lost, and that the request for a recount could not be appended.
+/// Records that counts of this transaction are lost, and that this transaction could not append a request for a recount.
 pub fn recount_is_needed() {
     WAKEUPS.set(Wakeups { work: true, recount: true, ..WAKEUPS.get() });
 }
 
-/// Notes that lookups of this transaction were not queued, because their requests could not be appended. A
-/// sweep finds them.
+/// Records that lookups of this transaction are not queued, because the transaction could not append requests for them. A sweep
+/// will find the addresses.
 pub fn sweep_is_needed() {
     WAKEUPS.set(Wakeups { work: true, sweep: true, ..WAKEUPS.get() });
 }
 
-/// Called last before PREPARE TRANSACTION. Sets marks, because the server keeps only the locks and rows of a prepared transaction.
-/// The process that commits the transaction reads the marks. A launcher or worker that is running at that time also reads them.
+/// Called immediately before PREPARE TRANSACTION. The server keeps only the locks and rows of a prepared transaction, so this
+/// function stores the wake-ups as marks. The process that commits the prepared transaction reads the marks. A launcher or worker
+/// that runs at that time also reads them.
 pub fn transaction_is_prepared() {
     let wakeups = WAKEUPS.get();
     let marks = [
@@ -140,8 +142,8 @@ pub fn transaction_is_prepared() {
         .for_each(|(_, mark)| exclusion::mark(mark));
 }
 
-/// Called before COMMIT PREPARED. If several transactions are prepared, the marks may belong to another prepared
-/// transaction. The wake-up is then unnecessary, but costs little.
+/// Called before COMMIT PREPARED. If several transactions of the database are prepared, the marks may belong to a different one. In
+/// this case, the wake-up is unnecessary, but it costs little.
 fn prepared_commits() {
     if !shared_state::is_shared() {
         return;
@@ -152,7 +154,7 @@ fn prepared_commits() {
     WAKEUPS.set(Wakeups {
         work: wakeups.work || is_marked(Mark::Work),
         rules: wakeups.rules || is_marked(Mark::Rules),
-        // Edits of networks have no mark, because the worker looks for them each naptime.
+        // Edits of networks have no mark, because the worker looks for such edits in every naptime.
         networks: wakeups.networks,
         extension: wakeups.extension || is_marked(Mark::Extension),
         recount: wakeups.recount || is_marked(Mark::Recount),
@@ -160,8 +162,8 @@ fn prepared_commits() {
     });
 }
 
-/// Sends the wake-ups of the transaction that ended. Sets atomics and latches and takes one short lock;
-/// cannot fail.
+/// Sends the wake-ups of the transaction that has ended. Cannot fail, because it only sets atomics and latches and briefly takes
+/// one lock.
 pub fn transaction_ended(outcome: Outcome) {
     let wakeups = WAKEUPS.take();
     let tells_some = wakeups != Wakeups::default();
@@ -180,31 +182,33 @@ pub fn transaction_ended(outcome: Outcome) {
         if wakeups.networks {
             worker_slot.networks_edited.store(true, Ordering::Release);
         }
-        // A worker that starts later sweeps first.
+        // If no worker is running, no flag is needed: each worker begins with a sweep.
         if wakeups.sweep {
             worker_slot.sweep_wanted.store(true, Ordering::Release);
         }
         worker_slot.wake();
     }
-    // A new extension is always announced, because a worker in the slot may have just found no extension.
+    // A new extension is announced even if the database has a worker, because this worker may have looked for the extension just
+    // before the commit.
     if wakeups.extension || (worker_slot.is_none() && wakeups.work && guc::worker_enabled()) {
         announce(database);
     }
 }
 
-/// Makes the worker of this database request a recount.
+/// Requests that the worker of this database recounts the sessions.
 pub fn ask_for_recount() {
     let database = catalog::own_database().to_u32();
     shared_state::locked(|guarded| guarded.ask_for_recount(database));
 }
 
-/// Returns whether shared memory says that this database needs a recount. The tables do not contain this request.
+/// Returns true if shared memory contains a request for a recount of this database. The table `recount_request` does not contain
+/// this request.
 pub fn is_recount_needed() -> bool {
     let database = catalog::own_database().to_u32();
     shared_state::locked(|guarded| guarded.recounts.contains(&database))
 }
 
-/// Notes that the table `recount_request` now contains the request for a recount.
+/// Removes the request from shared memory, because the table `recount_request` contains it now.
 pub fn recount_is_requested() {
     let database = catalog::own_database().to_u32();
     shared_state::locked(|guarded| {
@@ -212,12 +216,12 @@ pub fn recount_is_requested() {
     });
 }
 
-/// Returns whether this database has a worker, or may have one soon.
+/// Returns true if this database may have a worker now or soon.
 pub fn has_worker() -> bool {
     shared_state::is_shared() && guc::worker_enabled()
 }
 
-/// Returns the slot of a database's worker.
+/// Returns the slot of the worker that runs in a database.
 pub fn worker_slot_of(database: Oid) -> Option<&'static WorkerSlot> {
     let wanted = database.to_u32();
     shared_state::block()
@@ -226,7 +230,7 @@ pub fn worker_slot_of(database: Oid) -> Option<&'static WorkerSlot> {
         .find(|worker_slot| worker_slot.database.load(Ordering::Acquire) == wanted && worker_slot.is_taken())
 }
 
-/// Makes the launcher check a database.
+/// Asks the launcher to check whether a database needs a worker.
 fn announce(database: Oid) {
     let wanted = database.to_u32();
     let was_announced = shared_state::locked(|guarded| {
@@ -244,7 +248,7 @@ fn announce(database: Oid) {
     }
 }
 
-/// Databases announced since the launcher last checked, or all databases.
+/// The databases that were announced since the launcher last looked. If too many were announced, stands for all databases.
 pub enum AnnouncedDatabases {
     These(Vec<u32>),
     All,
@@ -261,9 +265,8 @@ pub fn take_announced() -> AnnouncedDatabases {
     })
 }
 
-/// Makes a database's worker exit, because another session needs exclusive access. Keeps new workers out for
-/// a while. Does not wait for the worker's exit, because the statement that needs the access waits for this
-/// exit.
+/// Makes the worker of a database exit, because another session needs exclusive access to the database. The database gets no new
+/// worker for a while. This function does not wait until the worker has exited, because the server itself waits for that.
 fn database_is_needed(database: Oid) {
     if !shared_state::is_shared() {
         return;
@@ -278,7 +281,7 @@ fn database_is_needed(database: Oid) {
         }
     });
     let block = shared_state::block();
-    // The slots include the slot of a worker that is being started and has not taken its slot yet.
+    // These slots also include the slot of a worker that is starting and has not taken its slot yet.
     for worker_slot in
         block.worker_slots.iter().filter(|worker_slot| worker_slot.database.load(Ordering::Acquire) == wanted)
     {
@@ -291,8 +294,7 @@ fn database_is_needed(database: Oid) {
     block.launcher.set_latch();
 }
 
-/// Returns the time until which a database must stay without a worker. Returns `None` if it may have a worker
-/// now.
+/// Returns the time until which a database must have no worker. If the database may have a worker now, returns `None`.
 pub fn cooldown_end(database: Oid) -> Option<Timestamp> {
     let (wanted, now) = (database.to_u32(), clock::now());
     shared_state::locked(|guarded| {
