@@ -1,10 +1,9 @@
-//! The current attribution of an address. It comes from the inventory row of the address. Newer mmdb files take
-//! precedence over the row. Without a row, the attribution comes from the files alone.
+//! The current attribution of an address. It comes from the inventory row of the address. If the mmdb files are newer than the row,
+//! values from the files take precedence. If there is no row, all values come from the files.
 //!
-//! Reading the inventory is the most expensive part of a session's insert, so attributions are cached for the
-//! transaction. Attributions from the inventory stay cached after the transaction, until an answer in the inventory
-//! changes. Each statement that changes an answer fires the trigger `inventory_changed`, which notifies all backends
-//! at commit.
+//! Reading the inventory is the most expensive part of the INSERT of a session. So attributions are cached until the transaction
+//! ends. Attributions that come from the inventory stay cached after the transaction, until an answer in the inventory changes.
+//! Each statement that changes an answer fires the trigger `inventory_changed`. At commit, this trigger notifies all backends.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -28,52 +27,52 @@ use crate::provider::Providers;
 use crate::store::{ExtensionOids, addresses};
 use crate::telemetry::{self, Counter};
 
-/// The transaction's knowledge of an address's inventory row.
+/// What the transaction knows about the inventory row of an address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Inventory {
-    /// The row was not read yet, or must be renewed from newer mmdb files.
+    /// The transaction has not read the row, or newer mmdb files require that the row is renewed.
     Unknown,
     /// The row exists, and is up to date with the mmdb files.
     Present,
 }
 
-/// The values of a snapshot.
+/// The values that the snapshot of a session gets.
 pub struct Attribution {
     asn: Option<i64>,
     country: Option<[u8; 2]>,
-    /// The type of the address, and the length of this text in characters.
+    /// The type of the address, and the number of characters in this text.
     ip_type: Option<(OwnedVarlena<Text>, usize)>,
-    /// The document without `_meta`; `None` without a value.
+    /// The enrichment document without `_meta`. `None` if the document would be empty.
     enrichment: Option<OwnedVarlena>,
     inventory: Inventory,
-    /// Providers whose answers may still fill unknown values.
+    /// The providers whose answers may still supply values that are unknown now.
     awaits: Providers,
-    /// Versions of the inventory and of the mmdb maps from which this attribution was read. The attribution stays
-    /// cached after the transaction only while these versions are current.
+    /// The versions of the inventory and of the mmdb maps when this attribution was read. After the transaction, the attribution
+    /// stays cached only while these versions are current.
     as_of: Version,
 }
 
 /// Versions of the inventory's content and of the mmdb maps.
 type Version = (u64, u64);
 
-/// Attributions by address, and the number of bytes that they occupy.
+/// Cached attributions by address, and the number of bytes that they use.
 #[derive(Default)]
 struct Memory {
     by_address: HashMap<Address, Rc<Attribution>, RandomState>,
     bytes: usize,
 }
 
-/// Maximum number of bytes that one transaction caches. If it needs more, it clears its cache.
+/// Maximum number of bytes in the cache of one transaction. If the transaction needs more, its cache is cleared.
 const MOST_OF_TRANSACTION: usize = 64 << 20;
-/// Bytes that a backend caches between transactions, some 20 thousand addresses.
+/// Maximum number of bytes that a backend keeps cached between transactions. This is enough for about 20 thousand addresses.
 const MOST_OF_BACKEND: usize = 8 << 20;
 
 thread_local! {
-    /// Attributions that this transaction asked for.
+    /// The attributions that the current transaction has used.
     static OWN: RefCell<Memory> = RefCell::default();
-    /// Attributions from committed rows of the inventory.
+    /// The attributions that were read from committed rows of the inventory.
     static COMMITTED: RefCell<Memory> = RefCell::default();
-    /// Versions of the inventory and of the files for which `COMMITTED` is valid.
+    /// The versions of the inventory and of the mmdb maps for which `COMMITTED` is valid.
     static COMMITTED_AS_OF: Cell<Version> = const { Cell::new((0, 0)) };
 }
 
@@ -123,8 +122,8 @@ pub fn of(oids: ExtensionOids, address: Address) -> Rc<Attribution> {
     found
 }
 
-/// Returns whether this transaction read an inventory row for an address, and the providers whose answers may
-/// still fill unknown values.
+/// Returns what this transaction knows about the inventory row of an address. Also returns the providers whose answers may still
+/// supply values that are unknown now.
 pub fn seen(address: Address) -> (Inventory, Providers) {
     OWN.with_borrow(|own| {
         let known = own.by_address.get(&address);
@@ -132,13 +131,13 @@ pub fn seen(address: Address) -> (Inventory, Providers) {
     })
 }
 
-/// After a commit, keeps what the transaction read from committed rows. After any other outcome, drops
-/// everything. A prepared transaction may have read rows that it wrote itself, and these rows may never be
-/// committed.
+/// Called at the end of a transaction. After a commit, keeps the attributions that the transaction read from committed rows. After
+/// a rollback or PREPARE TRANSACTION, drops all attributions of the transaction. A prepared transaction may have read rows that it
+/// wrote itself, and these rows may never be committed.
 pub fn transaction_ended(outcome: Outcome) {
     OWN.with_borrow_mut(|own| {
-        // If a transaction alone fills the cache, for example a bulk load, its entries are dropped. The earlier entries are more
-        // likely to be used again.
+        // The attributions of a large transaction, for example of a bulk load, would fill the whole cache. They are not kept,
+        // because the attributions that are already cached are more likely to be used again.
         if outcome == Outcome::Committed && own.bytes <= MOST_OF_BACKEND {
             COMMITTED.with_borrow_mut(|committed| {
                 let now = COMMITTED_AS_OF.get();
@@ -155,8 +154,8 @@ pub fn transaction_ended(outcome: Outcome) {
     });
 }
 
-/// Clears the transaction's cache after a rollback, because the transaction may have written the rows that it
-/// read.
+/// Clears the cache of the transaction after a rollback to a savepoint. The transaction may have written the rows from which the
+/// attributions came.
 pub fn forget() {
     OWN.with_borrow_mut(Memory::clear);
 }
@@ -169,7 +168,7 @@ fn forget_if_stale(oids: ExtensionOids, databases: &Databases) {
 }
 
 impl Attribution {
-    /// Returns the values of the snapshot columns. A text that is too long for its column is left out.
+    /// Returns the values of the snapshot columns. If a text is too long for its column, the value of this column is null.
     pub fn values(&self, [country, ip_type]: [Length; 2]) -> [Value; 5] {
         let filled = self.enrichment.is_some();
         let ip_type = self.ip_type.as_ref().filter(|(_, characters)| ip_type.takes(*characters));
@@ -224,7 +223,7 @@ fn read_inventory(oids: ExtensionOids, address: Address, databases: &Databases) 
                 country: answer.country().or(known.country),
                 ip_type,
                 enrichment: kept.and_then(|old| jsonb::concat((&old).to_sql(), newer).into_owned()),
-                // The inventory's state is unknown, because the commit has to renew the row.
+                // The row must be renewed at commit, so the state of the row is unknown until then.
                 inventory: Inventory::Unknown,
                 awaits: awaits(asn),
                 as_of,
@@ -243,7 +242,7 @@ fn read_inventory(oids: ExtensionOids, address: Address, databases: &Databases) 
     })
 }
 
-/// Returns a type for [`Attribution::ip_type`].
+/// Returns the name of a type in the form of [`Attribution::ip_type`].
 fn kept_type(name: &str) -> (OwnedVarlena<Text>, usize) {
     (text::owned(name), name.chars().count())
 }

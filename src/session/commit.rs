@@ -1,7 +1,7 @@
-//! The steps of a commit: creates missing inventory rows, appends the counts, and queues lookups.
+//! The steps that run before a transaction commits. They create missing inventory rows, append the counts, and queue lookups.
 //!
-//! Each step runs in its own subtransaction. If the rows cannot be created, the counts are still appended, and folding creates the
-//! missing rows.
+//! Each step runs in its own subtransaction. If the rows cannot be created, the counts are still appended. Folding the counts then
+//! creates the missing rows.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -26,11 +26,11 @@ use crate::store::{ExtensionOids, completions, recount_requests, session_delta};
 use crate::telemetry::{self, Counter};
 use crate::worker::registry;
 
-/// The remaining time that the steps of a commit may wait for locks, together.
+/// The total time that the steps of a commit may still wait for locks.
 pub struct LockWaitBudget(Cell<Duration>);
 
 impl LockWaitBudget {
-    /// Starts with the limit of a commit.
+    /// Starts with the maximum time that a commit may wait for locks.
     pub fn begin() -> LockWaitBudget {
         LockWaitBudget(Cell::new(LOCK_WAIT_LIMIT))
     }
@@ -39,7 +39,8 @@ impl LockWaitBudget {
         self.0.set(self.0.get().saturating_sub(waited));
     }
 
-    /// Takes the lock for appending to a table of the extension. Raises an error if that takes too long.
+    /// Takes the lock that is needed to append to a table of the extension. Raises an error if the wait for the lock takes too
+    /// long.
     pub fn lock(&self, oids: ExtensionOids, table: &CStr) {
         let began = Instant::now();
         let longest = self.0.get().max(LOCK_WAIT_MINIMUM);
@@ -47,8 +48,8 @@ impl LockWaitBudget {
         self.spend(began.elapsed());
     }
 
-    /// Takes the lock of a table of the extension, then runs a step that appends to this table. Both steps
-    /// run in one subtransaction.
+    /// Takes the lock that is needed to append to a table of the extension, then runs `work`, which appends. Both run in one
+    /// subtransaction.
     pub fn append<T>(
         &self,
         oids: ExtensionOids,
@@ -75,8 +76,8 @@ pub fn write(oids: ExtensionOids, mut addresses: PendingAddresses, other_incompl
     let may_be_missing = addresses.iter().filter(|(_, pending)| pending.was_added && !pending.is_present());
     let may_be_missing: Vec<(Address, SessionCount)> =
         may_be_missing.map(|(address, pending)| (*address, pending.count.arrived())).collect();
-    // A serializable transaction leaves this to folding, because the reads of this step could cause
-    // serialization failures in this transaction or in another one.
+    // In a serializable transaction, folding creates the rows instead, because the reads of this step could cause serialization
+    // failures in this or another transaction.
     if !may_be_missing.is_empty() && !mvcc_snapshot::is_serializable() {
         let began = Instant::now();
         let created = create(oids, may_be_missing.into_iter(), CreationTime::Commit);
@@ -86,14 +87,15 @@ pub fn write(oids: ExtensionOids, mut addresses: PendingAddresses, other_incompl
             budget.spend(began.elapsed());
         }
         for address in created.unwrap_or_default() {
-            // The created row already contains the count of these sessions, and its lookups are queued.
+            // The row was created with the count of these sessions, and the lookups of the address are queued. So both are removed
+            // from the pending work.
             if let Some(created) = addresses.get_mut(&address) {
                 created.count.sessions -= created.count.arrived().sessions;
                 created.awaits = Providers::NONE;
             }
         }
     }
-    // The counts are appended first, because no other step makes up for lost counts.
+    // The counts are appended first, because only a recount of all sessions can replace lost counts.
     append_counts(oids, &addresses, &budget);
     queue_awaited(oids, &addresses, &budget);
     note_incomplete(oids, &addresses, other_incomplete, &budget);
@@ -131,8 +133,8 @@ fn counts_are_lost(oids: ExtensionOids, sessions: i64, failure: &Failure) {
     pg::warning("cowrie_enrich could not count the sessions of this transaction", hint);
 }
 
-/// Requests a recount of the sessions of all tables. The request is a row that commits with the sessions. If the row cannot be
-/// appended, shared memory keeps the request until the worker has written a row.
+/// Requests a recount of the sessions of all tables. The request is a row that commits together with the sessions. If the row
+/// cannot be appended, the request is kept in shared memory until the worker has appended a row.
 fn request_recount(oids: ExtensionOids, missing: RecountRequest) {
     registry::work_was_queued();
     let requested = contained(|| {
@@ -153,12 +155,13 @@ fn were_not_queued(failure: &Failure) {
     );
 }
 
-/// Queues lookups of addresses that exist already, but whose network or type is still unknown. Otherwise the
-/// worker could store a pending answer before it sees this transaction's sessions, and would not complete
-/// them. The worker reads the request after this commit, and then completes these sessions.
+/// Queues lookups of addresses that already exist, but whose network or type is still unknown. A provider's answer for such an
+/// address may already be pending. Without the queued lookup, the worker could store this answer before it sees the sessions of
+/// this transaction, and these sessions would stay incomplete. The worker reads the queued lookup after this commit, and then
+/// completes the sessions.
 pub fn queue_awaited(oids: ExtensionOids, addresses: &PendingAddresses, budget: &LockWaitBudget) {
     let some = addresses.values().any(|pending| pending.was_added && !pending.awaits.is_empty());
-    // In a database without a worker, no answer is pending.
+    // If the database has no worker, no answer can be pending.
     if !some || !registry::has_worker() {
         return;
     }
@@ -179,7 +182,7 @@ pub fn queue_awaited(oids: ExtensionOids, addresses: &PendingAddresses, budget: 
     }
 }
 
-/// Records which tables have sessions with gaps that an enabled provider may fill.
+/// Records the tables that have sessions with gaps, if an enabled provider may fill these gaps.
 pub fn note_incomplete(
     oids: ExtensionOids,
     addresses: &PendingAddresses,
@@ -200,8 +203,8 @@ pub fn note_incomplete(
         .filter(|(address, _, gaps)| gaps.any() && bogon::reason(*address).is_none())
         .filter_map(|(address, table, gaps)| {
             let pending = addresses.get(&address).filter(|pending| pending.was_added)?;
-            // With `is_asked`, the append does not read the index. A serializable transaction would track
-            // that read for conflicts.
+            // If `is_asked` is true, the append does not read the index. In a serializable transaction, a read of the index could
+            // cause serialization failures.
             let is_asked = pending.is_asked || mvcc_snapshot::is_serializable();
             Some(IncompleteSessionRow { address, table, gaps, is_asked })
         })
@@ -214,7 +217,8 @@ pub fn note_incomplete(
     match budget.append(oids, c"incomplete_session", append) {
         Ok(AppendResult::Rows) => registry::work_was_queued(),
         Ok(AppendResult::Nothing) => {}
-        // One request is enough: the recount looks at the sessions of all tables.
+        // If a request for a recount already exists, no further request is needed, because a recount reads the sessions of all
+        // tables.
         Ok(AppendResult::NoRoom) if recount_requests::may_exist(oids) => {}
         Ok(AppendResult::NoRoom) => request_recount(oids, RecountRequest { sessions: 0, has_gaps: true }),
         Err(failure) => {
@@ -230,32 +234,31 @@ pub fn note_incomplete(
 /// When addresses are created.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum CreationTime {
-    /// Addresses are created before a foreign key is checked. If this fails, the addresses are created
-    /// without their networks.
+    /// Addresses are created before PostgreSQL checks a foreign key. If this fails, the addresses are created without their
+    /// networks.
     ForeignKeyCheck,
-    /// Addresses are created at commit, when statement_timeout no longer runs. If this fails, folding creates
-    /// the rows.
+    /// Addresses are created at commit, when statement_timeout no longer applies. If this fails, folding creates the rows later.
     Commit,
 }
 
-/// How long a commit waits for locks. Commits of other sessions take milliseconds. A long enrichment, an idle
-/// transaction or a lock on a table of the extension must not block a honeypot.
+/// Maximum time that a commit waits for locks. Other commits hold these locks for only a few milliseconds. But a long enrichment,
+/// an idle transaction or a lock on a table of the extension must not block a honeypot.
 const LOCK_WAIT_LIMIT: Duration = Duration::from_millis(300);
 /// [`LOCK_WAIT_LIMIT`] as a setting.
 const LOCK_TIMEOUT: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"300ms")];
-/// How long a step waits for the lock of a table when earlier steps have used up [`LOCK_WAIT_LIMIT`].
+/// Time for which a step may still wait for the lock of a table after earlier steps have used the whole [`LOCK_WAIT_LIMIT`].
 const LOCK_WAIT_MINIMUM: Duration = Duration::from_millis(20);
 
-/// Turns off the check of references. The check would open `asn_inventory`, even for a null reference. The rows created with these
-/// settings refer to no network.
+/// With this setting, the server does not check foreign keys. A check would open `asn_inventory`, even if the reference is null.
+/// The rows that are created with this setting refer to no network.
 const WITHOUT_REFERENCES: &[(&CStr, &CStr)] = &[(c"session_replication_role", c"replica")];
 
-/// Creates the addresses that a foreign key requires, without their networks. Called after a lock or an error has
-/// prevented the creation of the networks. Only the address itself is needed now, so only the inventory is opened.
-/// Returns whether the rows exist.
+/// Creates the addresses that a foreign key requires, without their networks. Called if a lock or an error has prevented the
+/// creation with networks. The foreign key needs only the address, so only the inventory of addresses is opened. Returns true if
+/// the rows exist.
 ///
-/// If another transaction is creating the same address, this transaction waits, up to the user's own lock_timeout. Without the
-/// wait, the foreign key would make the insert fail, and Cowrie would lose the session.
+/// If another transaction is creating the same address, this transaction waits for it. The wait ends at the latest after the user's
+/// own lock_timeout. Without the wait, the foreign key would make the INSERT fail, and Cowrie would lose the session.
 pub fn create_bare(oids: ExtensionOids, wanted: &[Address]) -> bool {
     let written = contained(|| {
         mvcc_snapshot::with_fresh(|| {
@@ -286,14 +289,14 @@ pub fn create_bare(oids: ExtensionOids, wanted: &[Address]) -> bool {
     true
 }
 
-/// Creates missing rows and renews due ones. Returns the created addresses.
+/// Creates missing rows, and renews rows that are older than the mmdb files. Returns the addresses whose rows were created.
 pub fn create(
     oids: ExtensionOids,
     addresses: impl Iterator<Item = (Address, SessionCount)>,
     time: CreationTime,
 ) -> Result<Vec<Address>, Failure> {
     let counts: BTreeMap<Address, SessionCount> = addresses.collect();
-    // The lock_timeout also limits the wait for the locks of the tables.
+    // This lock_timeout also applies to the locks on the tables.
     let written = contained(|| {
         with_settings(LOCK_TIMEOUT, || {
             mmdb::with(LoadPolicy::None, |databases| create_missing(oids, counts, databases, time))
@@ -328,8 +331,8 @@ fn create_missing(
                 enrich::write(oids, connection, databases, &plan, LockPolicy::Skip)
             });
             if time == CreationTime::Commit {
-                // Fires the deferred triggers on the inventories. The server fired the deferred triggers of this commit before this
-                // step, and does not fire them again.
+                // Fires the deferred triggers on the inventories. This is necessary because the server has already fired the
+                // deferred triggers of this commit, and does not fire them again.
                 transaction::end_as_current_user();
             }
             created

@@ -1,4 +1,4 @@
-//! Everything that happens in the transaction that stores a session.
+//! The code that runs in a transaction that stores a session.
 //!
 //! | module | holds |
 //! |---|---|

@@ -1,11 +1,11 @@
-//! Work that sessions leave for the end of their transaction.
+//! Work that is postponed from the INSERT of a session to the end of the transaction.
 //!
-//! The triggers only record, in this backend's memory, how often each address was seen. Just before commit,
-//! the missing inventory rows are created, networks first, in key order, and the counts are appended. So
-//! shared rows are touched in one order and as late as possible. Existing rows are not touched at all.
+//! The triggers only record how often each address was seen. These records are kept in the memory of the backend. Just before
+//! commit, missing inventory rows are created in key order, networks first. Then the counts are appended. So a transaction locks
+//! shared rows in one fixed order and as late as possible. Existing rows are not changed at all.
 //!
-//! Memory follows the subtransactions. Each level that saw a session has one map, which is merged into its
-//! parent on release and dropped on rollback.
+//! The records follow the subtransactions. Each subtransaction level that saw a session has one map. When the subtransaction is
+//! released, its map is merged into the map of the parent. When it is rolled back, its map is dropped.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -31,26 +31,26 @@ struct Pending {
     oids: Option<ExtensionOids>,
     /// Innermost last; levels ascend.
     levels: Vec<(Level, PendingAddresses)>,
-    /// True if `levels` may contain an address that the inventory lacks.
+    /// True if `levels` may contain an address without an inventory row.
     may_be_missing: bool,
-    /// True if all addresses must stay in memory. A foreign key requires that the addresses are created before PostgreSQL checks
-    /// the key.
+    /// True if all addresses must stay in memory. This is the case if the rows of the addresses must be created before PostgreSQL
+    /// checks a foreign key.
     referenced: bool,
-    /// Entries stay after a rollback, because an unnecessary completion costs little.
+    /// These entries are kept after a rollback, because an unnecessary completion of sessions costs little.
     other_incomplete: OtherIncomplete,
 }
 
-/// Maximum number of addresses in memory per level. If a transaction has more, its counts are appended at once, and folding creates
-/// the rows. So a bulk load of millions of sessions needs a limited amount of memory, and its commit a limited time. The commit
-/// cannot be cancelled.
+/// Maximum number of addresses in memory per subtransaction level. If a level has more addresses, its counts are appended at once,
+/// and folding creates the rows. So a bulk load of millions of sessions needs limited memory. It also limits the duration of the
+/// commit, which cannot be cancelled.
 const MOST_PENDING: usize = 50_000;
 
 thread_local! {
     static PENDING: RefCell<Pending> = RefCell::default();
 }
 
-/// Records sessions of an address (a negative number for removed sessions), the state of its inventory row, and the
-/// tables in which the sessions have gaps.
+/// Records sessions of an address. `count` is negative if sessions were removed. Also records the state of the inventory row of the
+/// address, and the table in which the sessions have gaps.
 pub fn remember(
     oids: ExtensionOids,
     address: Address,
@@ -82,12 +82,13 @@ pub fn remember(
     }
 }
 
-/// Records that the transaction writes a table with a foreign key to the inventory.
+/// Records that the transaction writes to a table that has a foreign key to ip_inventory.
 pub fn addresses_are_referenced() {
     PENDING.with_borrow_mut(|pending| pending.referenced = true);
 }
 
-/// Appends the counts of the current level, in the subtransaction that they belong to.
+/// Appends the counts of the current subtransaction level before the commit. The append belongs to the same subtransaction, so a
+/// rollback also removes it.
 fn append_early(oids: ExtensionOids) {
     let budget = LockWaitBudget::begin();
     let lock_all = || {
@@ -96,7 +97,7 @@ fn append_early(oids: ExtensionOids) {
             .for_each(|table| budget.lock(oids, table));
     };
     if let Err(failure) = contained(lock_all) {
-        // The counts stay in memory until the commit, even beyond the limit.
+        // The counts stay in memory until the commit, even if there are more addresses than the limit.
         telemetry::error(
             "could not yet store the counts of new sessions; the extension will try again when the transaction commits",
             &failure.message,
@@ -127,15 +128,15 @@ fn append_early(oids: ExtensionOids) {
     }
 }
 
-/// Creates the inventory rows of all addresses seen so far, because a foreign key is about to be checked. The sessions of these
-/// addresses stay pending. An immediate foreign key is checked before the session is recorded. So this function also creates the
-/// row of `referenced`, the address that the check needs.
+/// Creates the inventory rows of all addresses that the transaction has recorded, because PostgreSQL is about to check a foreign
+/// key. The sessions of these addresses stay pending. An immediate foreign key is checked before the session is recorded. So this
+/// function also creates the row of `referenced`, the address that the check needs.
 pub fn create_now(oids: ExtensionOids, referenced: Option<Address>) {
     let is_known = |pending: &Pending, address: &Address| {
         pending.levels.iter().any(|(_, addresses)| addresses.contains_key(address))
     };
     let referenced = referenced.filter(|address| !PENDING.with_borrow(|pending| is_known(pending, address)));
-    // The trigger fires for every row. Its first call creates the rows of all addresses, so most later calls have nothing
+    // The trigger fires for every row. Its first call creates the rows of all recorded addresses, so most later calls have nothing
     // to do.
     if !PENDING.with_borrow_mut(|pending| std::mem::take(&mut pending.may_be_missing)) && referenced.is_none()
     {
@@ -172,8 +173,8 @@ pub fn create_now(oids: ExtensionOids, referenced: Option<Address>) {
 /// Creates the missing inventory rows and appends the counts. Called before commit.
 pub fn before_commit() {
     if let Some((oids, addresses, other_incomplete)) = take() {
-        // `LockWaitBudget` bounds the waits. The client's timeouts do not apply, because they limit the client's own
-        // work.
+        // `LockWaitBudget` limits the waits for locks. The client's timeouts are suspended, because the client sets them for its
+        // own statements.
         let _suspended = timeouts::Suspended::begin();
         let trigger_call = TriggerTimer::begin(Event::Commit);
         commit::write(oids, addresses, &other_incomplete);
@@ -195,12 +196,12 @@ fn take() -> Option<(ExtensionOids, PendingAddresses, OtherIncomplete)> {
     })
 }
 
-/// Drops the memory of the transaction that ended.
+/// Drops the records of the transaction that has ended.
 pub fn transaction_ended() {
     PENDING.set(Pending::default());
 }
 
-/// Merges the sessions of a released subtransaction into the sessions of its parent.
+/// Merges the records of a released subtransaction into the records of its parent.
 pub fn released(level: Level, parent: Level) {
     PENDING.with_borrow_mut(|pending| {
         if pending.levels.last().is_none_or(|(top, _)| *top != level) {
@@ -215,12 +216,13 @@ pub fn released(level: Level, parent: Level) {
     });
 }
 
-/// Drops the sessions of a subtransaction that was rolled back.
+/// Drops the records of a subtransaction that was rolled back.
 pub fn rolled_back(level: Level) {
     count_rollback();
     PENDING.with_borrow_mut(|pending| {
         pending.may_be_missing = true;
-        // A level has a higher number than the levels around it. All levels inside `level` were rolled back too.
+        // A subtransaction has a higher level number than the transaction that contains it. The subtransactions inside `level` were
+        // rolled back with it, so all levels from `level` upwards are dropped.
         while pending.levels.last().is_some_and(|(top, _)| *top >= level) {
             pending.levels.pop();
         }

@@ -13,12 +13,12 @@ use crate::store::completions::Gaps;
 use crate::store::enrich::SessionCount;
 
 thread_local! {
-    /// Rollbacks of subtransactions in this backend.
+    /// Number of subtransactions that were rolled back in this backend.
     static ROLLBACKS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Returns the number of rollbacks so far. The last rollback may have removed a row that this transaction
-/// read before.
+/// Returns the number of subtransactions that were rolled back in this backend. A caller compares two results: after a rollback, a
+/// row that the transaction had read may no longer exist.
 pub fn rollbacks() -> u64 {
     ROLLBACKS.get()
 }
@@ -27,26 +27,26 @@ pub fn count_rollback() {
     ROLLBACKS.set(ROLLBACKS.get() + 1);
 }
 
-/// A table in which sessions of an address have gaps, and these gaps.
+/// The first table in which sessions of an address have gaps, with these gaps.
 pub type IncompleteTable = Option<(Oid, Gaps)>;
 
-/// Further tables in which sessions of an address have gaps, and these gaps.
+/// Additional tables in which sessions of an address have gaps, with these gaps.
 pub type OtherIncomplete = HashMap<(Address, Oid), Gaps>;
 
 /// The sessions of one address, and what the transaction knows about the address.
 #[derive(Clone, Copy)]
 pub struct PendingAddress {
     pub count: SessionCount,
-    /// True if at least one session was added. Then the address must be in the inventory, even if the sum is
-    /// zero.
+    /// True if the transaction added at least one session. In this case, the address must be in the inventory, even if the sum of
+    /// added and removed sessions is zero.
     pub was_added: bool,
     pub inventory: Inventory,
-    /// Providers whose answers may complete stored snapshots.
+    /// The providers whose answers may complete the stored snapshots of these sessions.
     pub awaits: Providers,
-    /// True if `awaits` was not empty before the address was created and its lookups queued.
+    /// True if `awaits` contained a provider at the time before the row of the address was created and its lookups were queued.
     pub is_asked: bool,
     pub incomplete: IncompleteTable,
-    /// Value of [`rollbacks`] when `inventory` was determined.
+    /// The result of [`rollbacks`] at the time when `inventory` was set.
     pub as_of: u64,
 }
 
@@ -79,7 +79,7 @@ impl PendingAddress {
     }
 }
 
-/// Merges later records. The smaller map is merged into the larger one, because otherwise deeply nested
+/// Merges the later records into the known records. The smaller map is always merged into the larger one. Otherwise, deeply nested
 /// savepoints would copy all records from level to level.
 pub fn merge(
     known: &mut PendingAddresses,

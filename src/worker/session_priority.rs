@@ -1,8 +1,8 @@
-//! Timing of the evaluation of session priorities. The rules are evaluated before a daily quota is spent on
-//! new lookups, and repeatedly, because a session's commands and downloads follow later.
+//! Determines when session priorities are evaluated. The rules are evaluated before a daily quota is used for new lookups. They are
+//! evaluated repeatedly, because the commands and downloads of a session are stored later than the session.
 //!
-//! The rules are code of table owners, so owner processes evaluate them. This file records which owners' rules are
-//! being evaluated, and the progress for each owner.
+//! The rules are code of table owners, so owner processes evaluate them. This file records the owners whose rules are being
+//! evaluated, and how far the evaluation has come for each owner.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -18,15 +18,15 @@ use crate::shared_state::OwnerSlot;
 use crate::store::ExtensionOids;
 use crate::store::session_priority::{self, has_quota};
 
-/// How often the rules are evaluated while lookups wait.
+/// Interval between two evaluations of the rules while lookups wait.
 const AGAIN_AFTER: Duration = Duration::from_secs(600);
-/// How long a quota waits for an evaluation to end.
+/// Maximum time for which the use of a quota waits for the end of an evaluation.
 const HOLDS_FOR: Duration = Duration::from_secs(5);
-/// Evaluations take at most this fraction (1 in 10) of a worker's time.
+/// Evaluations use at most a tenth of a worker's time.
 const SHARE: u32 = 10;
 
 pub struct SessionPriorities {
-    /// New lookups arrived after the last evaluation began.
+    /// True if new lookups arrived after the last evaluation began.
     is_wanted: bool,
     /// Earliest time of the next evaluation.
     not_before: Timestamp,
@@ -35,32 +35,32 @@ pub struct SessionPriorities {
     sweep: Option<Sweep>,
 }
 
-/// One evaluation of all rules, in progress.
+/// One evaluation of all rules that is in progress.
 struct Sweep {
     owners: BTreeMap<u32, Progress>,
     began: Timestamp,
-    /// Time that the rules took.
+    /// Time that the rules have used in this evaluation.
     used: Duration,
-    /// A process left out a table or pages because of a lock or a failed transaction.
+    /// True if a process left out a table or pages, because of a lock or a failed transaction.
     has_gaps: bool,
 }
 
-/// An evaluation that a transaction has begun.
+/// A new evaluation. A transaction has found the rules to evaluate, but has not committed yet.
 pub struct NewSweep {
     owners: BTreeMap<u32, Progress>,
     at: Timestamp,
-    /// True if a provider has a quota.
+    /// True if at least one provider has a quota.
     again: bool,
 }
 
-/// Progress of the evaluation of an owner's rules.
+/// How far the evaluation of one owner's rules has come.
 struct Progress {
     comes_first: bool,
-    /// A process is evaluating the rules.
+    /// True if a process is evaluating the rules of the owner.
     is_running: bool,
-    /// Time that the owner's code had taken in the slot before this evaluation began.
+    /// Time that the code of the owner had used in the slot before this evaluation began.
     used_before: Duration,
-    /// The next table and page.
+    /// The table and the page with which the evaluation continues.
     table: u32,
     page: u32,
 }
@@ -70,17 +70,17 @@ impl SessionPriorities {
         SessionPriorities { is_wanted: true, not_before: AT_ONCE, again_at: NEVER, sweep: None }
     }
 
-    /// Notes that there are new lookups at these providers.
+    /// Records that there are new lookups at these providers.
     pub fn note_new_lookups(&mut self, providers: impl IntoIterator<Item = Provider>) {
         self.is_wanted |= providers.into_iter().any(has_quota);
     }
 
-    /// Notes that rules were set or removed.
+    /// Requests an evaluation, because rules were set or removed.
     pub fn changed(&mut self) {
         (self.is_wanted, self.not_before) = (true, AT_ONCE);
     }
 
-    /// Returns whether a provider's quota has to wait for an evaluation that ends soon.
+    /// Returns true if the quota of a provider may not be used yet, because an evaluation must end first.
     pub fn holds(&self, provider: Provider) -> bool {
         let is_awaited = match &self.sweep {
             Some(sweep) => clock::now() - sweep.began <= HOLDS_FOR,
@@ -89,12 +89,12 @@ impl SessionPriorities {
         has_quota(provider) && is_awaited
     }
 
-    /// Returns whether it is time to begin an evaluation.
+    /// Returns true if an evaluation must begin now.
     pub fn is_due(&self) -> bool {
         self.sweep.is_none() && self.next() <= clock::now()
     }
 
-    /// Returns when there is something to do without a wake-up.
+    /// Returns the time when the worker must check the evaluation again, even if no event wakes the worker.
     pub fn next(&self) -> Timestamp {
         match &self.sweep {
             Some(sweep) if clock::now() - sweep.began <= HOLDS_FOR => {
@@ -106,12 +106,12 @@ impl SessionPriorities {
         }
     }
 
-    /// The step that begins an evaluation failed. The evaluation stays requested.
+    /// Postpones an evaluation, because the step that begins it failed. The evaluation stays requested.
     pub fn could_not_begin(&mut self) {
         (self.is_wanted, self.not_before) = (true, clock::now() + retry_pause());
     }
 
-    /// Finds the rules to evaluate, inside a transaction.
+    /// Finds the rules that must be evaluated. Called inside a transaction.
     pub fn begin(oids: ExtensionOids, connection: &Connection) -> NewSweep {
         let providers = session_priority::providers_with_quota();
         let at = clock::now();
@@ -133,7 +133,7 @@ impl SessionPriorities {
         NewSweep { owners, at, again }
     }
 
-    /// Begins the evaluation after the transaction has committed.
+    /// Begins an evaluation after the transaction that found the rules has committed.
     pub fn begun(&mut self, begun: NewSweep) {
         self.is_wanted = false;
         self.again_at = if begun.again { begun.at + AGAIN_AFTER } else { NEVER };
@@ -143,19 +143,20 @@ impl SessionPriorities {
         }
     }
 
-    /// Returns the owners whose rules are not evaluated yet. The flag is true for owners that come first.
+    /// Returns the owners whose rules are not evaluated yet. The flag of an owner is true if the owner comes before the owners
+    /// without the flag.
     pub fn owners(&self) -> Vec<(u32, bool)> {
         let owners = self.sweep.iter().flat_map(|sweep| &sweep.owners);
         owners.map(|(owner, progress)| (*owner, progress.comes_first)).collect()
     }
 
-    /// Returns whether rules of an owner wait for a process.
+    /// Returns true if the rules of an owner must be evaluated and no process evaluates them.
     pub fn wants(&self, owner: u32) -> bool {
         let progress = self.sweep.as_ref().and_then(|sweep| sweep.owners.get(&owner));
         progress.is_some_and(|progress| !progress.is_running)
     }
 
-    /// Makes the process in a slot evaluate the rules of the owner.
+    /// Makes the process in a slot evaluate the rules of an owner.
     pub fn hand_over(&mut self, owner: u32, slot: &OwnerSlot) {
         let progress = self.sweep.as_mut().and_then(|sweep| sweep.owners.get_mut(&owner));
         if let Some(progress) = progress {
@@ -167,7 +168,7 @@ impl SessionPriorities {
         }
     }
 
-    /// Checks whether a process has finished.
+    /// Checks whether the process in a slot has evaluated all rules of its owner.
     pub fn evaluated(&mut self, owner: u32, slot: &OwnerSlot) {
         let Some(sweep) = &mut self.sweep else { return };
         let Some(progress) = sweep.owners.get(&owner).filter(|progress| progress.is_running) else { return };
@@ -178,8 +179,8 @@ impl SessionPriorities {
         }
     }
 
-    /// Keeps the progress of a process that has ended. If code ended the process, the next process skips the page at
-    /// which this happened.
+    /// Stores how far a process had come when it ended. If code of the owner ended the process, the next process skips the page
+    /// that was being evaluated.
     pub fn process_ended(&mut self, owner: u32, slot: &OwnerSlot) {
         let Some(sweep) = &mut self.sweep else { return };
         if let Some(progress) = sweep.owners.get_mut(&owner).filter(|progress| progress.is_running) {
@@ -193,15 +194,16 @@ impl SessionPriorities {
         }
     }
 
-    /// Removes an owner whose rules are evaluated, or will not be.
+    /// Removes an owner whose rules are already evaluated, or will not be evaluated.
     pub fn skip_owner(&mut self, owner: u32) {
         let Some(sweep) = &mut self.sweep else { return };
         sweep.owners.remove(&owner);
         if sweep.owners.is_empty() {
             let now = clock::now();
-            // The pause depends on the time that the evaluations used. Waits for locks or for a process do not count.
+            // The length of the pause depends on the time that the rules used. The time during which an evaluation waited for locks
+            // or for a process is not included.
             self.not_before = now + sweep.used.saturating_mul(SHARE);
-            // By then, sessions have more commands and downloads.
+            // The rules are evaluated again at this time, because the sessions will have more commands and downloads by then.
             self.again_at = self.not_before.max(now + AGAIN_AFTER);
             if sweep.has_gaps {
                 self.is_wanted = true;

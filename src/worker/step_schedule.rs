@@ -1,8 +1,8 @@
-//! When a step is due.
+//! Determines when a step runs again.
 //!
-//! Only the success of a step postpones the step. After a failure the step is due again after a short pause. So a step that fails
-//! is repeated until the fault is gone. Requests for a step are stored in this process, not in shared memory. When a worker starts,
-//! all steps are due, because all waiting work is in tables.
+//! A step that succeeds is postponed until the time that the step itself returns. A step that fails runs again after a short pause,
+//! until the cause of the failure is removed. Requests for a step are stored in the worker process, not in shared memory. When a
+//! worker starts, it runs all steps, because all waiting work is stored in tables.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use super::steps::Stop;
 use crate::guc;
 use crate::pg::clock;
 
-/// The longest pause after a step that failed.
+/// The longest pause after a failure of a step.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The due time of work that is due at once.
+/// The due time of a step that must run at once.
 pub const AT_ONCE: Timestamp = Timestamp::NEG_INFINITY;
-/// The due time of a step that does not fall due by itself. Only a wake-up or other work makes the step due.
+/// The due time of a step that runs only after a request. A wake-up or another step requests it.
 pub const NEVER: Timestamp = Timestamp::INFINITY;
 
 /// The time of the next attempt of a step.
@@ -42,8 +42,8 @@ impl Due {
         self.0 = AT_ONCE;
     }
 
-    /// Postpones the step after an attempt: after a success until the time that `next` returns, after a
-    /// failure by a pause.
+    /// Stores when the step runs again after an attempt. If the attempt succeeded, `next` returns this time. If the attempt failed,
+    /// the step runs again after a pause.
     pub fn attempted<T>(&mut self, attempt: &Result<T, Stop>, next: impl FnOnce(&T) -> Timestamp) {
         self.0 = match attempt {
             Ok(result) => next(result),
@@ -52,17 +52,17 @@ impl Due {
     }
 }
 
-/// Returns the longest time between two checks of a table.
+/// Returns the longest time between two checks of a table (the setting of the naptime).
 pub fn naptime() -> Duration {
     guc::worker_naptime()
 }
 
-/// Returns the pause after a step that failed or was stopped by a lock.
+/// Returns the pause before a step is repeated, after the step failed or a lock stopped it.
 pub fn retry_pause() -> Duration {
     LONGEST_PAUSE.min(naptime())
 }
 
-/// Returns when the next check of a table is due.
+/// Returns the time of the next check of a table, which is one naptime from now.
 pub fn after_naptime() -> Timestamp {
     clock::now() + naptime()
 }

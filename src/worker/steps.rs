@@ -18,30 +18,30 @@ use crate::telemetry;
 use crate::versions;
 use crate::worker::activity::{Activity, StepKind};
 
-/// Reason why a round ended early.
+/// The reason why a round ended early.
 pub enum Stop {
-    /// The database does not have the extension (any more).
+    /// The database does not have the extension. It may have had the extension before.
     NoExtension,
-    /// The versions of library and SQL objects do not match: an update is in progress.
+    /// The library and the SQL objects have different versions, because an update of the extension is in progress.
     VersionMismatch(VersionMatch),
-    /// A foreign key to a table of the extension can run code as the extension's owner.
+    /// A foreign key that references a table of the extension can run code with the rights of the extension's owner.
     UnsafeKeys,
     /// The worker must leave.
     ShutdownRequested,
-    /// A step failed and was rolled back; it was logged.
+    /// A step failed and was rolled back. The failure is already logged.
     Failed,
 }
 
-/// Time that a lease allows for the work before and after an exchange.
+/// The time that a lease includes for the work before and after an exchange with a provider.
 const AROUND_EXCHANGE: Duration = Duration::from_secs(60);
 
-/// Runs steps for the worker in a slot.
+/// Runs the steps of one worker.
 pub struct Steps {
     pub worker_slot: &'static WorkerSlot,
-    /// Identifies the worker that holds leases: the time when it started. A database has one worker at a time, so
-    /// this time is unique.
+    /// Identifies this worker as the holder of leases. The value is the time when the worker started. A database has only one
+    /// worker at a time, so no two workers of a database have the same value.
     pub holder: i64,
-    /// Version of the constraints at the last check that found no unsafe foreign key.
+    /// Version of the constraints when the last check found no unsafe foreign key. If the last check found one, unset.
     keys_were_safe_at: Cell<Option<u64>>,
 }
 
@@ -50,7 +50,7 @@ impl Steps {
         Steps { worker_slot, holder: clock::now().micros(), keys_were_safe_at: Cell::new(None) }
     }
 
-    /// Returns an error if the worker must leave.
+    /// Returns an error if the worker must exit.
     pub fn check(&self) -> Result<(), Stop> {
         if self.worker_slot.shutdown_requested.load(Ordering::Acquire) {
             Err(Stop::ShutdownRequested)
@@ -66,7 +66,7 @@ impl Steps {
         }
     }
 
-    /// Runs one transaction as the extension's owner, or as `worker_role`.
+    /// Runs one transaction. The transaction runs as the extension's owner, or as the role in `worker_role` if it is set.
     pub fn step<T>(
         &self,
         kind: StepKind,
@@ -96,7 +96,7 @@ impl Steps {
         }
     }
 
-    /// Counts and logs the failure of a step, or of a part of it.
+    /// Counts and logs a failure of a step. Also used if only a part of the step failed.
     pub fn failed(&self, kind: StepKind, failure: &Failure) {
         self.worker_slot.errors.fetch_add(1, Ordering::Relaxed);
         self.worker_slot.report.errors.fetch_add(1, Ordering::Relaxed);
@@ -107,8 +107,8 @@ impl Steps {
         );
     }
 
-    /// Returns true if no foreign key can run code as the extension's owner. After a safe result, queries again only if
-    /// a constraint has changed.
+    /// Returns true if no foreign key can run code with the rights of the extension's owner. If the last check found no such key,
+    /// checks again only after a constraint has changed.
     fn keys_are_safe(&self, oids: ExtensionOids) -> bool {
         let version = invalidation::constraints_version();
         if self.keys_were_safe_at.get() == Some(version) {
@@ -130,8 +130,8 @@ impl Steps {
         keys.count == 0
     }
 
-    /// Returns a lease that is longer than any exchange with these providers, including the work before and
-    /// after it.
+    /// Returns a lease for jobs of these providers. The lease is longer than any exchange with these providers, including the work
+    /// before and after the exchange.
     pub fn lease(&self, providers: impl IntoIterator<Item = Provider>) -> Lease {
         let longest = providers.into_iter().map(|provider| provider.limits().longest).max();
         let duration = longest.unwrap_or_default().saturating_mul(2).saturating_add(AROUND_EXCHANGE);
@@ -139,7 +139,7 @@ impl Steps {
     }
 }
 
-/// Turns a failed step into `None`. Other reasons to stop are returned.
+/// Returns `None` if the step failed. If the round must end for another reason, returns this reason as an error.
 pub fn none_if_failed<T>(step: Result<T, Stop>) -> Result<Option<T>, Stop> {
     match step {
         Ok(result) => Ok(Some(result)),

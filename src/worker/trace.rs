@@ -1,4 +1,4 @@
-//! A batch as spans: the exchange with a provider, and the storing of its answers.
+//! The spans of a batch. They show the exchange with the provider and the storing of the answers.
 //!
 //! ```text
 //! enrich.batch   |--------------------------------------|
@@ -7,8 +7,8 @@
 //!   apply                                 |-------------|
 //! ```
 //!
-//! An exchange reports its start, its duration and the time until it was connected. The worker gathers replies and applies them
-//! together. If a lock delays the transaction, one `apply` span covers all attempts.
+//! An exchange reports when it started, how long it took, and how long it took to connect. The worker collects replies and applies
+//! them together. If a lock delays the transaction that applies them, one `apply` span includes all attempts.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::pg::{catalog, clock};
 use crate::provider::Provider;
 use crate::telemetry::spans::{self, SpanContext};
 
-/// The spans of a batch, from its reply on.
+/// The data for the spans of a batch. It exists as soon as the reply to the request has arrived.
 pub struct BatchTrace {
     trace: u128,
     id: u64,
@@ -27,13 +27,13 @@ pub struct BatchTrace {
     began: u64,
     exchange: Exchange,
     what: otlp::BatchSpan,
-    /// When the first attempt to store the batch began.
+    /// Time when the first attempt to store the batch began. Unset before the first attempt.
     applied_from: Option<u64>,
 }
 
 struct Exchange {
     took: Duration,
-    /// Time until the exchange was connected, if it was.
+    /// Time that it took to connect to the provider. Unset if the connection failed.
     connected: Option<Duration>,
     /// Nothing was sent.
     is_unsent: bool,
@@ -41,7 +41,7 @@ struct Exchange {
 }
 
 impl BatchTrace {
-    /// Returns a trace if spans are collected. `began`: nanoseconds since 1970.
+    /// Returns a trace, or `None` if spans are not collected. `began` is in nanoseconds since 1970.
     pub fn of(
         provider: Provider,
         began: u64,
@@ -77,7 +77,7 @@ impl BatchTrace {
         (self.trace, self.apply)
     }
 
-    /// Ends the spans. `error` says why the batch cannot be stored; `None` if it was stored.
+    /// Ends the spans. If the batch could not be stored, `error` gives the reason. If the batch was stored, `error` is `None`.
     pub fn end(self, error: Option<&str>) {
         let now = clock::unix_nanoseconds();
         let after = |time: Duration| self.began + u64::try_from(time.as_nanos()).unwrap_or_default();
