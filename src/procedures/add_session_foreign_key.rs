@@ -1,8 +1,8 @@
-//! Adds foreign keys to session tables without blocking writers for long. The key is added as NOT VALID,
-//! which needs a strong lock only briefly. Then it is validated under a lock that does not block writers.
+//! Adds foreign keys to session tables without blocking writers for long. A key is first added as NOT VALID, which needs a strong
+//! lock for only a short time. Then the key is validated under a lock that does not block writers.
 //!
-//! Writers queue behind a session that waits for the strong lock. A long transaction could prolong that wait.
-//! Therefore each lock request has a short timeout, and the procedure repeats it.
+//! While this procedure waits for the strong lock, all writers of the table wait too. A long transaction could prolong this wait.
+//! Therefore each lock request has a short timeout. After a timeout, the procedure pauses and requests the lock again.
 
 use std::time::Duration;
 
@@ -31,7 +31,8 @@ pub fn add(call: &Call) {
         lock_and_add(run, rel, false);
         let orphans = finish(run, rel, None);
         if orphans == 0 {
-            // Adds the key of the partitioned table itself.
+            // If the table is partitioned, the keys of the partitions are valid now. This call adds the key of the partitioned
+            // table itself.
             lock_and_add(run, rel, true);
         }
         vec![("orphans", orphans), ("validated", i64::from(orphans == 0))]
@@ -49,7 +50,7 @@ fn lock_and_add(run: &mut Run, rel: Oid, whole: bool) {
             Err(failure) if failure.was_lock => {}
             Err(failure) => failure.raise(),
         }
-        // Releases the locks that were taken.
+        // The commit releases the locks that the failed attempt had taken.
         run.commit();
         latch::wait(BETWEEN, None);
     }
@@ -59,16 +60,17 @@ fn lock_and_add(run: &mut Run, rel: Oid, whole: bool) {
 /// Orphans that are listed.
 const MOST_LISTED: usize = 1_000;
 
-/// Validates the foreign keys of a table and its partitions. Leaves out keys that are valid already. Returns
-/// the number of sessions whose address is not in the inventory. If the caller knows the number of sessions
-/// better than the server, it passes the number as `rows`.
+/// Validates the foreign keys of a table and its partitions, except keys that are already valid. Returns the number of sessions
+/// whose address is not in ip_inventory. `rows` is the number of sessions in the tables, if the caller knows it better than the
+/// server.
 pub fn finish(run: &mut Run, rel: Oid, rows: Option<i64>) -> i64 {
     let oids = run.oids;
     let open = acting_as(oids.owner, || session_foreign_key::not_valid(run.connection, rel));
     if open.is_empty() {
         return 0;
     }
-    // The server checks all rows itself. Only if this fails does the procedure look for the offending rows.
+    // The server itself checks all rows. Only if this check fails, the procedure searches for the rows that violate the foreign
+    // key.
     run.begin("validating", open.len() as i64);
     let mut invalid = Vec::new();
     for table in open {
@@ -109,7 +111,7 @@ pub fn finish(run: &mut Run, rel: Oid, rows: Option<i64>) -> i64 {
     orphans
 }
 
-/// Returns true if the address column of a table is missing.
+/// Returns true if the table has no usable address column.
 fn is_unreadable(table: &Table) -> bool {
     ReadableTable::open(table.oid).is_some_and(|readable| readable.address_column(&table.ip_column).is_none())
 }

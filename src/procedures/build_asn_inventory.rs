@@ -1,9 +1,9 @@
-//! Builds the inventory of networks from the known addresses.
+//! Builds the inventory of networks from the addresses in ip_inventory.
 //!
-//! One pass reads the inventory in key order. Then edits of `known_networks` are applied, missing registries are
-//! filled, and at the end counts are corrected. Inside a transaction block the pass is one batch. Networks must be
-//! locked before addresses, and the locks stay until the end of the block. So the batch writes all networks before
-//! the first address. A fold would lock networks again, so the changes of counts wait for the next fold.
+//! One pass reads ip_inventory in key order. After the pass, edits of `known_networks` are applied, missing registries are filled,
+//! and finally counts are corrected. Inside a transaction block, the whole pass is one batch. Networks must be locked before
+//! addresses, and all locks are held until the end of the transaction. So the batch writes all networks before it writes the first
+//! address. Folding would lock networks again, so the changes of the counts are not folded inside a transaction block.
 
 use std::collections::BTreeSet;
 
@@ -23,22 +23,22 @@ use crate::store::{fold, network_registries, procedure_call, reclassification, r
 
 const PROCEDURE: Procedure = Procedure::BuildAsnInventory;
 const BATCH_SIZES: (i64, i64) = (1, 1_000_000);
-/// Number of addresses that are assigned to networks before their counts are folded. The number is limited,
-/// because a fold keeps part of its data in memory.
+/// The counts are folded each time this number of addresses was assigned to networks. The number is limited, because a fold holds a
+/// part of its data in memory.
 const FOLDED_TOGETHER: usize = 100_000;
-/// Maximum number of skipped addresses that a verbose call shows for each batch.
+/// If the option `verbose` is true, maximum number of skipped addresses that the call shows for each batch.
 const SHOWN: usize = 10;
 
 /// The options of a call.
 struct BuildOptions {
     batch_size: i64,
     is_verbose: bool,
-    /// True if the whole call is one transaction.
+    /// True if the whole call runs in one transaction.
     is_atomic: bool,
 }
 
-/// The position and the counts of a call. Each batch stores them. If a call is killed, the next call resumes
-/// it, and its report includes the work of the killed call.
+/// The position of a call and its counts. Each batch stores them. If a call is killed, the next call continues at this position,
+/// and its final counts include the work of the killed call.
 #[derive(Default)]
 struct BuildProgress {
     last: Option<Address>,
@@ -48,9 +48,9 @@ struct BuildProgress {
     skipped: i64,
     faulty: i64,
     ranks: WrittenRanks,
-    /// Number of addresses that were assigned to networks since the last fold.
+    /// Number of addresses that were assigned to networks after the last fold.
     placed: usize,
-    /// Networks that this call created or changed. Each is counted once.
+    /// The networks that this call created or changed. They are stored here, so that each network is counted only once.
     touched: BTreeSet<i64>,
 }
 
@@ -114,7 +114,8 @@ fn read_addresses(run: &mut Run, build_options: &BuildOptions) -> BuildProgress 
     state
 }
 
-/// Applies edits of `known_networks`, as the worker does. Waits for no lock, so it may run after addresses were locked.
+/// Applies edits of `known_networks`, as the worker also does. This function waits for no lock, so it may run while addresses are
+/// locked.
 fn reclassify(run: &mut Run, state: &mut BuildProgress) {
     let (oids, connection) = (run.oids, run.connection);
     let pending = acting_as(oids.owner, || reclassification::pending(connection));
@@ -136,7 +137,7 @@ fn reclassify(run: &mut Run, state: &mut BuildProgress) {
     }
 }
 
-/// Fills missing registries from IANA's registries. Waits for no lock, so it may run after addresses were locked.
+/// Fills missing registries from the lists of IANA. This function waits for no lock, so it may run while addresses are locked.
 fn fill_registries(run: &mut Run, state: &mut BuildProgress) {
     run.begin("registries", 0);
     let mut after = Some(0);
@@ -150,7 +151,7 @@ fn fill_registries(run: &mut Run, state: &mut BuildProgress) {
     }
 }
 
-/// Processes a batch in one transaction. Returns the number of addresses that it read.
+/// Processes one batch in one transaction. Returns the number of addresses that the batch read.
 fn batch(connection: &Connection, build_options: &BuildOptions, state: &mut BuildProgress) -> i64 {
     let mut found = DocumentBatch::behind(state.last);
     let most = if build_options.is_atomic { i64::MAX } else { build_options.batch_size };
@@ -179,7 +180,7 @@ fn batch(connection: &Connection, build_options: &BuildOptions, state: &mut Buil
     scanned
 }
 
-/// Shows some skipped addresses to the caller. Returns the number shown.
+/// Shows some of the skipped addresses to the caller. Returns the number of addresses that were shown.
 fn show(rejections: &PageRejections, most: usize) -> usize {
     for (address, why) in rejections.skipped.iter().take(most) {
         pg::notice(&format!("{}: skipped {address}: {why}", PROCEDURE.name()));
@@ -191,8 +192,8 @@ fn show(rejections: &PageRejections, most: usize) -> usize {
     rejections.skipped.len().min(most)
 }
 
-/// Corrects the counts of networks. Returns the number of networks that have addresses, and the number of
-/// corrected networks.
+/// Corrects the counts of networks. Returns two numbers: the networks that have addresses, and the networks whose counts were
+/// corrected.
 fn count(run: &mut Run, build_options: &BuildOptions) -> (i64, i64) {
     run.begin("counts", 1);
     let (mut unique, mut corrected) = (0, 0);

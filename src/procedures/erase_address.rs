@@ -8,8 +8,8 @@ use crate::pg::Oid;
 use crate::pg::sql_function::Call;
 use crate::store::erase::{self, Method, Which};
 
-/// Number of times that the call tries again after another transaction held a session of the address. Before each attempt,
-/// the call waits for such transactions.
+/// Maximum number of attempts of a call. An attempt fails if another transaction has locked a session of the address. Each attempt
+/// first waits for such transactions.
 const ROUNDS: u32 = 10;
 
 /// Entry point of `erase_address()`.
@@ -31,7 +31,7 @@ pub fn erase(call: &Call) {
         let (oids, mut total) = (run.oids, 0);
         let mut failure = None;
         for _ in 0..ROUNDS {
-            // Another table may have been attached meanwhile.
+            // The tables are read for each attempt, because another table may have been attached since the last attempt.
             let tables = erase::tables(oids, run.connection, None);
             total += sessions(run, &tables, Which::Of(address), method);
             run.begin("inventories", 0);

@@ -1,13 +1,13 @@
-//! Code that the procedures that erase addresses share.
+//! Code that is shared by the procedures that erase addresses.
 
 use super::Run;
 use crate::error;
 use crate::store::erase::{Method, SessionTable, Which};
 
-/// The erasure fails after this number of consecutive attempts that found sessions, but erased none of them.
+/// The erasure fails if this number of consecutive attempts found sessions, but could erase none of them.
 const ATTEMPTS: u32 = 3;
 
-/// Erases sessions of some tables, in batches. Returns their number.
+/// Erases sessions of some tables, in batches. Returns the number of erased sessions.
 pub fn sessions(run: &mut Run, tables: &[SessionTable], which: Which, method: Method) -> i64 {
     let mut total = 0;
     run.begin("sessions", 0);
@@ -27,7 +27,7 @@ pub fn sessions(run: &mut Run, tables: &[SessionTable], which: Which, method: Me
             if erased.written == erased.found {
                 (page, failures) = (erased.next, 0);
             } else if failures == ATTEMPTS {
-                // `ATTEMPTS` attempts in a row found sessions, but erased none of them.
+                // The last `ATTEMPTS` attempts found sessions, but could erase none of them.
                 error::could_not_erase(&table.name());
             }
         }

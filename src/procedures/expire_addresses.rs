@@ -1,4 +1,4 @@
-//! Erases the addresses of old sessions, and all data about addresses that have no newer session.
+//! Erases the addresses of old sessions. If an address has no newer session, also erases all data about the address.
 
 use super::erasure::sessions;
 use super::refresh_session_counts::fold;

@@ -1,12 +1,11 @@
-//! Procedures that process whole tables. Each batch is a transaction. After a call is killed, the next call
-//! resumes where it stopped.
+//! Procedures that process whole tables. Each batch is one transaction. If a call is killed, the next call continues where the
+//! killed call stopped.
 //!
-//! A call holds a lock while it runs. Therefore at most one call of each procedure runs at a time, or one per
-//! table if the procedure works on a table. The lock is visible in pg_locks. The call's progress is stored in
-//! `procedure_call`. Each batch writes it in its own transaction, so other sessions see only committed
-//! progress.
+//! A call of a procedure holds a lock while it runs. Therefore at most one call of each procedure can run at a time. If the
+//! procedure works on one table, at most one call can run for each table. The lock is visible in pg_locks. The progress of a call
+//! is stored in `procedure_call`. Each batch stores it in its own transaction, so other sessions see only committed progress.
 //!
-//! Batches run as the extension's owner and take locks in the order that `store` defines.
+//! Batches run as the extension's owner. They take locks in the order that is defined in `store`.
 
 pub mod add_session_foreign_key;
 pub mod backfill_sessions;
@@ -36,10 +35,10 @@ use crate::shared_state::PROCEDURES;
 use crate::store::ExtensionOids;
 use crate::store::procedure_call::{self, Key};
 
-/// The hint for an attached table that is not intact.
+/// The hint that is shown if an attached table is not intact.
 const ATTACH_AGAIN: &str = "Undo the change, or call attach_session_table() again with all arguments of the earlier call. Then call backfill_sessions() for the table.";
 
-/// The procedures. The number identifies the lock, so only append.
+/// The procedures. The number of a procedure identifies its lock, so a new procedure must get a new number.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Procedure {
@@ -79,14 +78,14 @@ impl Procedure {
     }
 }
 
-/// The options of a call.
+/// The options of a procedure call.
 pub struct Options {
     pub procedure: Procedure,
-    /// The table that the call works on, or `Oid::INVALID`.
+    /// The table on which the call works. `Oid::INVALID` if the call does not work on one table.
     pub relation: Oid,
-    /// True if the call reports its progress to the caller.
+    /// True if the call shows its progress to the caller.
     pub progress: bool,
-    /// True if the procedure must commit. It then raises an error inside a transaction block.
+    /// True if the procedure needs to commit. If it is called inside a transaction block, it raises an error.
     pub needs_commits: bool,
 }
 
@@ -101,11 +100,11 @@ pub struct Run<'a> {
     done: i64,
     total: i64,
     resume_at: Option<OwnedVarlena>,
-    /// Set if the call commits. Batches that may still be rolled back are not reported to other sessions.
+    /// Reports progress to other sessions. Unset if the call cannot commit, because its batches may still be rolled back.
     reporting: Option<ProgressReporter>,
 }
 
-/// Runs a call from beginning to end. `work` returns the counts of the final report, with their names.
+/// Runs a procedure call from beginning to end. `work` returns the counts for the final report, each with its name.
 pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&'static str, i64)>) {
     let procedure = options.procedure;
     let may_commit = !call.is_atomic();
@@ -116,7 +115,7 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
     let oids = ExtensionOids::of_caller(call);
     let kind = procedure as u16;
     let calls_table = relation::find(oids.schema, c"procedure_call");
-    // Declared before `_held`, so that it is dropped after `_held`.
+    // This variable is declared before `_held`, so it is dropped after `_held`.
     let mut released = None;
     let Some(_held) = HeldLock::take(calls_table, options.relation.to_u32(), kind) else {
         error::already_running(procedure.name());
@@ -155,12 +154,12 @@ impl Run<'_> {
         self.key.procedure
     }
 
-    /// Returns the position at which a killed call stopped.
+    /// Returns the position at which the previous call stopped, if that call was killed.
     pub fn resume_at(&self) -> Option<&OwnedVarlena> {
         self.resume_at.as_ref()
     }
 
-    /// Begins a phase with a total of rows or other units.
+    /// Begins a phase of the call. `total` is the expected number of rows or other units in this phase.
     pub fn begin(&mut self, phase: &'static str, total: i64) {
         self.end_phase();
         (self.phase, self.done, self.total) = (phase, 0, total);
@@ -172,24 +171,23 @@ impl Run<'_> {
         self.report(|reporting| reporting.phase(phase, total));
     }
 
-    /// Runs one batch in a transaction as the extension's owner. `work` returns the number of units that it
-    /// processed.
+    /// Runs one batch in its own transaction, as the extension's owner. `work` returns the number of units that it has processed.
     pub fn batch(&mut self, work: impl FnOnce(&Connection) -> i64) {
         self.batch_resumable(|connection| (work(connection), None));
     }
 
-    /// Like [`Run::batch`]. `work` also returns the position at which the next call resumes if this call is
-    /// killed.
+    /// Runs one batch like [`Run::batch`]. `work` also returns a position. If this call is killed, the next call continues at this
+    /// position.
     pub fn batch_resumable(&mut self, work: impl FnOnce(&Connection) -> (i64, Option<Typed<Jsonb>>)) {
-        // Uses a separate connection, so that the memory of a batch's statements is freed when the batch
-        // ends.
+        // Each batch has its own connection, so the memory of the batch's statements is freed when the batch ends.
         Connection::with(self.oids.schema, |connection| {
             let (done, resume_at) = acting_as(self.oids.owner, || work(connection));
             self.done += done;
             self.note(resume_at);
         });
         if self.may_commit {
-            // Only the call's last commit waits for the disk. Work that a crash loses is done again.
+            // The commits of batches do not wait until they are written to disk. Only the last commit of the call waits. If the
+            // server crashes and loses batches, the next call repeats them.
             transaction::commit_lazily();
         }
         self.commit();
@@ -199,8 +197,8 @@ impl Run<'_> {
         }
     }
 
-    /// Commits if the call may commit, and checks for interrupts. Batches use READ COMMITTED and ignore
-    /// default_transaction_isolation. Otherwise a batch that waits for a row would fail after the wait.
+    /// If the call may commit, commits. Also handles interrupts. Batches always use READ COMMITTED and ignore
+    /// default_transaction_isolation. In a stricter isolation level, a batch that waits for a row would fail after the wait.
     pub fn commit(&self) {
         if self.may_commit {
             self.connection.commit();
@@ -215,7 +213,7 @@ impl Run<'_> {
         }
     }
 
-    /// Ends a phase. Totals are estimates, so the number of processed units becomes the total.
+    /// Ends a phase. The total of a phase is only an estimate, so the number of processed units now replaces the total.
     fn end_phase(&mut self) {
         self.total = self.done;
         self.note(None);
@@ -234,7 +232,7 @@ impl Run<'_> {
     }
 }
 
-/// Shows progress to the caller, at most one line a second.
+/// Shows the progress to the caller, with at most one line per second.
 ///
 /// ```text
 /// NOTICE:  backfill_sessions: sessions [##########..........]  50 %, 840000 of 1680000, 31250 a second, 27 s left
@@ -275,7 +273,7 @@ impl ProgressBar {
 }
 
 fn line(procedure: &str, phase: &str, (done, total): (i64, i64), took: Duration) -> String {
-    // The total is an estimate, so `done` may exceed it.
+    // The total is an estimate, so `done` may be greater than the total.
     let total = total.max(done);
     let filled = (done * WIDTH / total) as usize;
     let bar = format!("{}{}", "#".repeat(filled), ".".repeat(WIDTH as usize - filled));

@@ -1,19 +1,19 @@
-//! Stores the progress of procedures in shared memory, for readers outside their database. For each procedure, this
-//! is the progress of the last call in `procedure_call`, as of that call's last commit.
+//! Stores the progress of procedures in shared memory, so that sessions in other databases can read it. For each procedure, shared
+//! memory contains the state of the most recent call. This state is updated each time the call commits.
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 
 use crate::pg::{background, catalog, clock};
 use crate::shared_state::{self, PROCEDURES, ProcedureCall};
 
-/// A call that reports its progress.
+/// A procedure call that reports its progress.
 pub struct ProgressReporter {
     index: usize,
     pid: i32,
 }
 
-/// Begins to report a call. If two calls of one procedure run, in different databases or on different tables,
-/// the later one is shown.
+/// Begins to report a procedure call. Two calls of one procedure can run at the same time, in different databases or on different
+/// tables. In this case, the call that began later is shown.
 pub fn begin(index: usize) -> ProgressReporter {
     let (now, pid) = (clock::now(), background::own_pid());
     let database = catalog::own_database().to_u32();
@@ -46,7 +46,7 @@ impl ProgressReporter {
         });
     }
 
-    /// Reports that a batch was committed. `done` is the progress in this phase.
+    /// Reports that a batch was committed. `done` is the number of units that the current phase has processed.
     pub fn batch(&self, done: i64) {
         self.with(|call, _| {
             call.batches += 1;
@@ -54,23 +54,24 @@ impl ProgressReporter {
         });
     }
 
-    /// Reports that the call completed.
+    /// Reports that the call has completed its work.
     pub fn complete(&self) {
         self.with(|call, _| call.is_complete = true);
     }
 }
 
-/// Reports the end of the call, with or without an error.
+/// Reports that the call has ended, either normally or because of an error.
 impl Drop for ProgressReporter {
     fn drop(&mut self) {
         self.with(|call, _| call.is_open = false);
     }
 }
 
-/// Returns the last call of each procedure that was called, and whether it is running.
+/// Returns the most recent call of each procedure, with a flag that is true if the call is still running. Leaves out procedures
+/// that were never called.
 pub fn all() -> Vec<(usize, ProcedureCall, bool)> {
     let calls: [ProcedureCall; PROCEDURES] = shared_state::locked(|guarded| guarded.calls);
     let known = calls.into_iter().enumerate().filter(|(_, call)| call.pid != 0);
-    // A killed process cannot report its end.
+    // If a process was killed, it could not report the end of its call. So this code checks whether the process still exists.
     known.map(|(index, call)| (index, call, call.is_open && background::is_backend(call.pid))).collect()
 }

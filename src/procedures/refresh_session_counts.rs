@@ -36,9 +36,8 @@ pub fn refresh(call: &Call) {
     });
 }
 
-/// Runs all phases of a recount. Any procedure can call this. A procedure that has just read the sessions of
-/// some tables passes their number as `sessions_read`, and a function `was_read` that returns true for these
-/// tables.
+/// Runs all phases of a recount. Other procedures can also call this function. If the caller has just read the sessions of some
+/// tables, `sessions_read` is the number of these sessions, and `was_read` returns true for these tables.
 pub fn recount(run: &mut Run, sessions_read: i64, was_read: impl Fn(Oid) -> bool) -> RecountReport {
     fold(run);
     let found = addresses(run, sessions_read, was_read);
@@ -67,8 +66,8 @@ fn addresses(
 ) -> refresh_session_counts::RecountResult {
     let oids = run.oids;
     let mut tables = acting_as(oids.owner, || refresh_session_counts::tables(run.connection));
-    // The server has no good estimate for tables that were just written, so their sessions come from the
-    // caller.
+    // The server has no good estimate for tables that were just written. So for these tables, the caller supplies the number of
+    // sessions.
     run.begin("counting", sessions_read + refresh_session_counts::sessions_estimated(&tables, was_read));
     loop {
         let mut found = None;
@@ -78,7 +77,8 @@ fn addresses(
                 found = Some(all);
                 sessions
             }
-            // A table or partition was attached meanwhile.
+            // Another session has attached a table or partition in the meantime, so the recount starts again with the new list of
+            // tables.
             Err(others) => {
                 tables = others;
                 0

@@ -1,5 +1,5 @@
-//! Renews stale answers (expired or missing ones). Answers from the mmdb files are renewed at once. For providers, lookups
-//! are queued.
+//! Renews answers that have expired or are missing. Answers from the mmdb files are renewed at once. For answers from providers,
+//! lookups are queued.
 
 use cowrie_enrich_engine::address::Address;
 
@@ -12,10 +12,10 @@ use crate::store::{enrich, refresh_stale};
 use crate::{error, guc};
 
 const MOST_IPS: (i64, i64) = (1, 1_000_000);
-/// Number of addresses that one transaction renews. Renewing them takes a fraction of a second.
+/// Number of addresses that one transaction renews. Such a transaction takes less than a second.
 const BATCH: usize = 1_000;
 
-/// The source of the answers.
+/// The source whose answers are renewed.
 #[derive(Clone, Copy)]
 enum Source {
     Files,
@@ -29,9 +29,9 @@ pub fn refresh(call: &Call) {
     if !(MOST_IPS.0..=MOST_IPS.1).contains(&most) {
         error::out_of_range("max_ips", most, MOST_IPS);
     }
-    // In a transaction block, the call cannot commit between batches. A second batch would then lock networks after
-    // the addresses of the first batch, which the order of locks forbids. So the call processes all addresses as one
-    // batch.
+    // In a transaction block, the call cannot commit between batches. A second batch would then lock networks while the addresses
+    // of the first batch are locked. The order of locks does not allow this. So inside a transaction block, the call processes all
+    // addresses in one batch.
     let batch = if call.is_atomic() { usize::MAX } else { BATCH };
     let options = Options {
         procedure: Procedure::RefreshStale,
@@ -48,8 +48,8 @@ pub fn refresh(call: &Call) {
     });
 }
 
-/// Returns the named source, or all enabled ones. The mmdb files come first, because an address whose network is in
-/// the files needs no provider.
+/// Returns the source with this name. If no name is given, returns all enabled sources. The mmdb files come first, because an
+/// address whose network is in the files needs no lookup at a provider.
 fn sources(named: Option<&str>) -> Vec<Source> {
     let are_files_enabled = guc::names(&guc::enabled_sources(), "maxmind");
     let Some(named) = named else {
@@ -67,13 +67,13 @@ fn sources(named: Option<&str>) -> Vec<Source> {
     vec![source]
 }
 
-/// Renews answers that are older than the mmdb files in service. Returns their number.
+/// Renews answers that are older than the mmdb files in use. Returns the number of renewed answers.
 fn redo(run: &mut Run, most: i64, batch: usize) -> i64 {
     run.begin("maxmind", 0);
     let oids = run.oids;
     let mut due: Vec<Address> = Vec::new();
     run.batch(|connection| {
-        // Puts newer files into service first.
+        // If newer files exist, loads them first.
         mmdb::with(LoadPolicy::Import, |_| ());
         due = refresh_stale::addresses(connection, "maxmind", most);
         0
@@ -89,9 +89,9 @@ fn redo(run: &mut Run, most: i64, batch: usize) -> i64 {
     due.len() as i64
 }
 
-/// Queues lookups for a provider's stale answers. Returns their number.
+/// Queues lookups for the stale answers of a provider. Returns the number of queued lookups.
 fn queue(run: &mut Run, provider: Provider, most: i64) -> i64 {
-    // The number of stale answers is known only after their lookups are queued.
+    // The total is 0 here, because the number of stale answers is known only after their lookups are queued.
     run.begin(provider.name(), 0);
     let mut queued = 0;
     run.batch(|connection| {

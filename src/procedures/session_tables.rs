@@ -1,4 +1,4 @@
-//! Code that the procedures for session tables share.
+//! Code that is shared by the procedures that work on session tables.
 
 use crate::error;
 use crate::pg::role::acting_as;
@@ -9,7 +9,7 @@ use crate::store::ExtensionOids;
 use crate::store::backfill_sessions::{self, Table};
 use crate::store::procedure_call::{self, RejectedRow};
 
-/// Raises an error if the caller does not own the table, or if it is not attached.
+/// Raises an error if the caller does not own the table, or if the table is not attached.
 pub fn require_own_attached(oids: ExtensionOids, rel: Oid) {
     let name = catalog::table_name(rel);
     if !catalog::owns_table(rel) {
@@ -23,11 +23,11 @@ pub fn require_own_attached(oids: ExtensionOids, rel: Oid) {
     }
 }
 
-/// Rows of sessions with invalid values.
+/// Collects the sessions that have invalid values, to list them in `rejected_row`.
 pub struct RejectedRows {
     procedure: &'static str,
     pub rows: i64,
-    /// Number of further rows that may be listed.
+    /// Number of entries that may still be listed.
     room: usize,
     unlisted: Vec<RejectedRow>,
 }
@@ -37,7 +37,7 @@ impl RejectedRows {
         RejectedRows { procedure, rows: 0, room: most, unlisted: Vec::new() }
     }
 
-    /// Adds a row with faults. The faults are computed only if the row is listed.
+    /// Counts one row, and adds its faults to the list. If no more entries may be listed, the faults are not computed.
     pub fn about(&mut self, rejected: impl IntoIterator<Item = RejectedRow>) {
         self.rows += 1;
         let before = self.unlisted.len();
@@ -45,14 +45,15 @@ impl RejectedRows {
         self.room -= self.unlisted.len() - before;
     }
 
-    /// Lists the rows that were added since the last call, in the transaction of the batch that found them.
+    /// Writes the faults that were added since the last call to `rejected_row`. Runs in the transaction of the batch that found the
+    /// faults.
     pub fn write(&mut self, connection: &Connection) {
         procedure_call::reject(connection, self.procedure, &self.unlisted);
         self.unlisted.clear();
     }
 }
 
-/// Returns the estimated number of rows in some tables.
+/// Returns the estimated total number of rows in some tables.
 pub fn rows_estimated(tables: &[Table]) -> i64 {
     tables.iter().filter_map(|table| Some(ReadableTable::open(table.oid)?.rows_estimated())).sum()
 }

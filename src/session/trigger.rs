@@ -1,12 +1,12 @@
-//! The trigger on session tables.
+//! The trigger on session tables, and the functions that it calls.
 //!
-//! Before a row is inserted, the trigger fills its snapshot columns with the current attribution of its address. The
-//! snapshot columns do not change afterwards. After a row was inserted, updated or deleted, the trigger records its
-//! session for the counts.
+//! Before a session is inserted, the trigger fills the snapshot columns of the row with the current attribution of the session's
+//! address. After that, the snapshot does not change when the attribution changes. After a row was inserted, updated or deleted,
+//! the trigger records the session for the counts.
 //!
-//! The insert must succeed in any case. Reading the inventory is contained in a subtransaction. A malformed
-//! address is counted as an error and leaves null snapshots. The trigger never uses the network or a file
-//! that is not mapped yet.
+//! The trigger must never make an INSERT fail. So it reads the inventory in a subtransaction. If an address is malformed, the
+//! trigger counts an error and leaves the snapshot columns null. The trigger never uses the network, and never opens a file that is
+//! not already mapped.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -32,34 +32,34 @@ use crate::store::enrich::SessionCount;
 use crate::store::{ExtensionOids, session_options, snapshot_fill};
 use crate::telemetry;
 
-/// The columns of the table and the extension's objects. They are the same for every row of a statement.
+/// The columns of the table, and the OIDs of the extension's objects. They are the same for all rows of a statement.
 #[derive(Clone, Copy)]
 struct TriggerLayout {
     oids: ExtensionOids,
     ip: Option<Column>,
     time: Option<Column>,
-    /// The snapshot columns, in the order of [`Attribution::values`]. A column whose type the extension
-    /// cannot fill is missing.
+    /// The snapshot columns, in the order of [`Attribution::values`]. If the extension cannot fill the type of a column, the column
+    /// is `None`.
     snapshot: [Option<Column>; 5],
-    /// True for each snapshot column that may be null.
+    /// For each snapshot column, true if the column may be null.
     nullable: [bool; 5],
-    /// The lengths that the two text columns of the snapshot accept.
+    /// The maximum lengths of the two snapshot columns that contain text.
     lengths: [Length; 2],
-    /// True if a foreign key requires the inventory's spelling of the address.
+    /// True if a foreign key refers to ip_inventory, so that the address must be written exactly as in ip_inventory.
     respell: bool,
-    /// True if snapshots that clients write are kept.
+    /// True if the trigger keeps the snapshot values that clients write.
     is_input_trusted: bool,
 }
 
 thread_local! {
-    /// Layouts by the trigger's OID. All layouts are valid for one version of the catalogs. A table does not change while a trigger
-    /// fires on it.
+    /// The layouts, by the OID of the trigger. All cached layouts belong to the same version of the catalogs. While a trigger runs,
+    /// its table cannot change.
     static LAYOUTS: RefCell<(u64, HashMap<Oid, TriggerLayout>)> = RefCell::default();
 }
 
 const NOT_INTACT: &str = "a session table has changed since attach_session_table() was called";
 
-/// Logs that a session table has changed since it was attached.
+/// Logs that a session table was changed after it was attached.
 fn report_not_intact(table: Oid) {
     let reason = "a column was renamed or dropped, has a different type, or is generated; see the view attached_tables";
     telemetry::error(NOT_INTACT, &format!("table {}: {reason}", catalog::table_name(table)));
@@ -91,7 +91,8 @@ impl TriggerLayout {
             SNAPSHOT.map(|(name, is_fit)| row.column(name).filter(|c| is_fit(*c)).filter(is_ordinary));
         let ip = column(0).filter(|c| c.holds_addresses());
         let time = column(1);
-        // A stored generated column has no value before the row is stored. A virtual column never has a value in a trigger's row.
+        // The time column must not be generated in these ways. A stored generated column has no value before the row is stored. A
+        // virtual column never has a value in the row that a trigger gets.
         let is_time_virtual = time.is_some_and(|c| c.generated(trigger_call.table()) == Generated::Virtual);
         if ip.filter(is_ordinary).is_none() || snapshot.iter().any(Option::is_none) || is_time_virtual {
             report_not_intact(trigger_call.table());
@@ -141,13 +142,14 @@ pub fn enrich_session(call: &Call) -> Value {
     ().returned()
 }
 
-/// Returns whether the extension can fill a column of this type.
+/// Returns true if the extension can fill a column of this type.
 type IsFit = fn(Column) -> bool;
 
-/// The position of the document among the snapshot columns.
+/// The index of the document column in [`SNAPSHOT`].
 const DOCUMENT: usize = 3;
 
-/// The snapshot columns, and the types that they may have. Columns of other types stay unchanged.
+/// The names of the snapshot columns, each with a check of its type. If a column has another type, the trigger does not change the
+/// column.
 const SNAPSHOT: [(&CStr, IsFit); 5] = [
     (c"snapshot_asn", Column::is::<Bigint>),
     (c"snapshot_country", Column::is_text_like),
@@ -156,24 +158,23 @@ const SNAPSHOT: [(&CStr, IsFit); 5] = [
     (c"enrichment_at", Column::is::<Timestamptz>),
 ];
 
-/// A row of a partition, with the values that the BEFORE UPDATE trigger returned.
+/// An updated row of a partition, with the values that the BEFORE UPDATE trigger returned.
 ///
-/// An UPDATE can move a row to another partition. PostgreSQL then fires the UPDATE triggers of the old
-/// partition, and next the INSERT triggers of the new partition, with the same values. The INSERT trigger
-/// compares the values, so that it recognises the moved row and keeps its snapshot. It cannot mistake another
-/// row for the moved row, because the values of a row determine its partition. If the values belong to
-/// another partition, PostgreSQL moves the updated row there. Otherwise no row with these values is inserted
-/// into another partition.
+/// An UPDATE can move a row to another partition. PostgreSQL then fires the UPDATE triggers of the old partition. Next, it fires
+/// the INSERT triggers of the new partition with the same values. The INSERT trigger compares the values to recognise the moved
+/// row, and keeps the snapshot of this row. It cannot confuse the moved row with a different row, because the values of a row
+/// determine its partition. If the values belong to another partition, PostgreSQL moves the updated row there. Otherwise no row
+/// with these values can be inserted into another partition.
 #[derive(Clone, Copy)]
 struct UpdatedRow {
     partition: Oid,
-    /// The starts of the transaction and of the client's statement.
+    /// The time when the transaction began, and the time when the client's statement began.
     moment: (Timestamp, Timestamp),
     content: u64,
 }
 
 thread_local! {
-    /// The row of the last BEFORE trigger that fired, if this was a BEFORE UPDATE trigger of a partition.
+    /// The row of the BEFORE trigger that fired last. Unset if this trigger was not a BEFORE UPDATE trigger of a partition.
     static LAST_UPDATED: Cell<Option<UpdatedRow>> = const { Cell::new(None) };
 }
 
@@ -187,7 +188,7 @@ impl UpdatedRow {
         UpdatedRow { partition, moment: moment(), content: row.content(partition) }
     }
 
-    /// Returns whether PostgreSQL is moving this row to the partition on which the INSERT trigger fires.
+    /// Returns true if the INSERT trigger was fired because PostgreSQL moves this row to another partition.
     fn is_moved(&self, trigger_call: &TriggerCall) -> bool {
         trigger_call.is_on_partition()
             && trigger_call.table() != self.partition
@@ -196,7 +197,7 @@ impl UpdatedRow {
     }
 }
 
-/// Returns the row to store. Remembers the updated row of a partition for the next call.
+/// Returns the row that PostgreSQL must store. If the row is an updated row of a partition, stores it for the next trigger call.
 fn before(layout: &TriggerLayout, trigger_call: &TriggerCall, event: Event) -> Tuple {
     let last_updated = LAST_UPDATED.take();
     let row = before_event(layout, trigger_call, event, last_updated);
@@ -234,11 +235,12 @@ fn before_event(
             }
             let (row, is_filled) = protect(layout, trigger_call, before);
             let Some(source) = source_address(layout, row, InvalidAddress::Report) else { return row };
-            // When the extension fills a snapshot, it leaves the spelling of the address unchanged.
+            // If the extension itself fills a snapshot, the trigger does not change the spelling of the address.
             let is_same = layout.ip.is_some_and(|column| old.same(&row, column));
             let row = if is_filled && is_same { row } else { source.respelled(row) };
-            // An UPDATE fills the snapshot only if the row had no valid address before. If the row had a valid address, the
-            // snapshot belongs to the time of the attack. The worker then adds later answers.
+            // If the row had no valid address before the UPDATE, the trigger fills the snapshot now. If the row had a valid
+            // address, the trigger leaves the snapshot as it is, because it belongs to the time of the attack. In this case, the
+            // worker adds later answers.
             match before {
                 None => fill(layout, row, source.address, ExistingValues::Kept),
                 Some(_) => row,
@@ -248,20 +250,20 @@ fn before_event(
     }
 }
 
-/// Returns true if the extension is erasing the address of a row.
+/// Returns true if the extension itself is erasing the address of this row.
 fn is_erased(layout: &TriggerLayout, trigger_call: &TriggerCall, before: Option<Address>) -> bool {
     let has_none = || source_address(layout, trigger_call.new_row(), InvalidAddress::Ignore).is_none();
     before.is_some() && snapshot_fill::is_erasing(trigger_call.table()) && has_none()
 }
 
-/// Treatment of values that a row already has in its snapshot columns.
+/// What the trigger does with values that a row already has in its snapshot columns.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ExistingValues {
     Kept,
     Replaced,
 }
 
-/// Returns the row with its snapshot filled by the attribution of its address.
+/// Returns the row after its snapshot columns are filled with the attribution of the address.
 fn fill(layout: &TriggerLayout, row: Tuple, address: Address, existing: ExistingValues) -> Tuple {
     let is_complete = layout.snapshot.iter().flatten().all(|column| !row.is_null(*column));
     if existing == ExistingValues::Kept && is_complete {
@@ -271,10 +273,10 @@ fn fill(layout: &TriggerLayout, row: Tuple, address: Address, existing: Existing
     replaced(layout, row, existing, attribution.values(layout.lengths))
 }
 
-/// Returns the row with these values in its snapshot columns.
+/// Returns the row with these values in the snapshot columns.
 ///
-/// The change of the row never makes an insert fail. If a new value is null and its column is NOT NULL, the column keeps its value.
-/// A NOT NULL document becomes an empty object.
+/// This change never makes an INSERT fail. If a new value is null and its column is NOT NULL, the column keeps the old value. If
+/// the document column is NOT NULL, the document becomes an empty object.
 fn replaced(layout: &TriggerLayout, row: Tuple, existing: ExistingValues, mut values: [Value; 5]) -> Tuple {
     if existing == ExistingValues::Replaced {
         for (n, value) in
@@ -300,9 +302,9 @@ fn replaced(layout: &TriggerLayout, row: Tuple, existing: ExistingValues, mut va
     if changes.is_empty() { row } else { row.with(&changes) }
 }
 
-/// Returns the updated row with every snapshot column unchanged. A null column takes the value that the
-/// extension has registered for the row. On a trusted table it takes the value that the UPDATE gives it. Also
-/// returns whether the extension has registered any values.
+/// Returns the updated row with the snapshot that the row had before the UPDATE. Only null columns can change. Such a column gets
+/// the value that the extension has registered for the row. If there is none and the table is trusted, the column gets the value
+/// from the UPDATE. Also returns true if the extension has registered values for the row.
 fn protect(layout: &TriggerLayout, trigger_call: &TriggerCall, address: Option<Address>) -> (Tuple, bool) {
     let (old, new) = (trigger_call.old_row(), trigger_call.new_row());
     let registered = if snapshot_fill::is_empty() {
@@ -355,15 +357,15 @@ fn after(layout: &TriggerLayout, trigger_call: &TriggerCall, event: Event) {
     }
 }
 
-/// Returns the gaps in the snapshot of a stored session.
+/// Returns the snapshot columns that are null in a stored session.
 fn gaps(layout: &TriggerLayout, row: Tuple) -> Gaps {
     let lacks = |column: Option<Column>| column.is_some_and(|column| row.is_null(column));
     let [asn, country, ip_type, ..] = layout.snapshot;
     Gaps { network: lacks(asn), country: lacks(country), ip_type: lacks(ip_type) }
 }
 
-/// Returns the session's own time, or the transaction's start if the row has no time. Returns `None` for an
-/// implausible time.
+/// Returns the time of the session in the row. If the row has no time, returns the start of the transaction. If the time is
+/// implausible, returns `None`.
 fn session_time(layout: &TriggerLayout, row: Tuple) -> Option<Timestamp> {
     let own = layout.time.map_or(Ok(None), |column| row.time(column)).ok()?;
     let Some(time) = own else { return Some(clock::transaction_start()) };
@@ -372,7 +374,8 @@ fn session_time(layout: &TriggerLayout, row: Tuple) -> Option<Timestamp> {
     session_time::believed(time, enriched_at, clock::now())
 }
 
-/// A row's address, and the value to store instead if a foreign key requires the inventory's spelling.
+/// The address of a row. If a foreign key requires the spelling of ip_inventory and the row has another spelling, also contains the
+/// value that must be stored.
 struct Source {
     address: Address,
     canonical: Option<(Column, Address)>,
@@ -387,7 +390,7 @@ impl Source {
     }
 }
 
-/// Treatment of a malformed address. Each row is counted once.
+/// What happens if an address is malformed. A row is reported only once, although several triggers read it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum InvalidAddress {
     Report,
@@ -412,9 +415,10 @@ fn source_address(layout: &TriggerLayout, row: Tuple, invalid: InvalidAddress) -
     }
 }
 
-/// Entry point of `forget_sessions()`, before TRUNCATE: subtracts the removed sessions from the counts.
+/// Entry point of `forget_sessions()`, which runs before a TRUNCATE. Subtracts the sessions that the TRUNCATE removes from the
+/// counts.
 ///
-/// The table's owner may have added any code to the table. So the table is read below the executor, where no
+/// The owner of the table may have attached any code to the table. So this function reads the table below the executor, where no
 /// code of the owner runs.
 pub fn forget_sessions(call: &Call) {
     let Some(trigger_call) = TriggerCall::of_truncate(call) else { error::not_a_trigger_call() };

@@ -59,8 +59,7 @@ struct History {
     used_at: Timestamp,
     /// Mean time that code of the owner used in one process.
     cost: Option<Duration>,
-    /// True if the owner's last process ended by itself, and at most a fifth of its batches were cancelled because of the owner's
-    /// code.
+    /// True if the owner's last process ended by itself, and the owner's code exceeded its time in at most a fifth of the batches.
     behaves: bool,
     /// Time since when the owner has been waiting for a process. Unset if the owner does not wait.
     waits_since: Option<Timestamp>,

@@ -41,7 +41,8 @@ pub struct Steps {
     /// Identifies this worker as the holder of leases. The value is the time when the worker started. A database has only one
     /// worker at a time, so no two workers of a database have the same value.
     pub holder: i64,
-    /// Version of the constraints when the last check found no unsafe foreign key. If the last check found one, unset.
+    /// Version of the constraints when the last check found no unsafe foreign key. Unset if the last check found an unsafe foreign
+    /// key.
     keys_were_safe_at: Cell<Option<u64>>,
 }
 

@@ -1,5 +1,5 @@
-//! Fills null columns in the snapshots of sessions. A value comes from the session's own document, which dates from
-//! the attack. If the document lacks the value, the inventory's current value is used.
+//! Fills null columns in the snapshots of sessions. If the session's own document contains the value, this value is used, because
+//! the document dates from the attack. Otherwise, the current value in the inventory is used.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -35,16 +35,16 @@ use crate::worker::registry;
 #[derive(Default)]
 pub struct CompletionCounts {
     pub sessions: i64,
-    /// Sessions that other transactions had locked.
+    /// Number of sessions that were not filled because other transactions had locked them.
     pub held: i64,
-    /// Sessions that the table refused.
+    /// Number of sessions whose UPDATE failed, for example because of a constraint of the table.
     refused: usize,
     has_warned: bool,
-    /// Tables for which the warning about row-level security was shown.
+    /// Tables for which the call has already shown the warning about row-level security.
     filtered: Vec<Oid>,
 }
 
-/// The snapshot columns of a table. Each of them has the type that the extension fills.
+/// The snapshot columns of a table. Each column has a type that the extension can fill.
 struct Snapshot {
     asn: Column,
     country: (Column, Length),
@@ -53,7 +53,7 @@ struct Snapshot {
 }
 
 impl Snapshot {
-    /// Returns `None` if columns were dropped or changed. The table must then be attached again.
+    /// Returns `None` if snapshot columns were dropped or changed. In this case, the user must attach the table again.
     fn of(readable: &ReadableTable, table: &Table) -> Option<Snapshot> {
         fn typed<T: SqlType>(readable: &ReadableTable, name: &CStr) -> Option<Column> {
             readable.column(name).filter(|column| column.is::<T>())
@@ -72,7 +72,7 @@ impl Snapshot {
     }
 }
 
-/// A session with gaps in its snapshot, and the values for these gaps from the session's own document.
+/// A session whose snapshot has gaps, with the values for these gaps that the session's own document contains.
 struct Session {
     tuple_id: TupleId,
     key: String,
@@ -85,9 +85,9 @@ struct Session {
 
 /// A column of a snapshot.
 enum Gap<T> {
-    /// The column has a value already.
+    /// The column already has a value.
     None,
-    /// The column is null. Holds the value from the session's own document, if there is one.
+    /// The column is null. Contains the value from the session's own document, if the document has one.
     Of(Option<T>),
 }
 
@@ -108,27 +108,26 @@ impl<T> Gap<T> {
         if let Gap::Of(own) = self { own.as_ref() } else { None }
     }
 
-    /// Returns the value that fills the gap.
+    /// Returns the value that fills the gap: the value from the document, or otherwise `known`, the value from the inventory.
     fn filling<'a>(&'a self, known: Option<&'a T>) -> Option<&'a T> {
         if self.is_some() { self.own().or(known) } else { None }
     }
 }
 
-/// Sessions with incomplete snapshots, read from some pages of a table.
+/// Sessions with gaps in their snapshots that were read from some pages of a table.
 pub struct IncompleteSessions {
     sessions: Vec<Session>,
     lengths: [Length; 2],
     pub rows: i64,
-    /// The page after these pages.
+    /// The first page that was not read.
     pub page: u32,
 }
 
-/// Largest number of sessions that are written together. The number is limited, because the documents of
-/// these sessions are in memory.
+/// Maximum number of sessions in a batch. The number is limited, because the values for these sessions are held in memory.
 const MOST_ADDRESSES: usize = 50_000;
 
-/// Reads pages from the beginning of `stretch`, until there is enough for a batch. Returns `None` if the table was
-/// dropped or rewritten.
+/// Reads pages from the beginning of `stretch`, until the sessions are enough for a batch. Returns `None` if the table was dropped
+/// or rewritten.
 pub fn read(
     connection: &Connection,
     stretch: &PageRange,
@@ -201,7 +200,7 @@ pub fn read(
     })
 }
 
-/// Returns the session of a row, if it has a gap that may be filled.
+/// Returns the session in a row, if its snapshot has a gap that the extension may fill.
 fn session(row: &Row, layout: &Layout, columns: &Snapshot) -> Option<Session> {
     let lacks = |column: Column| row.is_null(column.number);
     let is_null = [columns.asn, columns.country.0, columns.ip_type.0, columns.document].map(lacks);
@@ -229,10 +228,10 @@ fn session(row: &Row, layout: &Layout, columns: &Snapshot) -> Option<Session> {
     })
 }
 
-/// Largest number of sessions per statement. It limits the memory for their documents.
+/// Maximum number of sessions per statement. This number limits the memory for the documents of these sessions.
 const CHUNK: usize = 2_000;
 
-/// Fills the gaps for which there are values.
+/// Fills the gaps of the sessions, as far as values for these gaps exist.
 pub fn write(
     oids: ExtensionOids,
     connection: &Connection,
@@ -265,14 +264,15 @@ pub fn write(
         fillings.extend(filling.map(|filling| (session, filling)));
     }
     if !fillings.is_empty() {
-        // The transaction still holds the lock under which it read the table. So the table was neither
-        // rewritten nor emptied since then.
+        // The transaction still holds the lock that it took when it read the table. So the table cannot have been rewritten or
+        // emptied since then.
         let Some(locked) = UserTable::lock(table.oid, Lock::Write) else { return };
         let mut writer = Writer { connection, table, locked, completed, rejected, held: Vec::new() };
         for chunk in fillings.chunks(CHUNK) {
             writer.write(chunk);
         }
-        // The worker completes these sessions after a later answer, or after their locks are released.
+        // The worker will complete these sessions, either after other transactions release their locks, or when a later answer
+        // arrives.
         left.extend(writer.held.drain(..).map(|address| (address, may_be_filled)));
     }
     left.sort_unstable();
@@ -286,7 +286,7 @@ pub fn write(
 }
 
 impl Session {
-    /// Returns the gaps that remain after the session is filled with these values.
+    /// Returns the gaps that a session still has after the session is filled with these values.
     fn gaps_left(&self, filling: Option<&SnapshotValues>) -> Gaps {
         let keeps =
             |is_gap: bool, is_filled: fn(&SnapshotValues) -> bool| is_gap && !filling.is_some_and(is_filled);
@@ -298,8 +298,8 @@ impl Session {
     }
 }
 
-/// Returns the values that fill a session's gaps; `None` if there are none. A text that does not fit into its
-/// column is left out.
+/// Returns the values that fill the gaps of a session. If there are no such values, returns `None`. If a text does not fit into its
+/// column, leaves out this text.
 fn filling<'a>(
     session: &'a Session,
     known: &'a HashMap<Address, InventoryValues>,
@@ -324,8 +324,8 @@ fn filling<'a>(
     fills.then_some(filling)
 }
 
-/// Maximum number of sessions that a table may refuse. If it refuses more, the cause is the table, not single
-/// sessions.
+/// Maximum number of sessions of which the UPDATE may fail. If more updates fail, the cause is probably the table and not a single
+/// session, so no more sessions are filled.
 const MOST_REFUSED: usize = 1_000;
 
 struct Writer<'a> {
@@ -339,9 +339,9 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Writes sessions. If a statement fails, its sessions are split in halves and retried, down to single
-    /// sessions. So a session that violates a constraint of the table does not prevent the others from being
-    /// filled.
+    /// Writes values into sessions. If the statement fails, the function splits the sessions into two halves and writes each half
+    /// separately. It repeats this until a part contains only one session. So if one session violates a constraint of the table,
+    /// the other sessions are still filled.
     fn write(&mut self, sessions: &[(&Session, SnapshotValues)]) {
         if self.completed.refused >= MOST_REFUSED {
             return;
@@ -374,7 +374,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Warns about row-level security, because sessions that the owner may not see are counted as locked.
+    /// Warns if row-level security may hide sessions from the table's owner, because hidden sessions are counted as locked.
     fn explain_policies(&mut self) {
         let table = self.table.oid;
         if self.completed.filtered.contains(&table) || !catalog::is_filtered(table, self.locked.owner()) {

@@ -1,4 +1,4 @@
-//! Reads the sessions in some pages of a table, and collects their data about addresses.
+//! Reads the sessions in some pages of a table, and collects the data about addresses that these sessions contain.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -27,16 +27,16 @@ use crate::store::backfill_sessions::{
 use crate::store::procedure_call::RejectedRow;
 use crate::store::{ExtensionOids, session_options};
 
-/// Maximum number of addresses that are written together. Meanwhile, an INSERT of the first session from one of
-/// these addresses may have to wait.
+/// Maximum number of addresses that one transaction writes. If another transaction inserts the first session from one of these
+/// addresses, it may have to wait until this transaction ends.
 const MOST_ADDRESSES: usize = 5_000;
-/// Maximum number of sessions that a batch reads, divided by the number of addresses that it may write. Most
-/// sessions have no new data, so the number is larger than one.
+/// A batch may read this number of sessions for each address that it may write. The number is larger than one, because most
+/// sessions contain no new data.
 const ROWS_FOR_EACH: usize = 10;
-/// Bytes of documents that a batch keeps.
+/// Maximum total size in bytes of the documents that a batch keeps in memory.
 const MOST_BYTES: usize = 32 << 20;
 
-/// The columns of a table.
+/// The columns of a session table that are read.
 pub struct Layout {
     pub ip: Column,
     pub time: Option<Column>,
@@ -60,7 +60,7 @@ impl Layout {
         })
     }
 
-    /// Returns the address of a row. The error is the text of an invalid address.
+    /// Returns the address in a row. If the value is not a valid address, returns the text of this value as the error.
     pub fn address(&self, row: &Row) -> Result<Option<Address>, String> {
         match scan::value(row, self.ip) {
             None => Ok(None),
@@ -71,7 +71,7 @@ impl Layout {
         }
     }
 
-    /// Returns the time of a row's session, if it is plausible.
+    /// Returns the time of the session in a row, if this time is plausible.
     pub fn time(&self, row: &Row) -> Option<Timestamp> {
         let time = scan::time(row, self.time?)?;
         session_time::believed(time, self.enriched_at(row), self.now)
@@ -85,18 +85,18 @@ impl Layout {
         self.document.and_then(|column| row.jsonb(column.number))
     }
 
-    /// Returns the time of a row's document, if it is known.
+    /// Returns the time of the document in a row, if this time is known.
     fn documented_at(&self, row: &Row) -> Option<Timestamp> {
         self.enriched_at(row).filter(|at| at.is_finite()).or_else(|| self.time(row))
     }
 
-    /// Returns a text by which a user can find the row.
+    /// Returns a text with which a user can find the row.
     pub fn key(&self, row: &Row) -> String {
         shown_key(row, self.key)
     }
 }
 
-/// The data in some pages.
+/// The data that was collected from some pages.
 pub struct PageContents {
     pub addresses: Addresses,
     pub named: NamedNetworks,
@@ -105,8 +105,8 @@ pub struct PageContents {
     pub page: u32,
 }
 
-/// Reads pages from the beginning of `stretch`, until there is enough for a batch. Returns `None` if the table was
-/// dropped or rewritten.
+/// Reads pages from the beginning of `stretch`, until the data is enough for a batch. Returns `None` if the table was dropped or
+/// rewritten.
 pub fn read(
     oids: ExtensionOids,
     stretch: &PageRange,
@@ -150,8 +150,8 @@ pub fn read(
 struct Collector {
     layout: Layout,
     relation: String,
-    /// True if the answers in the documents of sessions are also written into the inventories. False if they only fill the
-    /// snapshot columns of their own rows.
+    /// True if the answers in the documents of the sessions are also written into the inventories. If false, an answer only fills
+    /// the snapshot columns of the session that contains it.
     is_input_trusted: bool,
     addresses: HashMap<Address, SessionEvidence, RandomState>,
     named: NamedNetworks,
@@ -190,15 +190,16 @@ impl Collector {
         }
     }
 
-    /// Keeps the sources' answers of a document if the document is trusted. Returns the faults of the document.
+    /// If the document of a session is trusted, keeps the sources' answers that the document contains. Returns the faults of the
+    /// document.
     fn document(&mut self, row: &Row, address: Address, own: Container<'_>) -> Vec<String> {
         let mut reading = legacy::read(Some(own));
         let parts = legacy::parts(own, &mut reading.faults);
-        // A bogon has no network, even if an old document names one.
+        // A bogon belongs to no network, even if an old document names a network.
         if !self.is_input_trusted || bogon::reason(address).is_some() {
             return reading.faults;
         }
-        // Two sources may name different networks. The snapshot has the network of the first source.
+        // Two sources may name different networks. The snapshot of the session has the network that the first source names.
         let leading = reading.network().map(|(asn, _)| asn);
         let time_in = |asn: Option<i64>| if asn == leading { self.layout.time(row) } else { None };
         self.named.add(MAXMIND, &reading.maxmind, time_in(reading.maxmind.asn));
@@ -212,7 +213,7 @@ impl Collector {
                 CYMRU => reading.cymru.asn,
                 _ => None,
             };
-            // An answer of Team Cymru names a network. A stored part without a network is not an answer.
+            // Every valid answer of Team Cymru names a network. If the stored part names no network, it is not used as an answer.
             if !evidence.lacks(source, at) || (source == CYMRU && asn.is_none()) {
                 continue;
             }

@@ -1,13 +1,13 @@
-//! Processes sessions that were stored before their table was attached.
+//! Processes sessions that were stored before their session table was attached.
 //!
-//! Two passes read the table in the order of its pages. The first pass writes the sessions' data about
-//! addresses into the inventories. The second pass fills null columns of the sessions' snapshots, from their
-//! own documents and from the inventories. The inventories are complete by then, so the order of sessions
-//! does not matter. After a call is killed, the next call resumes at the page where it stopped. At the end
-//! everything is recounted, and a foreign key is validated if there is one.
+//! Two passes read the pages of the table in order. The first pass writes the data about addresses into the inventories. The second
+//! pass fills null columns in the snapshots of the sessions. The values come from the document of the session or from the
+//! inventories. The inventories are complete when the second pass begins, so the order of the sessions does not matter. If a call
+//! is killed, the next call continues at the page where the killed call stopped. At the end, all sessions are recounted. If there
+//! is a foreign key, it is validated.
 //!
-//! The table is read below the executor, so that code attached to it never runs with the extension's rights. Writes to the table
-//! run as its owner. The triggers process rows and row versions that are written meanwhile.
+//! The table is read below the executor, so code that is attached to the table never runs with the extension's rights. Writes to
+//! the table run with the rights of the table's owner. Triggers process the rows and row versions that are written during the call.
 
 mod complete;
 mod gather;
@@ -35,8 +35,7 @@ use complete::CompletionCounts;
 use gather::PageContents;
 
 const BATCH_SIZES: (i64, i64) = (1, 1_000_000);
-/// Number of written addresses after which their counts are folded. Counts that are folded together are held
-/// in memory.
+/// The counts are folded each time this number of addresses was written. Counts that are folded together are held in memory.
 const FOLDED_TOGETHER: usize = 50_000;
 
 /// Entry point of `backfill_sessions()`.
@@ -54,7 +53,7 @@ pub fn backfill(call: &Call) {
     run(call, &options, |run| Backfill::new(run, rel, batch_size as usize).all());
 }
 
-/// A pass. Its name is stored in checkpoints.
+/// A pass over the table. Checkpoints contain the name of the pass.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Pass {
     Addresses,
@@ -70,7 +69,7 @@ impl Pass {
     }
 }
 
-/// The position at which a killed call stopped.
+/// The position at which a call stopped that was killed. An example in the stored form:
 ///
 /// ```json
 /// {"pass": "sessions", "table": 16412, "file": 16412, "page": 4711}
@@ -96,8 +95,8 @@ impl Checkpoint {
         Some(Checkpoint { pass, table: number("table")?, file: number("file")?, page: number("page")? })
     }
 
-    /// Returns true if a call can resume at this checkpoint. In the second pass, the table must still have
-    /// the same file. A table that was emptied and filled again must be read by the first pass again.
+    /// Returns true if a call can continue at this checkpoint. If the checkpoint is in the second pass, the table must still have
+    /// the same file. Otherwise the table was emptied or rewritten, and the first pass must read it again.
     fn stands(&self, tables: &[Table]) -> bool {
         let is_file = |table: &Table| {
             ReadableTable::open(table.oid).is_some_and(|readable| readable.file() == self.file)
@@ -116,7 +115,7 @@ impl Checkpoint {
     }
 }
 
-/// The pages of a table that are still to be read, and the number of the table's file.
+/// The pages of a table that the pass has not read yet, and the number of the table's file.
 struct PageRange<'a> {
     table: &'a Table,
     file: u32,
@@ -124,7 +123,7 @@ struct PageRange<'a> {
 }
 
 impl PageRange<'_> {
-    /// Opens the table. Returns `None` if it was dropped or rewritten: the page numbers are then invalid.
+    /// Opens the table. Returns `None` if the table was dropped or rewritten, because the page numbers are then invalid.
     fn open(&self) -> Option<ReadableTable> {
         ReadableTable::open(self.table.oid).filter(|readable| readable.file() == self.file)
     }
@@ -134,7 +133,7 @@ impl PageRange<'_> {
     }
 }
 
-/// Largest number of rows that one call lists. More would not help the user.
+/// Maximum number of rows that one call lists in `rejected_row`. A longer list would not help the user.
 const MOST_LISTED: usize = 10_000;
 
 struct Backfill<'a, 'r> {
@@ -142,14 +141,14 @@ struct Backfill<'a, 'r> {
     rel: Oid,
     batch_size: usize,
     tables: Vec<Table>,
-    /// Expected number of sessions in them.
+    /// Expected number of sessions in `tables`.
     rows: i64,
     handled_networks: HandledNetworks,
     rejected: RejectedRows,
     scanned: i64,
     addresses_created: i64,
     networks_created: i64,
-    /// Number of written addresses whose counts are not folded yet.
+    /// Number of written addresses whose counts have not been folded yet.
     unfolded: usize,
     completed: CompletionCounts,
 }
@@ -181,8 +180,8 @@ impl<'a, 'r> Backfill<'a, 'r> {
         }
         self.pass(Pass::Sessions, checkpoint.filter(|checkpoint| checkpoint.pass == Pass::Sessions));
         if self.completed.held > 0 {
-            // Other transactions had locked these sessions, and may have moved them to other pages by an
-            // UPDATE. So the second pass reads all pages again.
+            // Other transactions had locked some sessions. By an UPDATE, they may have moved these sessions to other pages. So the
+            // second pass reads all pages again.
             self.completed.held = 0;
             self.pass(Pass::Sessions, None);
         }
@@ -215,7 +214,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
         ]
     }
 
-    /// Reads all pages of all tables, beginning at the checkpoint.
+    /// Reads the pages of all tables. If there is a checkpoint, begins at the checkpoint.
     fn pass(&mut self, pass: Pass, checkpoint: Option<Checkpoint>) {
         let tables = std::mem::take(&mut self.tables);
         let stretches: Vec<(PageRange, i64)> =
@@ -235,7 +234,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
             };
             match read_to {
                 Some(page) => stretch.pages.start = page,
-                // The table was rewritten meanwhile, so read it from the beginning.
+                // If the table was rewritten during the pass, its pages are read again from the beginning.
                 None => match self::stretch(stretch.table, None) {
                     Some((again, _)) if again.file != stretch.file => stretch = again,
                     _ => return,
@@ -244,7 +243,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
         }
     }
 
-    /// Processes a batch of the first pass. Returns the next page.
+    /// Processes one batch of the first pass. Returns the page with which the next batch begins.
     fn addresses(&mut self, stretch: &PageRange) -> Option<u32> {
         let oids = self.run.oids;
         let gathered = gather::read(oids, stretch, self.batch_size, &mut self.rejected)?;
@@ -292,8 +291,8 @@ impl<'a, 'r> Backfill<'a, 'r> {
         Some(page)
     }
 
-    /// Writes the answers of sources that the sessions' documents contain. Each [`QuoteSelection`] has its
-    /// own transaction. The last transaction completes the batch.
+    /// Writes the sources' answers that are contained in the documents of the sessions. The answers of each [`QuoteSelection`] are
+    /// written in a separate transaction. The last transaction completes the batch.
     fn quotes(
         &mut self,
         addresses: &Addresses,
@@ -322,14 +321,14 @@ impl<'a, 'r> Backfill<'a, 'r> {
         }
     }
 
-    /// Processes a batch of the second pass. Returns the next page.
+    /// Processes one batch of the second pass. Returns the page with which the next batch begins.
     fn sessions(&mut self, stretch: &PageRange) -> Option<u32> {
         let mut read_to = None;
         let (oids, batch_size) = (self.run.oids, self.batch_size);
         let (completed, rejected) = (&mut self.completed, &mut self.rejected);
         self.run.batch_resumable(|connection| {
-            // While the snapshot is held, no other row can get the tuple id of a row that the snapshot sees.
-            // So the snapshot is held until these rows are written.
+            // The snapshot is held until the rows that it sees are written. While it is held, the server cannot give the tuple ids
+            // of these rows to other rows.
             let latest = mvcc_snapshot::Latest::take();
             let Some(waiting) = complete::read(connection, stretch, batch_size, latest.view()) else {
                 return (0, None);
@@ -343,12 +342,12 @@ impl<'a, 'r> Backfill<'a, 'r> {
     }
 }
 
-/// Returns the pages of a table that are to be read, and the estimated number of rows in them.
+/// Returns the pages of a table that must be read, and the estimated number of rows in these pages.
 fn stretch<'t>(table: &'t Table, checkpoint: Option<Checkpoint>) -> Option<(PageRange<'t>, i64)> {
     let readable = ReadableTable::open(table.oid)?;
     let (file, pages) = (readable.file(), readable.pages());
     let from = match checkpoint {
-        // Tables are read in the order of their OIDs.
+        // Tables are read in the order of their OIDs. So a table with a lower OID than the table of the checkpoint is already read.
         Some(checkpoint) if checkpoint.table > table.oid.to_u32() => return None,
         Some(checkpoint) if checkpoint.table == table.oid.to_u32() && checkpoint.file == file => {
             checkpoint.page

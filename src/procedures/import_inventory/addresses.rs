@@ -1,11 +1,11 @@
-//! Imports addresses of the Python system's `ip_inventory`.
+//! Imports addresses from the Python system's table `ip_inventory`.
 //!
-//! The Python system's documents have the same format as this extension's documents, except for `_meta`. The import stores the time
-//! of each source's answer in `_meta`, so that sources are not asked again without need, and freshness is correct. `_meta.import`
-//! names the row from which an address was imported. Several rows with different spellings of one address become one row here. For
-//! each source, the newest answer is kept.
+//! Except for `_meta`, the documents of the Python system have the same format as the documents of this extension. The import
+//! stores in `_meta` when each source answered. So the extension does not query sources again without need, and it knows how old
+//! each answer is. `_meta.import` names the row from which an address was imported. If several rows have the same address in
+//! different spellings, they become one row of this extension. For each source, the newest answer is kept.
 //!
-//! The column `session_count` of these rows counts enrichments and is not imported.
+//! The column `session_count` of the imported table is not imported, because it counts enrichments and not sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,25 +44,25 @@ const UPDATED: usize = 5;
 const VERSION: usize = 6;
 const CREATED: usize = 7;
 
-/// Sources that this extension also asks.
+/// The sources in a document that are also sources of this extension.
 const SOURCES: [&str; 5] = ["maxmind", "cymru", "greynoise", "dshield", "spur"];
-/// Key in an address's `_meta` that names the imported row.
+/// The key in the `_meta` of an address whose value names the imported row.
 const IMPORT: &str = "import";
 
 /// A valid row.
 struct ImportedRow<'a> {
     row: &'a Row,
-    /// The address as the row spells it.
+    /// The text of the address in the imported row.
     spelling: String,
-    /// True if the preceding row has the same spelling of the address.
+    /// True if the previous row has the same text as its address.
     is_repeated: bool,
     known: ImportedAddress,
-    /// The sources in the row's document, each with the time of its answer.
+    /// The sources that the document of the row contains, each with the time of its answer.
     source_data: BTreeMap<String, Option<Timestamp>>,
 }
 
 pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
-    // If several rows have the same address, each is written in a separate round.
+    // Rows with the same address are written in different rounds, one row per round.
     let mut rounds: Vec<BTreeMap<Address, ImportedRow>> = Vec::new();
     let mut networks = Networks::new();
     let mut sources: BTreeMap<i64, &'static str> = BTreeMap::new();
@@ -87,8 +87,8 @@ pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
             None => rounds.push(BTreeMap::from([(address, imported)])),
         }
     }
-    // Networks are written before addresses, because this is the order of locks. Later rounds lock no further
-    // rows, because the first round has every address.
+    // Networks are written before addresses, because locks must be taken in this order. Only the first round locks addresses: it
+    // contains every address of the batch, so later rounds lock no additional rows.
     let source = |asn| sources.get(&asn).copied().unwrap_or(IMPORT);
     networks::create_from_sources(batch.connection, &networks, source);
     for round in &rounds {
@@ -121,7 +121,7 @@ fn read<'a>(
             let (name, country) = (named.name.clone(), named.country.clone());
             let registry = named.registry.map(str::to_owned);
             let has_values = name.is_some() || country.is_some() || registry.is_some();
-            // Uses the values of one source only, so that the source of the network is known.
+            // All values of a network come from one source, so that the source of the network is known.
             if has_values && *sources.entry(asn).or_insert(source) == source {
                 network.merge(NetworkFacts { name, country, registry, ..NetworkFacts::default() });
             }
@@ -169,8 +169,8 @@ fn said_at(document: Container<'_>, key: &str) -> Option<Timestamp> {
     document.object(key).and_then(|own| own.text("cached_at")).and_then(Timestamp::parse)
 }
 
-/// Returns the `_meta` of a row's sources, and the faults in them. A source without a valid answer may be
-/// asked again.
+/// Returns the `_meta` for the sources in a row, and the faults of these sources. If a source has no valid answer in the row,
+/// `_meta` has no entry for it, so the source may be queried again.
 fn states(
     document: Option<Container<'_>>,
     source_data: &BTreeMap<String, Option<Timestamp>>,
@@ -193,7 +193,7 @@ fn states(
                     });
                 }
                 None | Some(Value::Null) => {}
-                // The faults of `maxmind` and `cymru` are listed already.
+                // Faults of `maxmind` and `cymru` were already listed when the document was read.
                 Some(_) if source == "maxmind" || source == "cymru" => {}
                 Some(_) => faults
                     .push((format!("key \"{source}\" in column \"enrichment\" is not a JSON object"), None)),
@@ -231,7 +231,8 @@ fn write(
     counts.written += merge_addresses(batch.connection, &decided);
 }
 
-/// Decides how to merge an address. Stored values are kept unless the imported values are newer.
+/// Decides how an imported address is merged into the stored address. A stored value is replaced only if the imported value is
+/// newer.
 fn decide(
     imported: &ImportedRow,
     stored: &StoredAddress,
@@ -274,14 +275,14 @@ fn stands(stored: &StoredAddress, key: &str, their_time: Option<Timestamp>) -> b
     let Some(document) = stored.document else { return false };
     match enrichment::last_answer(document, key) {
         enrichment::LastAnswer::None => false,
-        // An answer without a time gets the time of the row.
+        // If an answer has no time of its own, the time of its row is used.
         enrichment::LastAnswer::Since(our_time) => our_time.or(stored.updated) >= their_time,
     }
 }
 
-/// Returns true if `_meta.import` stays as it is. If two rows have the same address, `_meta.import` names the
-/// row that spells the address as this extension does. If no row does, it names the first row in order. Lists
-/// the other row as merged.
+/// Returns true if the stored `_meta.import` is kept. If two rows have the same address, `_meta.import` names the row that spells
+/// the address like this extension. If no row spells it so, `_meta.import` names the first row in key order. Lists the other row as
+/// merged.
 fn keeps_our_row(
     imported: &ImportedRow,
     meta: Option<Container<'_>>,
@@ -303,7 +304,7 @@ fn keeps_our_row(
         host.unwrap_or(spelling) == address.to_string()
     };
     if is_ours(&imported.spelling) && !is_ours(first) {
-        // The row named `first` was counted when it was read.
+        // The row that `first` names was already counted as an address when it was read.
         report.merge(first.to_owned(), &reason, None);
         return false;
     }

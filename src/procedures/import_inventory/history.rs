@@ -1,4 +1,4 @@
-//! Moves of the Python system's `ip_asn_history`.
+//! Imports the Python system's table `ip_asn_history`. The table records when addresses moved to other networks.
 
 use cowrie_enrich_engine::{address, legacy};
 
@@ -28,7 +28,7 @@ pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
             Err(reason) => {
                 let rejected = report.rows.len();
                 report.reject(row, COLUMNS, reason);
-                // An address has several rows, so the address alone does not identify a row.
+                // The table has several rows per address, so the address alone does not identify a row.
                 report.rows[rejected].row_key = key(row);
             }
         }
@@ -57,7 +57,7 @@ fn read(row: &Row) -> Result<Observation, &'static str> {
     })
 }
 
-/// Returns the columns that identify a row in the Python system.
+/// Returns the values of the columns that identify a row in the Python system's table.
 fn key(row: &Row) -> String {
     let at = row.time(OBSERVED_AT).map(crate::pg::clock::iso8601);
     format!("{} {} {}", row.shown_key(), row.text(ASN).unwrap_or_default(), at.unwrap_or_default())

@@ -1,9 +1,9 @@
-//! Imports an installation of the Python system.
+//! Imports the data of an installation of the Python system.
 //!
-//! The import copies the system's inventories and its history. Its sessions stay where they are, and the import attaches their
-//! table. Rows are read in the order of their key. Each batch is a transaction that also stores its end position. After a call is
-//! killed, the next call resumes at that position. A repeated call changes nothing. Every row is imported, or merged with another
-//! row of the same address, or listed in `rejected_row`.
+//! The import copies the inventories and the history of the Python system. The sessions stay in their table, and the import
+//! attaches this table. Rows are read in key order. Each batch is one transaction, which also stores the position after its last
+//! row. If a call is killed, the next call continues at this position. If the import is repeated, the second call changes nothing.
+//! Every row is imported, or merged with another row of the same address, or listed in `rejected_row`.
 
 mod addresses;
 mod document;
@@ -25,7 +25,7 @@ use crate::store::import_inventory::source::{self, Position, Reader, Row, Table,
 use crate::store::procedure_call::{self, RejectedRow};
 use crate::store::{ExtensionOids, fold};
 
-/// The tables, with their names in the Python system.
+/// The names of the imported tables in the Python system.
 const NETWORKS: &str = "asn_inventory";
 const HISTORY: &str = "ip_asn_history";
 const ADDRESSES: &str = "ip_inventory";
@@ -52,8 +52,8 @@ pub fn take_over(call: &Call) {
         say_what_is_missing(&tables, &shown);
         let resume = run.resume_at().map(|kept| ResumePosition::read(kept, &shown)).unwrap_or_default();
         let mut import = Import { run, schema: shown, counts: resume.counts, resume: resume.position };
-        // History comes before addresses, because the import of an address without history creates a first
-        // row of history.
+        // History is imported before addresses. Otherwise the import of an address would create a first row of history for an
+        // address that has an imported history.
         for (phase, name) in TABLES.iter().enumerate() {
             if let Some(table) = tables.iter().find(|table| table.name == *name) {
                 import.table(phase, table, &tables);
@@ -64,7 +64,7 @@ pub fn take_over(call: &Call) {
     });
 }
 
-/// Finds the tables, and checks all tables before the first one is imported.
+/// Finds the tables to import. Checks all of them before the first one is imported.
 fn find(oids: ExtensionOids, schema: Oid, schema_name: &str) -> Vec<Table> {
     let caller = role::current();
     let tables = acting_as(oids.owner, || {
@@ -86,7 +86,7 @@ fn find(oids: ExtensionOids, schema: Oid, schema_name: &str) -> Vec<Table> {
         if !catalog::owns_table(table.oid) {
             error::not_owner(&table.name);
         }
-        // Raises an error if the table has no valid key.
+        // The call of `reader` raises an error if the table has no valid key.
         reader(table);
         if table.name == SESSIONS {
             session_tables::changes(table);
@@ -121,20 +121,20 @@ fn say_what_is_missing(tables: &[Table], schema: &str) {
     }
 }
 
-/// The counts for the final report. If a call was interrupted, they include the work of the earlier calls.
+/// The counts for the final report. If earlier calls of this import were interrupted, the counts include the work of these calls.
 #[derive(Default, Clone, Copy)]
 struct ImportCounts {
     networks: i64,
     addresses: i64,
     history: i64,
     sessions: i64,
-    /// Imported rows that were merged with another row of the same subject.
+    /// Number of imported rows that were merged with another row for the same address or network.
     merged: i64,
-    /// Imported rows that could not be used.
+    /// Number of rows that could not be used.
     rejected: i64,
-    /// Imported rows that were used except for the listed parts.
+    /// Number of rows of which only a part could be used. The unused parts are listed in `rejected_row`.
     partly_used: i64,
-    /// Rows of this extension's tables that are new or changed.
+    /// Number of rows in this extension's tables that the import created or changed.
     written: i64,
 }
 
@@ -170,14 +170,14 @@ impl ImportCounts {
     }
 }
 
-/// The position at which a killed call stopped, if the killed call imported from the same schema as this call.
+/// The position at which an earlier call was killed. Used only if this call imports from the same schema as the killed call.
 #[derive(Default)]
 struct ResumePosition {
     counts: ImportCounts,
     position: Option<TablePosition>,
 }
 
-/// The index of a table, and a position in this table. `None` is the position after the last row.
+/// The index of a table, and a position in this table. If the position is `None`, it is after the last row.
 type TablePosition = (usize, Option<Position>);
 
 impl ResumePosition {
@@ -199,12 +199,12 @@ struct Import<'run, 'call> {
     run: &'run mut Run<'call>,
     schema: String,
     counts: ImportCounts,
-    /// The position at which to resume; unset after the import has resumed there.
+    /// The position at which the import must continue. Unset after the import has continued there.
     resume: Option<TablePosition>,
 }
 
 impl Import<'_, '_> {
-    /// Imports all rows of a table. After a killed call, imports only the remaining rows.
+    /// Imports all rows of a table. If an earlier call was killed, imports only the rows that remain.
     fn table(&mut self, phase: usize, table: &Table, tables: &[Table]) {
         let begin = match self.resume.take() {
             Some((killed_in, position)) if killed_in > phase => {
@@ -237,8 +237,8 @@ impl Import<'_, '_> {
         let mut next = None;
         run.batch_resumable(|_| {
             let mut report = RowReport::of(&format!("{schema}.{}", table.name));
-            // Uses a separate connection, so that its memory is freed. Needs a snapshot, because long values
-            // are fetched after the statement that found them.
+            // A separate connection is used, because its memory is freed at the end of the batch. A snapshot is needed, because
+            // long values are read after the statement that found their rows.
             let work = |connection: &Connection| {
                 let reader = reader(table);
                 let (rows, then) = reader.next(connection, position);
@@ -257,14 +257,14 @@ impl Import<'_, '_> {
             counts.rejected += report.rejected;
             counts.merged += report.merged;
             counts.partly_used += report.partly_used;
-            // Stores the position after the last row too. Otherwise a repeated call would count the same
-            // replaced documents again.
+            // The position is stored even after the last row. Otherwise a repeated call would read the last rows again and count
+            // their replaced documents twice.
             (read, Some(checkpoint_json(schema, phase, counts, next.as_ref())))
         });
         next
     }
 
-    /// Folds the counter deltas of the batches, so that the inventories are correct when the call ends.
+    /// Folds the counter deltas of the batches, so that the counts in the inventories are correct when the call ends.
     fn fold(&mut self) {
         let oids = self.run.oids;
         self.run.begin("counting", 0);
@@ -299,17 +299,17 @@ fn checkpoint_json(
     })
 }
 
-/// Some rows of a table, in the order of their key.
+/// Some rows of a table, in key order.
 struct Batch<'a> {
     connection: &'a Connection,
     table: &'a Table,
-    /// The key before the first row.
+    /// The key of the row before the first row of this batch.
     last_key: Option<&'a [u8]>,
     rows: &'a [Row],
 }
 
 impl Batch<'_> {
-    /// Returns the rows. Each has a flag that is true if the preceding row has the same key.
+    /// Returns the rows of the batch. The flag of a row is true if the previous row has the same key.
     fn repeated(&self) -> impl Iterator<Item = (&Row, bool)> {
         let mut last = self.last_key;
         self.rows.iter().map(move |row| {
@@ -321,7 +321,7 @@ impl Batch<'_> {
     }
 }
 
-/// Rows to list in `rejected_row`.
+/// The rows of a batch that must be listed in `rejected_row`.
 struct RowReport {
     relation: String,
     rows: Vec<RejectedRow>,
@@ -342,13 +342,13 @@ impl RowReport {
         self.add(row.shown_key(), reason, Some(row.shown(wanted)));
     }
 
-    /// Lists a row that was merged with another row of the same subject.
+    /// Lists a row that was merged with another row for the same address or network.
     fn merge(&mut self, row_key: String, reason: &str, content: Option<String>) {
         self.merged += 1;
         self.add(row_key, reason, content);
     }
 
-    /// Lists the unused parts of a row: reasons and invalid values.
+    /// Lists the parts of a row that cannot be used. Each part has a reason and may have the invalid value.
     fn faults(&mut self, row: &Row, faults: Vec<(String, Option<String>)>) {
         self.partly_used += i64::from(!faults.is_empty());
         for (reason, content) in faults {
@@ -362,7 +362,7 @@ impl RowReport {
     }
 }
 
-/// Returns the beginning of a text. It is long enough for a user to find the text in the imported tables.
+/// Returns the beginning of a text. The beginning is long enough to find the text in the imported tables.
 fn shortened(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(60).collect()
 }

@@ -1,8 +1,9 @@
-//! Imports networks of the Python system's `asn_inventory`.
+//! Imports networks from the Python system's table `asn_inventory`.
 //!
-//! The column organization_country has the country of the first address that the Python system saw in the network.
-//! So this value ranks below the country from any other source, unless the row's document has a country from Team
-//! Cymru. Values that fit no column here are kept under the key `import` of the network's enrichment.
+//! The column organization_country contains the country of the first address that the Python system saw in the network. So a
+//! country from any other source takes precedence over it. If the row's document has a country from Team Cymru, the import uses
+//! that country instead. If a value fits no column of this extension, the value is kept under the key `import` in the enrichment of
+//! the network.
 
 use std::collections::BTreeMap;
 
@@ -42,11 +43,11 @@ const DOCUMENT: usize = 8;
 const UPDATED: usize = 9;
 const CREATED: usize = 10;
 
-/// Ranks below all other sources: see `source_rank`.
+/// The source of imported values. All other sources take precedence over it: see `source_rank`.
 const SOURCE: &str = "import";
 
 pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
-    // If several rows have the same ASN, each is written in a separate round.
+    // Rows with the same ASN are written in different rounds, one row per round.
     let mut rounds: Vec<BTreeMap<i64, ImportedNetwork>> = Vec::new();
     for (row, is_repeated) in batch.repeated() {
         let number = row.key.as_deref().map(String::from_utf8_lossy);
@@ -86,7 +87,7 @@ fn read(row: &Row, asn: i64) -> (ImportedNetwork, Faults) {
     let (document, mut faults) = document::object_of(row.bytes(DOCUMENT));
     let cymru = documents::read(document.container()).cymru;
     let mut words = UnmappedValues::default();
-    // `better` is a value from another source. It takes precedence over the imported value.
+    // `better` is a value from a source that takes precedence over the imported value.
     let mut field = |field: &Field, better: Option<(String, &'static str)>| {
         let source_data = row.text(field.column).filter(|source_data| !documents::is_unknown(source_data));
         let sense = source_data.as_deref().and_then(field.sense);
@@ -105,7 +106,7 @@ fn read(row: &Row, asn: i64) -> (ImportedNetwork, Faults) {
         chosen
     };
     let from_cymru = |value: Option<String>| value.map(|value| (value, "cymru"));
-    // A name of Team Cymru ranks below an imported one.
+    // A name from Team Cymru is used only if the row itself has no name.
     let name = field(&NAME_FIELD, None).or_else(|| from_cymru(cymru.name));
     let country = field(&COUNTRY_FIELD, from_cymru(cymru.country));
     let iana = || networks::iana_registry(asn).map(|registry| (registry.to_owned(), networks::IANA));
@@ -137,7 +138,7 @@ fn read(row: &Row, asn: i64) -> (ImportedNetwork, Faults) {
     (network, faults)
 }
 
-/// Imported values that fit no column here.
+/// Imported values that do not fit into a column of this extension's table.
 #[derive(Default)]
 struct UnmappedValues(Vec<(&'static str, String)>);
 
@@ -161,15 +162,15 @@ impl UnmappedValues {
     }
 }
 
-/// A column of the imported table with a value about the network. Team Cymru's country takes precedence over
-/// an imported country. A registry from Team Cymru or IANA takes precedence over an imported registry.
+/// A column of the imported table that contains a value about the network. A country from Team Cymru takes precedence over an
+/// imported country. A registry from Team Cymru or IANA takes precedence over an imported registry.
 struct Field {
     column: usize,
     name: &'static str,
     sense: fn(&str) -> Option<String>,
     wanted: &'static str,
-    /// True if the field contains a code. A code in another spelling is the same value. A shortened name and the full name are
-    /// different values.
+    /// True if the column contains a code. Two spellings of a code are the same value. For other columns, a shortened name and the
+    /// full name are different values.
     is_code: bool,
 }
 
@@ -192,7 +193,8 @@ const REGISTRY_FIELD: Field = Field {
 
 const UNKNOWN: &str = "UNKNOWN";
 
-/// Returns a known type. `UNKNOWN` is left out, because the network's name then determines the type.
+/// Returns the type of network that a word stands for. Returns `None` for `UNKNOWN`, because the type is then determined from the
+/// name of the network.
 fn type_of(word: &str) -> Option<&'static str> {
     match word.to_ascii_uppercase().as_str() {
         "HOSTING" | "CLOUD" => Some("HOSTING"),

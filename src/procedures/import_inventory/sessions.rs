@@ -1,8 +1,7 @@
-//! Sessions of the Python system's `session_summaries`. They stay where they are, and their table is
-//! attached.
+//! Sessions in the Python system's table `session_summaries`. The sessions stay in this table, and the import attaches the table.
 //!
-//! Snapshots are from the time of the attack, so the import changes no snapshot, not even an invalid one. A row that is listed in
-//! `rejected_row` stays in the table too.
+//! Snapshots date from the time of the attack, so the import does not change them, even if they are invalid. If a row is listed in
+//! `rejected_row`, the row also stays in its table.
 
 use cowrie_enrich_engine::{address, legacy};
 
@@ -23,14 +22,14 @@ const WITH_DOCUMENT: &[WantedColumn] = wanted(&[
     text(&["snapshot_country"]),
     text(&["enrichment"]),
 ]);
-/// Large documents that need no change are not read.
+/// These columns are read if the documents need no change, because documents can be large.
 const WITHOUT_DOCUMENT: &[WantedColumn] = WITH_DOCUMENT.split_at(3).0;
 const ADDRESS: usize = 0;
 const ASN: usize = 1;
 const COUNTRY: usize = 2;
 const DOCUMENT: usize = 3;
 
-/// Returns the columns to read from the sessions.
+/// Returns the columns of a table of sessions that must be read.
 pub fn columns(table: &Table) -> &'static [WantedColumn] {
     let becomes_jsonb = tables::changes(table).iter().any(|change| change.column == "enrichment");
     if becomes_jsonb { WITH_DOCUMENT } else { WITHOUT_DOCUMENT }
@@ -73,12 +72,12 @@ fn faults<'a>(row: &'a Row, documents: &mut Vec<(&'a Row, Vec<u8>)>) -> Vec<(Str
     faults
 }
 
-/// Returns true for the codes that the Python system's own check accepts, including `XX`.
+/// Returns true if the Python system's own check accepts the text as a country code. This check also accepts `XX`.
 fn is_country(text: &str) -> bool {
     text.len() == 2 && text.bytes().all(|letter| letter.is_ascii_uppercase())
 }
 
-/// Converts the table's columns, and attaches the table.
+/// Changes the columns of the table to the required types, and attaches the table.
 pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
     let schema = run.oids.schema;
     let mut changes = tables::changes(table);
@@ -133,8 +132,8 @@ pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
     ));
 }
 
-/// Adds the change that sets the type of each session to the first type in `snapshot_ip_types`. Older Python
-/// systems stored a list of types in this column.
+/// Older Python systems stored a list of types in the column `snapshot_ip_types`. If the table has this column, adds a change that
+/// sets the type of each session to the first type in its list.
 fn take_types(table: &Table, name: &str, changes: &mut Vec<tables::Change>) {
     match tables::types(table) {
         tables::Types::None => {}
