@@ -357,7 +357,7 @@ fn after(layout: &TriggerLayout, trigger_call: &TriggerCall, event: Event) {
     }
 }
 
-/// Returns the snapshot columns that are null in a stored session.
+/// Returns which of these values are missing in the snapshot of a stored session: network, country, type of the address.
 fn gaps(layout: &TriggerLayout, row: Tuple) -> Gaps {
     let lacks = |column: Option<Column>| column.is_some_and(|column| row.is_null(column));
     let [asn, country, ip_type, ..] = layout.snapshot;
