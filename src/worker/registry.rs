@@ -85,8 +85,9 @@ const COOLDOWN: Duration = Duration::from_secs(6);
 /// Makes the hooks call this module for `CREATE EXTENSION`, `DROP EXTENSION`, and commands that need a database without other
 /// connections. An example of such a command is `DROP DATABASE`.
 ///
-/// The hook for prepared transactions is also needed, because a transaction may be prepared before the library is preloaded and
-/// committed afterwards. A running CREATE EXTENSION may have loaded the library, so its change of the extension is recorded here.
+/// The hooks are needed even if the library is not preloaded, because a transaction that is prepared now may be committed after the
+/// library is preloaded. If the running CREATE EXTENSION has loaded the library, its hook call is already over. So this change of
+/// the extension is recorded here.
 pub fn listen() {
     if hooks::is_extension_being_changed() {
         extension_changes();
