@@ -26,7 +26,7 @@ const BATCH_SIZES: (i64, i64) = (1, 1_000_000);
 /// The counts are folded each time this number of addresses was assigned to networks. The number is limited, because a fold holds a
 /// part of its data in memory.
 const FOLDED_TOGETHER: usize = 100_000;
-/// If the option `verbose` is true, maximum number of skipped addresses that the call shows for each batch.
+/// Maximum number of skipped addresses that a verbose call shows for each batch.
 const SHOWN: usize = 10;
 
 /// The options of a call.

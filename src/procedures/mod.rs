@@ -38,7 +38,7 @@ use crate::store::procedure_call::{self, Key};
 /// The hint that is shown if an attached table is not intact.
 const ATTACH_AGAIN: &str = "Undo the change, or call attach_session_table() again with all arguments of the earlier call. Then call backfill_sessions() for the table.";
 
-/// The procedures. The number of a procedure identifies its lock, so a new procedure must get a new number.
+/// The procedures. The number of a procedure identifies its lock, so the numbers of existing procedures must not change.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Procedure {

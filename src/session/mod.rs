@@ -4,9 +4,9 @@
 //! |---|---|
 //! | `trigger` | the trigger: fills the snapshot columns, records sessions for the counts |
 //! | `attribution` | the attribution of an address, cached between rows and transactions |
-//! | `pending` | sessions that the trigger leaves for the end of the transaction |
-//! | `pending_address` | the record of one address among them |
-//! | `commit` | the steps of the commit |
+//! | `pending` | work that the trigger postpones to the end of the transaction |
+//! | `pending_address` | the pending sessions of one address |
+//! | `commit` | the steps that run before the transaction commits |
 
 pub mod attribution;
 mod commit;

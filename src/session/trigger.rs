@@ -91,8 +91,9 @@ impl TriggerLayout {
             SNAPSHOT.map(|(name, is_fit)| row.column(name).filter(|c| is_fit(*c)).filter(is_ordinary));
         let ip = column(0).filter(|c| c.holds_addresses());
         let time = column(1);
-        // The time column must not be generated in these ways. A stored generated column has no value before the row is stored. A
-        // virtual column never has a value in the row that a trigger gets.
+        // The address column and the snapshot columns must not be generated, because a stored generated column has no value before
+        // the row is stored. The time column must not be virtual, because a virtual column never has a value in the row that a
+        // trigger gets.
         let is_time_virtual = time.is_some_and(|c| c.generated(trigger_call.table()) == Generated::Virtual);
         if ip.filter(is_ordinary).is_none() || snapshot.iter().any(Option::is_none) || is_time_virtual {
             report_not_intact(trigger_call.table());

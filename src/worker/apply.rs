@@ -106,7 +106,7 @@ fn network(answer: &Answer) -> (Option<i64>, NetworkFacts) {
     (network.asn.map(i64::from), source_data)
 }
 
-/// Keeps the answers for blocks, because later lookups of addresses in these blocks use them.
+/// Stores the answers for blocks in `block_answer`, because later lookups of addresses in these blocks use them.
 fn keep_answers(connection: &Connection, batch: &Completed, lookup_keys: &[LookupKey]) {
     let mut kept = BTreeMap::new();
     for lookup_key in lookup_keys {
@@ -264,7 +264,7 @@ fn planned(oids: ExtensionOids, databases: &Databases, waiting: &[&Waiting]) -> 
     plan
 }
 
-/// Writes networks, then new addresses, then existing addresses, each in key order.
+/// Writes networks first, then new addresses, and then existing addresses. Each of these groups is written in key order.
 fn write_inventories(oids: ExtensionOids, connection: &Connection, provider: Provider, waiting: &[&Waiting]) {
     if waiting.is_empty() {
         return;

@@ -238,7 +238,8 @@ impl Completed {
     }
 }
 
-/// Returns if a lookup without an answer counts as a failed attempt: never, always, or unless the provider is down.
+/// Returns the rule for the lookups that this reply did not answer. The rule says whether such a lookup has used up an attempt:
+/// always, never, or unless the provider is down.
 fn blame(reply: &Reply) -> Blame {
     if reply.demand.is_some() || reply.unsent || reply.failure == Some(Failure::Cancelled) {
         Blame::Never

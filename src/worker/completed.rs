@@ -37,7 +37,7 @@ pub struct Completed {
     pub stored_to: Option<Address>,
     /// True if only blocked rows remain. A row is blocked if another transaction held its lock.
     pub is_blocked: bool,
-    /// The requests that were taken from a quota but were not sent. Holds the number of these requests for each day.
+    /// For each day, the number of requests that were taken from the quota of this day but were not sent.
     pub unspent: BTreeMap<i32, usize>,
     /// Traces of the requests in this batch, if spans are collected.
     traces: Vec<BatchTrace>,

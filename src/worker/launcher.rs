@@ -1,8 +1,8 @@
 //! The launcher. It is one process per cluster. It starts a worker in every database with the extension. If an exporter is
 //! configured, it also starts the exporter.
 //!
-//! Databases that already had a worker come first. While the worker of such a database restarts, no other database takes the place:
-//! see [`DatabaseOrder`].
+//! Databases that already had a worker come first. While the worker of such a database restarts, no other database gets a worker in
+//! its place: see [`DatabaseOrder`].
 //!
 //! The launcher cannot read the catalogs of other databases. So it starts a worker in each database that it does not know yet. A
 //! worker that finds no extension reports this and ends. The launcher does not start this worker again until an extension is
@@ -40,7 +40,7 @@ const PROMOTED_WITHIN: Duration = Duration::from_secs(1);
 /// Pause before a crashed worker is started again. The pause doubles with each further crash.
 const RESTART_BASE: Duration = Duration::from_secs(1);
 const RESTART_CAP: Duration = Duration::from_secs(60);
-/// If no slot was free for a worker, pause before the next attempt to start this worker.
+/// If no slot was free for a worker, the launcher tries again to start the worker after this pause.
 const START_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// A started process must take its slot within this time.
 const STARTS_WITHIN: Duration = Duration::from_secs(10);

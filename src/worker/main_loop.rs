@@ -104,7 +104,7 @@ pub struct Worker {
     outdated: bool,
     /// True if the last round found an unsafe foreign key.
     stopped_by_keys: bool,
-    /// Time that the worker slept while no work was in progress. Only the part that is not yet added to the report.
+    /// Time that the worker slept while no work was in progress. Contains only the part that is not yet added to the report.
     slept: Duration,
 }
 

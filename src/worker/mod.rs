@@ -8,15 +8,15 @@
 //! | `steps` | the short transactions of a worker |
 //! | `step_schedule` | when a step is due, also after a failure |
 //! | `batch` | the states of a batch of jobs, from the claim to the stored answers |
-//! | `provider_queue` | one provider's batches: when each step is taken |
+//! | `provider_queue` | the batches of one provider, and when each step of a batch runs |
 //! | `exchanges` | the network threads |
 //! | `completed` | the outcomes in a completed batch |
 //! | `apply` | the transaction that stores outcomes in the inventories |
-//! | `trace` | a batch as spans |
-//! | `activity` | what a worker does: its steps, and its activity as views show it |
+//! | `trace` | the spans of a batch |
+//! | `activity` | the kinds of steps of a worker, and its activity as the views show it |
 //! | `registry` | the worker slots, and how workers are woken |
 //! | `owner_supervisor` | supervises the processes that run code of table owners |
-//! | `recounter` | the recount after a commit could not append its counts |
+//! | `recounter` | recounts sessions if a commit could not append its counts |
 //! | `session_priority` | when session priorities are evaluated |
 
 pub mod activity;

@@ -39,11 +39,11 @@ const PROBE_SIZE: usize = 10;
 
 pub struct ProviderQueue {
     pub provider: Provider,
-    /// Time when jobs can be claimed again. If `blocked_until` is later, the worker waits until `blocked_until`, because the
-    /// provider may not be queried before.
+    /// Time when jobs can be claimed again. If `blocked_until` is later, the provider may not be queried until then, so the worker
+    /// waits until `blocked_until`.
     pub next_due: Timestamp,
     blocked_until: Timestamp,
-    /// If a provider is stopped, the time of the next check whether its key has changed.
+    /// Time of the next check whether the key of a stopped provider has changed.
     next_credentials: Timestamp,
     /// The batches, in the order in which they were claimed.
     batches: VecDeque<Batch>,

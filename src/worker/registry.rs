@@ -1,9 +1,9 @@
 //! The worker slots, and the wake-ups by which backends notify the workers of new work.
 //!
 //! The launcher gives the worker of each database a slot in shared memory. Backends find the slot of their database there. When a
-//! backend commits queued work, it wakes the worker once, independent of the amount of work. If another session needs exclusive
-//! access to the database, the backend of that session makes the worker exit. If a database has no slot, the backend announces the
-//! database to the launcher.
+//! transaction with queued work commits, its backend wakes the worker once. If another session needs exclusive access to the
+//! database, the backend of that session makes the worker exit. If a database has no slot, the backend announces the database to
+//! the launcher.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -249,7 +249,8 @@ fn announce(database: Oid) {
     }
 }
 
-/// The databases that were announced since the launcher last looked. If too many were announced, stands for all databases.
+/// The databases that were announced since the launcher last looked. If too many databases were announced, the launcher checks all
+/// databases.
 pub enum AnnouncedDatabases {
     These(Vec<u32>),
     All,

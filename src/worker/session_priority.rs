@@ -143,8 +143,8 @@ impl SessionPriorities {
         }
     }
 
-    /// Returns the owners whose rules are not evaluated yet. The flag of an owner is true if the owner comes before the owners
-    /// without the flag.
+    /// Returns the owners whose rules are not evaluated yet. The flag of an owner is true if this owner must be served before the
+    /// owners whose flag is false.
     pub fn owners(&self) -> Vec<(u32, bool)> {
         let owners = self.sweep.iter().flat_map(|sweep| &sweep.owners);
         owners.map(|(owner, progress)| (*owner, progress.comes_first)).collect()

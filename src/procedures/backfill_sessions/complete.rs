@@ -1,5 +1,5 @@
-//! Fills null columns in the snapshots of sessions. If the session's own document contains the value, this value is used, because
-//! the document dates from the attack. Otherwise, the current value in the inventory is used.
+//! Fills null columns in the snapshots of sessions. If the document of the session contains a value for the column, this value is
+//! used, because the document dates from the attack. Otherwise, the current value in the inventory is used.
 
 use std::collections::HashMap;
 use std::ffi::CStr;

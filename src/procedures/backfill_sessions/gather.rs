@@ -28,7 +28,7 @@ use crate::store::procedure_call::RejectedRow;
 use crate::store::{ExtensionOids, session_options};
 
 /// Maximum number of addresses that one transaction writes. If another transaction inserts the first session from one of these
-/// addresses, it may have to wait until this transaction ends.
+/// addresses, its INSERT may have to wait until this transaction ends.
 const MOST_ADDRESSES: usize = 5_000;
 /// A batch may read this number of sessions for each address that it may write. The number is larger than one, because most
 /// sessions contain no new data.

@@ -180,8 +180,8 @@ impl<'a, 'r> Backfill<'a, 'r> {
         }
         self.pass(Pass::Sessions, checkpoint.filter(|checkpoint| checkpoint.pass == Pass::Sessions));
         if self.completed.held > 0 {
-            // Other transactions had locked some sessions. By an UPDATE, they may have moved these sessions to other pages. So the
-            // second pass reads all pages again.
+            // Other transactions had locked some sessions. An UPDATE in such a transaction may have moved a session to another
+            // page. So the second pass reads all pages again.
             self.completed.held = 0;
             self.pass(Pass::Sessions, None);
         }

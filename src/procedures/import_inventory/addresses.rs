@@ -54,7 +54,7 @@ struct ImportedRow<'a> {
     row: &'a Row,
     /// The text of the address in the imported row.
     spelling: String,
-    /// True if the previous row has the same text as its address.
+    /// True if the previous row has the same text in its address column.
     is_repeated: bool,
     known: ImportedAddress,
     /// The sources that the document of the row contains, each with the time of its answer.
@@ -281,8 +281,8 @@ fn stands(stored: &StoredAddress, key: &str, their_time: Option<Timestamp>) -> b
 }
 
 /// Returns true if the stored `_meta.import` is kept. If two rows have the same address, `_meta.import` names the row that spells
-/// the address like this extension. If no row spells it so, `_meta.import` names the first row in key order. Lists the other row as
-/// merged.
+/// the address in the same way as this extension. If neither row does this, `_meta.import` names the first row in key order. Lists
+/// the other row as merged.
 fn keeps_our_row(
     imported: &ImportedRow,
     meta: Option<Container<'_>>,

@@ -31,7 +31,7 @@ pub fn read(text: &[u8]) -> ParsedDocument {
     ParsedDocument::Unreadable
 }
 
-/// If a document is unreadable, maximum number of its bytes that are kept as text. A string in `jsonb` can have at most 256 MB.
+/// Maximum number of bytes that are kept of an unreadable document. A string in `jsonb` can have at most 256 MB.
 const LONGEST: usize = 64 << 20;
 
 /// Returns a JSON string that contains the text of an unreadable document.

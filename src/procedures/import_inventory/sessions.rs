@@ -29,7 +29,7 @@ const ASN: usize = 1;
 const COUNTRY: usize = 2;
 const DOCUMENT: usize = 3;
 
-/// Returns the columns of a table of sessions that must be read.
+/// Returns the columns that the import must read from the table of sessions.
 pub fn columns(table: &Table) -> &'static [WantedColumn] {
     let becomes_jsonb = tables::changes(table).iter().any(|change| change.column == "enrichment");
     if becomes_jsonb { WITH_DOCUMENT } else { WITHOUT_DOCUMENT }
