@@ -1,8 +1,10 @@
--- Networks of the sessions of a table that meet a condition. Each network has one row, with the countries and types of
--- its addresses at the time of the attack. Runs with the rights of the caller.
+-- Returns the networks of those sessions of a table that meet a condition. The result has one row for each network,
+-- with the countries and types that the network's addresses had at the time of the attack. Runs with the rights of the
+-- caller.
 --
 -- Sessions are grouped by address first, so that addresses are counted without sorting all sessions. In joins, 0 stands
--- for an unknown network, because 0 is not an ASN. The condition is on separate lines, because it may end in a comment.
+-- for an unknown network, because no network has the ASN 0. The condition is on separate lines, because it may end in a
+-- comment.
 WITH address AS MATERIALIZED (
     SELECT s.snapshot_asn AS asn_number, s.snapshot_country::pg_catalog.text AS country,
            s.snapshot_ip_type::pg_catalog.text AS ip_type, @address@ AS ip_address,

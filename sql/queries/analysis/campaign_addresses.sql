@@ -1,8 +1,9 @@
--- Addresses of the sessions of a table that meet a condition. Each address has its network and country at the time of
--- its last session, and its network and country now. Runs with the rights of the caller.
+-- Returns the addresses of those sessions of a table that meet a condition. Each row has the network and country of an
+-- address at the time of the last session from this address. Each row also has the present network and country of the
+-- address. Runs with the rights of the caller.
 --
--- The sessions of an address are grouped by snapshot. The values of the last session come from the group that contains
--- it. The condition is on separate lines, because it may end in a comment.
+-- The sessions of an address are grouped by the values of their snapshot columns. The values of the last session come
+-- from the group that contains this session. The condition is on separate lines, because it may end in a comment.
 -- $1 timestamptz: earliest time of a session, or null
 WITH snapshot AS MATERIALIZED (
     SELECT @address@ AS ip_address, s.snapshot_asn AS asn_number,

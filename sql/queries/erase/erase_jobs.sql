@@ -1,4 +1,5 @@
--- Locks the jobs for which these addresses wait, and removes the addresses from the error texts of other jobs.
+-- Locks the jobs that look up these addresses, and the jobs whose error text mentions one of the addresses. Replaces
+-- these error texts.
 -- $1 inet[]: addresses
 WITH locked AS MATERIALIZED (
     SELECT j.provider, j.lookup_key, j.last_error

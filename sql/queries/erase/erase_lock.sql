@@ -1,4 +1,5 @@
--- Locks addresses, in order. Waits for the sessions that are being stored with a foreign key to one of these addresses.
+-- Locks addresses in ascending order. If another transaction is storing a session with a foreign key to one of these
+-- addresses, waits for this transaction.
 -- $1 inet[]: addresses
 SELECT count(*)
 FROM (

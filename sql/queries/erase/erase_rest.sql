@@ -1,5 +1,6 @@
--- Erases addresses from all tables except the inventories and the pending counts. The caller has locked the jobs. A job
--- is deleted if no other address waits for its answer. An answer for a block is deleted if it names an address.
+-- Erases these addresses from all tables of the extension, except the inventories and the pending counts. The caller
+-- has locked the jobs that look up the addresses. A job is deleted if no other address waits for its answer. An answer
+-- about a block is deleted if it names one of these addresses.
 -- $1 inet[]: addresses
 WITH history AS (
     DELETE FROM @extschema@.ip_asn_history h WHERE h.ip_address = ANY ($1)
@@ -48,7 +49,8 @@ WITH history AS (
            OR @extschema@.mentions_address(concat_ws(' ', c.network_name, c.document::text), $1)) n
     WHERE b.provider = n.provider AND b.prefix = n.prefix
 ), exception AS (
-    -- A prefix of one address. A wider prefix names a network.
+    -- Deletes an exception only if its prefix is one of these single addresses. A wider prefix does not identify an
+    -- address.
     DELETE FROM @extschema@.blocklist_exception e
     WHERE e.prefix = ANY (SELECT u.ip::cidr FROM unnest($1) u(ip))
 ), exception_text AS (

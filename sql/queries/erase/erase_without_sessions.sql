@@ -1,5 +1,6 @@
--- Returns the locked addresses that have no sessions and no pending counts. If a session of such an address is stored
--- later, its counts stay pending, because folds skip the counts of a locked address.
+-- Returns those of the given addresses that have no sessions and no pending counts. The caller has locked all given
+-- addresses. If a session of such an address is stored meanwhile, the count of this session stays pending, because
+-- folds skip the pending counts of a locked address.
 -- $1 inet[]: addresses
 SELECT i.ip_address
 FROM @extschema@.ip_inventory i

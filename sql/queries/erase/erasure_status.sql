@@ -1,3 +1,4 @@
--- State of the erasures: failed calls, end of the last complete expiry, and whether pg_cron expires addresses.
+-- Returns the state of erasures: the number of failed calls, the time when the last complete expiry ended, and whether
+-- pg_cron runs the expiry of addresses.
 SELECT s.failed_calls, s.last_expiry, s.is_scheduled
 FROM @extschema@.erasure_status() s

@@ -1,4 +1,4 @@
--- Deletes the sessions of a table at these tuple ids. Runs as the table's owner, who may have no rights on the
+-- Deletes the sessions that a table has at these tuple ids. Runs as the table's owner, who may have no rights on the
 -- extension's objects.
 -- $1 tid[]: tuple ids of the sessions
 WITH place AS MATERIALIZED (

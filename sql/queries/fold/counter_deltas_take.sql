@@ -1,5 +1,5 @@
--- Takes the counts of prepared transactions. Rows of another version of the library are dropped, because their
--- indexes belong to other counters.
+-- Deletes rows with the counters of prepared transactions, and returns the sum for each counter. Rows from another
+-- version of the library are deleted but not returned, because their indexes belong to other counters.
 -- $1 text: version of the library whose counts are returned
 -- $2 bigint: maximum number of rows to take
 WITH taken AS (

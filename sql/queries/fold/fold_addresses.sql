@@ -1,4 +1,5 @@
--- Adds the counts to the addresses, which are locked. Appends a pending count for each of their networks.
+-- Adds numbers of sessions to the stored counts of addresses that the caller has locked. Appends a pending count for
+-- each network of these addresses.
 -- $1 inet[]: addresses
 -- $2 bigint[]: number of sessions to add to each address
 -- $3 timestamptz[]: first_seen of each address

@@ -1,5 +1,6 @@
--- Drops pending session counts of addresses that have no row in ip_inventory, if their sum is zero or negative. The sessions of
--- such an address were never counted. The sum includes all pending counts of the address, not only the counts in the current batch.
+-- Deletes the pending session counts of an address if their sum is zero or negative. The given addresses have no row in
+-- ip_inventory, so their sessions were never counted. The sum includes all pending counts of the address, not only the counts in
+-- the current batch.
 -- $1 inet[]: addresses
 WITH summed AS MATERIALIZED (
     SELECT d.ip_address

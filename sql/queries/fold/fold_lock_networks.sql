@@ -1,5 +1,5 @@
--- Locks the networks that a fold adds to, in order, unless another transaction has locked them. Returns each network, and whether
--- it is locked now.
+-- Locks the networks to which a fold adds counts, in the order of their ASNs. Skips networks that another transaction has locked.
+-- Returns all networks to which the fold adds counts, and for each network whether this statement has locked it.
 -- $1 inet[]: addresses
 WITH wanted AS MATERIALIZED (
     SELECT a.asn_number

@@ -1,5 +1,6 @@
--- Adds pending counts to locked networks. Deletes the deltas of networks that do not exist any more. Returns each updated network
--- and a flag. The flag is true if the network existed before this transaction and its first_seen or last_seen changed.
+-- Adds pending counts to networks that the caller has locked. Deletes the pending counts of networks that no longer exist. Returns
+-- each updated network and a flag. The flag is true if the network existed before this transaction and its first_seen or last_seen
+-- changed.
 -- $1 bigint[]: ASNs of the networks
 WITH taken AS (
     DELETE FROM @extschema@.network_delta d

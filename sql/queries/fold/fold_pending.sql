@@ -1,2 +1,2 @@
--- Number of pending session counts.
+-- Returns the number of pending session counts.
 SELECT count(*) FROM @extschema@.session_delta

@@ -1,5 +1,5 @@
--- Takes these pending session counts, summed by address. They are deleted here, and the same transaction adds them to
--- the stored counts. A time that is implausible is returned as null.
+-- Deletes these pending session counts, and returns their sum for each address. The caller adds the sums to the stored
+-- counts in the same transaction. Returns null instead of an implausible time.
 -- $1 tid[]: tuple ids of the pending counts
 WITH taken AS (
     DELETE FROM @extschema@.session_delta d

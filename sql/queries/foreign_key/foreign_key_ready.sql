@@ -1,4 +1,4 @@
--- Returns true if all partitions that hold rows have a valid key.
+-- Returns true if every partition that can hold rows has a validated foreign key.
 -- $1 oid: OID of the table
 SELECT NOT EXISTS (
     SELECT

@@ -1,4 +1,4 @@
--- Takes a table and its partitions. Returns the tables whose foreign key is not validated.
+-- Returns the table itself and its partitions if their foreign keys to ip_inventory are not validated yet.
 -- $1 oid: OID of the table
 SELECT c.conrelid
 FROM pg_constraint c

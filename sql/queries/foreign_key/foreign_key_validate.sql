@@ -1,2 +1,3 @@
--- Validates all rows of a table, with a lock that blocks neither readers nor writers.
+-- Validates the foreign key for all rows of a table. The lock of this statement blocks no reader and no writer of the
+-- table.
 ALTER TABLE @table@ VALIDATE CONSTRAINT cowrie_enrich_address

@@ -1,4 +1,5 @@
--- Number of foreign keys that can run code as the extension's owner, and the name of one such key.
+-- Returns the number of foreign keys whose checks can run code with the rights of the extension's owner. Also returns
+-- the name of one such foreign key.
 SELECT count(*) OVER (), format('%I of %s', k.constraint_name, k.rel)
 FROM @extschema@.unsafe_foreign_keys k
 ORDER BY k.rel, k.constraint_name

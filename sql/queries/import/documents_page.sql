@@ -1,4 +1,4 @@
--- Addresses with their documents, in order, after $1.
+-- Returns addresses greater than $1 with their documents, in ascending order.
 -- $1 inet: last address that was read, or null at the start
 -- $2 bigint: maximum number of addresses to return
 SELECT i.ip_address, i.current_asn, i.enrichment, @extschema@.session_time(i.first_seen), @extschema@.session_time(i.last_seen)

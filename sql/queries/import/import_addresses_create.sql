@@ -1,5 +1,5 @@
--- Creates the imported addresses that are missing, in order. Adds them to the counts of their networks, and adds
--- history for addresses without imported history.
+-- Creates those imported addresses that ip_inventory does not contain, in ascending order. Adds the new addresses to
+-- the counts of their networks. If a new address has no imported history, adds one row to its history.
 -- $1 inet[]: addresses
 -- $2 bigint[]: network (ASN) of each address
 -- $3 timestamptz[]: time when a source last confirmed the network of each address

@@ -1,6 +1,7 @@
--- Merges imported values into existing addresses, which are locked. The range from first_seen to last_seen can only
--- grow. Imported parts of the document are added, except for the parts that $12 and $13 name. Each of these two is a
--- JSON object with one key for each part whose stored value is kept.
+-- Merges imported values into existing addresses that the caller has locked. The period from first_seen to last_seen
+-- can only grow. Imported parts of the document are added to the stored document, or replace the stored parts. Excepted
+-- are the parts that $12 and $13 name for the address: each element is a JSON object with one key for each part whose
+-- stored value is kept.
 -- $1 inet[]: addresses
 -- $2 bigint[]: network (ASN) of each address
 -- $3 timestamptz[]: time when a source last confirmed the network of each address

@@ -1,5 +1,6 @@
--- Runs as the caller, with any search_path. Each argument has exactly the declared type of its parameter. Otherwise PostgreSQL
--- could choose another role's function that fits the types better.
+-- Attaches a session table. Runs as the caller of the import, with any search_path. The type of each argument is exactly the
+-- declared type of the parameter. Otherwise PostgreSQL could choose a function of another role whose parameters match the arguments
+-- better.
 -- $1 regclass: the table
 -- $2 name: name of the address column
 -- $3 name: name of the time column, or null

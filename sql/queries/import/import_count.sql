@@ -1,2 +1,2 @@
--- Number of rows of a table. Runs as the table's owner.
+-- Returns the number of rows of a table. Runs as the owner of the table.
 SELECT pg_catalog.count(*) FROM @table@

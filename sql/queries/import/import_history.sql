@@ -1,6 +1,6 @@
--- Adds rows of the imported history. A row is an observation that an address was in a network. If an observation
--- already exists from another source, returns its index in the arguments and the other source. Returns the number of
--- added rows in each row of the result, which has at least one row.
+-- Adds observations to the history. An observation says that an address was in a network at a time. If the history
+-- already has an observation from another source, returns the index of this observation in the arguments, and the other
+-- source. The result has at least one row. Each row of the result also has the total number of added observations.
 -- $1 inet[]: address of each observation
 -- $2 bigint[]: network (ASN) of each observation
 -- $3 timestamptz[]: time of each observation

@@ -1,4 +1,4 @@
--- Creates the imported networks that are missing, in order.
+-- Creates those imported networks that asn_inventory does not contain, in the order of their ASNs.
 -- $1 bigint[]: ASN of each network
 -- $2 text[]: name of the organisation of each network
 -- $3 text[]: country of each network

@@ -1,6 +1,7 @@
--- Merges imported values into existing networks, in order. A column is set if it is null or its value has a source of
--- lower rank. The range from first_seen to last_seen can only grow. Missing parts of the document are added. Returns
--- the networks that changed.
+-- Merges imported values into existing networks, and locks the networks in the order of their ASNs. The name, country
+-- and registry are each set if the stored value is null or has a source of lower rank. The period from first_seen to
+-- last_seen can only grow. Parts of the imported document are added if the stored document lacks them. Returns the
+-- networks that changed.
 -- $1 bigint[]: ASN of each network
 -- $2 text[]: name of the organisation of each network
 -- $3 text[]: country of each network

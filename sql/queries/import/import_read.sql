@@ -1,5 +1,5 @@
--- Reads some rows of a table in the order of their key, after the last row that was read. Runs as the table's owner,
--- who may have no rights on the extension's objects.
+-- Reads the next rows of a table after the last row that was read, in the order of a key of the table. Runs as the
+-- table's owner, who may have no rights on the extension's objects.
 -- $1 text: key of the last row that was read
 -- $2 oid: OID of the table or partition of that row
 -- $3 tid: tuple id of that row

@@ -1,4 +1,4 @@
--- Foreign keys from one table to another. Names are quoted for SQL.
+-- Returns the names of the foreign keys from one table to another. The names are quoted for SQL.
 -- $1 oid: OID of the table that has the foreign keys
 -- $2 oid: OID of the table that the foreign keys reference
 SELECT quote_ident(c.conname)

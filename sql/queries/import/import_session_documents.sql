@@ -1,5 +1,5 @@
--- Replaces documents of a table that jsonb cannot store. Runs as the table's owner, who may have no rights on the
--- extension's objects.
+-- Replaces the documents of sessions whose present document cannot be stored as jsonb. Runs as the table's owner, who
+-- may have no rights on the extension's objects.
 -- $1 tid[]: tuple ids of the sessions
 -- $2 oid[]: OID of the table or partition of each session
 -- $3 text[]: new document of each session

@@ -1,6 +1,6 @@
--- Returns a row for each column of the tables with these names in a schema. The row says whether the table can be
--- imported, and has its estimated number of rows. It also says whether the column is NOT NULL, and has the column's type
--- as SQL writes it. The name of the type is null unless the type is a built-in base type. Takes no lock on the tables.
+-- Returns a row for each column of the tables with these names in a schema. Each row says whether the table can be imported, and
+-- how many rows PostgreSQL estimates for the table. Each row also says whether the column is NOT NULL, and has the type of the
+-- column in SQL syntax. A separate name of the type is set only if the type is a built-in base type. Takes no lock on the tables.
 -- $1 oid: OID of the schema
 -- $2 text[]: names of the tables
 SELECT c.relname::text, c.oid, c.relkind IN ('r', 'p') AND c.relpersistence <> 't', c.reltuples::bigint,

@@ -1,4 +1,5 @@
--- Lists rows that could not be used. Each is listed once, even if it is found again.
+-- Stores rows that could not be used in rejected_row. Each row is stored once, even if a later call of the procedure
+-- rejects it again.
 -- $1 text: name of the procedure
 -- $2 text[]: table of each row
 -- $3 text[]: key of each row

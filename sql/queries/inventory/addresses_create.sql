@@ -1,5 +1,5 @@
--- Creates addresses, in order, with their history, and adds them to the counts of their networks. If another
--- transaction is creating an address, waits for it and leaves its row unchanged.
+-- Creates addresses in ascending order, with their history, and adds the addresses to the counts of their networks. If
+-- another transaction is creating the same address, waits for this transaction and leaves its row unchanged.
 -- $1 inet[]: addresses
 -- $2 bigint[]: network (ASN) of each address
 -- $3 jsonb[]: enrichment document of each address

@@ -1,5 +1,6 @@
--- Creates addresses without data, in order. Uses no other table, so that only a lock on the inventory can block it.
--- If another transaction is creating an address, waits for it and leaves its row unchanged.
+-- Creates addresses without data, in ascending order. Uses no table except ip_inventory, so that locks on other tables
+-- cannot block the statement. If another transaction is creating the same address, waits for this transaction and
+-- leaves its row unchanged.
 -- $1 inet[]: addresses
 -- $2 jsonb[]: enrichment document of each address
 -- $3 text: version of the layout of the documents

@@ -1,4 +1,5 @@
--- Locks addresses in order. Skips addresses that another transaction has locked. Returns the locked addresses.
+-- Locks addresses in ascending order. Skips addresses that another transaction has locked. Returns the locked
+-- addresses.
 -- $1 inet[]: addresses
 SELECT i.ip_address
 FROM @extschema@.ip_inventory i

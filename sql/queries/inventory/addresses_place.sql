@@ -1,7 +1,8 @@
--- Assigns addresses without a network to the network that their document names, in order. Adds history, and adds the
--- addresses to the networks' counts. Skips an address that another transaction has assigned meanwhile. Locks the rows
--- one by one by their key, in the order of $1. The condition is not written as IS NULL, because then the planner could
--- find the rows by an index on networks, in another order.
+-- Assigns each address without a network to the network that the document of the address names. Adds rows to the
+-- history, and adds the addresses to the counts of the networks. Skips an address if another transaction has assigned
+-- the address meanwhile. Finds and locks the rows one by one by the primary key, in the order of $1. The condition on
+-- current_asn is not written as IS NULL. Otherwise the planner could use an index on networks, and would lock the rows
+-- in another order.
 -- $1 inet[]: addresses, in ascending order
 -- $2 bigint[]: network (ASN) of each address
 -- $3 text[]: source that names each network

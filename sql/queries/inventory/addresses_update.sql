@@ -1,6 +1,7 @@
--- Writes a source's answers about existing addresses, in order. If sessions are being stored, Rust adds SKIP LOCKED,
--- because an INSERT must not wait for an enrichment. MaxMind's network takes precedence. The network of another source
--- is used only if MaxMind has none.
+-- Writes the answers of a source about existing addresses. Locks the addresses in ascending order. If the caller's
+-- transaction stores sessions, the Rust code adds SKIP LOCKED to the statement, because an INSERT must not wait for an
+-- enrichment. A network that MaxMind names takes precedence. The network of another source is used only if MaxMind
+-- names no network.
 -- $1 inet[]: addresses
 -- $2 bigint[]: network (ASN) of each address
 -- $3 jsonb[]: new answers about each address, as parts of its document
@@ -39,7 +40,8 @@ WITH given AS (
 ), moved AS (
     SELECT m.* FROM merged m WHERE m.new_asn IS DISTINCT FROM m.old_asn
 ), history AS (
-    -- The current time, now that the row is locked. The time of the transaction's start could be older than the last entry.
+    -- Uses the current time, because the row is locked now. The start time of the transaction could be older than the last entry of
+    -- the history.
     INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, observed_at, verification_source)
     SELECT m.ip_address, m.new_asn, clock_timestamp(), $5
     FROM moved m

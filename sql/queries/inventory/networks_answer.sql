@@ -1,8 +1,9 @@
--- Stores answers about networks, by their AS number, in locked rows. The country and registry in such an answer
--- describe the network itself. So they replace earlier values of the same source, which may describe a prefix. If the
--- earlier value is equal but from a source of lower rank, only its source changes. The name of the organisation is set
--- only if it is null or the source may replace it. The name of the network and the date of its allocation have no other
--- source. Returns the networks whose values changed, and whether they existed before this transaction.
+-- Stores the answers to lookups of networks. The caller has locked the rows of the networks. The country and the
+-- registry in such an answer describe the network itself. So they replace earlier values of the same source, because an
+-- earlier value may describe only a prefix. If an earlier value is equal but has a source of lower rank, only the
+-- stored source changes. The name of the organisation is set only if the stored name is null or source $8 may replace
+-- it. No other source provides the name of the network and the date of the network's allocation. Returns each network
+-- with a changed value, and whether the network existed before this transaction.
 -- $1 bigint[]: ASN of each network
 -- $2 text[]: name of the organisation of each network
 -- $3 text[]: country of each network

@@ -1,7 +1,7 @@
--- Completes the metadata of existing networks. The source of each value is an argument. A field is set if it is null
--- or has a source of lower rank. A source does not replace its own value here. The values are compared again after
--- the rows are locked, because another transaction may have written a better value meanwhile. Returns the networks
--- that changed.
+-- Completes the metadata of existing networks. Each value has its own source, which is also an argument. A field is set
+-- if it is null or if the stored value has a source of lower rank. This statement does not replace a value by a value
+-- from the same source. The values are compared again after the rows are locked, because another transaction may have
+-- written a better value meanwhile. Returns the networks that changed.
 -- $1 bigint[]: ASN of each network
 -- $2 text[]: name of the organisation of each network
 -- $3 text[]: source of each name
@@ -21,7 +21,8 @@ WITH given AS (
     FROM @extschema@.asn_inventory a
     WHERE a.asn_number = ANY ($1)
 ), better AS (
-    -- Most values are known already, or have the same source. Ranks are computed only for the other values.
+    -- Most given values are equal to the stored values, or have the same source. Ranks are computed only for the other
+    -- values.
     SELECT k.asn_number,
            CASE WHEN g.name IS DISTINCT FROM k.organization_name
                  AND (k.organization_name IS NULL OR g.name_source IS DISTINCT FROM k.name_source

@@ -1,5 +1,5 @@
--- Creates networks, in order. If another transaction is creating a network, waits for it and leaves its row
--- unchanged. Returns the created networks.
+-- Creates networks in the order of their ASNs. If another transaction is creating the same network, waits for this
+-- transaction and leaves its row unchanged. Returns the created networks.
 -- $1 bigint[]: ASN of each network
 -- $2 text[]: name of the organisation of each network
 -- $3 text[]: country of each network

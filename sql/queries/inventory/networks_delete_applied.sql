@@ -1,4 +1,5 @@
--- Deletes the edits of these networks that all transactions see. Skips rows that another transaction is deleting.
+-- Deletes rows of network_reclassification that belong to these networks. Deletes only rows that all transactions can
+-- see. Skips rows that another transaction is deleting.
 -- $1 bigint[]: ASNs of the networks
 -- $2 xid: oldest transaction whose changes may be invisible to a snapshot
 DELETE FROM @extschema@.network_reclassification r

@@ -1,4 +1,5 @@
--- Fills the registry of locked networks that have none. Returns the networks that changed.
+-- Sets the registry of networks without a registry. The caller has locked the networks. Returns the networks that
+-- changed.
 -- $1 bigint[]: ASN of each network
 -- $2 text[]: registry of each network
 -- $3 text: source of the registries

@@ -1,4 +1,5 @@
--- Number of networks that have addresses. Includes the pending counts.
+-- Returns the number of networks that have addresses. To find out whether a network has addresses, adds the pending
+-- counts to the stored count.
 SELECT count(*)
 FROM @extschema@.asn_inventory a
 LEFT JOIN (

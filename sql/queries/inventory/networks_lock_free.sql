@@ -1,4 +1,5 @@
--- Locks networks in order. Skips networks that another transaction has locked. Returns the locked networks.
+-- Locks networks in the order of their ASNs. Skips networks that another transaction has locked. Returns the locked
+-- networks.
 -- $1 bigint[]: ASNs of the networks
 SELECT a.asn_number
 FROM @extschema@.asn_inventory a

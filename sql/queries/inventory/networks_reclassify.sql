@@ -1,5 +1,5 @@
--- Sets the type and the flags of locked networks from known_networks, otherwise from their name. Returns the networks
--- that changed.
+-- Sets the type and the flags of networks that the caller has locked. The values come from known_networks. If a network
+-- has no entry there, the values come from the name of the network's organisation. Returns the networks that changed.
 -- $1 bigint[]: ASNs of the networks
 WITH classified AS MATERIALIZED (
     SELECT n.asn_number, c.asn_type, c.is_known_hosting, c.is_known_vpn

@@ -1,12 +1,12 @@
--- Refines the metadata of existing networks. Sets a field if it is null or its source has a lower rank. If the new
--- value equals the stored value, only the source changes. Otherwise a third source with a rank between the two sources
--- could replace the value later.
+-- Refines the metadata of existing networks. Sets a field if it is null or if the stored value has a source of lower
+-- rank. If the new value equals the stored value, the statement still stores the new source. Otherwise a third source
+-- with a rank between the two sources could replace the value later.
 --
--- The source 'cymru' may also correct its own names, because a name describes the network itself. It may not correct
--- its own countries and registries, because these describe one address or prefix.
+-- The source 'cymru' may also replace an earlier name from 'cymru', because a name describes the network itself. It may
+-- not replace an earlier country or registry from 'cymru', because these values describe one address or prefix.
 --
 -- The values are compared again after the rows are locked, because another transaction may have written a better value
--- meanwhile. Returns the networks that changed, and whether they existed before this transaction.
+-- meanwhile. Returns each network that changed, and whether the network existed before this transaction.
 -- $1 bigint[]: ASN of each network
 -- $2 text[]: name of the organisation of each network
 -- $3 text[]: country of each network

@@ -1,4 +1,5 @@
--- Appends the times when networks were seen to the pending counts. Skips networks that already have these times.
+-- Appends first_seen and last_seen of networks to the pending counts. Skips a network if the new times would change
+-- neither its first_seen nor its last_seen.
 -- $1 bigint[]: ASN of each network
 -- $2 timestamptz[]: first_seen of each network
 -- $3 timestamptz[]: last_seen of each network

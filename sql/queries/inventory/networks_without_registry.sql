@@ -1,4 +1,4 @@
--- Returns networks without a registry, in order, after $1.
+-- Returns networks without a registry. Returns only ASNs greater than $1, in ascending order.
 -- $1 bigint: last ASN of the previous batch, or 0
 -- $2 bigint: maximum number of networks to return
 SELECT a.asn_number

@@ -1,4 +1,5 @@
--- Rows of a table in some pages, and their addresses. Runs as the table's owner.
+-- Returns the tuple ids of the rows in some pages of a table, and the addresses in these rows. Runs as the owner of the
+-- table.
 -- $1 tid: tuple id of the first row
 -- $2 tid: tuple id after the last row
 SELECT s.ctid, @host@(s.@ip@)::pg_catalog.text

@@ -1,2 +1,2 @@
--- Deletes rules of tables that were dropped.
+-- Deletes the priority rules of tables that were dropped.
 DELETE FROM @extschema@.session_priority r WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r.rel)

@@ -1,6 +1,7 @@
--- Returns the session tables with a priority rule. Also returns the owner of each table or partition, and whether this
--- owner is the role that set the rule. Each partition has its own row. An attached inheritance child has a row, too,
--- unless it has its own rule. The names of tables are for messages. Takes no lock on any of the tables.
+-- Returns the session tables to which a priority rule applies. Each partition of such a table has its own row. An
+-- attached inheritance child also has a row, unless a separate rule was set for this child. Also returns the owner of
+-- the table or partition, and whether this owner set the rule. The names of tables are for messages. Takes no lock on
+-- any of the tables.
 -- $1 oid: OID of the role that owns the extension
 WITH RECURSIVE part (root, oid) AS (
     SELECT r.rel::oid, r.rel::oid FROM @extschema@.session_priority r

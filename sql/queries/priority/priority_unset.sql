@@ -1,3 +1,3 @@
--- Deletes the rule of a table.
+-- Deletes the priority rule of a table.
 -- $1 oid: OID of the table
 DELETE FROM @extschema@.session_priority WHERE rel = $1

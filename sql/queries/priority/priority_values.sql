@@ -1,5 +1,5 @@
--- Values of a rule for some rows of a table. Runs as the table's owner, who wrote the rule. The rule is on separate
--- lines, because it may end in a comment.
+-- Computes the priorities of some rows of a table by the priority rule of the table. Runs as the owner of the table,
+-- who wrote the rule. The expression of the rule is on separate lines, because it may end in a comment.
 -- $1 tid[]: tuple ids of the rows
 SELECT s.ctid, CAST((
 @expression@

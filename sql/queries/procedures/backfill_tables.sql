@@ -1,7 +1,7 @@
--- Returns the tables that contain the sessions of an attached table, with their columns for address, time and key. Also
--- returns whether a partition has the same owner as its partitioned table. Each partition has a row. An attached
--- inheritance child has a row if its owner is the same. The names of tables are for messages. Takes no lock on these
--- tables.
+-- Returns the tables that contain the sessions of an attached table. Each row has the names of the address column, the
+-- time column and the column of the primary key. Each row also says whether this table has the same owner as the
+-- attached table. Each partition has a row, whoever owns it. An attached inheritance child has a row only if its owner
+-- is the owner of the attached table. The names of tables are for messages. Takes no lock on these tables.
 -- $1 oid: OID of the table
 WITH RECURSIVE part (oid) AS (
     SELECT $1

@@ -1,4 +1,4 @@
--- Stores the progress of a call.
+-- Stores the progress of a procedure call.
 -- $1 text: name of the procedure
 -- $2 oid: OID of the table that the procedure processes, or 0
 -- $3 text: name of the phase

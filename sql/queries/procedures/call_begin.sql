@@ -1,4 +1,5 @@
--- Stores the start of a call. Returns the position at which an earlier unfinished call stopped.
+-- Stores the start of a procedure call. If an earlier call of the procedure did not finish, returns the position at
+-- which that call stopped.
 -- $1 text: name of the procedure
 -- $2 oid: OID of the table that the procedure processes, or 0
 -- $3 bigint: kind of the advisory lock that the call holds

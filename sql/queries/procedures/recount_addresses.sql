@@ -1,8 +1,10 @@
--- Compares the number of sessions of each address with its stored count plus its pending counts. Appends each
--- difference as a pending count. A fold at the same time does not change the sum of stored and pending counts. If an
--- address has no row, folding drops a negative sum. If a stored time is implausible, this counts as a difference, too,
--- and folding replaces the time. Returns the number of addresses, and the number of differences.
--- $1 boolean: true if some sessions could not be read; no count is then reduced, because these sessions may have any address
+-- Compares the number of sessions of each address with the sum of the address's stored and pending counts. Appends each
+-- difference as a pending count. A fold at the same time does not change this sum. If an address has no row in
+-- ip_inventory, a negative sum counts as 0, because a fold deletes such pending counts. An implausible stored time is
+-- also a difference, and the next fold replaces this time. Returns the number of addresses with sessions, and the
+-- number of differences.
+-- $1 boolean: true if some sessions could not be read. Then no count is reduced, because these sessions may have any address.
+-- address.
 WITH counted AS (
     SELECT c.ip_address, sum(c.sessions)::bigint AS sessions, min(c.first_seen) AS first_seen, max(c.last_seen) AS last_seen
     FROM pg_temp.cowrie_enrich_counted c

@@ -1,5 +1,6 @@
--- Computes the counts of networks again from the addresses that are now in them. Appends each difference from the
--- stored and pending counts as a pending count. Returns the number of differences.
+-- Computes the counts of each network again, from the addresses that are now in the network. If a result differs from
+-- the sum of the stored and pending counts, appends the difference as a pending count. Returns the number of networks
+-- with a difference.
 WITH actual AS (
     SELECT i.current_asn, count(*) AS addresses, sum(i.session_count)::bigint AS sessions,
            min(@extschema@.session_time(i.first_seen)) AS first_seen, max(@extschema@.session_time(i.last_seen)) AS last_seen

@@ -1,2 +1,2 @@
--- Deletes the requests for a recount that the transaction sees.
+-- Deletes all requests for a recount that the transaction sees.
 DELETE FROM @extschema@.recount_request

@@ -1,3 +1,3 @@
--- Time of the oldest request for a recount.
+-- Returns the time of the oldest request for a recount.
 SELECT min(r.requested_at)
 FROM @extschema@.recount_request r

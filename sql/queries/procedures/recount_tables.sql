@@ -1,6 +1,7 @@
--- Session tables whose sessions are counted, with a row for each partition. Returns their columns for address and
--- time. Also returns the attached table's name for messages, the reason why it is not intact, and whether it can be
--- read. Leaves out temporary tables, because they belong to one session. Takes no lock on any of the tables.
+-- Returns the tables whose sessions are counted, with a row for each partition. Each row has the names of the address
+-- column and the time column. Each row also has the name of the attached table for messages, the reason why the
+-- attached table is not intact, and whether it can be read. Leaves out temporary tables, because only one database
+-- session can read them. Takes no lock on any of the tables.
 WITH RECURSIVE part (oid, ip_column, time_column, root, not_intact_reason, is_readable) AS (
     SELECT t.rel::oid, t.ip_column, t.time_column, t.rel::text, t.not_intact_reason, t.is_readable
     FROM @extschema@.attached_tables t WHERE t.ip_column <> ''

@@ -1,5 +1,5 @@
 -- Queues lookups at a provider for addresses whose answer is stale (expired or missing). Chooses the addresses with the
--- most sessions. Leaves out lookups that already wait or are dead letters.
+-- most sessions. Leaves out lookups that are already queued or are dead letters.
 -- $1 text: name of the provider
 -- $2 bigint: maximum number of lookups to queue
 INSERT INTO @extschema@.enrichment_request (ip_address, provider)

@@ -1,4 +1,5 @@
--- Puts dead letters of one provider, or of all, back into the queue. Returns their number.
+-- Puts the dead letters of one provider, or of all providers, back into the queue. Returns the number of these dead
+-- letters.
 -- $1 text: name of the provider, or null for all providers
 WITH revived AS (
     DELETE FROM @extschema@.dead_letter d

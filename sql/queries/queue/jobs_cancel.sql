@@ -1,5 +1,5 @@
--- Removes addresses from locked jobs, and deletes the jobs for which no address waits any longer. Returns the
--- addresses.
+-- Removes addresses from jobs that the caller has locked. If no other address waits for such a job, deletes the job.
+-- Returns the removed addresses.
 -- $1 text: name of the provider
 -- $2 inet: address, or null for all addresses
 -- $3 text[]: lookup keys of the jobs

@@ -1,15 +1,17 @@
--- Leases the most urgent due jobs. For each job, returns an address about which the provider is asked. The address has
--- no earlier answer. After each failure of a job, the next claim returns another address. Returns null instead of an
--- address if all addresses of the job already have an answer.
+-- Leases the most urgent due jobs. For each job, returns an address about which the worker then asks the provider. The
+-- query chooses an address that has no valid answer yet. After each failure of a job, the next claim of this job
+-- chooses again. If all addresses of the job already have an answer, the query returns null instead of an address.
 --
--- All leased jobs are of one kind, because a request contains either addresses or networks. The most urgent job determines the
--- kind. The lookup of a network always needs a request, and has no address.
+-- A claim leases either lookups of addresses or lookups of networks, because one request to a provider cannot contain both. The
+-- most urgent job determines the kind. The lookup of a network always needs a request. For such a job, the query also returns null
+-- instead of an address.
 --
--- The query probes indexes, one job after the other, because a join would be planned by statistics, and these are
--- rarely current for a queue. The planner sees the values of the parameters, so it keeps only one branch of each CASE.
+-- The query probes indexes for one job after the other. A join would be planned by statistics, and the statistics about
+-- a queue are rarely current. The planner sees the values of the parameters, so it keeps only one branch of a CASE that
+-- tests a parameter.
 --
 -- If $8 is true, the request is a probe that tests whether the provider has recovered. A probe leases the jobs that
--- have waited longest, because the provider may be unable to answer the most urgent job.
+-- have been due for the longest time, because the provider may be unable to answer the most urgent job.
 -- $1 text: name of the provider
 -- $2 bigint: maximum number of jobs to lease
 -- $3 float8: duration of the lease, in seconds

@@ -1,5 +1,5 @@
--- Creates jobs from at most $1 requests. Requests for the same lookup share one job. Leases a job at once if an earlier
--- answer covers its lookup, because the job needs no request to the provider.
+-- Creates jobs from at most $1 rows of enrichment_request. Rows that ask for the same lookup share one job. If an
+-- earlier answer covers the lookup of a job, leases the job at once, because this job needs no request to the provider.
 -- $1 bigint: maximum number of requests to read
 -- $2 float8: duration of the lease, in seconds
 -- $3 bigint: id of the worker that gets the leases
@@ -17,11 +17,12 @@ WITH taken AS (
            max(t.priority) AS priority, min(t.requested_at) AS requested_at
     FROM taken t
     CROSS JOIN LATERAL @extschema@.lookup_key_of(t.provider, t.ip_address) l
-    -- Checks rows that were inserted by hand too: bogons are never sent to a provider.
+    -- Also checks rows that a user has inserted, because bogons must never be sent to a provider.
     WHERE t.ip_address IS NOT NULL AND @extschema@.may_be_asked(t.provider, t.ip_address)
     GROUP BY t.provider, t.ip_address, l.lookup_kind, l.lookup_key
 ), networks AS (
-    -- The answer about a network is in its row, so a request that is answered already needs no job.
+    -- The row of a network contains the answer about the network. If this answer is still valid, the request needs no
+    -- job.
     SELECT t.provider, t.asn_number::text COLLATE "C" AS lookup_key, max(t.priority) AS priority,
            min(t.requested_at) AS requested_at
     FROM taken t
@@ -62,9 +63,10 @@ WITH taken AS (
            now() + CASE WHEN l.is_answered THEN make_interval(secs => $2) ELSE '0' END,
            CASE WHEN l.is_answered THEN $3 END
     FROM lookups l
-    -- Uses the order in which jobs_hold.sql locks.
+    -- Inserts jobs in the order in which jobs_hold.sql locks jobs.
     ORDER BY l.provider, l.lookup_key
-    -- ON CONFLICT locks the job's row even if WHERE excludes the update. So no worker can finish the job without the new address.
+    -- ON CONFLICT DO UPDATE locks the row of an existing job even if WHERE excludes the update. So no worker can finish this job
+    -- without the new address.
     ON CONFLICT (provider, lookup_key) DO UPDATE
     SET priority = GREATEST(j.priority, excluded.priority), requested_at = LEAST(j.requested_at, excluded.requested_at)
     WHERE j.priority < excluded.priority OR j.requested_at > excluded.requested_at
@@ -72,6 +74,6 @@ WITH taken AS (
 )
 SELECT (SELECT count(*) FROM taken), l.provider, j.lookup_key
 FROM (SELECT) one
--- Returns one row for each answered lookup, and at least one for each provider.
+-- Returns a row for each answered lookup. A provider without an answered lookup also has one row.
 LEFT JOIN (SELECT DISTINCT l.provider FROM lookups l) l ON true
 LEFT JOIN jobs j ON j.provider = l.provider AND j.is_answered

@@ -1,13 +1,13 @@
--- Handles jobs that got no answer: retries each job after a pause that doubles with each attempt, or makes it a dead
--- letter. $4 says for each job whether the failure uses up an attempt:
--- - true: it does.
--- - false: it does only if the provider has answered other lookups since the job's last failure. Otherwise the provider
---   may have been down.
--- - null: it does not, because the provider refused all requests or got none.
+-- Handles jobs that got no answer. A job is retried after a pause that doubles with each attempt. After the last
+-- attempt, the lookup becomes a dead letter instead. $4 says for each job whether the failure uses up an attempt:
+-- - true: the failure uses up an attempt.
+-- - false: the failure uses up an attempt only if the provider has answered another lookup since the previous failure
+--   of the job. If there was no such answer, the provider may have been down.
+-- - null: the failure uses up no attempt, because the provider refused all requests or received none.
 -- $1 text: name of the provider
 -- $2 text[]: lookup keys of the jobs
 -- $3 text[]: error of each job
--- $4 boolean[]: for each job, whether the failure uses up an attempt; see above
+-- $4 boolean[]: true, false or null for each job, as described above
 -- $5 float8: pause after the first failed attempt, in seconds
 -- $6 integer: value of the setting max_attempts
 -- $7 timestamptz: time when the provider last answered any lookup

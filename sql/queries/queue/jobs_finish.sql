@@ -1,11 +1,12 @@
--- Updates jobs that were answered. A job is deleted if no address waits for it any longer. Any other job falls due
--- again, for one of two reasons:
--- - The answer was for a network smaller than the block, so it covers only some of the addresses. The job is due at
---   once.
--- - Another transaction holds an address. The job is due after a pause.
+-- Deletes or updates jobs that got an answer. If no address waits for a job any longer, the job is deleted. Otherwise
+-- the job falls due again, for one of two reasons:
+-- - The answer was about a prefix that is smaller than the block of the job, so it covers only some of the job's
+--   addresses. The job is due at once.
+-- - Another transaction has locked an address, so the answer could not be stored for this address. The job is due after
+--   a pause.
 -- $1 text: name of the provider
 -- $2 text[]: lookup keys of the jobs
--- $3 text[]: the lookup keys in $2 for which another transaction holds an address
+-- $3 text[]: those lookup keys in $2 with an address that another transaction has locked
 -- $4 float8: pause for the lookup keys in $3, in seconds
 WITH waiting AS MATERIALIZED (
     SELECT j.lookup_key

@@ -1,5 +1,5 @@
--- Locks the jobs whose lease the caller still holds. After the lease has expired, the job may belong to another
--- worker.
+-- Locks those of the given jobs whose lease the caller still holds. After a lease has expired, another worker may have
+-- leased the job.
 -- $1 text: name of the provider
 -- $2 text[]: lookup keys of the jobs
 -- $3 bigint: id of the worker that holds the leases

@@ -1,6 +1,6 @@
--- Locks a provider's jobs that no worker has leased, in key order. If $2 is set, locks only the jobs of this address. A
--- transaction locks a job before it adds an address to the job. So the next statement sees every address that waits for
--- the locked jobs.
+-- Locks the jobs of a provider that no worker has leased, in the order of their lookup keys. If $2 is set, locks only
+-- the job for which this address waits. Every transaction locks a job before it adds an address to the job. So the
+-- caller's next statement sees every address that waits for the locked jobs.
 -- $1 text: name of the provider
 -- $2 inet: address, or null for all addresses
 SELECT j.lookup_key

@@ -1,4 +1,4 @@
--- Time when the next job of a provider falls due.
+-- Returns the time when the next job of a provider falls due.
 -- $1 text: name of the provider
 -- $2 boolean: true if the worker may send lookups of networks
 SELECT min(j.due_at)

@@ -1,8 +1,8 @@
--- Raises the priority of these providers' jobs for addresses with active sessions. Skips locked jobs, because the
--- worker is sending requests for them or storing their answers.
--- $1 text[]: name of the provider of each job
--- $2 inet[]: address of each job
--- $3 bigint[]: new priority of each job
+-- Raises the priority of the jobs that look up these addresses at these providers. Never lowers a priority. Skips jobs
+-- that another transaction has locked, because the worker is sending requests for them or storing their answers.
+-- $1 text[]: names of the providers
+-- $2 inet[]: addresses
+-- $3 bigint[]: priority for the jobs of each address
 WITH ranked AS MATERIALIZED (
     SELECT p.provider, l.lookup_key, max(g.priority)::integer AS priority
     FROM unnest($2, $3) AS g(ip, priority)

@@ -1,5 +1,6 @@
--- Notes in existing addresses, which the caller has locked, that a lookup was cancelled. Only a lookup that a sweep
--- would queue again needs the note. The note has the format of src/document/skipped.rs.
+-- Stores in the documents of addresses that their lookup was cancelled. The caller has locked the rows of these
+-- addresses. Only a lookup that a sweep would queue again needs such an entry. src/document/skipped.rs describes the
+-- format of the entry.
 -- $1 inet[]: addresses
 -- $2 text: name of the provider
 -- $3 boolean: true if the provider is asked only about addresses without a known network

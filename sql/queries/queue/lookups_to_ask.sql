@@ -1,5 +1,5 @@
--- Counts the lookup keys that must be sent to a provider to get answers for some addresses. Leaves out keys that wait
--- already, and addresses for which an earlier answer is still valid.
+-- Counts the lookup keys that must be sent to a provider to get answers about some addresses. Does not count lookup
+-- keys that are already queued. Ignores addresses for which an earlier answer is still valid.
 -- $1 text: name of the provider
 -- $2 inet[]: addresses
 -- $3 boolean: true if an answer of the provider is valid for a block of addresses
@@ -17,7 +17,8 @@ WITH waiting AS MATERIALIZED (
 )
 SELECT count(DISTINCT w.lookup_key)
 FROM wanted w
--- NOT IN would read all waiting lookups for each address once they exceed the memory of a hash table.
+-- With NOT IN, the server would read all waiting lookups again for each address if the lookups did not fit into a hash
+-- table.
 WHERE NOT EXISTS (SELECT FROM waiting a WHERE a.lookup_key = w.lookup_key)
   AND (SELECT true FROM @extschema@.enrichment_job j WHERE j.provider = $1 AND j.lookup_key = w.lookup_key) IS NULL
   AND CASE WHEN $3 THEN (

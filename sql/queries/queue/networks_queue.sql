@@ -1,5 +1,6 @@
--- Creates jobs for networks for which no lookup was queued before, and marks these networks. Leaves out bogons, dead
--- letters, and networks that another transaction has locked. Returns the number of networks that it marked.
+-- Creates jobs for networks for which no lookup was queued before, and sets lookup_queued_at of these networks. Leaves
+-- out bogons, and networks that another transaction has locked. If the lookup of a network is a dead letter, sets
+-- lookup_queued_at but creates no job. Returns the number of networks whose lookup_queued_at was set.
 -- $1 text: name of the provider
 -- $2 bigint: maximum number of networks
 -- $3 integer: priority of the jobs
@@ -15,7 +16,7 @@ WITH new AS MATERIALIZED (
     SELECT $1, 'asn', n.asn_number::text, $3, now()
     FROM new n
     WHERE (SELECT true FROM @extschema@.dead_letter d WHERE d.provider = $1 AND d.asn_number = n.asn_number) IS NULL
-    -- Uses the order in which jobs_hold.sql locks.
+    -- Inserts jobs in the order in which jobs_hold.sql locks jobs.
     ORDER BY n.asn_number::text COLLATE "C"
     ON CONFLICT (provider, lookup_key) DO NOTHING
 ), marked AS (

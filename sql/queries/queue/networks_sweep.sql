@@ -1,6 +1,7 @@
--- Creates jobs for networks whose answer has expired, or whose job got lost. Reads $2 networks after $3. Leaves out
--- bogons, and lookups that are queued or dead letters. Leaves out a cancelled lookup until a session of the network is
--- counted. Returns the last network that it read, and how many networks it read.
+-- Creates jobs for networks whose answer has expired, or whose earlier job was lost. Reads at most $2 networks with an
+-- ASN greater than $3. Creates no job for a bogon, or for a lookup that is already queued or is a dead letter. If a
+-- lookup was cancelled, creates a job only if a session of the network has been counted since then. Returns the ASN of
+-- the last network that was read, and the number of networks that were read.
 -- $1 text: name of the provider
 -- $2 bigint: maximum number of networks to read
 -- $3 bigint: ASN of the last network that was read, or 0 at the start
@@ -26,7 +27,7 @@ WITH seen AS MATERIALIZED (
           ELSE true END
       AND @extschema@.is_source_fresh(jsonb_build_object('_meta', s.meta), $1, $4, $5) IS NOT TRUE
       AND (SELECT true FROM @extschema@.dead_letter d WHERE d.provider = $1 AND d.asn_number = s.asn_number) IS NULL
-    -- Uses the order in which jobs_hold.sql locks.
+    -- Inserts jobs in the order in which jobs_hold.sql locks jobs.
     ORDER BY s.asn_number::text COLLATE "C"
     ON CONFLICT (provider, lookup_key) DO NOTHING
 )

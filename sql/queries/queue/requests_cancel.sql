@@ -1,5 +1,5 @@
--- Deletes a provider's requests that the worker has not read. If $2 is set, deletes only the requests about this address. Returns
--- their addresses and networks.
+-- Deletes the requests from which the worker has not created jobs yet, for one provider. If $2 is set, deletes only the requests
+-- about this address. Returns the addresses and networks of the deleted requests.
 -- $1 text: name of the provider
 -- $2 inet: address, or null for all addresses
 DELETE FROM @extschema@.enrichment_request r

@@ -1,10 +1,10 @@
--- Queues lookups that were never queued or got lost:
--- - An address is queued for each provider that was never asked about it.
--- - An address without a network is queued again after the negative answer of a provider has expired.
--- - A skipped lookup is queued if the address has had sessions since it was skipped.
+-- Queues lookups of addresses in three cases:
+-- - A provider was never asked about the address.
+-- - The address has no network, and the negative answer of a provider has expired.
+-- - The lookup was skipped, and the address has had sessions since then.
 --
--- Reads $1 addresses after $2. Leaves out lookups that are queued or dead letters. Returns the number of addresses that
--- it read, and the last one.
+-- Reads at most $1 addresses greater than $2. Leaves out lookups that are already queued or are dead letters. Returns
+-- the last address that was read, and the number of addresses that were read.
 -- $1 bigint: maximum number of addresses to read
 -- $2 inet: last address that was read; 0.0.0.0 at the start
 -- $3 text[]: names of the providers

@@ -1,4 +1,4 @@
--- Adds requests of a day that are about to be sent.
+-- Increases the spent quota of a day by the requests that the worker is about to send.
 -- $1 text: name of the provider
 -- $2 integer: day, counted from 2000-01-01
 -- $3 bigint: number of requests to add

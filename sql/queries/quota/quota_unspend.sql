@@ -1,4 +1,4 @@
--- Subtracts requests that were not sent after all.
+-- Decreases the spent quota of a day by requests that were counted before, but were not sent.
 -- $1 text: name of the provider
 -- $2 integer: day, counted from 2000-01-01
 -- $3 bigint: number of requests to subtract

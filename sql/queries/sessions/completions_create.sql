@@ -1,6 +1,7 @@
 -- Moves at most $1 rows of incomplete_session into session_completion. Creates one row for each pair of address and
--- table. A row waits if a job exists for its address, because the job's answer makes the row due. A row is due at once
--- if there is no such job, or if the inventory now has the missing values. A leased row is due again after the lease.
+-- table. If a job exists for the address of a row, the row waits, because the answer to the job will make the row due.
+-- If no such job exists, or if the inventory now has a missing value, the row is due at once. If a process has leased
+-- the row, the row falls due again when the process ends the lease.
 -- $1 bigint: maximum number of rows to move
 WITH taken AS (
     DELETE FROM @extschema@.incomplete_session

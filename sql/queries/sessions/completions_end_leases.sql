@@ -1,11 +1,14 @@
--- Ends the leases of rows after a visit. The outcome of the visit says what happens to a row:
--- - 'done': all sessions are complete, so the row is deleted.
--- - 'waits': the null columns cannot be filled yet, so the row waits for an answer.
--- - 'more': more sessions are left, so the row is due at once.
--- - 'faster': more sessions are left, so the row is due at once, and the next batch is doubled.
--- - 'later': the visit failed, so the row is due after a backoff, and the next batch is halved.
+-- Ends the leases of rows after a process has visited the sessions of their addresses. The outcome of the visit says
+-- what happens to the row of an address:
+-- - 'done': all sessions of the address are complete, so the row is deleted.
+-- - 'waits': the null columns of the sessions cannot be filled yet, so the row waits for an answer of a provider.
+-- - 'more': more sessions of the address are left, so the row is due at once.
+-- - 'faster': more sessions of the address are left, so the row is due at once. The next batch has twice as many
+--   sessions.
+-- - 'later': the visit failed, so the row is due after a backoff. The next batch has half as many sessions.
 --
--- A renewed row is due at once, unless the visit failed.
+-- If the row was renewed during the visit (is_renewed), it is not deleted and does not wait. It is due at once, or
+-- after the backoff if the visit failed.
 -- $1 oid: OID of the table
 -- $2 inet[]: addresses
 -- $3 text[]: outcome for each address: done, waits, more, faster (like more, but with a larger batch) or later

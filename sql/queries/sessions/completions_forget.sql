@@ -1,6 +1,6 @@
--- Deletes rows of tables that were dropped. If the address of a row is not in the inventory, makes the row due, because
--- no answer will do so. A later visit deletes such a row if the table has no session of the address. Leaves out rows
--- that another transaction has locked.
+-- Deletes the rows that belong to dropped tables. If the address of a row is not in ip_inventory, also marks this row
+-- as due, because no answer will mark it. When a process later visits the sessions of such an address and finds none,
+-- the process deletes the row. Leaves out rows that another transaction has locked.
 WITH waiting AS MATERIALIZED (
     SELECT c.ip_address, c.rel, NOT EXISTS (SELECT FROM pg_class t WHERE t.oid = c.rel) AS is_dropped
     FROM @extschema@.session_completion c

@@ -1,5 +1,5 @@
--- Leases due rows of one table of an owner. Chooses the table with the row that has been due for the longest time. The
--- statement begins with the text of completions_pending.sql.
+-- Leases rows that are due. All leased rows belong to one table of the owner $1. Chooses the table with the row that
+-- has been due for the longest time. The text of completions_pending.sql is put before this text.
 -- $1 oid: OID of the owner
 -- $2 bigint: maximum number of rows to lease
 -- $3 float8: duration of the lease, in seconds

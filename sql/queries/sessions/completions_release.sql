@@ -1,6 +1,6 @@
--- Ends the leases of processes that have ended. $1 has the ids of these processes. If $2 is true, ends all leases
--- except the leases of the processes in $1. The sessions are visited again after a backoff, because the owner's code
--- may have ended the process.
+-- Ends the leases of processes that no longer run. If $2 is false, ends the leases of the processes in $1. If $2 is
+-- true, ends all leases except the leases of the processes in $1. The rows are due again after a backoff, because code
+-- of the table's owner may have ended the process.
 -- $1 bigint[]: ids of the processes
 -- $2 boolean: true to keep the leases of these processes, and to end all others
 -- $3 float8: longest backoff, in seconds

@@ -1,4 +1,5 @@
--- Makes the rows of addresses due, because an answer arrived.
+-- Marks the rows of these addresses as due, because an answer for the addresses has arrived. If a process has leased a
+-- row, the row falls due when the process ends the lease.
 -- $1 inet[]: addresses
 WITH locked AS MATERIALIZED (
     SELECT c.ip_address, c.rel

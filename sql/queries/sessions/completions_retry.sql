@@ -1,4 +1,4 @@
--- Makes delayed rows of these tables due now.
+-- Marks the delayed rows of these tables as due now.
 -- $1 oid[]: OIDs of the tables
 WITH delayed AS MATERIALIZED (
     SELECT c.ip_address, c.rel

@@ -1,6 +1,6 @@
 -- Returns the name of a role. Also returns whether the role is a superuser or the extension's owner, whether a process
--- may connect as the role, and whether the role is suspended. From version 17 on, a process may connect as a role
--- without LOGIN.
+-- may connect as the role, and whether the role is suspended. Since PostgreSQL 17, a background process can connect as
+-- a role without LOGIN.
 -- $1 oid: OID of the role
 -- $2 oid: OID of the role that owns the extension
 SELECT r.rolname::text, r.rolsuper OR r.oid = $2,

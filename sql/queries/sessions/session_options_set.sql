@@ -1,6 +1,5 @@
--- Sets options of an attached table. If an argument is null, the option keeps its value. There is one exception: if the
--- owner of the table has changed since the options were set, the old values no longer apply. Then null turns the option
--- off.
+-- Sets options of an attached table. If an argument is null, its option keeps the present value. There is one
+-- exception: if the owner of the table has changed since the options were set, null turns the option off.
 -- $1 oid: OID of the table
 -- $2 boolean: new value of the option run_triggers, or null
 -- $3 boolean: new value of the option trust_input, or null

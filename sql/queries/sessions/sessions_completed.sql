@@ -1,5 +1,6 @@
--- Returns a row if any session of a table is still at one of the given tuple ids, where the previous statement put it.
--- A trigger that fired after that statement may have undone its changes. Runs as the table's owner.
+-- Returns a row if at least one session of a table is still at one of these tuple ids. The caller's previous statement
+-- has updated the sessions and returned these tuple ids. A trigger that fired after the update may have changed or
+-- deleted the sessions again. Runs as the table's owner.
 -- $1 tid[]: tuple ids of the sessions
 SELECT true
 FROM @table@ s

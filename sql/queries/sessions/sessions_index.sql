@@ -1,4 +1,5 @@
--- Indexes that may find the incomplete sessions of a table: btrees on addresses. Takes no lock on the table.
+-- Returns those indexes of a table that may find its incomplete sessions. These are the btree indexes on parsed
+-- addresses. Takes no lock on the table.
 -- $1 oid: OID of the table
 SELECT i.indexrelid
 FROM pg_class c

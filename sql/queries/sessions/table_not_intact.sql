@@ -1,5 +1,5 @@
--- Returns the reason why an attached table is not intact. If the table is a partition, also considers the attached
--- table to which it belongs.
+-- Returns the reason why an attached table is not intact. If the table is a partition, also tests the attached table to
+-- which the partition belongs.
 -- $1 oid: OID of the table
 SELECT t.not_intact_reason
 FROM @extschema@.attached_tables t
