@@ -1,5 +1,6 @@
--- An existing table of the same name, for example of the Python system, would stop the installation halfway. The
--- server's message would not say how to proceed. A test compares the list with the extension's relations.
+-- Raises an error if the schema already contains a table with the name of a table of the extension, for example a table
+-- of the Python system. Without this check, the installation would stop halfway, and the server's message would not say
+-- how to proceed. A test compares the list of names with the relations of the extension.
 DO $$
 DECLARE
     taken text;
@@ -26,7 +27,8 @@ BEGIN
 END
 $$;
 
--- Lookups in this server's mmdb files. They neither write nor use the network.
+-- The following functions look up addresses in the mmdb files of this server. They write nothing and send nothing over
+-- the network.
 
 CREATE FUNCTION ip_country(ip inet) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_country_wrapper';

@@ -1,7 +1,7 @@
--- The inventories, and the append-only tables that feed them.
+-- The inventories, and the append-only tables with counts that are later added to the inventories.
 --
--- Order of locks for all writers of the extension (see ARCHITECTURE.md, "Locks"): new networks, existing networks,
--- new addresses, existing addresses; each in key order.
+-- All code of the extension locks rows in this order (see ARCHITECTURE.md, "Locks"): new networks, existing networks,
+-- new addresses, existing addresses. Within each of these groups, it locks the rows in the order of their primary keys.
 
 CREATE FUNCTION canonical_address(ip inet) RETURNS inet
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'canonical_address_wrapper';
@@ -28,8 +28,9 @@ CREATE FUNCTION is_bogon_of(enrichment jsonb) RETURNS boolean
 COMMENT ON FUNCTION is_bogon_of(jsonb) IS
     'true if validation.is_bogon is true in an enrichment document (a value of ip_inventory.enrichment): the address cannot be a source address on the public internet';
 
--- The function is not STRICT and sets no search_path, so that the planner can inline it. It compares with the later of
--- two clocks: now() is later in a long procedure, and statement_timestamp() is later in a long transaction.
+-- The function is not STRICT and sets no search_path, so that the planner can inline the function. The function
+-- compares the time with the later one of now() and statement_timestamp(). In a long procedure now() is later, and in a
+-- long transaction statement_timestamp() is later.
 CREATE FUNCTION session_time(t timestamptz) RETURNS timestamptz
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN CASE
@@ -40,9 +41,9 @@ CREATE FUNCTION session_time(t timestamptz) RETURNS timestamptz
 COMMENT ON FUNCTION session_time(timestamptz) IS
     'returns the given time of a session if the time is plausible; null if the time is before 1970 or more than one day in the future';
 
--- From version 17 on, subtracting two timestamps raises an error if the difference is out of range. A user or an old
--- version of the extension may have stored times that are so far apart. The function excludes such times, because they
--- must not make an UPDATE or a restore fail.
+-- Since PostgreSQL 17, subtracting two timestamps raises an error if the difference is out of range. A user or an old
+-- version of the extension may have stored two times with such a difference. The function does not subtract such times,
+-- because an UPDATE or a restore must not fail.
 CREATE FUNCTION seen_over(first_seen timestamptz, last_seen timestamptz) RETURNS interval
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE
@@ -79,7 +80,7 @@ CREATE INDEX asn_inventory_asn_type_idx ON asn_inventory (asn_type);
 CREATE INDEX asn_inventory_total_session_count_idx ON asn_inventory (total_session_count DESC);
 CREATE INDEX asn_inventory_first_seen_idx ON asn_inventory (first_seen);
 CREATE INDEX asn_inventory_last_seen_idx ON asn_inventory (last_seen);
--- The worker finds new networks by this index. It contains no network for which a lookup was queued.
+-- The worker finds new networks by this index. The index contains only networks for which no lookup was ever queued.
 CREATE INDEX asn_inventory_lookup_idx ON asn_inventory (asn_number) WHERE lookup_queued_at IS NULL;
 SELECT pg_catalog.pg_extension_config_dump('asn_inventory', '');
 
@@ -132,8 +133,7 @@ CREATE INDEX ip_inventory_geo_country_idx ON ip_inventory (geo_country);
 CREATE INDEX ip_inventory_session_count_idx ON ip_inventory (session_count DESC);
 SELECT pg_catalog.pg_extension_config_dump('ip_inventory', '');
 
--- Tells backends to discard the rows of the inventory that they have cached. The trigger also fires for replicated
--- changes.
+-- Tells all backends to discard their cached rows of ip_inventory. The trigger also fires for replicated changes.
 CREATE FUNCTION inventory_changed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'inventory_changed_wrapper';
 COMMENT ON FUNCTION inventory_changed() IS
@@ -142,7 +142,7 @@ CREATE TRIGGER inventory_changed AFTER UPDATE OF enrichment, current_asn OR DELE
     FOR EACH STATEMENT EXECUTE FUNCTION inventory_changed();
 ALTER TABLE ip_inventory ENABLE ALWAYS TRIGGER inventory_changed;
 
--- Keeps the networks' counts exact when a user deletes addresses. The user may call delete_addresses() or run DELETE.
+-- Keeps the counts of networks exact when a user deletes addresses by delete_addresses() or by DELETE.
 CREATE FUNCTION addresses_deleted() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -189,7 +189,7 @@ CREATE TABLE ip_asn_history (
     PRIMARY KEY (ip_address, asn_number, observed_at)
 );
 CREATE INDEX ip_asn_history_asn_number_idx ON ip_asn_history (asn_number, observed_at);
--- BRIN, because rows arrive in the order of time.
+-- The index is a BRIN index, because rows are appended in the order of observed_at.
 CREATE INDEX ip_asn_history_observed_at_idx ON ip_asn_history USING brin (observed_at);
 SELECT pg_catalog.pg_extension_config_dump('ip_asn_history', '');
 COMMENT ON TABLE ip_asn_history IS
@@ -199,10 +199,10 @@ COMMENT ON COLUMN ip_asn_history.observed_at IS
 COMMENT ON COLUMN ip_asn_history.verification_source IS
     'source that named the network: ''maxmind'', ''cymru'' or ''manual''; ''import'' if the row was imported and the source is unknown';
 
--- The tables of pending counts are append-only, because sessions must not wait for the rows of busy networks. They have
--- no index and no key, so an INSERT writes only one heap row. In a cluster of several nodes, each node can have its own
--- rows. The tables have a replica identity, because otherwise a publication FOR ALL TABLES would refuse to delete
--- folded counts.
+-- The tables of pending counts are append-only, because sessions must not wait for the rows of busy networks. These
+-- tables have no index and no primary key, so an INSERT writes only one heap row. In a cluster of several nodes, each
+-- node can have its own rows. The tables have a replica identity, because otherwise the server would refuse to delete
+-- folded counts from a table in a publication FOR ALL TABLES.
 CREATE TABLE session_delta (
     ip_address inet NOT NULL,
     sessions   bigint NOT NULL,

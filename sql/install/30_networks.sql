@@ -1,4 +1,4 @@
--- Networks, and how their metadata are filled.
+-- Networks, and the functions that fill the metadata of networks.
 
 CREATE FUNCTION classify_name(organization_name text) RETURNS text
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'classify_name_wrapper';
@@ -74,8 +74,9 @@ INSERT INTO known_networks (asn_number, label, asn_type, is_hosting, is_vpn, is_
     (8100, 'QuadraNet', 'HOSTING', true, true, true, 'cowrie_enrich');
 SELECT pg_catalog.pg_extension_config_dump('known_networks', 'WHERE NOT is_seed');
 
--- An edited row belongs to the user. So a dump must include the row, and a list that is loaded again must not replace
--- it. Lists are loaded by DELETE and INSERT, so an UPDATE that does not set the source is an edit by hand.
+-- If a user has edited a row of known_networks, a dump must include the row, and a list that is loaded again must not
+-- replace the row. Lists are loaded by DELETE and INSERT. So an UPDATE that does not set the column "source" is an edit
+-- by a user.
 CREATE FUNCTION known_network_edited() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -96,7 +97,8 @@ COMMENT ON FUNCTION known_network_edited() IS
 CREATE TRIGGER known_network_edited BEFORE UPDATE ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_edited();
 
--- When a dump is restored, CREATE EXTENSION has just inserted the seed rows. A dumped row replaces them.
+-- When a dump is restored, CREATE EXTENSION has already inserted the seed rows. A row from the dump replaces the seed
+-- row of the same network.
 CREATE FUNCTION known_network_restored() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -113,15 +115,15 @@ COMMENT ON FUNCTION known_network_restored() IS
 CREATE TRIGGER known_network_restored BEFORE INSERT ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_restored();
 
--- Networks that must be reclassified, because their entry in known_networks was edited. The table is append-only, and
--- its index is not unique, because an edit must not wait for the worker.
+-- This table lists networks that must be reclassified, because their entry in known_networks was edited. The table is
+-- append-only and its index is not unique, because a transaction that edits an entry must not wait for the worker.
 CREATE TABLE network_reclassification (
     asn_number bigint NOT NULL CHECK (asn_number BETWEEN 1 AND 4294967295),
     edited_at  timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX network_reclassification_asn_number_idx ON network_reclassification (asn_number);
--- The table has no key, like the tables of pending counts. Without a replica identity, a publication FOR ALL TABLES
--- would refuse the extension's deletes.
+-- The table has no primary key, like the tables of pending counts. Without a replica identity, the server would refuse
+-- the extension's deletes if the table is in a publication FOR ALL TABLES.
 ALTER TABLE network_reclassification REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('network_reclassification', '');
 COMMENT ON TABLE network_reclassification IS
@@ -135,7 +137,7 @@ COMMENT ON FUNCTION reclassification_appended() IS
 CREATE TRIGGER reclassification_appended AFTER INSERT ON network_reclassification
     FOR EACH STATEMENT EXECUTE FUNCTION reclassification_appended();
 
--- Runs as the extension's owner, so that an editor of the list needs no right on the other tables.
+-- Runs as the extension's owner, so that a user who edits known_networks needs no rights on other tables.
 CREATE FUNCTION known_networks_changed() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -185,9 +187,9 @@ CREATE FUNCTION classify_asn(asn bigint, organization_name text) RETURNS text
 COMMENT ON FUNCTION classify_asn(bigint, text) IS
     'returns the type of a network: the type in known_networks if the network is listed there, otherwise a type derived from whole words in the given name of the organisation';
 
--- If a network has no entry in known_networks, its flags may come from an import, so the function keeps the flags.
--- There is one exception: while an edit of the entry is pending, the flags may come from a deleted entry. Then the
--- function returns false for both flags.
+-- If a network has no entry in known_networks, the flags of the network may come from an import, so the function keeps
+-- the flags. There is one exception: while an edit for this network is pending, the flags may come from a deleted
+-- entry. In this case the function returns false for both flags.
 CREATE FUNCTION classify_network(
     asn bigint, organization_name text, was_datacenter boolean, was_vpn boolean,
     OUT asn_type text, OUT is_known_hosting boolean, OUT is_known_vpn boolean)
@@ -209,9 +211,9 @@ CREATE FUNCTION source_rank(source text) RETURNS integer
 COMMENT ON FUNCTION source_rank(text) IS
     'rank of a source of countries and registries. A value from a higher rank replaces a value from a lower rank. From high to low: ''manual'', ''cymru'', ''maxmind'', ''iana'' (only registries), imported rows, ''document''. ''document'' is JSON that a client wrote into the column "enrichment" of a table with the option trust_input';
 
--- For names, the sources have other ranks than for countries and registries. Files name the organisation ("Hetzner
--- Online GmbH"), and Team Cymru names the network ("HETZNER-AS"). A name of unknown source may come from a file, so it
--- ranks above a name from Team Cymru.
+-- The rank of a source for names differs from its rank for countries and registries. Files contain the name of the
+-- organisation ("Hetzner Online GmbH"), and Team Cymru returns the name of the network ("HETZNER-AS"). A name without a
+-- known source may come from a file, so this name ranks above a name from Team Cymru.
 CREATE FUNCTION name_rank(source text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT CASE source WHEN 'manual' THEN 3 WHEN 'maxmind' THEN 2 WHEN 'cymru' THEN 0 WHEN 'document' THEN -1 ELSE 1 END $$;
@@ -225,8 +227,9 @@ CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, so
             OR CASE $3 WHEN 'organization_name'
                THEN @extschema@.name_rank($4) > @extschema@.name_rank($2 -> 'provenance' ->> $3)
                ELSE @extschema@.source_rank($4) > @extschema@.source_rank($2 -> 'provenance' ->> $3) END
-            -- Team Cymru's country and registry belong to a prefix. If they replaced earlier values of Team Cymru, the
-            -- values would change with every address of the network.
+            -- Among earlier values of Team Cymru, a new value of Team Cymru may replace only a name. Countries and
+            -- registries of Team Cymru belong to a prefix. If they could replace earlier ones, the values of the
+            -- network would change with every address.
             OR ($4 = $2 -> 'provenance' ->> $3 AND $4 = 'cymru' AND $3 = 'organization_name')
     $$;
 COMMENT ON FUNCTION may_replace(text, jsonb, text, text) IS
@@ -294,7 +297,8 @@ CREATE FUNCTION enrich_ips(
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT @extschema@.enrich_addresses($1, $2, $3, $4);
-        -- Addresses are sorted, then their rows are fetched one by one. Sorting whole rows would spill to disk.
+        -- Sorts the addresses first, and then reads their rows one by one. Sorting whole rows would write temporary
+        -- files.
         SELECT i.*
         FROM (SELECT DISTINCT @extschema@.canonical_address(u.ip) AS ip FROM unnest($1) u(ip) ORDER BY 1) wanted
         CROSS JOIN LATERAL (SELECT * FROM @extschema@.ip_inventory r WHERE r.ip_address = wanted.ip OFFSET 0) i;

@@ -1,16 +1,16 @@
--- The queue: lookups at providers, from the request to the answer or the dead letter.
+-- The queue contains lookups at providers. A lookup begins as a request, and ends with an answer or as a dead letter.
 --
 -- A transaction appends requests without waiting. The worker creates jobs from many requests at a time. A job is one
--- lookup at one provider, with the addresses that wait for its answer. Claiming a job sets its due time to the end of
--- a lease. If the worker is killed, the job falls due again.
+-- lookup at one provider, with the addresses that wait for the answer. When the worker claims a job, it sets the due
+-- time of the job to the end of a lease. If the worker is killed, the job falls due again when the lease ends.
 --
--- A lookup has a kind and a key. The key alone identifies it, because keys of different kinds are written differently:
--- a host has no mask, a prefix always has one, and a network is a number without dots or colons. If the key is a host
--- or a prefix, addresses wait for the answer. If the key is a network, the answer belongs to the network's row in
--- asn_inventory.
+-- A lookup has a kind and a lookup key. The lookup key alone identifies the lookup, because each kind of lookup key has
+-- its own form. A host is an address without a mask, a prefix always has a mask, and a network is a number without dots
+-- or colons. If the lookup key is a host or a prefix, addresses wait for the answer. If the lookup key is a network,
+-- the answer belongs to the network's row in asn_inventory.
 --
--- Order of locks: jobs in key order, then the inventories in their order. Keys are compared by their bytes (COLLATE
--- "C"), so that the order is the same in every database.
+-- A transaction locks jobs first, in the order of their lookup keys, and then rows of the inventories. Lookup keys are
+-- compared by their bytes (COLLATE "C"), so that the order is the same in every database.
 
 CREATE FUNCTION providers(OUT provider text, OUT title text) RETURNS SETOF record
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'providers_wrapper';
@@ -61,8 +61,8 @@ CREATE TABLE enrichment_request (
     asn_number   bigint CHECK (asn_number BETWEEN 1 AND 4294967295),
     CONSTRAINT enrichment_request_target_check CHECK (pg_catalog.num_nonnulls(ip_address, asn_number) = 1)
 );
--- The table has no key, like the tables of pending counts. Without a replica identity, a publication FOR ALL TABLES
--- would refuse the extension's deletes.
+-- The table has no primary key, like the tables of pending counts. Without a replica identity, the server would refuse
+-- the extension's deletes if the table is in a publication FOR ALL TABLES.
 ALTER TABLE enrichment_request REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('enrichment_request', '');
 COMMENT ON TABLE enrichment_request IS
@@ -77,8 +77,7 @@ CREATE FUNCTION request_appended() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'request_appended_wrapper';
 COMMENT ON FUNCTION request_appended() IS
     'trigger on INSERT into enrichment_request and on DELETE from suspended_owner: wakes the worker when the transaction commits';
--- This is a row trigger, because a statement trigger would also fire for statements of the extension that queue
--- nothing.
+-- This is a row trigger. A statement trigger would also fire for a statement of the extension that inserts no request.
 CREATE TRIGGER request_appended AFTER INSERT ON enrichment_request
     FOR EACH ROW EXECUTE FUNCTION request_appended();
 
@@ -86,7 +85,8 @@ CREATE FUNCTION requests_removed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'requests_removed_wrapper';
 COMMENT ON FUNCTION requests_removed() IS
     'trigger on enrichment_request: after a request was deleted, triggers of session tables can insert a request for the same lookup again';
--- While no worker reads requests, equal requests are appended only once. A deleted request may be appended again.
+-- While no worker reads the requests, equal requests are appended only once. After a request was deleted, the same
+-- request may be appended again. This trigger makes that possible.
 CREATE TRIGGER requests_removed AFTER DELETE OR TRUNCATE ON enrichment_request
     FOR EACH STATEMENT EXECUTE FUNCTION requests_removed();
 
@@ -106,8 +106,8 @@ CREATE TABLE enrichment_job (
 );
 CREATE INDEX enrichment_job_due_idx ON enrichment_job (provider, priority DESC, due_at);
 CREATE INDEX enrichment_job_leased_idx ON enrichment_job (leased_by) WHERE leased_by IS NOT NULL;
--- A job is updated when it is claimed and deleted when it is done. So vacuum must not wait until a fifth of the table
--- has changed.
+-- Each job is updated when the worker claims the job, and deleted when the job is done. So autovacuum must not wait
+-- until a fifth of the table has changed.
 ALTER TABLE enrichment_job SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 SELECT pg_catalog.pg_extension_config_dump('enrichment_job', '');
 COMMENT ON TABLE enrichment_job IS
@@ -158,8 +158,8 @@ CREATE TABLE dead_letter (
     CONSTRAINT dead_letter_target_check CHECK (
         pg_catalog.num_nonnulls(ip_address, asn_number) = 1 AND (lookup_kind = 'asn') = (asn_number IS NOT NULL))
 );
--- No key can identify all rows, because each key has a column that may be null. Without a replica identity, a
--- publication FOR ALL TABLES would refuse the extension's deletes.
+-- The table has no primary key, because each of its unique keys has a column that may be null. Without a replica
+-- identity, the server would refuse the extension's deletes if the table is in a publication FOR ALL TABLES.
 ALTER TABLE dead_letter REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('dead_letter', '');
 COMMENT ON TABLE dead_letter IS

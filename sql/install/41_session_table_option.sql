@@ -7,7 +7,8 @@ CREATE TABLE session_table_option (
     table_owner  name NOT NULL,
     set_at       timestamptz NOT NULL DEFAULT now()
 );
--- A dump leaves out rows of dropped tables, because in another database another table may have the OID.
+-- A dump leaves out the rows of dropped session tables. In the database into which the dump is restored, another table
+-- may have the OID of a dropped table.
 SELECT pg_catalog.pg_extension_config_dump('session_table_option', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_table_option IS 'options of attached tables; see set_session_table_options()';
 COMMENT ON COLUMN session_table_option.rel IS

@@ -1,12 +1,12 @@
--- Tables whose sessions the worker does not complete, and why.
+-- Tables whose sessions the worker does not complete, and the reason for each table.
 
--- PostgreSQL does not record who created a trigger. So the owners of the code that a trigger runs count as its
--- creators.
+-- PostgreSQL does not record who created a trigger. So the owners of the code that a trigger runs are treated as the
+-- creators of the trigger.
 --
--- A WHEN condition is code, too. The functions in a condition must be immutable or known to be harmless, because others
--- can do harm: a volatile function of the server, such as query_to_xml(), runs any statement, and a stable function,
--- such as table_to_xml(), reads any view. Conditions of inherited triggers on partitions have no entries in pg_depend,
--- so the functions are read from the text of the condition.
+-- The WHEN condition of a trigger is also code. Each function in a condition must be immutable or known to be harmless.
+-- Other functions of the server can do harm. For example, the volatile function query_to_xml() runs any statement, and
+-- the stable function table_to_xml() reads any view. The conditions of inherited triggers on partitions have no entries
+-- in pg_depend, so the functions are read from the text of the condition.
 CREATE VIEW blocked_session_tables AS
 SELECT t.tgrelid::pg_catalog.regclass AS rel, t.tgname AS trigger_name,
        CASE WHEN code.is_unsafe
@@ -31,8 +31,8 @@ CROSS JOIN LATERAL (
                 OR p.provolatile OPERATOR(pg_catalog.=) 'v'
                    AND p.proname OPERATOR(pg_catalog.<>) ALL ('{pg_trigger_depth,clock_timestamp,random}'::name[])
                 OR p.proname OPERATOR(pg_catalog.~) '(xml|^pg_input_)'
-                -- An input function, such as domain_in() or record_in(), takes the type as a number and runs its
-                -- CHECKs.
+                -- An input function such as domain_in() or record_in() gets the OID of a type, and runs the CHECK
+                -- constraints of this type.
                 OR p.provolatile OPERATOR(pg_catalog.<>) 'i'
                    AND 'pg_catalog.cstring'::pg_catalog.regtype::pg_catalog.oid OPERATOR(pg_catalog.=) ANY (p.proargtypes::pg_catalog.oid[]))
     FROM pg_catalog.regexp_matches(t.tgqual::text, ':(?:opfuncid|funcid) ([0-9]+)', 'g') m(parts)

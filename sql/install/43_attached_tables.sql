@@ -1,11 +1,11 @@
--- Attached tables, and whether each is intact.
+-- Attached tables, and for each table whether it is intact.
 
--- tgargs contains the arguments, each followed by a NUL. The view reads it in hex: a byte has two digits there, so no
--- letter of a name can be mistaken for a NUL.
+-- tgargs contains the arguments of a trigger, each followed by a NUL byte. The view reads the hexadecimal form of
+-- tgargs. In this form every byte has two digits, so no letter of a name can be mistaken for a NUL byte.
 --
--- An address or snapshot column must not be generated, because it would have no value yet when a BEFORE trigger fires.
--- A time column may be generated, but not virtual, because a virtual column has no value in the row that a trigger
--- gets.
+-- An address column or snapshot column must not be generated, because a generated column has no value yet when a BEFORE
+-- trigger fires. A time column may be a stored generated column. It must not be a virtual generated column, because a
+-- virtual column has no value in the row that a trigger gets.
 CREATE VIEW attached_tables AS
     SELECT x.rel, x.ip_column, x.time_column, x.has_foreign_key,
            COALESCE(u.reason, c.reason, t.reason, k.reason, n.reason) IS NULL AS is_intact,
@@ -71,8 +71,8 @@ CREATE VIEW attached_tables AS
                OR c.attgenerated::pg_catalog.text OPERATOR(pg_catalog.<>) ALL (w.generated))
         ORDER BY w.place
         LIMIT 1) c ON true
-    -- The reason why the addresses of the table's sessions cannot be read. The index by address shows with which column
-    -- the table was attached.
+    -- The reason why the addresses of the table's sessions cannot be read. The index on addresses shows which address
+    -- column the table had when it was attached.
     CROSS JOIN LATERAL (
         SELECT COALESCE(
             CASE WHEN c.place OPERATOR(pg_catalog.=) 1 THEN c.reason END,
@@ -112,7 +112,8 @@ CREATE VIEW attached_tables AS
              ) w(name, of_partitions, type, function)
           ON w.of_partitions
           OR r.oid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid
-             -- A child need not have the TRUNCATE trigger, because TimescaleDB does not copy it to the chunks of a table.
+             -- An inheritance child may lack the TRUNCATE trigger, because TimescaleDB does not copy this trigger to the chunks of
+             -- a table.
              AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid OPERATOR(pg_catalog.=) r.oid)
         LEFT JOIN pg_catalog.pg_trigger t
           ON t.tgrelid OPERATOR(pg_catalog.=) r.oid AND t.tgname OPERATOR(pg_catalog.=) w.name

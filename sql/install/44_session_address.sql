@@ -1,9 +1,10 @@
--- Parses the address of a session in SQL, as the trigger does.
+-- Functions that parse the address of a session in SQL, in the same way as the trigger of session tables.
 
--- The type of the keys of indexes on addresses. For each function in an index expression, PostgreSQL checks that the
--- inserting role has the privilege EXECUTE. If the expression casts a column to a type, PostgreSQL does not check the
--- input function of the type. So revoking privileges cannot prevent a session from being stored. The input function
--- cannot return null, so 0.0.0.0/0 stands for a text that is not an address.
+-- The expressions of indexes on addresses cast to this type instead of calling a function. For each function in an
+-- index expression, PostgreSQL checks that the inserting role has the privilege EXECUTE. For a cast to a type,
+-- PostgreSQL does not check this privilege on the input function of the type. So an INSERT of a session cannot fail
+-- after privileges were revoked. The input function cannot return null, so 0.0.0.0/0 stands for a text that is not an
+-- address.
 CREATE TYPE parsed_address;
 CREATE FUNCTION parsed_address_in(cstring) RETURNS parsed_address
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'parsed_address_in_wrapper';
@@ -19,7 +20,7 @@ COMMENT ON CAST (parsed_address AS inet) IS
     'cast for index expressions on address columns; needs no conversion, because both types have the same binary representation';
 
 -- The functions are written in SQL and are not STRICT, so that the planner inlines them. After inlining, the planner
--- finds that the expression is the one of the index by address.
+-- recognises the expression of the index on addresses.
 CREATE FUNCTION session_address(ip text) RETURNS inet
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE WHEN ip::@extschema@.parsed_address::pg_catalog.inet OPERATOR(pg_catalog.<>) '0.0.0.0/0'::pg_catalog.inet

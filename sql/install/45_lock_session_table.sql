@@ -44,22 +44,25 @@ BEGIN
             HINT = 'Call attach_session_table() without add_foreign_key => true. Or use an ordinary column, and fill the column in a BEFORE trigger.';
     END IF;
     arguments := format('%L, %L', attached.ip_column, COALESCE(attached.time_column, ''));
-    -- Each command waits for its own lock. Without the lock taken here, the name could mean another table after such a wait.
+    -- Each of the following commands waits for its own lock. Without the lock that is taken here, the name of the table could refer
+    -- to another table after such a wait.
     PERFORM @extschema@.lock_session_table(rel, false);
     IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = rel AND t.tgname = 'COWRIE_ENRICH_reference') THEN
-        -- The column must contain addresses in the form that ip_inventory has.
+        -- With the argument 'canonical', the trigger writes addresses into the column in the form that ip_inventory
+        -- has.
         EXECUTE format(
             'CREATE OR REPLACE TRIGGER zz_cowrie_enrich_snapshot BEFORE INSERT OR UPDATE
              ON %s FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s, %L)', rel, own, arguments, 'canonical');
-        -- Triggers fire in the order of their names, and "COWRIE" sorts before "RI_", the beginning of the names of
-        -- PostgreSQL's own triggers. So this trigger writes the addresses before PostgreSQL checks the foreign key.
+        -- Triggers fire in the order of their names. The name of this trigger sorts before the names of PostgreSQL's
+        -- own triggers, which begin with "RI_". So this trigger writes the addresses before PostgreSQL checks the
+        -- foreign key.
         EXECUTE format(
             'CREATE CONSTRAINT TRIGGER "COWRIE_ENRICH_reference" AFTER INSERT OR UPDATE
              ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)',
             rel, own, arguments);
     END IF;
-    -- Each partition first gets its own key, which is added without reading rows. If the keys of all partitions are
-    -- valid, adding the key of the partitioned table reads no rows either.
+    -- First adds a separate foreign key to each partition, without reading rows. If the foreign keys of all partitions
+    -- are valid, adding the foreign key of the partitioned table also reads no rows.
     FOR part IN
         SELECT t.relid
         FROM (SELECT rel AS relid WHERE NOT is_partitioned
@@ -76,7 +79,7 @@ BEGIN
                   AND c.confrelid = '@extschema@.ip_inventory'::regclass AND c.conname = 'cowrie_enrich_address') THEN
         RETURN;
     END IF;
-    -- Validates the keys of the partitions, as the owner of each partition.
+    -- This call validates the foreign keys of the partitions, as the owner of each partition.
     PERFORM @extschema@.create_address_key(rel, attached.ip_column);
 END
 $$;

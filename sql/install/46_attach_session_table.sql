@@ -1,7 +1,7 @@
 -- Attaches and detaches session tables.
 
--- Reads only the catalogs, so no code of the table owner runs. The estimated number of rows comes from the catalogs,
--- too. PostgreSQL stored it there when it built the index.
+-- Reads only the system catalogs, so no code of the table's owner runs. The estimated number of rows also comes from
+-- the system catalogs, where PostgreSQL stored this number when it built the index.
 CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column name, OUT finding text, OUT remedy text)
     RETURNS SETOF record
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -52,7 +52,7 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
         FROM snapshot_column s
         WHERE s.length > 0 AND s.atttypid IN ('varchar'::regtype, 'bpchar'::regtype)
           AND CASE WHEN s.attname = 'snapshot_country' THEN s.length <> 2 AND (s.length < 2 OR s.atttypid = 'bpchar'::regtype)
-                   -- The longest of the known types is DATACENTER.
+                   -- DATACENTER is the longest known type, with 10 letters.
                    ELSE s.length < 10 OR s.atttypid = 'bpchar'::regtype END
         UNION ALL
         SELECT 5, format('Column %I of %s has a default. The extension treats the default as a value that the client wrote.', s.attname, s.rel),
@@ -65,7 +65,7 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
         FROM snapshot_column s
         WHERE s.attnotnull
         UNION ALL
-        -- BEFORE triggers for rows: bits 1 and 2; INSERT or UPDATE: bits 4 and 16.
+        -- Bits of tgtype: 1 and 2 are set for a BEFORE trigger for each row. 4 is INSERT, and 16 is UPDATE.
         SELECT 7, format('The extension does not see the changes that trigger %I on %s makes, because that trigger fires after the trigger of the extension.',
                          t.tgname, t.tgrelid::regclass),
                format('Rename trigger %I on %s to a name that sorts before zz_cowrie_enrich_snapshot.', t.tgname, t.tgrelid::regclass)
@@ -160,7 +160,7 @@ BEGIN
             DETAIL = 'The rows of a foreign table are on another server, so the extension could neither fill null snapshot columns of the partition nor recount its sessions.',
             HINT = format('Detach the partition with ALTER TABLE %s DETACH PARTITION %s, or install the extension on the server that stores the sessions.', rel, seen.rel);
     END IF;
-    -- A partition of an attached table has the parent's triggers already.
+    -- A partition of an attached table already has the triggers of its partitioned table.
     SELECT a.rel INTO seen
     FROM pg_partition_ancestors(attach_session_table.rel) p JOIN @extschema@.attached_tables a ON a.rel = p.relid
     WHERE p.relid <> attach_session_table.rel LIMIT 1;
@@ -178,7 +178,7 @@ BEGIN
             HINT = format('First call detach_session_table(%L).', seen.rel);
     END IF;
     IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
-        -- EXECUTE, because the table exists only where Citus is installed.
+        -- Uses EXECUTE, because the table pg_dist_partition exists only if Citus is installed.
         EXECUTE 'SELECT FROM pg_catalog.pg_dist_partition d WHERE d.logicalrelid::oid = $1' USING rel::oid;
         GET DIAGNOSTICS distributed = ROW_COUNT;
         IF distributed > 0 THEN
@@ -189,9 +189,9 @@ BEGIN
         END IF;
     END IF;
 
-    -- From here on, the names of the tables keep their meaning. If triggers must be dropped or columns added, the lock
-    -- also blocks readers. The strongest lock is taken at once, because a transaction that waits for a stronger lock
-    -- can deadlock.
+    -- Because of this lock, other transactions can no longer rename or drop the tables. If triggers must be dropped or
+    -- columns must be added, the lock also blocks readers. The strongest necessary lock is taken at once, because a
+    -- transaction that later waits for a stronger lock can deadlock.
     members := @extschema@.lock_session_table(rel,
         EXISTS (SELECT FROM pg_trigger t
                 WHERE t.tgrelid = rel
@@ -233,7 +233,8 @@ BEGIN
             WHERE w.name IS NOT NULL
         LOOP
             IF seen.type IS NULL THEN
-                -- A missing column of a child comes from its parent.
+                -- If a snapshot column is missing, it is added to this table later, or inherited when it is added to
+                -- the parent table.
                 CONTINUE WHEN seen.what = 'snapshot';
                 RAISE EXCEPTION USING ERRCODE = 'undefined_column',
                     MESSAGE = format('column %I of %s does not exist', seen.name, member),
@@ -281,15 +282,16 @@ BEGIN
                        WHERE c.conname = 'cowrie_enrich_address' AND c.confrelid = '@extschema@.ip_inventory'::regclass
                          AND (c.conrelid = ANY (members::oid[]) OR c.conrelid IN (SELECT t.relid FROM pg_partition_tree(rel) t)));
     PERFORM @extschema@.detach_session_table(rel);
-    -- A session's INSERT never waits for a new mmdb file. So this lookup puts the configured files into service
-    -- first.
+    -- The INSERT of a session never waits until a new mmdb file is in service. So this lookup puts the configured files
+    -- into service before the first INSERT.
     PERFORM @extschema@.ip_asn('192.0.2.1'::inet);
     FOREACH member IN ARRAY members LOOP
-        -- Another extension may copy the triggers and indexes of a parent to its children, as TimescaleDB does.
+        -- Another extension, such as TimescaleDB, may already have copied the triggers and indexes of a parent table to
+        -- its children.
         IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = member AND t.tgname = 'zz_cowrie_enrich_snapshot') THEN
-            -- Fires on every UPDATE, because a BEFORE trigger of the user may change an address that the statement does not name.
-            -- The name begins with "zz", because BEFORE triggers fire in the order of their names. This trigger must see the
-            -- address that the user's triggers set.
+            -- The trigger fires on every UPDATE, because a BEFORE trigger of the user may change the address even if the UPDATE
+            -- does not set the address. BEFORE triggers fire in the order of their names. The name of this trigger begins with
+            -- "zz", because it must see the address that the user's triggers have set.
             EXECUTE format(
                 'CREATE TRIGGER zz_cowrie_enrich_snapshot BEFORE INSERT OR UPDATE
                  ON %s FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)', member, own, arguments);
@@ -304,8 +306,8 @@ BEGIN
                 'CREATE TRIGGER zz_cowrie_enrich_truncate BEFORE TRUNCATE
                  ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s.forget_sessions(%s)', member, own, arguments);
         END IF;
-        -- The worker finds sessions with incomplete snapshots by this index, which contains only such sessions. While no source of
-        -- types is enabled, a session with all values except the type counts as complete. Otherwise the index would contain every
+        -- The worker finds sessions with null snapshot columns by this index, which contains only such sessions. While no source of
+        -- types is enabled, the index leaves out a session in which only the type is null. Otherwise the index would contain every
         -- session.
         IF NOT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
                        WHERE i.indrelid = member AND c.relname LIKE '%cowrie\_enrich\_waiting%') THEN
@@ -316,19 +318,20 @@ BEGIN
             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = ip_column
             WHERE c.oid = member;
             index_name := present.index_name;
-            -- In a longer name, the end that identifies the index would be cut off.
+            -- PostgreSQL cuts a name after 63 bytes. The cut part would contain the end of the name, which identifies
+            -- the index.
             IF octet_length(index_name) > 63
                OR EXISTS (SELECT FROM pg_class c WHERE c.relname = index_name AND c.relnamespace = present.relnamespace) THEN
                 index_name := 'cowrie_enrich_waiting_' || member::oid;
             END IF;
-            -- Uses no function of the extension, because PostgreSQL would check the privilege of each role that
-            -- inserts.
+            -- The index expression calls no function of the extension, because PostgreSQL would check the privilege
+            -- EXECUTE of each role that inserts a session.
             EXECUTE format(
                 'CREATE INDEX %I ON %s ((%s::%s.parsed_address::inet)) WHERE snapshot_asn IS NULL OR snapshot_country IS NULL%s',
                 index_name, member, present.address_text, own,
                 CASE WHEN @extschema@.sessions_wait_for_types() THEN ' OR snapshot_ip_type IS NULL' ELSE '' END);
         END IF;
-        -- Null keeps an option of an earlier call.
+        -- If an argument is null, the option keeps its value from an earlier call.
         IF run_triggers IS NOT NULL OR trust_input IS NOT NULL THEN
             PERFORM @extschema@.set_session_table_options(member, run_triggers, trust_input);
         END IF;
@@ -369,8 +372,9 @@ BEGIN
             MESSAGE = 'could not run detach_session_table() in a read-only transaction',
             HINT = 'Repeat the call in a read-write transaction on the primary.';
     END IF;
-    -- A table, view or other relation without these objects has nothing to remove. A view cannot be locked like a table. Triggers
-    -- that a partition inherits are removed with the triggers of its partitioned table.
+    -- If a relation has none of these objects, there is nothing to remove. Returns before the lock, because the relation may be a
+    -- view, and a view cannot be locked like a table. Triggers that a partition inherits are removed with the triggers of its
+    -- partitioned table.
     IF NOT EXISTS (SELECT FROM pg_trigger t
                    WHERE t.tgrelid = rel AND t.tgparentid = 0
                      AND t.tgfoid IN ('@extschema@.enrich_session()'::regprocedure, '@extschema@.forget_sessions()'::regprocedure))
@@ -387,7 +391,8 @@ BEGIN
         RETURN;
     END IF;
     members := @extschema@.lock_session_table(rel, true);
-    -- Children come first. If the parent came first, TimescaleDB would remove the parent's trigger from its chunks too.
+    -- Detaches the children before their parent. In the opposite order, TimescaleDB would remove the triggers from the
+    -- chunks together with the triggers of the parent.
     FOR member IN SELECT m.rel FROM unnest(members) WITH ORDINALITY m(rel, n) ORDER BY m.n DESC LOOP
         -- The foreign keys of the table itself, and separate foreign keys of its partitions.
         FOR ours IN
@@ -405,7 +410,8 @@ BEGIN
             SELECT t.tgname FROM pg_trigger t
             WHERE t.tgrelid = member AND t.tgparentid = 0
               AND (t.tgfoid IN ('@extschema@.enrich_session()'::regprocedure, '@extschema@.forget_sessions()'::regprocedure)
-                   -- A trigger with this name may have been replaced by a trigger of another function.
+                   -- A user may have replaced a trigger of the extension by a trigger with the same name that calls
+                   -- another function.
                    OR t.tgname IN ('zz_cowrie_enrich_snapshot', 'zz_cowrie_enrich_count', 'zz_cowrie_enrich_truncate', 'COWRIE_ENRICH_reference'))
         LOOP
             EXECUTE format('DROP TRIGGER %I ON %s', ours.tgname, member);

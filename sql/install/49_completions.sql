@@ -1,10 +1,11 @@
--- Sessions that an answer may still complete, and the processes that complete them.
+-- Sessions whose null snapshot columns may still be filled, and the processes that fill these columns.
 --
--- A commit appends to incomplete_session without waiting. The worker moves these rows into session_completion. A
--- process that runs as the owner of the table leases the due rows, completes the sessions, and records the outcome in the rows.
+-- A commit appends to incomplete_session without waiting. The worker moves these rows into session_completion. A process that runs
+-- as the owner of the session table leases the rows that are due, completes the sessions, and stores the outcome in the leased
+-- rows.
 --
--- Order of locks: rows of session_completion in key order, after jobs, networks and addresses. No process holds a
--- lock on one of these tables while it runs code of a table owner.
+-- A transaction locks rows of session_completion after jobs, networks and addresses, and in the order of their primary
+-- keys. While a process runs code of a table's owner, the process holds no lock on one of these tables.
 
 CREATE TABLE incomplete_session (
     rel           regclass NOT NULL,
@@ -13,10 +14,11 @@ CREATE TABLE incomplete_session (
     lacks_country boolean NOT NULL DEFAULT true,
     lacks_ip_type boolean NOT NULL DEFAULT true
 );
--- Like the tables of pending counts, this table has no key. Without a replica identity, a publication FOR ALL TABLES
--- would refuse the extension's deletes.
+-- The table has no primary key, like the tables of pending counts. Without a replica identity, the server would refuse
+-- the extension's deletes if the table is in a publication FOR ALL TABLES.
 ALTER TABLE incomplete_session REPLICA IDENTITY FULL;
--- A dump leaves out rows of dropped tables, because in another database another table may have the OID.
+-- A dump leaves out the rows of dropped session tables. In the database into which the dump is restored, another table
+-- may have the OID of a dropped table.
 SELECT pg_catalog.pg_extension_config_dump('incomplete_session', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE incomplete_session IS
     'tables and addresses of new sessions that have null snapshot columns; the worker moves these rows to session_completion';
@@ -40,8 +42,8 @@ CREATE TABLE session_completion (
     PRIMARY KEY (ip_address, rel)
 );
 CREATE INDEX session_completion_due_idx ON session_completion (rel, due_at) WHERE due_at IS NOT NULL;
--- A row is updated at each visit, and deleted when all its sessions are complete. So vacuum must not wait until a fifth
--- of the table has changed.
+-- A row is updated each time a process visits the sessions of its address, and deleted when all these sessions are
+-- complete. So autovacuum must not wait until a fifth of the table has changed.
 ALTER TABLE session_completion SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 SELECT pg_catalog.pg_extension_config_dump('session_completion', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_completion IS

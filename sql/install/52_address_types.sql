@@ -1,5 +1,5 @@
--- Types of addresses from all sources. Each query reads the present files for the types that the files contain. The
--- extension does not store these types, because a new file may change them.
+-- Types of addresses from all sources. Types from files are read from the present files in each query. The extension
+-- does not store types from files, because a new file may contain other types.
 
 CREATE FUNCTION stored_types_of(
     enrichment jsonb, OUT type text, OUT source text, OUT provider text, OUT stated_at timestamptz)

@@ -1,4 +1,4 @@
--- The workers and the providers.
+-- Functions and views about the workers and the providers.
 
 CREATE FUNCTION worker_status(
     OUT role text, OUT database text, OUT pid integer, OUT state text, OUT since timestamptz,

@@ -1,4 +1,4 @@
--- Metrics: as rows, in Prometheus' text format, and in the format of the status files.
+-- Functions that return the metrics as rows, in the text format of Prometheus, and in the format of the status files.
 
 CREATE FUNCTION enrich_metrics(OUT name text, OUT type text, OUT labels jsonb, OUT value double precision)
     RETURNS SETOF record

@@ -1,5 +1,5 @@
--- Calls of procedures that process whole tables, one transaction per batch: the running process, the progress, and
--- the last result.
+-- The state of procedure calls. These procedures process whole tables in batches, with one transaction for each batch.
+-- The state is the process that runs the call, the progress, and the last result.
 
 CREATE TABLE procedure_call (
     procedure        text NOT NULL,
@@ -18,7 +18,8 @@ CREATE TABLE procedure_call (
     resume_at        jsonb,
     PRIMARY KEY (procedure, relation)
 );
--- Rows are not dumped, because a running call belongs to a process, and table OIDs differ between databases.
+-- A dump contains no rows of this table, because a running call belongs to a process of this server, and the OIDs of
+-- tables differ between databases.
 SELECT pg_catalog.pg_extension_config_dump('procedure_call', 'WHERE false');
 COMMENT ON TABLE procedure_call IS
     'last call of each procedure that works in batches, such as backfill_sessions(): one row for each procedure and processed table; the view enrich_progress shows running calls';
@@ -41,7 +42,8 @@ CREATE VIEW enrich_progress AS
     SELECT c.procedure, NULLIF(c.relation, 0::pg_catalog.oid)::pg_catalog.regclass AS relation, l.pid, c.phase, c.done, c.total,
            pg_catalog.round(c.done OPERATOR(pg_catalog./) NULLIF(t.seconds, 0::pg_catalog.numeric), 1) AS rate,
            c.started_at, c.phase_started_at, c.updated_at,
-           -- The remaining time is at most a century. Otherwise a jump of the clock could cause an out-of-range error.
+           -- Limits the remaining time to a century. Otherwise a jump of the system clock could cause an out-of-range
+           -- error.
            CASE WHEN c.done OPERATOR(pg_catalog.>) 0 THEN c.updated_at OPERATOR(pg_catalog.+) pg_catalog.make_interval(
                secs => LEAST(t.seconds OPERATOR(pg_catalog.*) GREATEST(c.total OPERATOR(pg_catalog.-) c.done, 0)
                         OPERATOR(pg_catalog./) c.done, 3155760000)::double precision) END AS estimated_end

@@ -1,4 +1,5 @@
--- Creating networks from the known addresses, and renewing stale answers: answers that have expired or are missing.
+-- Procedures that create the networks of known addresses, and that renew stale answers. An answer is stale if it has
+-- expired or is missing.
 
 CREATE PROCEDURE build_asn_inventory(
     batch_size integer DEFAULT 1000, progress boolean DEFAULT true, verbose boolean DEFAULT false)
@@ -6,7 +7,8 @@ CREATE PROCEDURE build_asn_inventory(
 COMMENT ON PROCEDURE build_asn_inventory(integer, boolean, boolean) IS
     'create rows in asn_inventory for the networks in ip_inventory.enrichment, and fill missing metadata of existing rows; commits after each batch; the call can be repeated';
 
--- The order of the conditions matters for a network of several kinds: the kind with the shortest lifetime comes first.
+-- A network can have several kinds. The function returns the kind whose answers have the shortest lifetime, so the
+-- order of the conditions matters.
 CREATE FUNCTION network_kind(asn_type text, is_datacenter boolean, is_vpn boolean) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$

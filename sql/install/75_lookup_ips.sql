@@ -1,5 +1,5 @@
--- Lists of addresses. Looking up a list writes nothing and sends no request to a provider. So it also works on a
--- standby.
+-- Functions that look up lists of addresses. They write nothing and send no request to a provider, so they also work on
+-- a standby.
 
 CREATE FUNCTION lookup_ips(
     addresses text[], OUT line integer, OUT input text, OUT ip_address inet, OUT error text, OUT is_bogon boolean,

@@ -1,9 +1,9 @@
--- Functions and views for analysis. Session tables belong to users, and these tables can have any name. So a query that
--- reads sessions is built in each call, and runs with the rights of the caller. Queries that read only the inventories
--- are plain views.
+-- Functions and views for analysis. Session tables belong to users and can have any name. So each call of a function
+-- that reads sessions builds its query, and runs the query with the rights of the caller. Queries that read only the
+-- inventories are views.
 --
--- Snapshots contain the network of a session, so sessions need no join. Only the groups are joined to asn_inventory,
--- for the names of the networks.
+-- The snapshot columns of a session contain its network, so the queries need no join for each session. They group the
+-- sessions first, and join only the groups to asn_inventory, to get the names of the networks.
 
 CREATE FUNCTION attached_columns(
     rel regclass, OUT ip_column text, OUT time_column text, OUT is_intact boolean)
@@ -24,8 +24,8 @@ CREATE FUNCTION campaign_query(rel regclass, condition text DEFAULT 'true', stor
 COMMENT ON FUNCTION campaign_query(regclass, text, text) IS
     'text of the query that campaign_networks() runs for the same arguments, so that you can EXPLAIN or adapt the query';
 
--- The functions that read sessions take a condition from the caller. They set no search_path, because the names in the
--- condition must be resolved with the caller's search_path. The condition may only read.
+-- The functions that read sessions take a condition from the caller. They set no search_path, because PostgreSQL must
+-- resolve the names in the condition with the caller's search_path. The condition must not write.
 CREATE FUNCTION campaign_networks(
     rel regclass, condition text DEFAULT 'true', stored_time_zone text DEFAULT 'UTC', OUT asn_number bigint, OUT organization_name text,
     OUT asn_type text, OUT countries text[], OUT ip_types text[], OUT sessions bigint, OUT addresses bigint,
@@ -99,8 +99,8 @@ COMMENT ON VIEW network_activity IS
 COMMENT ON COLUMN network_activity.session_percent IS
     'sessions of this network as a percentage of the sessions of all networks';
 
--- Looks up the previous row for each row of the history. A window function would read the whole history. So a query
--- about one address, one network or the last week reads only the rows that it needs.
+-- Looks up the previous row of the history for each row. So a query about one address, one network or the last week
+-- reads only the rows that the query needs. A window function would read the whole history in each query.
 CREATE VIEW moved_addresses AS
     SELECT h.ip_address, b.asn_number AS asn_before, nb.organization_name AS organization_before,
            h.asn_number AS asn_after, na.organization_name AS organization_after,
@@ -137,8 +137,9 @@ COMMENT ON VIEW persistent_addresses IS
     'addresses whose first and last session are at least one day apart, in descending order of the time between these sessions; recent sessions are missing until the worker or fold_statistics() adds their counts';
 COMMENT ON COLUMN persistent_addresses.seen_over IS 'time between the first and the last session from the address';
 
--- The indexes are covering: campaign_networks(), session_timeline() and a comparison with the inventory read only
--- columns that the indexes contain. The index by time also contains the sensor, because timelines can be grouped by it.
+-- The indexes contain all columns that campaign_networks(), session_timeline() and a comparison with the inventory
+-- read, so index-only scans are possible. The index by time also contains the column of the sensor, because timelines
+-- can be grouped by sensor.
 CREATE FUNCTION session_index_commands(rel regclass, writers_wait boolean DEFAULT false) RETURNS SETOF text
     LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -162,7 +163,8 @@ BEGIN
             HINT = 'Call attach_session_table() for the table first.';
     END IF;
     SELECT c.relname, c.relnamespace, n.nspname,
-           -- CREATE INDEX CONCURRENTLY does not support partitioned tables, so their writers have to wait.
+           -- CREATE INDEX CONCURRENTLY does not support partitioned tables. So while an index of a partitioned table is
+           -- built, writers of the table wait.
            CASE WHEN writers_wait OR c.relkind = 'p' THEN '' ELSE ' CONCURRENTLY' END AS how
     INTO owner_table FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = rel;
     seen := COALESCE(', ' || quote_ident(attached.time_column), '');
@@ -177,8 +179,8 @@ BEGIN
             ('by_country', 'snapshot_country' || seen, ''),
             ('by_ip_type', 'snapshot_ip_type' || seen, ' WHERE snapshot_ip_type IS NOT NULL'),
             ('by_time', quote_ident(attached.time_column), ''),
-            -- The same expression as the body of session_address(). An index that called the function would require the privilege
-            -- EXECUTE for each role that inserts.
+            -- The expression is the same as in the body of session_address(). If the index called this function, each role that
+            -- inserts sessions would need the privilege EXECUTE on the function.
             ('by_address', format(CASE WHEN attached.is_inet
                 THEN '(pg_catalog.host(%1$I)::%2$s.parsed_address::pg_catalog.inet)'
                 ELSE '(CASE WHEN %1$I::pg_catalog.text::%2$s.parsed_address::pg_catalog.inet OPERATOR(pg_catalog.<>) ''0.0.0.0/0''::pg_catalog.inet'
@@ -192,7 +194,7 @@ BEGIN
         WHERE i.indrelid = rel AND strpos(c.relname::text, 'cowrie_enrich_' || wanted.name) > 0;
         CONTINUE WHEN FOUND AND present.indisvalid;
         IF FOUND THEN
-            -- The index remained after a CREATE INDEX CONCURRENTLY that failed.
+            -- An earlier CREATE INDEX CONCURRENTLY has failed and left this invalid index.
             RETURN NEXT format('DROP INDEX%s %I.%I', owner_table.how, owner_table.nspname, present.relname);
         END IF;
         index_name := left(owner_table.relname::text, 36) || '_cowrie_enrich_' || wanted.name;
@@ -215,7 +217,7 @@ DECLARE
     command text;
 BEGIN
     FOREACH member IN ARRAY @extschema@.lock_session_table(rel, false) LOOP
-        -- A child that is not attached has no snapshots.
+        -- An inheritance child that is not attached has no snapshot columns.
         CONTINUE WHEN member <> rel AND NOT EXISTS (SELECT FROM @extschema@.attached_tables a WHERE a.rel = member);
         FOR command IN SELECT @extschema@.session_index_commands(member, true) LOOP
             EXECUTE command;

@@ -1,6 +1,6 @@
--- Prefixes: sessions by announced prefix, and lists for firewalls. The caller names a session table. The functions read
--- the table by calling campaign_addresses(), with the rights of the caller. They can set search_path, because they
--- evaluate no condition of the caller.
+-- Functions about prefixes: the sessions of each announced prefix, and the sizes of prefixes for blocklists. The
+-- functions read the caller's session table through campaign_addresses(), with the rights of the caller. They can set
+-- search_path, because they evaluate no condition of the caller.
 
 CREATE FUNCTION announced_prefix(enrichment jsonb) RETURNS cidr
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'announced_prefix_wrapper';
@@ -11,8 +11,8 @@ CREATE FUNCTION contains_bogon(prefix cidr) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'contains_bogon_wrapper';
 COMMENT ON FUNCTION contains_bogon(cidr) IS 'true if the prefix contains at least one bogon';
 
--- Known prefixes come from answers about single addresses and from answers about blocks. An address without an answer
--- belongs to the longest known prefix that contains it.
+-- Known prefixes come from answers about single addresses and from answers about blocks. If an address has no answer,
+-- the function uses the longest known prefix that contains the address.
 CREATE FUNCTION session_prefixes(
     rel regclass, since timestamptz DEFAULT NULL, stored_time_zone text DEFAULT 'UTC',
     OUT ip_address inet, OUT prefix cidr, OUT is_announced boolean,

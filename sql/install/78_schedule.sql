@@ -1,7 +1,8 @@
--- Schedules procedures with pg_cron if it is installed. The extension does not need it: any other scheduler can run
--- the same statements.
+-- Schedules procedures with pg_cron if pg_cron is installed. The extension does not need pg_cron, because any other
+-- scheduler can run the same statements.
 
--- A job is one statement. pg_cron sends several statements as one transaction, in which a procedure cannot commit.
+-- Each job contains only one statement. pg_cron runs several statements of a job in one transaction, and a procedure
+-- cannot commit in such a transaction.
 CREATE VIEW default_schedule AS
     SELECT j.jobname, j.schedule, j.command, j.purpose
     FROM (VALUES
@@ -71,7 +72,7 @@ BEGIN
                format('CALL %s.expire_addresses(%L)', '@extschema@', expire_after)
         WHERE expire_after IS NOT NULL
     LOOP
-        -- Replaces a job of the same name and role.
+        -- This call replaces an existing job with the same name and role.
         PERFORM cron.schedule(job.jobname, job.schedule, job.command);
         SELECT job.jobname, job.schedule, job.command INTO jobname, schedule, command;
         RETURN NEXT;

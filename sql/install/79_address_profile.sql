@@ -94,8 +94,8 @@ CREATE FUNCTION address_profile(ip inet, rel regclass DEFAULT NULL, stored_time_
 DECLARE
     profile jsonb := @extschema@.address_facts(ip);
     address_column text;
-    -- The cast to the column's type makes the call match exactly. Otherwise a function that another role created could
-    -- match better.
+    -- The argument is cast to the type of the address column, so that its type matches the parameter exactly. Otherwise
+    -- PostgreSQL could call a function of another role whose parameters match better.
     column_type text;
     days jsonb;
 BEGIN

@@ -1,4 +1,4 @@
--- Lists for firewalls.
+-- Lists of addresses, prefixes or networks that firewalls block.
 
 CREATE TABLE blocklist_exception (
     prefix     cidr UNIQUE CONSTRAINT blocklist_exception_mapped_check
@@ -8,8 +8,8 @@ CREATE TABLE blocklist_exception (
     added_at   timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT blocklist_exception_target_check CHECK (num_nonnulls(prefix, asn_number) = 1)
 );
--- The table has no primary key, because one of its two target columns is null in each row. It needs a replica identity,
--- because otherwise a publication FOR ALL TABLES would refuse deletes.
+-- In each row, either the prefix or the network is null, so the table cannot have a primary key. Without a replica
+-- identity, the server would refuse deletes if the table is in a publication FOR ALL TABLES.
 ALTER TABLE blocklist_exception REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('blocklist_exception', '');
 COMMENT ON TABLE blocklist_exception IS
@@ -20,8 +20,8 @@ COMMENT ON COLUMN blocklist_exception.asn_number IS
     'ASN of a network; blocklist() returns no address of this network; null if the row is about a prefix';
 COMMENT ON COLUMN blocklist_exception.note IS 'reason for the exception; the extension does not use this text';
 
--- Compares the values as text, because a client may have written any values into the document. A comparison as text
--- never fails.
+-- Compares the values of the document as text. A client may have written any values into the document, and a comparison
+-- as text never fails.
 CREATE FUNCTION is_benign_of(enrichment jsonb) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN COALESCE(
@@ -100,7 +100,7 @@ BEGIN
           AND NOT EXISTS (
               SELECT FROM unnest(c.prefixes) u(prefix) WHERE @extschema@.contains_benign_scanner(u.prefix))
           AND (blocklist.unit = 'asn' OR NOT @extschema@.contains_bogon(c.prefix))
-          -- Addresses without a session since then count as well.
+          -- Also finds benign addresses and exceptions of addresses that had no session in the period.
           AND NOT EXISTS (
               SELECT FROM @extschema@.ip_inventory i
               WHERE i.ip_address >= c.prefix::inet AND i.ip_address <= set_masklen(broadcast(c.prefix), CASE c.family WHEN 4 THEN 32 ELSE 128 END)

@@ -1,6 +1,7 @@
 -- Erasing addresses.
 
--- Each word that may be an address is parsed in the same way as in the triggers of session tables. So all spellings are found.
+-- Parses each word that may be an address in the same way as the triggers of session tables do. So the function finds every
+-- spelling of an address.
 CREATE FUNCTION mentions_address(content text, ips inet[]) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (
@@ -9,8 +10,8 @@ CREATE FUNCTION mentions_address(content text, ips inet[]) RETURNS boolean
         CROSS JOIN LATERAL (VALUES (m.parts[1]), (rtrim(m.parts[1], '.:')),
             (substring(m.parts[1] FROM '[0-9]+[.][0-9]+[.][0-9]+[.][0-9]+'))) w(word)
         WHERE @extschema@.session_address(w.word) = ANY ($2)
-           -- The bytes in hex, also of an IPv4-mapped address. The result of inet_send() has four other bytes before the
-           -- bytes of the address.
+           -- Also finds the bytes of an address in hexadecimal form, including the bytes of an IPv4-mapped address. The result of
+           -- inet_send() has four other bytes before the bytes of the address.
            OR CASE WHEN w.word ~ '^([0-9A-Fa-f]{8}|[0-9A-Fa-f]{32})$'
               THEN regexp_replace(lower(w.word), '^0{20}ffff(?=.{8}$)', '')
                    = ANY (SELECT encode(substring(inet_send(u.ip) FROM 5), 'hex') FROM unnest($2) u(ip)) END)
@@ -29,8 +30,8 @@ CREATE PROCEDURE expire_addresses(
 COMMENT ON PROCEDURE expire_addresses(interval, regclass, boolean) IS
     'erase the addresses of sessions older than older_than, in one attached table or in all attached tables. Then erase addresses without a newer session from all tables of the extension. Commits after each batch. The call can be repeated';
 
--- Reads the job from a table of pg_cron. The function reads only a table that belongs to the extension pg_cron, because
--- other roles may create a schema with the name "cron".
+-- Reads the scheduled job from a table of pg_cron. Another role may have created a schema with the name "cron". So the
+-- function reads the table only if it belongs to the extension pg_cron.
 CREATE FUNCTION erasure_status(OUT failed_calls bigint, OUT last_expiry timestamptz, OUT is_scheduled boolean)
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -53,7 +54,8 @@ BEGIN
             WHERE j.active AND j.database = current_database() AND strpos(j.command, 'expire_addresses') > 0);
     END IF;
 EXCEPTION
-    -- The owner of the extension may not read the table, or another version of pg_cron has other columns.
+    -- The owner of the extension has no right to read the table of pg_cron, or this version of pg_cron has other
+    -- columns.
     WHEN insufficient_privilege OR undefined_column OR undefined_function THEN
         is_scheduled := false;
 END

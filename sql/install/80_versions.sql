@@ -1,4 +1,5 @@
--- Versions: an upgrade changes the files, the running server and the objects of this script at different times.
+-- Functions about versions. An upgrade changes the installed files, the library in the running server, and the SQL
+-- objects at different times, so their versions can differ.
 
 CREATE FUNCTION library_version() RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'library_version_wrapper';

@@ -1,13 +1,14 @@
--- Triggers for restoring a dump. The extension creates the foreign key from addresses to networks, so the key exists
--- before any row. Several jobs of pg_restore load tables in any order, so an address may come before its network. Then
--- a trigger creates a row for the network, with only its number. The dumped row replaces it later. The triggers
--- recognise pg_restore by its application_name. Any client can set this name, so the triggers fire only for a
--- superuser.
+-- Triggers for restoring a dump. CREATE EXTENSION creates the foreign key from addresses to networks, so this foreign
+-- key exists before the first row is restored. If pg_restore runs several jobs, they load tables in any order, so an
+-- address may be restored before its network. In this case a trigger creates a row for the network, which has only the
+-- ASN. The row from the dump later replaces this row. The triggers recognise pg_restore by its application_name. Any
+-- client can set this name, so the triggers fire only for a superuser.
 
 CREATE FUNCTION addresses_restored() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- Waits until jobs of pg_restore that are loading networks are done. Jobs that load networks later wait for this transaction.
+    -- Waits until those jobs of pg_restore that are loading networks are done. A job that starts to load networks later waits for
+    -- this transaction.
     LOCK TABLE @extschema@.asn_inventory IN SHARE ROW EXCLUSIVE MODE;
     RETURN NULL;
 END
@@ -57,8 +58,8 @@ CREATE TRIGGER network_restored BEFORE INSERT ON asn_inventory
           AND current_setting('application_name') = 'pg_restore' AND current_setting('is_superuser') = 'on')
     EXECUTE FUNCTION network_restored();
 
--- A worker starts as soon as the extension is created. So it may store today's quota before pg_restore loads the rows
--- of this table. Then the trigger combines the two rows.
+-- A worker starts as soon as the extension is created. So the worker may store the spent quota of today before
+-- pg_restore loads the rows of this table. In this case the trigger combines the worker's row with the restored row.
 CREATE FUNCTION quota_restored() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -77,8 +78,8 @@ CREATE TRIGGER quota_restored BEFORE INSERT ON provider_quota
           AND current_setting('application_name') = 'pg_restore' AND current_setting('is_superuser') = 'on')
     EXECUTE FUNCTION quota_restored();
 
--- Leases in a dump belong to a worker of another database. The worker of this database ends leases of earlier workers when it
--- starts, perhaps before the restore. So the trigger ends the leases of restored jobs.
+-- The leases in a dump belong to a worker of another database. When the worker of this database starts, it ends the leases of other
+-- workers. But it may start before the jobs are restored. So the trigger ends the leases of restored jobs.
 CREATE FUNCTION job_restored() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

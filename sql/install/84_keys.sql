@@ -1,5 +1,6 @@
--- Foreign keys that other roles created. PostgreSQL checks a key as the owner of the referenced table, and converts the
--- value by any implicit cast. The owner of the type of the referencing column can create such a cast.
+-- Foreign keys that other roles have created to tables of the extension. PostgreSQL checks such a foreign key with the
+-- rights of the owner of the referenced table. For the check, PostgreSQL may convert the referencing value by an
+-- implicit cast. The owner of the type of the referencing column can create such a cast.
 
 CREATE VIEW unsafe_foreign_keys AS
     SELECT c.conrelid::pg_catalog.regclass AS rel, c.conname AS constraint_name,
@@ -19,7 +20,7 @@ CREATE VIEW unsafe_foreign_keys AS
     CROSS JOIN LATERAL (
         SELECT pg_catalog.array_agg(own.attname ORDER BY k.place) AS columns,
                pg_catalog.array_agg(own.atttypid::pg_catalog.regtype ORDER BY k.place) AS types,
-               -- An integer is compared with a bigint by built-in operators.
+               -- PostgreSQL compares an integer with a bigint by built-in operators, so no cast is needed.
                pg_catalog.bool_and(
                    own.atttypid OPERATOR(pg_catalog.=) theirs.atttypid
                    OR (own.atttypid OPERATOR(pg_catalog.=) ANY ('{int2,int4,int8}'::pg_catalog.regtype[]::pg_catalog.oid[])
@@ -39,9 +40,10 @@ COMMENT ON COLUMN unsafe_foreign_keys.types IS
 COMMENT ON COLUMN unsafe_foreign_keys.drop_command IS
     'statement that drops the foreign key; null if a partition inherited the key; in that case, drop the key of the partitioned table';
 
--- When addresses are deleted, the server checks the keys of session tables as the owners of those tables. While it
--- plans the check, code of such an owner can run. Outside a restricted operation, this code could leave a cursor WITH
--- HOLD. The query of the cursor would later run as the user who commits.
+-- When addresses are deleted, the server checks the foreign keys of session tables with the rights of the owners of
+-- these tables. While the server plans the check, code of such an owner can run. Outside a restricted operation, this
+-- code could open a cursor WITH HOLD. At the commit, the query of this cursor would run with the rights of the user who
+-- commits.
 CREATE FUNCTION in_restricted_operation() RETURNS boolean
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'in_restricted_operation_wrapper';
 COMMENT ON FUNCTION in_restricted_operation() IS

@@ -1,7 +1,8 @@
--- Least privilege: revokes privileges that ALTER DEFAULT PRIVILEGES granted on the extension's objects. For example,
--- the honeypot's own manual gives its internet-facing role write access to every future table in "public". This block
--- must stay last. It covers only objects that this transaction adds to the extension, also in subtransactions. An
--- update script ends with the same block. It must keep the privileges that were granted after the installation.
+-- Revokes privileges that ALTER DEFAULT PRIVILEGES has granted on the extension's objects. For example, a honeypot's
+-- manual tells the administrator to give the honeypot's role write access to every future table in "public". This block
+-- must be the last statement that follows the creation of objects. It revokes privileges only on objects that this
+-- transaction has added to the extension, also in subtransactions. An update script ends with the same block, and must
+-- keep the privileges that were granted after the installation.
 DO $$
 DECLARE
     granted record;
@@ -34,11 +35,11 @@ BEGIN
 END
 $$;
 
--- Functions that read only this server's own mmdb files and constants may be called by all roles.
+-- All roles may call the functions that read only constants and the mmdb files of this server.
 GRANT EXECUTE ON FUNCTION ip_country(inet), ip_registered_country(inet), ip_city(inet), ip_location(inet), ip_asn(inet),
     ip_asn_org(inet), maxmind_lookup(inet), mmdb_in_service(text),
     ip_type_entries(inet), contains_benign_scanner(cidr), ip_type_lists(), stored_types_of(jsonb),
-    -- The planner checks these two when it converts a constant.
+    -- The planner checks the privileges on these two functions when it converts a constant.
     parsed_address_in(cstring), parsed_address_out(parsed_address),
     is_bogon(inet), bogon_reason(inet), asn_registry(bigint), is_bogon_asn(bigint), classify_asn(bigint, text), classify_name(text),
     canonical_address(inet), providers(), is_provider(text), may_be_asked(text, inet), lookup_key_of(text, inet), is_lookup_key(text, text),
@@ -47,8 +48,8 @@ GRANT EXECUTE ON FUNCTION ip_country(inet), ip_registered_country(inet), ip_city
     announced_prefix(jsonb), attribution_change_between(bigint, text, bigint, text), contains_bogon(cidr), prefix_size(cidr), is_benign_of(jsonb), document_time(text),
     geo_country_of(jsonb), ip_types_of(jsonb), is_scanner_of(jsonb), is_bogon_of(jsonb) TO PUBLIC;
 
--- Fails if an untrusted owner already has functions with the same names. If the types of the arguments of such a
--- function fitted a call better, PostgreSQL would run it instead of the extension's function.
+-- Raises an error if functions with the same names already exist and belong to an untrusted owner. If the parameters of
+-- such a function matched a call better, PostgreSQL would run that function instead of the function of the extension.
 DO $$
 DECLARE
     lookalike record;

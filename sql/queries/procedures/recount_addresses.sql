@@ -4,7 +4,6 @@
 -- also a difference, and the next fold replaces this time. Returns the number of addresses with sessions, and the
 -- number of differences.
 -- $1 boolean: true if some sessions could not be read. Then no count is reduced, because these sessions may have any address.
--- address.
 WITH counted AS (
     SELECT c.ip_address, sum(c.sessions)::bigint AS sessions, min(c.first_seen) AS first_seen, max(c.last_seen) AS last_seen
     FROM pg_temp.cowrie_enrich_counted c
