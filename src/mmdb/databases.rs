@@ -1,7 +1,7 @@
-//! The maps of a backend, and lookups in them.
+//! The memory maps of the mmdb files in a backend, and lookups in these maps.
 //!
-//! Each setting may name several files. `engine::mmdb::several` says how their values become one answer. With one file,
-//! a lookup reads the one value that it needs.
+//! Each setting may name several files. `engine::mmdb::several` describes how the values of several files are combined. If a
+//! setting names only one file, a lookup reads only the value that it needs.
 
 use std::iter;
 
@@ -21,29 +21,31 @@ pub(super) struct LoadedDatabase {
     pub version: private_copy::Version,
 }
 
-/// The maps of this backend, in the order of the settings. `None` is a file that is not in service.
+/// The memory maps of this backend, in the order of the settings. `None` stands for a file that is not in
+/// service.
 #[derive(Default)]
 pub struct Databases {
     city: Vec<Option<LoadedDatabase>>,
     asn: Vec<Option<LoadedDatabase>>,
     types: TypeFiles,
-    /// Increases with every change of the maps.
+    /// This number increases with every change of the maps.
     version: u64,
-    /// Builds of the files of locations and networks. A stored answer expires when this text changes.
+    /// Text with the builds of the files of locations and networks. When this text changes, stored answers
+    /// expire.
     builds: String,
 }
 
-/// A value, and the files that it comes from.
+/// The result of a lookup, and the files that contain its values.
 pub struct Found<'a, T> {
     pub value: T,
     /// The first file with data about the address.
     pub file: &'a Facts,
-    /// Later files from which `value` has the fields that the first file lacks.
+    /// Later files that contain fields of `value` which the first file lacks.
     pub more: Vec<&'a Facts>,
 }
 
 impl Databases {
-    /// Returns whether no file of locations or networks is loaded.
+    /// Returns true if neither a file of locations nor a file of networks is loaded.
     pub fn is_empty(&self) -> bool {
         self.files(Kind::City).chain(self.files(Kind::Asn)).next().is_none()
     }
@@ -56,9 +58,9 @@ impl Databases {
         &self.builds
     }
 
-    /// Returns true if the loaded files differ from the files of an earlier answer, which `builds` names. A
-    /// file that is not loaded here makes no difference, because an answer does not expire when a file is
-    /// missing.
+    /// Returns true if the loaded files differ from the files from which an earlier answer came. `builds` names
+    /// the files of this earlier answer. Ignores a file that is not loaded here, because an answer does not
+    /// expire when a file is missing.
     pub fn is_due(&self, builds: Option<&str>) -> bool {
         !self.is_empty() && builds::is_due(&self.builds, builds)
     }
@@ -75,7 +77,7 @@ impl Databases {
     pub fn city(&self, address: Address) -> Option<&str> {
         match self.city.as_slice() {
             [Some(file)] => answered(file.database.city(address)),
-            // With several files, the whole location is read, because other values of a file decide whether the city of
+            // If there are several files, reads the whole location, because other values of a file decide whether the city from
             // this file is used.
             _ => self.location(address)?.value.city,
         }
@@ -102,7 +104,8 @@ impl Databases {
         )
     }
 
-    /// Returns the location with the fields that a session's insert does not need.
+    /// Returns the location with all its fields, including the fields that the INSERT of a session does not
+    /// need.
     pub fn detailed_location(&self, address: Address) -> Option<DetailedLocation<'_>> {
         let found = first_filled(
             self.files(Kind::City),
@@ -118,7 +121,7 @@ impl Databases {
         first_filled(self.network_files(), |file| answered(file.network(address)), is_complete, Network::or)
     }
 
-    /// Returns true if a file can serve lookups of this kind.
+    /// Returns true if at least one loaded file can be used for lookups of this kind.
     pub fn serves(&self, kind: Kind) -> bool {
         match kind {
             Kind::City => self.files(kind).next().is_some(),
@@ -137,7 +140,8 @@ impl Databases {
         files.iter().flatten().map(|loaded| &loaded.database)
     }
 
-    /// Returns the ASN files. If none is loaded, returns the city files that also have networks (Enterprise).
+    /// Returns the loaded files of the setting asn_database. If there is none, returns those files of the
+    /// setting city_database that also contain networks, such as GeoIP2 Enterprise.
     fn network_files(&self) -> impl Iterator<Item = &Database<Mmap>> {
         let mut own = self.files(Kind::Asn).peekable();
         let without = own.peek().is_none();
@@ -158,7 +162,7 @@ impl Databases {
         [(Kind::City, &mut self.city), (Kind::Asn, &mut self.asn)]
     }
 
-    /// Must be called after every change of the maps.
+    /// Updates the version and the text of the builds. Must be called after every change of the maps.
     pub(super) fn have_changed(&mut self) {
         let epochs = |files: &[Option<LoadedDatabase>]| -> Vec<_> {
             files.iter().map(|file| file.as_ref().map(|file| file.database.facts().build_epoch)).collect()
@@ -168,7 +172,8 @@ impl Databases {
     }
 }
 
-/// Returns the value from the first file that has one. Fills the empty fields of this value from later files.
+/// Returns the value from the first file that contains a value. Fills the empty fields of this value from later
+/// files.
 fn first_filled<'a, T: Copy + PartialEq>(
     mut files: impl Iterator<Item = &'a Database<Mmap>>,
     find: impl Fn(&'a Database<Mmap>) -> Option<T>,
@@ -190,7 +195,7 @@ fn first_filled<'a, T: Copy + PartialEq>(
 }
 
 impl<T> Found<'_, T> {
-    /// Returns the vendors of the files, each once.
+    /// Returns the vendors of the files. Returns each vendor only once.
     pub fn vendors(&self) -> impl Iterator<Item = &str> {
         let all = || iter::once(&self.file).chain(&self.more).map(|file| file.vendor.as_str());
         all()
@@ -200,7 +205,8 @@ impl<T> Found<'_, T> {
     }
 }
 
-/// Counts and logs a damaged record, and returns `None`. Verification makes damaged records very unlikely.
+/// If a record is damaged, counts and logs the error, and returns `None`. A damaged record is very unlikely,
+/// because each file is verified before it is put into service.
 pub(super) fn answered<T>(result: Result<Option<T>, MmdbError>) -> Option<T> {
     result.unwrap_or_else(|error| {
         telemetry::error("could not look up an address in an mmdb file", &error.to_string());

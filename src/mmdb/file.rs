@@ -4,8 +4,8 @@ use cowrie_enrich_engine::mmdb::Content;
 
 use crate::guc;
 
-/// The settings. Each setting names one or more files. Files of locations and of networks are searched in the
-/// order of the setting.
+/// The settings that name mmdb files. Each setting names one or more files. A lookup searches the files of
+/// locations and the files of networks in the order of the setting.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     City,
@@ -15,7 +15,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The settings whose files are searched in order.
+    /// The settings whose files are searched in the order of the setting.
     pub const ALL: [Kind; 2] = [Kind::City, Kind::Asn];
 
     pub const EVERY: [Kind; 3] = [Kind::City, Kind::Asn, Kind::Types];
@@ -36,7 +36,7 @@ impl Kind {
         }
     }
 
-    /// Returns the files that the setting names, in its order.
+    /// Returns the files that the setting names, in the order of the setting.
     pub fn files(self) -> Vec<ConfiguredFile> {
         let paths = match self {
             Kind::City => guc::city_database(),
@@ -59,11 +59,13 @@ impl Kind {
     }
 }
 
-/// A file's position in a setting. The private copy belongs to the position. So if the setting names another
-/// file there, the copy stays in service until the other file has been verified.
+/// Identifies a configured file by its position in a setting. The private copy belongs to this position. If the
+/// setting later names another file at the position, the copy stays in service until the other file has been
+/// verified.
 ///
-/// The copy of a file with types of addresses belongs to the path of the file instead. So the order of these
-/// files does not matter, and such a file is out of use as soon as the setting no longer names it.
+/// The private copy of a file with types of addresses belongs to the path of the file instead. So the order of
+/// these files does not matter. As soon as the setting no longer names such a file, lookups do not use its
+/// copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FileId {
     pub kind: Kind,
@@ -79,12 +81,13 @@ impl FileId {
         FileId { kind, number, fingerprint }
     }
 
-    /// Returns whether this file and `other` have the same private copy.
+    /// Returns true if this file and `other` have the same private copy.
     pub fn has_copy_of(self, other: FileId) -> bool {
         self.stem() == other.stem()
     }
 
-    /// Returns the beginning of the names of the private copy and its status: `city`, `city.2`, `city.3` …
+    /// Returns the text with which the file names of the private copy and of its status begin: `city`,
+    /// `city.2`, `city.3` …
     pub fn stem(self) -> String {
         match self.number {
             _ if self.kind == Kind::Types => format!("{TYPES_PREFIX}{:016x}", self.fingerprint),
@@ -93,18 +96,20 @@ impl FileId {
         }
     }
 
-    /// Parses the name of a copy or status of this kind. Returns the number of the file, or `None` if the name
-    /// has no number.
+    /// Parses the file name of a private copy or status of this kind. Returns the position of the configured
+    /// file, or `None` if the name contains no number.
     pub fn number_of(kind: Kind, name: &str) -> Option<usize> {
         let behind = name.strip_prefix(kind.name())?.strip_prefix('.')?;
         behind.split(['.', '-']).next()?.parse().ok()
     }
 }
 
-/// Beginning of each name of a copy of a file with types of addresses. A fingerprint of 16 digits follows it.
+/// The name of each private copy of a file with types of addresses begins with this text. A fingerprint of 16
+/// digits follows.
 pub const TYPES_PREFIX: &str = "types-";
 
-/// FNV-1a: the same in each process and version.
+/// Returns the FNV-1a hash of a path. The hash is the same in each process and in each version of the
+/// extension.
 fn fingerprint(path: &str) -> u64 {
     path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -1,5 +1,5 @@
-//! Puts files into service: copies, verifies and renames them. If a file is refused, the old copy stays in
-//! service.
+//! Puts mmdb files into service. Copies a file, verifies the copy, and renames the copy. If the file is
+//! refused, the old copy stays in service.
 
 use std::fmt;
 use std::fs::File;
@@ -18,15 +18,15 @@ use crate::telemetry;
 /// The reason why a file was not put into service.
 #[derive(Debug)]
 pub enum ImportError {
-    /// The source could not be read, or the copy could not be written.
+    /// The source file could not be read, or the private copy could not be written.
     File { kind: Kind, path: String, error: io::Error },
-    /// The source was written to while it was read.
+    /// Another program wrote to the source file while the extension read the file.
     Changing { kind: Kind, path: String },
     /// The file is not an mmdb file, or is damaged.
     Damaged { kind: Kind, path: String, error: MmdbError },
-    /// The file is valid, but for another setting.
+    /// The file is valid, but it belongs into another setting.
     WrongContent { kind: Kind, path: String, database_type: String },
-    /// The file is older than the setting allows.
+    /// The file is older than the setting mmdb_max_age allows.
     TooOld { kind: Kind, path: String, build_epoch: Option<i64> },
 }
 
@@ -51,7 +51,7 @@ impl ImportError {
         }
     }
 
-    /// Returns the build of a file that is too old.
+    /// If the error is that the file is too old, returns the time when the file was built.
     fn refused_build(&self) -> Option<i64> {
         match self {
             ImportError::TooOld { build_epoch, .. } => Some(build_epoch.unwrap_or_default()),
@@ -87,14 +87,15 @@ impl fmt::Display for ImportError {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Import only if the source changed since the last import or refusal. Never wait for another process.
+    /// Imports a file only if the source file has changed after the last import or refusal. If another process
+    /// is already importing, does not wait unless the file has no copy in service yet.
     IfChanged,
-    /// The user requested the import: read the file again unless it is in service.
+    /// A user requested the import. Reads the file again unless it is already in service without an error.
     Ask,
 }
 
-/// A source that changed less than this many seconds ago may be incomplete, because a program may still be
-/// writing it.
+/// If a source file changed less than this number of seconds ago, the file may be incomplete, because a program
+/// may still be writing to it.
 const STABLE_AFTER_SECONDS: i64 = 2;
 
 /// Puts a configured file into service unless it is already in service.
@@ -103,8 +104,8 @@ pub fn run(file: &ConfiguredFile, mode: Mode) -> Result<(), ImportError> {
     let kind = id.kind;
     let signature = match Signature::of(&path) {
         Ok(signature) => signature,
-        // A missing source does no harm, because the copy stays in service. It is an error only if the user
-        // requested the import.
+        // If the source file is missing, the private copy stays in service. A missing source file is an error
+        // only if a user requested the import.
         Err(_) if mode == Mode::IfChanged && read_status(id).is_some() => return Ok(()),
         Err(error) => {
             let lock = ReplacementLock::take(false).ok().flatten();
@@ -121,7 +122,7 @@ pub fn run(file: &ConfiguredFile, mode: Mode) -> Result<(), ImportError> {
         error,
     })?;
     let Some(lock) = lock else { return Ok(()) };
-    // The previous holder of the lock may have imported the file.
+    // Tests this again, because another process that held the lock before may have imported the file.
     if !is_wanted(id, &signature, mode) {
         return Ok(());
     }
@@ -137,7 +138,7 @@ pub fn run(file: &ConfiguredFile, mode: Mode) -> Result<(), ImportError> {
     }
 }
 
-/// Returns true if a file waits to be put into service and no process is importing it.
+/// Returns true if a file must be put into service and no process is importing a file.
 pub fn is_due(file: &ConfiguredFile) -> bool {
     let Ok(signature) = Signature::of(&file.path) else { return false };
     is_wanted(file.id, &signature, Mode::IfChanged) && matches!(ReplacementLock::take(false), Ok(Some(_)))
@@ -148,12 +149,13 @@ pub fn has_too_old() -> bool {
     private_copy::has_too_old() && matches!(ReplacementLock::take(false), Ok(Some(_)))
 }
 
-/// Removes the copies that are too old. Lookups do not use these copies any more.
+/// Removes the private copies that are too old. Lookups no longer use these copies.
 pub fn remove_too_old(mode: Mode) {
     if !private_copy::has_too_old() {
         return;
     }
-    // Another process holds the lock if it imports a file. The next call removes the copies.
+    // If another process is importing a file, that process holds the lock. In this case the next call of this
+    // function removes the copies.
     let lock = ReplacementLock::take(mode == Mode::Ask);
     match lock.and_then(|lock| lock.map_or(Ok(Vec::new()), |lock| lock.remove_too_old())) {
         Ok(removed) => {
@@ -182,7 +184,8 @@ pub fn remove_unnamed() {
         if private_copy::unnamed(kind, configured).is_empty() {
             continue;
         }
-        // A process that is importing a file holds this lock. In that case, the next call removes the copies.
+        // If another process is importing a file, that process holds the lock. In this case the next call of
+        // this function removes the copies.
         if let Ok(Some(lock)) = ReplacementLock::take(false) {
             lock.remove_unnamed(kind, configured);
         }
@@ -239,7 +242,8 @@ fn copy_and_verify(
     Ok((draft, status))
 }
 
-/// Verifies a copy. Returns its metadata, and the lists of a file of types.
+/// Verifies a private copy. Returns the metadata of the file. For a file with types of addresses, also returns
+/// the lists in the file.
 fn verify(kind: Kind, path: &str, map: Mmap) -> Result<(Facts, Vec<TypeList>), ImportError> {
     let damaged = |error| ImportError::Damaged { kind, path: path.to_owned(), error };
     if kind == Kind::Types {
@@ -264,11 +268,11 @@ fn verify(kind: Kind, path: &str, map: Mmap) -> Result<(Facts, Vec<TypeList>), I
     Ok((facts, Vec::new()))
 }
 
-/// Bytes to copy between two checks for interrupts.
+/// Number of bytes that are copied between two checks for interrupts.
 const COPY_CHUNK: usize = 1 << 20;
 
-/// Copies a source of `size` bytes. Stops if the source is longer, because it has changed and may grow as
-/// fast as it is read.
+/// Copies a source file of `size` bytes. Stops if the source file is longer, because it has then changed, and
+/// it may grow as fast as this function reads.
 fn copy(from: &mut File, to: &mut File, size: u64) -> io::Result<()> {
     let mut chunk = vec![0; COPY_CHUNK];
     let mut copied = 0;
@@ -285,7 +289,7 @@ fn copy(from: &mut File, to: &mut File, size: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Records why a file was refused, so that it is not tried again until it changes.
+/// Stores the reason why a file was refused, so that the file is not read again before it changes.
 fn refuse(
     id: FileId,
     lock: Option<&ReplacementLock>,
@@ -306,13 +310,14 @@ fn refuse(
     Err(error)
 }
 
-/// Records why a file was refused, and its build if the file is too old.
+/// Stores the reason why a file was refused. If the file is too old, also stores the time when it was built.
 fn record(lock: &ReplacementLock, id: FileId, refused: Option<(&Signature, Option<i64>)>, message: &str) {
     let mut status = read_status(id).unwrap_or_default();
     status.last_error = Some(message.to_owned());
     if let Some((source, build)) = refused {
         (status.refused, status.refused_build) = (Some(source.clone()), build);
     }
-    // An error is ignored. Otherwise a full disk would make the query fail, although only the file was refused.
+    // Ignores an error. Otherwise a full disk would make the user's query fail, although only a file was
+    // refused.
     let _ = lock.write_status(id, &status);
 }

@@ -1,7 +1,7 @@
 //! The maximum age of files of locations and networks: the setting `mmdb_max_age`.
 //!
-//! Lookups do not use an older file, and its private copy is removed. The age counts from the build in the file's
-//! metadata. The setting does not apply to files with types of addresses (see `types`).
+//! Lookups do not use a file that is older, and the private copy of such a file is removed. The age is the time since the file was
+//! built, according to the file's metadata. The setting does not apply to files with types of addresses (see `types`).
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 
@@ -9,8 +9,8 @@ use super::Kind;
 use crate::guc;
 use crate::pg::clock;
 
-/// Returns whether a file of this kind with this build, in seconds since 1970, is too old. A file without the
-/// time of its build is too old if the setting is on.
+/// Returns true if a file of this kind is too old. `build_epoch` is the time when the file was built, in
+/// seconds since 1970. If the setting is on, a file without this time is too old.
 pub fn is_too_old(kind: Kind, build_epoch: Option<i64>) -> bool {
     let is_limited = kind != Kind::Types;
     is_limited && oldest_build().is_some_and(|oldest| build_epoch.unwrap_or_default() < oldest)
@@ -21,13 +21,13 @@ pub fn is_on() -> bool {
     guc::mmdb_max_age().is_some()
 }
 
-/// Returns the oldest build that may be used, in seconds since 1970.
+/// Returns the earliest build time of a file that may be used, in seconds since 1970.
 fn oldest_build() -> Option<i64> {
     let max_age = guc::mmdb_max_age()?;
     Some((clock::now().unix_seconds() - max_age.as_secs_f64()) as i64)
 }
 
-/// Describes a file that is too old.
+/// Returns an error text about a file that is too old.
 pub fn describe(build_epoch: Option<i64>) -> String {
     let built = Timestamp::from_unix(build_epoch.unwrap_or_default()).to_iso8601();
     format!("the mmdb file is older than the setting mmdb_max_age allows; the file was built at {built}")

@@ -1,9 +1,10 @@
-//! Lookups in this server's mmdb files, per backend.
+//! Lookups of a backend in the mmdb files of this server.
 //!
-//! A backend maps the private copies (see `private_copy`) and keeps the maps until a newer copy is in
-//! service. It looks for a newer copy at most once a second and only between statements, so that one
-//! statement sees one build. A session's insert never verifies or copies a file. It uses the copy in service.
-//! If a newer file waits, it starts a background worker that puts the file into service.
+//! A backend maps the private copies (see `private_copy`) into memory, and keeps each map until a newer copy is
+//! in service. A backend looks for newer copies at most once a second, and only between statements, so that a
+//! statement sees only one build of a file. The INSERT of a session never verifies or copies a file, but uses
+//! the copy in service. If a newer file is not in service yet, the INSERT starts a background worker that puts
+//! the file into service.
 
 mod databases;
 mod file;
@@ -31,28 +32,28 @@ pub use import::ImportError;
 pub use private_copy::Status;
 pub use types::{published, unix_seconds};
 
-/// How much work the caller allows.
+/// Says whether a lookup may put files into service.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum LoadPolicy {
-    /// Use the copy in service. A session's insert uses this policy.
+    /// The lookup uses the copies in service. The INSERT of a session uses this policy.
     None,
-    /// Put a new or changed file into service before the lookup. For calls that may take longer than an
-    /// insert.
+    /// The lookup first puts new and changed files into service. Function calls that may take longer than an
+    /// INSERT use this policy.
     Import,
 }
 
 thread_local! {
     static DATABASES: RefCell<Databases> = RefCell::default();
-    /// Statement start at which this backend last started an import worker.
+    /// Start time of the statement in which this backend last started a background worker for an import.
     static LAST_START: Cell<Timestamp> = const { Cell::new(Timestamp::NEG_INFINITY) };
-    /// Statement start at which this backend last looked for newer copies.
+    /// Start time of the statement in which this backend last looked for newer copies.
     static LAST_LOOK: Cell<Timestamp> = const { Cell::new(Timestamp::NEG_INFINITY) };
 }
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const START_EVERY: Duration = Duration::from_secs(10);
 
-/// Runs `work` with the databases in service.
+/// Runs `work` with the mmdb files that are in service.
 pub fn with<T>(policy: LoadPolicy, work: impl FnOnce(&Databases) -> T) -> T {
     let now = clock::statement_start();
     let due = now >= LAST_LOOK.get() + LOOK_EVERY || now < LAST_LOOK.get();
@@ -63,7 +64,8 @@ pub fn with<T>(policy: LoadPolicy, work: impl FnOnce(&Databases) -> T) -> T {
     DATABASES.with_borrow(work)
 }
 
-/// Verifies the configured files now, even if they were refused before, and puts changed files into service.
+/// Verifies the configured files now, including files that were refused before, and puts changed files into
+/// service.
 pub fn reload() -> Result<(), ImportError> {
     let mut failure = None;
     import::remove_too_old(import::Mode::Ask);
@@ -77,8 +79,8 @@ pub fn reload() -> Result<(), ImportError> {
     failure.map_or(Ok(()), Err)
 }
 
-/// Returns the status of a configured file: its copy in service, and the source file that was refused, if
-/// any.
+/// Returns the status of a configured file. The status describes the copy in service, and the source file that
+/// was refused, if any.
 pub fn status(id: FileId) -> Option<Status> {
     private_copy::read_status(id)
 }
@@ -105,18 +107,19 @@ fn look_for_newer(policy: LoadPolicy) {
     refresh_maps();
 }
 
-/// Returns true if a file waits to be put into service, or if a copy is too old.
+/// Returns true if a configured file must be put into service, or if a private copy is too old.
 fn is_import_due() -> bool {
     configured_files().any(|file| import::is_due(&file)) || import::has_too_old()
 }
 
-/// Removes the private copies that are too old. Called by processes that run even if no sessions are stored.
+/// Removes the private copies that are too old. Processes that run even while no sessions are stored call this
+/// function.
 pub fn remove_too_old() {
     import::remove_too_old(import::Mode::IfChanged);
 }
 
-/// Returns true if this backend may start a worker. A failed import, for example on a full disk, is not
-/// retried every second.
+/// Returns true if this backend may start a background worker for an import. Limits the rate, so that an import
+/// that fails, for example on a full disk, is not retried every second.
 fn may_start_import() -> bool {
     let last = LAST_START.get();
     !(last..last + START_EVERY).contains(&clock::statement_start())
@@ -125,12 +128,12 @@ fn may_start_import() -> bool {
 fn import_changed() {
     import::remove_too_old(import::Mode::IfChanged);
     for file in configured_files() {
-        // The process that refused the file has recorded and logged the error.
+        // Ignores the error, because the process that refused the file has already stored and logged the error.
         let _ = import::run(&file, import::Mode::IfChanged);
     }
 }
 
-/// The background worker that imports a file that a session's insert found waiting.
+/// The background worker that an INSERT of a session starts if a file must be put into service.
 const IMPORT: Program =
     Program { symbol: "cowrie_enrich_import_main", kind: "cowrie_enrich mmdb import", needs: Needs::Nothing };
 
@@ -144,7 +147,8 @@ fn import_in_background(_argument: i32) {
 
 fn refresh_maps() {
     DATABASES.with(|cell| {
-        // If this process is inside a lookup, the cell is already borrowed. The maps then stay as they are.
+        // If this process is in the middle of a lookup, the cell is already borrowed. In this case the maps
+        // remain unchanged.
         let Ok(mut databases) = cell.try_borrow_mut() else { return };
         let is_enabled = guc::names(&guc::enabled_sources(), guc::FILES);
         let wanted = |kind: Kind| if is_enabled { kind.files() } else { Vec::new() };
@@ -189,7 +193,7 @@ fn refresh_map(id: FileId, slot: &mut Option<LoadedDatabase>) -> bool {
                 false
             }
         },
-        // The status names no file, or a file that does not exist any more or is too old. Keep the current map.
+        // The status names no file, or names a file that no longer exists or is too old. Keeps the current map.
         None => false,
     }
 }

@@ -1,10 +1,11 @@
-//! The private copies: where they are, and which one is in service.
+//! The private copies of mmdb files: where the copies are, and which copy is in service.
 //!
-//! `<data directory>/cowrie_enrich/` holds, for each configured file, the copy (`city-<build>-<nonce>.mmdb`) and
-//! its status (`city.json`). The names of the second file start with `city.2`, and so on. A status is only replaced by rename, under the lock file's lock. A copy is never
-//! written after its rename, only unlinked. Readers take no lock. They read the status, then open the file
-//! that it names, and start again if that file was replaced in between. A backend that maps an unlinked copy
-//! keeps it.
+//! For each configured file, the directory `<data directory>/cowrie_enrich/` contains the private copy
+//! (`city-<build>-<inode>.mmdb`) and its status (`city.json`). For the second file of a setting, both names begin with `city.2`,
+//! and so on. A process that replaces a status holds the lock on the file `lock`, and renames the new status over the old status.
+//! After a copy has been renamed, no process writes to the copy. Processes only unlink it. Readers take no lock. A reader reads the
+//! status, and then opens the copy that the status names. If the copy was replaced meanwhile, the reader starts again. If a copy is
+//! unlinked, a backend that has mapped the copy can still use it.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -22,14 +23,14 @@ use super::file::TYPES_PREFIX;
 use super::{FileId, Kind, max_age};
 use crate::pg::{self, mapped_file};
 
-/// Identity of a status file. A new status has another inode or another modification time.
+/// Identifies a version of a status file. A new version has another inode or another modification time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Version {
     inode: u64,
     modified: (i64, i64),
 }
 
-/// Identity of a source file when it was read. If any part changes, the file is read again.
+/// Identifies the version of a source file that was read. If any field changes, the file is read again.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Signature {
     pub path: String,
@@ -54,7 +55,7 @@ impl Signature {
         }
     }
 
-    /// Returns true if the source was last written at least `seconds` ago. Then the source is probably complete.
+    /// Returns true if the source file was last modified at least `seconds` ago. In this case the file is probably complete.
     pub fn is_stable(&self, seconds: i64) -> bool {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         (now.as_secs() as i64).saturating_sub(self.modified.0) >= seconds
@@ -76,11 +77,11 @@ impl Signature {
     }
 }
 
-/// The state of one configured file: the copy in service, and the file that was refused after the copy was
-/// made.
+/// The status of one configured file. It describes the copy in service, and the source file that was refused
+/// later, if any.
 #[derive(Clone, Default, Debug)]
 pub struct Status {
-    /// Name of the copy in service, within the directory.
+    /// File name of the copy in service, without the directory.
     pub file: Option<String>,
     pub source: Option<Signature>,
     pub database_type: Option<String>,
@@ -94,12 +95,12 @@ pub struct Status {
     /// The lists of a file with types of addresses.
     pub lists: Vec<TypeList>,
     pub refused: Option<Signature>,
-    /// The build of a source that was refused because it was too old, in seconds since 1970.
+    /// If a source file was refused because it was too old, the time when it was built, in seconds since 1970.
     pub refused_build: Option<i64>,
 }
 
 impl Status {
-    /// Returns the state after the copy in service has become too old.
+    /// Returns the status after the copy in service was removed because it was too old.
     fn after_removal(self) -> Status {
         Status {
             last_error: Some(max_age::describe(self.build_epoch)),
@@ -109,7 +110,7 @@ impl Status {
         }
     }
 
-    /// Returns whether lookups do not use the file because it is too old.
+    /// Returns true if lookups do not use the configured file because the file is too old.
     pub fn is_too_old(&self, kind: Kind) -> bool {
         match self.file {
             Some(_) => max_age::is_too_old(kind, self.build_epoch),
@@ -117,7 +118,7 @@ impl Status {
         }
     }
 
-    /// Returns whether this source was refused, and would be refused again.
+    /// Returns true if this source file was refused and would be refused again.
     pub fn refuses(&self, kind: Kind, source: &Signature) -> bool {
         let may_be_used_now =
             || self.refused_build.is_some_and(|build| !max_age::is_too_old(kind, Some(build)));
@@ -171,8 +172,9 @@ impl Status {
         }
     }
 
-    /// Returns true if the copy exists. The status may name a missing file in two cases: a base backup was
-    /// taken while a file was replaced, or the data directory was copied without the file.
+    /// Returns true if the private copy that the status names exists. This copy may be missing in two cases: a
+    /// base backup was taken while a copy was replaced, or the data directory was copied without the private
+    /// copy.
     pub fn serves(&self) -> bool {
         self.file.as_ref().is_some_and(|name| directory().join(name).exists())
     }
@@ -222,11 +224,11 @@ fn version_of(metadata: &fs::Metadata) -> Version {
     Version { inode: metadata.ino(), modified: (metadata.mtime(), metadata.mtime_nsec()) }
 }
 
-/// Number of times that a reader retries when files are replaced during the read. Even two replacements in a
-/// row are very unlikely.
+/// Maximum number of attempts of a reader. A reader tries again if the copy was replaced while the reader read
+/// the status. Even two such replacements in succession are very unlikely.
 const READ_ATTEMPTS: usize = 5;
 
-/// Maps the copy in service, unless it is too old.
+/// Maps the private copy that is in service into memory. Returns `None` if the copy is too old.
 pub fn map_current(id: FileId) -> Option<(Mmap, Version)> {
     for _ in 0..READ_ATTEMPTS {
         let version = version(id)?;
@@ -242,13 +244,14 @@ pub fn map_current(id: FileId) -> Option<(Mmap, Version)> {
     None
 }
 
-/// The right to replace the copies in service. Released when dropped.
+/// The lock that a process holds while it replaces private copies. Dropping the value releases the lock.
 pub struct ReplacementLock {
     _lock: File,
 }
 
 impl ReplacementLock {
-    /// Takes the right to replace files. If another process holds the right, waits, or returns `None` if `wait` is false.
+    /// Takes the lock for replacing private copies. If another process holds the lock and `wait` is true, waits for the lock. If
+    /// another process holds the lock and `wait` is false, returns `None`.
     pub fn take(wait: bool) -> io::Result<Option<ReplacementLock>> {
         let directory = directory();
         match fs::DirBuilder::new().mode(0o700).create(&directory) {
@@ -274,7 +277,7 @@ impl ReplacementLock {
         }
     }
 
-    /// Creates a new file for a copy of a source.
+    /// Creates a new file into which the caller copies a source file.
     pub fn draft(&self, id: FileId) -> io::Result<Draft> {
         let path = directory().join(format!("{}.draft", id.stem()));
         let file =
@@ -282,7 +285,7 @@ impl ReplacementLock {
         Ok(Draft { path, file, renamed: false })
     }
 
-    /// Puts a finished draft into service, and removes the copy that the draft replaces.
+    /// Puts a finished draft into service as the private copy, and removes the copy that the draft replaces.
     pub fn publish(&self, id: FileId, draft: Draft, mut status: Status) -> io::Result<()> {
         draft.file.sync_all()?;
         let name = format!(
@@ -294,23 +297,25 @@ impl ReplacementLock {
         draft.rename(&directory().join(&name))?;
         status.file = Some(name.clone());
         let written = self.write_status(id, &status);
-        // If the new copy could not be put into service, it is removed, because it may have filled the disk.
+        // If the new copy could not be put into service, removes the new copy, because it may have filled the
+        // disk.
         let serving = read_status(id).and_then(|status| status.file);
         remove_others(id, serving.as_deref().unwrap_or(&name));
         written
     }
 
-    /// Removes the copies and statuses of files that a setting no longer names. The first file's copy stays,
-    /// because an empty setting may be a mistake that a reload corrects.
+    /// Removes the private copies and statuses of files that a setting no longer names. Keeps the copy of the
+    /// first file, because an empty setting may be a mistake that the administrator soon corrects.
     pub fn remove_unnamed(&self, kind: Kind, configured: usize) {
         for path in unnamed(kind, configured) {
-            // If a file cannot be removed now, the next import removes it.
+            // Ignores an error. If a file cannot be removed now, the next import removes the file.
             let _ = fs::remove_file(path);
         }
     }
 
-    /// Removes the copies that are too old, also those of files that a setting no longer names, and unfinished
-    /// copies that a killed process left. Returns the statuses of copies that were in service.
+    /// Removes the private copies that are too old, including copies of files that a setting no longer names.
+    /// Also removes unfinished copies that a killed process left. Returns the statuses of the removed copies
+    /// that were in service.
     pub fn remove_too_old(&self) -> io::Result<Vec<(FileId, Status)>> {
         let (names, mut removed) = (file_names(), Vec::new());
         for id in names.iter().filter_map(|name| id_of_status(name)) {
@@ -337,8 +342,8 @@ impl ReplacementLock {
     }
 }
 
-/// An unfinished copy. If a crash leaves a draft, the next draft overwrites it. A draft that is not published is removed, because
-/// it may have filled the disk.
+/// An unfinished private copy. Dropping a draft that was not published removes the file of the draft, because the file may have
+/// filled the disk. If a crash leaves the file of a draft, the next draft overwrites this file.
 pub struct Draft {
     path: PathBuf,
     pub file: File,
@@ -372,8 +377,9 @@ pub fn unnamed(kind: Kind, configured: usize) -> Vec<PathBuf> {
     entries.flatten().filter(is_unnamed).map(|entry| entry.path()).collect()
 }
 
-/// Returns true if a copy is too old, or an unfinished copy exists. A killed process left the unfinished
-/// copy, or another process is still writing it.
+/// Returns true if a private copy is too old, or if an unfinished copy exists. Either a killed process has left
+/// the unfinished copy, or another process is still writing it. Always returns false if the setting
+/// mmdb_max_age is off.
 pub fn has_too_old() -> bool {
     let is_old_status = |name: &String| {
         id_of_status(name)
@@ -389,7 +395,8 @@ fn file_names() -> Vec<String> {
     entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// Parses the name of a status or of an unfinished copy of a file of locations or networks.
+/// Parses the file name of a status or of an unfinished private copy. Accepts only names that belong to a file
+/// of locations or to a file of networks.
 fn id_of(name: &str, ending: &str) -> Option<FileId> {
     let stem = name.strip_suffix(ending)?;
     Kind::ALL.into_iter().find_map(|kind| {
@@ -406,8 +413,8 @@ fn is_draft(name: &str) -> bool {
     id_of(name, ".draft").is_some()
 }
 
-/// Returns whether a file name belongs to a copy of locations or networks that is too old. The name contains the time
-/// of the build.
+/// Returns true if a file name belongs to a private copy that is too old. The name of a private copy contains the time when the
+/// source file was built. Accepts only copies of files of locations or networks.
 fn is_old_copy(name: &str) -> bool {
     let build = || {
         let (stem, rest) = name.strip_suffix(".mmdb")?.split_once('-')?;
@@ -425,17 +432,18 @@ fn remove_others(id: FileId, keep: &str) {
         let name = entry.file_name();
         let Some(name) = Path::new(&name).to_str() else { continue };
         if name.starts_with(&prefix) && is_copy_name(name) && name != keep {
-            // If the copy cannot be removed now, the next import removes it.
+            // Ignores an error. If the copy cannot be removed now, the next import removes the copy.
             let _ = fs::remove_file(entry.path());
         }
     }
 }
 
-/// If no setting names a file, its copies are removed this long after they were last changed. Without this
-/// time, a process that has not read the new settings yet would remove the copy of a newly configured file.
+/// If no setting names a file with types of addresses, its private copies are removed when they have not
+/// changed for this time. Without this time, a process that has not read the new settings yet would remove the
+/// copy of a newly configured file.
 const UNCONFIGURED_FOR: Duration = Duration::from_secs(3600);
 
-/// Removes the copies of files of types that are not configured any more.
+/// Removes the private copies of files with types of addresses that no setting names any longer.
 pub fn remove_unconfigured(_lock: &ReplacementLock) {
     let wanted: Vec<String> = Kind::Types.files().iter().map(|file| file.id.stem()).collect();
     let Ok(entries) = fs::read_dir(directory()) else { return };
@@ -449,7 +457,7 @@ pub fn remove_unconfigured(_lock: &ReplacementLock) {
         let modified = entry.metadata().and_then(|metadata| metadata.modified());
         let is_old = modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > UNCONFIGURED_FOR));
         if is_old {
-            // If the file cannot be removed now, the next import removes it.
+            // Ignores an error. If the copy cannot be removed now, the next import removes the copy.
             let _ = fs::remove_file(entry.path());
         }
     }

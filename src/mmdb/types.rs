@@ -1,8 +1,8 @@
 //! The loaded files with types of addresses.
 //!
-//! A list that is older than the maximum age of its type is ignored: a mask removes the bit of the list from the
-//! result of each lookup. A backend computes the mask when it looks for newer copies, which is between statements. So
-//! the mask never changes during a statement.
+//! If a list is older than the maximum age of the list's type, lookups ignore the list. Each lookup returns a set with a bit for
+//! each list, and a mask removes the bits of the ignored lists. A backend computes the mask when the backend looks for newer
+//! copies, and this happens only between statements. So the mask never changes during a statement.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::ip_type::rank;
@@ -23,7 +23,7 @@ struct TypeFile {
     id: FileId,
     version: private_copy::Version,
     database: TypeDatabase<Mmap>,
-    /// For each list, the place of its type in the order of precedence.
+    /// For each list, the position of the list's type in the order of precedence.
     ranks: Vec<usize>,
     /// The lists that are not too old.
     usable: ListSet,
@@ -37,7 +37,7 @@ pub struct TypeFiles {
     files: Vec<TypeFile>,
 }
 
-/// What a list says about an address: the entry that contains the address.
+/// The entry of a list that contains an address.
 pub struct TypeStatement {
     pub kind: String,
     pub list: String,
@@ -49,8 +49,8 @@ pub struct TypeStatement {
 }
 
 impl TypeFiles {
-    /// Maps newer copies, and masks out the lists that are too old now. Returns whether lookups may have other
-    /// results than before.
+    /// Maps newer private copies, and updates the set of lists that are not too old. Returns true if lookups
+    /// may now have other results than before.
     pub(super) fn refresh(&mut self, wanted: Vec<ConfiguredFile>) -> bool {
         if wanted.is_empty() && self.files.is_empty() {
             return false;
@@ -79,7 +79,8 @@ impl TypeFiles {
         self.files.is_empty()
     }
 
-    /// Returns the type of an address with the highest precedence, from all usable lists.
+    /// Returns the type that the usable lists state about an address. If they state several types, returns the
+    /// type with the highest precedence.
     pub fn leading(&self, address: Address) -> Option<&str> {
         self.usable_matches(address).min_by_key(|(rank, _)| *rank).map(|(_, kind)| kind)
     }
@@ -89,7 +90,7 @@ impl TypeFiles {
         self.usable_matches(address).map(|(_, kind)| kind)
     }
 
-    /// For each usable list that contains an address, returns the type of the list, and the place of this
+    /// For each usable list that contains an address, returns the type of the list, and the position of this
     /// type in the order of precedence.
     fn usable_matches(&self, address: Address) -> impl Iterator<Item = (usize, &str)> {
         self.files.iter().flat_map(move |file| {
@@ -98,7 +99,7 @@ impl TypeFiles {
         })
     }
 
-    /// Returns whether a usable list says that an address is a known research scanner.
+    /// Returns true if a usable list says that an address is a known research scanner.
     pub fn is_benign_scanner(&self, address: Address) -> bool {
         let mut with_scanners = self.files.iter().filter(|file| !(file.scanners & file.usable).is_empty());
         with_scanners.any(|file| !file.matches(address, file.scanners & file.usable).is_empty())
@@ -145,7 +146,8 @@ impl TypeFile {
     }
 }
 
-/// Returns the copy of a file in service. Keeps the current map if the copy cannot be read.
+/// Returns the map of the private copy that is in service for a file. If this copy cannot be read, returns the
+/// current map.
 fn refreshed(id: FileId, known: Option<TypeFile>) -> Option<TypeFile> {
     let version = private_copy::version(id)?;
     if known.as_ref().is_some_and(|known| known.version == version) {
@@ -175,12 +177,12 @@ fn refreshed(id: FileId, known: Option<TypeFile>) -> Option<TypeFile> {
     }
 }
 
-/// Returns the time of a list.
+/// Converts the time when a list was published from seconds since 1970.
 pub fn published(unix_seconds: u64) -> Timestamp {
     Timestamp::from_unix(i64::try_from(unix_seconds).unwrap_or(i64::MAX))
 }
 
-/// Returns a time as lists have it: in seconds since 1970.
+/// Converts a time into seconds since 1970, the unit of the times in lists.
 pub fn unix_seconds(time: Timestamp) -> u64 {
     time.unix_seconds().max(0.0) as u64
 }

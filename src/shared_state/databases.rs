@@ -15,9 +15,9 @@ crate::zeroable! {
     /// A database that needs a worker and has none.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct WaitingDatabase {
-        /// 0 is an empty entry.
+        /// OID of the database. 0 marks an empty entry.
         pub database: u32,
-        /// A code that the caller defines.
+        /// The reason why the database waits, as a code that the caller defines.
         pub reason: u32,
         pub since: Timestamp,
     }

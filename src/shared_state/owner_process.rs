@@ -1,4 +1,5 @@
-//! The process that runs code of a table owner: its slot, and the time that the code takes.
+//! Functions for a process that runs code of a table owner. They manage the slot of the process, and measure
+//! the time that the code takes.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -13,11 +14,12 @@ use crate::shared_state::shared_block::block;
 use crate::shared_state::worker_slot::WorkerSlot;
 
 thread_local! {
-    /// The slot of this process, and the slot of the worker that it belongs to.
+    /// The owner slot of this process, and the slot of the worker that started this process.
     static OWN: Cell<Option<(&'static OwnerSlot, &'static WorkerSlot)>> = const { Cell::new(None) };
 }
 
-/// Assigns this process to a slot until it exits. Returns whether the slot was waiting for a process.
+/// Assigns this process to a slot until the process exits. Returns false if no worker has reserved the slot, or
+/// if another process has already taken the slot.
 pub fn take(slot: &'static OwnerSlot, worker_slot: &'static WorkerSlot) -> bool {
     let pid = background::own_pid();
     if slot.is_free() || slot.pid.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_err() {
@@ -41,9 +43,9 @@ pub fn abandoned(database: Oid) -> usize {
     slots.filter(is_abandoned).count()
 }
 
-/// Returns whether an owner process may log a message. It may if no owner process of its database has logged the
-/// message within `pause`. `message` is a hash, and two messages may share an entry. Returns `None` in every other
-/// process.
+/// Returns whether this owner process may log a message. Returns `Some(true)` if no owner process of the same database has logged
+/// the message within `pause`. `message` is a hash of the message, and two messages may have the same entry. Returns `None` if this
+/// process is not an owner process.
 pub fn may_log(message: u64, now: Timestamp, pause: Duration) -> Option<bool> {
     let (_, worker_slot) = OWN.get()?;
     let at = &worker_slot.logged_at[(message % LOGGED as u64) as usize];
@@ -54,7 +56,8 @@ pub fn may_log(message: u64, now: Timestamp, pause: Duration) -> Option<bool> {
     Some(at.compare_exchange(last, now, Ordering::AcqRel, Ordering::Relaxed).is_ok())
 }
 
-/// Returns the slot of the worker that this owner process belongs to; `None` in every other process.
+/// Returns the slot of the worker that started this owner process. Returns `None` if this process is not an
+/// owner process.
 pub fn own_worker_slot() -> Option<&'static WorkerSlot> {
     OWN.get().map(|(_, worker_slot)| worker_slot)
 }
@@ -73,8 +76,8 @@ fn free_own() {
     }
 }
 
-/// Runs `work`, which includes code of a table owner, in a subtransaction, and cancels it after `limit`. See
-/// [`time_limit::contained_within`].
+/// Runs `work` in a subtransaction, and cancels `work` after `limit`. `work` includes code of a table owner.
+/// See [`time_limit::contained_within`].
 pub fn contained_within<T>(limit: Duration, work: impl FnOnce() -> T) -> Result<T, Failure> {
     code_runs(true);
     let limited = time_limit::contained_within(limit, work);
@@ -85,7 +88,7 @@ pub fn contained_within<T>(limit: Duration, work: impl FnOnce() -> T) -> Result<
     limited.result
 }
 
-/// Records that code of the owner begins or ends in this process.
+/// Records that code of the table owner now begins or ends in this process.
 fn code_runs(runs: bool) {
     let Some((slot, _)) = OWN.get() else { return };
     let now = clock::now();
@@ -95,7 +98,7 @@ fn code_runs(runs: bool) {
     }
 }
 
-/// Records that code of the owner exceeded its time.
+/// Records that code of the table owner exceeded the time limit.
 fn code_overran() {
     if let Some((slot, _)) = OWN.get() {
         slot.overruns.fetch_add(1, Ordering::Relaxed);

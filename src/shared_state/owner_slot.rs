@@ -1,9 +1,9 @@
 //! Slots in shared memory for the processes that run code of table owners.
 //!
-//! A worker assigns a slot to an owner and starts a process for it. The process stores its pid there and
-//! clears it at its end. So a process that does not end keeps its slot, even under the next worker. All
-//! fields are atomics. The worker writes the owner and the requests. The process writes its pid and its
-//! progress.
+//! A worker assigns a slot to a table owner and starts a process for this owner. The process stores its pid in
+//! the slot, and clears the pid when the process ends. So a process that does not end keeps its slot, even
+//! after another worker has started. All fields of a slot are atomics. The worker writes the owner and the
+//! requests to the process. The process writes its pid and its progress.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
@@ -13,19 +13,20 @@ use cowrie_enrich_engine::timestamp::{AtomicDuration, AtomicTimestamp, Timestamp
 use crate::pg::latch::SharedLatch;
 use crate::pg::{background, clock};
 
-/// Slots per database: for two running processes, or for two abandoned processes and a running one.
+/// Number of slots for each database. They are enough for two running processes, or for two abandoned processes
+/// and one running process.
 pub const OWNER_SLOTS: usize = 3;
 /// The time limit of a statement that runs code of an owner.
 const CODE_LIMIT: Duration = Duration::from_millis(600);
-/// The time limit of a statement that runs code of a new owner. The limit is short, because many new owners with hostile code must
-/// not keep another owner waiting.
+/// The time limit of a statement that runs code of a new owner. The limit is short, because other owners must not wait long even if
+/// many new owners have hostile code.
 const TRIAL_LIMIT: Duration = Duration::from_millis(100);
-/// Number of messages whose last time is stored.
+/// Number of messages for which the time of the last log line is stored.
 pub const LOGGED: usize = 32;
 
 crate::zeroable! {
     pub struct OwnerSlot {
-        /// OID of the database; it stays until the process has ended.
+        /// OID of the database. The field keeps this OID until the process has ended.
         pub database: AtomicU32,
         /// OID of the role whose code the process runs; 0 while the slot is free.
         pub owner: AtomicU32,
@@ -34,43 +35,45 @@ crate::zeroable! {
         pub(super) latch: SharedLatch,
         /// The pid of the worker that started the process. The process ends when that worker has ended.
         pub supervisor: AtomicI32,
-        /// The process first connects as the bootstrap superuser, because the owner is not allowed to connect.
+        /// True if the process first connects as the bootstrap superuser, because the table owner is not
+        /// allowed to connect.
         pub connects_as_superuser: AtomicBool,
-        /// The process must end as soon as it can.
+        /// True if the process must end as soon as possible.
         pub shutdown_requested: AtomicBool,
-        /// Other owners wait, so the process ends when its share of the time is over.
+        /// True if other table owners wait. In this case the process ends when the time that this owner may use
+        /// is over.
         pub others_wait: AtomicBool,
-        /// The owner is new, so the code gets less time.
+        /// True if the table owner is new. In this case the owner's code gets less time.
         pub is_trial: AtomicBool,
-        /// The worker stopped waiting for the code to end.
+        /// True if the worker no longer waits for the owner's code to end.
         pub is_abandoned: AtomicBool,
-        /// True while the process evaluates the rules of the owner. The evaluation goes on at `next_table`
-        /// and `next_page`.
+        /// True while the process evaluates the priority rules of the owner. The next step of the evaluation
+        /// begins at `next_table` and `next_page`.
         pub evaluates: AtomicBool,
-        /// The evaluation left out a table or pages because of a lock or a failed transaction.
+        /// True if the evaluation left out a table or pages because of a lock or a failed transaction.
         pub has_gaps: AtomicBool,
         pub next_table: AtomicU32,
         pub next_page: AtomicU32,
-        /// A process has taken the slot since it was reserved.
+        /// True if a process has taken the slot after the worker reserved the slot.
         pub has_begun: AtomicBool,
-        /// The process is connected.
+        /// True if the process is connected to the database.
         pub is_connected: AtomicBool,
-        /// The process waits for work.
+        /// True while the process waits for work.
         pub is_idle: AtomicBool,
-        /// When the running code of the owner began; unset while no code of the owner is running.
+        /// Start time of the owner's code that is now running. Unset if none is running.
         pub code_since: AtomicTimestamp,
-        /// Time that code of the owner has taken in this process so far, without the code that is now
-        /// running.
+        /// Total time that code of the owner has taken in this process. The total does not include the code
+        /// that is now running.
         pub used: AtomicDuration,
-        /// Statements that were cancelled because their time was over.
+        /// Number of statements that were cancelled because they exceeded the time limit.
         pub overruns: AtomicI64,
-        /// The worker terminated the process.
+        /// True if the worker has terminated the process.
         pub is_terminated: AtomicBool,
         /// True if the owner's code ended the process. False if another role ended it by SIGTERM.
         pub ended_in_code: AtomicBool,
-        /// The process ended by itself and left no work unfinished.
+        /// True if the process ended by itself and had no unfinished work.
         pub has_finished: AtomicBool,
-        /// Identifies the process as the holder of its leases; 0 before the first lease.
+        /// Id of the process in its leases of rows. 0 before the first lease.
         pub holder: AtomicI64,
         /// Number of steps since the process was started.
         pub batches: AtomicI64,
@@ -86,7 +89,7 @@ impl OwnerSlot {
         self.owner.load(Ordering::Acquire) == 0
     }
 
-    /// Wakes the process, so that it reads its slot.
+    /// Wakes the process of the slot, so that the process reads the requests in its slot.
     pub fn set_latch(&self) {
         self.latch.set();
     }
@@ -96,7 +99,8 @@ impl OwnerSlot {
         if self.is_trial.load(Ordering::Relaxed) { TRIAL_LIMIT } else { CODE_LIMIT }
     }
 
-    /// Makes the process end at once. Code of the owner is interrupted, if it can be.
+    /// Makes the process end at once. If code of the owner is running, this call interrupts the code if
+    /// possible.
     pub fn end(&self) {
         self.shutdown_requested.store(true, Ordering::Release);
         background::terminate(self.pid.load(Ordering::Acquire));

@@ -9,15 +9,15 @@ crate::zeroable! {
     #[derive(Clone, Copy)]
     pub struct ProcedureCall {
         pub database: u32,
-        /// Process that runs the call; 0 before the first call.
+        /// Pid of the process that runs the call. 0 before the first call.
         pub pid: i32,
-        /// The call has not ended, according to the last report.
+        /// True if the procedure call had not ended when it last reported its progress.
         pub is_open: bool,
-        /// The call reached its end.
+        /// True if the procedure call was completed.
         pub is_complete: bool,
         pub phase: ShortText,
         pub batches: i64,
-        /// Items of this phase that are done.
+        /// Number of finished items of this phase.
         pub done: i64,
         pub total: i64,
         pub began: Timestamp,

@@ -10,24 +10,24 @@ use crate::shared_state::short_text::ShortText;
 pub const PROVIDERS: usize = cowrie_enrich_engine::providers::ALL.len();
 
 crate::zeroable! {
-    /// A provider's health, and which processes query it.
+    /// The health of a provider, and the limits on requests to the provider.
     #[derive(Clone, Copy)]
     pub struct ProviderState {
         pub breaker: Breaker,
         /// State of the rate limit.
         pub rate: Timestamp,
-        /// Requests in flight.
+        /// Number of requests in flight.
         pub in_use: u32,
-        /// How many times in a row the provider asked for a pause.
+        /// How many times in succession the provider has asked for a pause.
         pub pauses: u32,
-        /// Number of consecutive requests with a lookup that the provider rejected as invalid.
+        /// Number of requests in succession in which the provider rejected a lookup as invalid.
         pub refusals: u32,
         /// The database whose worker gets the next permit. Without this reservation, workers of other databases could
         /// take each free permit first.
         pub next_turn: u32,
-        /// Time until which the permit is kept for that worker.
+        /// Time until which the next permit is reserved for the worker of the database `next_turn`.
         pub turn_ends: Timestamp,
-        /// Unset before the first.
+        /// Time of the last success. Unset before the first success.
         pub last_success: Timestamp,
         pub last_failure: Timestamp,
         pub last_error: ShortText,
@@ -40,12 +40,14 @@ crate::zeroable! {
 }
 
 crate::zeroable! {
-    /// A provider refuses requests with the current credentials.
+    /// State of a provider that refuses all requests with the present credentials.
     #[derive(Clone, Copy)]
     pub struct Stop {
-        /// Time after which another request is tried. Unset while the provider is not stopped.
+        /// Time after which the worker sends a request again. Unset if the provider does not refuse the
+        /// credentials.
         pub until: Timestamp,
-        /// Fingerprint of the refused credentials. While they are unchanged, further requests are pointless.
+        /// Fingerprint of the refused credentials. While the credentials are unchanged, the provider would
+        /// refuse every request.
         pub credentials: u64,
         pub reason: ShortText,
     }
@@ -57,7 +59,7 @@ crate::zeroable! {
     pub struct DeadLetter {
         /// The provider's index.
         pub provider: u32,
-        /// Unset before the first.
+        /// Time when the lookup became a dead letter. Unset before the first dead letter.
         pub at: Timestamp,
         pub reason: ShortText,
     }

@@ -10,41 +10,46 @@ use crate::shared_state::provider::PROVIDERS;
 pub const STEP_KINDS: usize = 17;
 
 crate::zeroable! {
-    /// Metrics of one database, written by its worker. They stay when the worker ends, and the next worker
-    /// continues them.
+    /// Metrics of one database. The worker of the database writes them. When the worker ends, the metrics
+    /// remain, and the next worker adds to them.
     pub struct Report {
-        /// OID of the database; 0 is none.
+        /// OID of the database. 0 if the report belongs to no database.
         pub database: AtomicU32,
         /// When the worker last began a step or a pause.
         pub heartbeat: AtomicTimestamp,
-        /// The same numbers as in the worker's slot, but summed over all workers that this database has had.
+        /// Number of batches, summed over all workers that this database has had. A worker's slot has the
+        /// number for this worker only. The same applies to `errors`.
         pub batches: AtomicI64,
         pub errors: AtomicI64,
-        /// Errors by kind of step, including the steps of owner processes. The index is the code of a `StepKind`.
+        /// Number of errors in each kind of step. The steps of owner processes are included. The index is the code of a `StepKind`.
         pub step_errors: [AtomicI64; STEP_KINDS],
-        /// How long the worker slept without work in progress, in thousandths of `worker_naptime`.
+        /// Total time in which the worker slept and no work was in progress, in thousandths of
+        /// `worker_naptime`.
         pub slept: AtomicI64,
-        /// Unsafe foreign keys that the worker found at its last check.
+        /// Number of unsafe foreign keys that the worker found in its last check.
         pub unsafe_keys: AtomicI64,
-        /// Owner processes that could not be started, over all workers that this database has had.
+        /// Number of owner processes that could not be started, summed over all workers that this database has
+        /// had.
         pub launch_failures: AtomicI64,
-        /// The worker's counts. [`UNKNOWN`] or [`UNKNOWN_TIME`] until they are counted.
+        /// Number of networks. This number and the following ones are counted by the worker. Each of them is
+        /// [`UNKNOWN`] or [`UNKNOWN_TIME`] until the worker has counted it.
         pub networks: AtomicI64,
-        /// When the oldest pending count was counted; unset without pending counts.
+        /// Time when the oldest pending count was appended. Unset if no counts are pending.
         pub oldest_count: AtomicTimestamp,
         pub queues: [QueueReport; PROVIDERS],
-        /// Pending rows of `session_completion`, and when the oldest became pending; unset if none is.
+        /// Number of pending rows of `session_completion`. `oldest_completion` is the time when the oldest of
+        /// these rows became pending. It is unset if no row is pending.
         pub completions: AtomicI64,
         pub oldest_completion: AtomicTimestamp,
         pub suspended_owners: AtomicI64,
-        /// Networks that an edit of `known_networks` affects and that are not reclassified yet.
+        /// Number of networks that must still be reclassified, because `known_networks` was edited.
         pub pending_networks: AtomicI64,
-        /// Attached tables that are not intact.
+        /// Number of attached tables that are not intact.
         pub tables_not_intact: AtomicI64,
-        /// When the oldest unfinished recount was requested; unset without such a recount.
+        /// Time when the oldest unfinished recount was requested. Unset if all requested recounts are finished.
         pub oldest_recount: AtomicTimestamp,
-        /// Calls that erase addresses and failed, the last complete expiry (unset without one), and whether pg_cron
-        /// expires addresses.
+        /// Number of failed calls that should erase addresses. `last_expiry` is the time of the last complete expiry, or unset.
+        /// `expiry_scheduled` says whether pg_cron runs the expiry of addresses.
         pub failed_erasures: AtomicI64,
         pub last_expiry: AtomicTimestamp,
         pub expiry_scheduled: AtomicI64,
@@ -76,7 +81,7 @@ impl Report {
         self.database.store(database, Ordering::Release);
     }
 
-    /// Returns whether counts were pending at the worker's last count.
+    /// Returns true if session counts were pending when the worker last counted the rows.
     pub fn has_pending_counts(&self) -> bool {
         ![Timestamp::UNSET, UNKNOWN_TIME].contains(&self.oldest_count.load(Ordering::Relaxed))
     }
@@ -91,7 +96,7 @@ crate::zeroable! {
     /// Sizes of one provider's queue.
     pub struct QueueReport {
         pub sizes: [AtomicI64; QUEUE_SIZES],
-        /// Unset where the queue is empty.
+        /// Time of the oldest row in the queue. Unset if the queue is empty.
         pub oldest: AtomicTimestamp,
     }
 }

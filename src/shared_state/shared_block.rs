@@ -3,17 +3,19 @@
 //! Locking protocol:
 //!
 //! - `counters`, `cells`, `provider_counters`, `exports` and the fields of a [`WorkerSlot`] are atomics.
-//!   Counters and cells are only added to or set to zero.
-//! - Every process raises the registers of `networks_seen`. A reset sets them to zero.
-//! - Every process sets the fingerprints of waiting rows.
-//! - Spans pass through a ring of atomics. No process waits for the ring.
+//!   Processes only add to counters and cells, or set them to zero.
+//! - Any process may increase the registers of `networks_seen`. A reset sets these registers to zero.
+//! - Any process may set the fingerprints of waiting rows.
+//! - Processes pass spans to the exporter through a ring buffer of atomics. No process waits for the ring
+//!   buffer.
 //! - Only the launcher writes a worker slot's `database`. Only the process that has taken the slot writes its
-//!   `pid`, latch, state and `report`. Any process may set its requests (`woken`, `leave`, …).
-//! - Values of more than one word are in [`Guarded`], which only [`locked`] reaches, for one process at a
-//!   time. A process that holds this lock must neither raise an error nor wait.
+//!   `pid`, latch, state and `report`. Any process may set the requests in a worker slot (`woken`,
+//!   `shutdown_requested`, …).
+//! - Values of more than one word are in [`Guarded`]. Only [`locked`] gives access to them, and only to one
+//!   process at a time. A process that holds this lock must not raise an error and must not wait.
 //!
-//! A zeroed block is a valid initial state. Without preload there is no shared block, and every backend has a
-//! private one.
+//! A block of zero bytes is a valid initial state. If the library is not preloaded, there is no shared block,
+//! and every backend has a private block.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 
@@ -29,56 +31,59 @@ use crate::shared_state::procedure_call::ProcedureCall;
 use crate::shared_state::provider::{DeadLetter, PROVIDERS, ProviderState};
 use crate::shared_state::worker_slot::WorkerSlot;
 
-/// Capacity for counters; each takes eight bytes.
+/// Maximum number of counters. Each counter takes eight bytes.
 pub const SLOTS: usize = 32;
 /// Maximum number of cells. The cells hold the metrics with labels and the histograms. Most cells count
 /// networks by source, country and registry. Each cell takes eight bytes, so all cells take 288 kB.
 pub const CELLS: usize = 36 * 1024;
-/// Capacity for counters of one provider.
+/// Maximum number of counters for each provider.
 pub const PROVIDER_SLOTS: usize = 24;
-/// Ways in which metrics leave the server.
+/// Number of exporters, which are the ways in which metrics leave the server.
 pub const EXPORTERS: usize = 3;
-/// Maximum number of spans that wait for the exporter. A worker needs some seconds to create this number of spans. They
-/// take 540 kB.
+/// Maximum number of spans that wait for the exporter. A worker needs some seconds to create this number of spans. The spans take
+/// 540 kB.
 pub const SPANS: usize = 2048;
-/// Procedures that work in batches.
+/// Number of procedures that work in batches.
 pub const PROCEDURES: usize = 8;
-/// Databases that can have a worker at the same time.
+/// Maximum number of databases that have a worker at the same time.
 pub const WORKER_SLOTS: usize = 64;
-/// Databases without a worker that are shown with the reason.
+/// Maximum number of databases without a worker for which the reason is stored.
 const WAITING: usize = 128;
-/// Maximum number of fingerprints of inbox rows that no worker has read yet. They take 64 kB.
+/// Maximum number of stored fingerprints. A fingerprint stands for a row of an inbox that no worker has read
+/// yet. All fingerprints take 64 kB.
 const ROWS: usize = 8192;
 
 crate::zeroable! {
-    /// The part that needs no lock.
+    /// The part of the shared memory that processes access without a lock.
     pub struct Block {
         pub counters: [AtomicI64; SLOTS],
         pub cells: [AtomicI64; CELLS],
         pub provider_counters: [[AtomicI64; PROVIDER_SLOTS]; PROVIDERS],
         pub launcher: WorkerSlot,
         pub exporter: WorkerSlot,
-        /// Exports and failed exports, by exporter.
+        /// For each exporter, the number of exports and the number of failed exports.
         pub exports: [[AtomicI64; 2]; EXPORTERS],
-        /// The networks that were created or updated: see `cowrie_enrich_engine::distinct`. 64 kB.
+        /// Registers for an estimate of the number of different networks that were created or updated. See
+        /// `cowrie_enrich_engine::distinct`. The registers take 64 kB.
         pub networks_seen: [AtomicU8; REGISTERS],
-        /// When the counters were last zero.
+        /// Time of the last reset of the counters, or of the start of the server.
         pub counted_since: AtomicTimestamp,
         /// True while the exporter collects spans.
         pub spans_collected: AtomicBool,
-        /// Share of the networks that get spans. `u64::MAX` selects all networks.
+        /// The share of networks for which spans are created. `u64::MAX` stands for all networks.
         pub networks_sampled: AtomicU64,
         pub spans: Ring<WORDS, SPANS>,
         /// True if every database that needs a worker has reported its spent quotas since the server started.
         pub ledgers_known: AtomicBool,
-        /// When the wait for a database that has not reported began.
+        /// Time when the wait began for a database that has not reported its spent quotas.
         pub awaited_since: AtomicTimestamp,
         pub worker_slots: [WorkerSlot; WORKER_SLOTS],
-        /// Fingerprints of rows that wait in an inbox for a worker: see `store::inbox_duplicates`.
+        /// Fingerprints of rows that wait in an inbox until a worker reads them. See `store::inbox_duplicates`.
         waiting_rows: [AtomicU64; ROWS],
-        /// Number that enters every fingerprint. In a new epoch, the earlier fingerprints match no row.
+        /// A number from which every fingerprint is computed, together with the row. After the number has
+        /// changed, earlier fingerprints match no row.
         pub inbox_epoch: AtomicU64,
-        /// Random number that enters every fingerprint.
+        /// A secret random number from which every fingerprint is computed, together with the row.
         pub inbox_secret: AtomicU64,
     }
 }
@@ -91,27 +96,29 @@ impl Block {
 }
 
 crate::zeroable! {
-    /// Data that is read and written under the lock.
+    /// Data that a process may read or write only while it holds the lock.
     pub struct Guarded {
-        /// Databases for the launcher to check; 0 is an empty entry.
+        /// OIDs of databases that the launcher must check. 0 marks an empty entry.
         pub announced: [u32; 16],
-        /// More databases were announced than fit: check all.
+        /// True if more databases were announced than `announced` can hold. In this case the launcher must
+        /// check all databases.
         pub announced_all: bool,
-        /// Databases that are to have a worker and have none, the oldest first; written by the launcher.
+        /// Databases that need a worker and have none. The database that has waited for the longest time comes
+        /// first. The launcher writes this field.
         waiting: [WaitingDatabase; WAITING],
         /// Databases that need a recount but have no row in `recount_request` for it. 0 marks an empty entry.
         pub recounts: [u32; WORKER_SLOTS],
-        /// Databases in which no worker may start for a moment.
+        /// Databases in which no worker may start until a given time.
         pub cooldowns: [DatabaseCooldown; 16],
         pub providers: [ProviderState; PROVIDERS],
         pub last_dead_letter: DeadLetter,
-        /// The last call of each procedure that works in batches, in any database.
+        /// For each procedure that works in batches, the most recent call in any database.
         pub calls: [ProcedureCall; PROCEDURES],
     }
 }
 
 impl Guarded {
-    /// Notes that a database needs a recount, if there is room.
+    /// Stores the request that a database needs a recount, unless `recounts` is full.
     pub fn ask_for_recount(&mut self, database: u32) {
         if !self.recounts.contains(&database)
             && let Some(entry) = self.recounts.iter_mut().find(|entry| **entry == 0)
@@ -124,8 +131,8 @@ impl Guarded {
 static MEMORY: SharedMemory<Block, Guarded> =
     SharedMemory::new(c"cowrie_enrich", |block| block.counted_since.store(clock::now(), Ordering::Relaxed));
 
-/// Requests the shared block; called from `_PG_init`. Does nothing and returns false unless the library is
-/// being preloaded.
+/// Requests the shared block from PostgreSQL. `_PG_init` calls this function. If the library is not being
+/// preloaded, does nothing and returns false.
 pub fn request() -> bool {
     MEMORY.request()
 }
@@ -135,17 +142,19 @@ pub fn is_shared() -> bool {
     MEMORY.is_shared()
 }
 
-/// Returns the shared block, or this backend's private one.
+/// Returns the shared block. If there is none, returns the private block of this backend.
 pub fn block() -> &'static Block {
     MEMORY.block()
 }
 
-/// Runs `work` under the lock. `work` must be short, and must neither raise an error nor wait.
+/// Runs `work` while this process holds the lock. `work` must be short, must not raise an error, and must not
+/// wait.
 pub fn locked<T>(work: impl FnOnce(&mut Guarded) -> T) -> T {
     MEMORY.locked(work)
 }
 
-/// Publishes the databases that wait for a worker. Databases beyond the limit are left out.
+/// Stores the databases that wait for a worker in shared memory. If there are more databases than entries,
+/// leaves out the last databases.
 pub fn publish_waiting(waiting: &[WaitingDatabase]) {
     let none = WaitingDatabase { database: 0, reason: 0, since: Timestamp::UNSET };
     locked(|guarded| {
@@ -154,7 +163,7 @@ pub fn publish_waiting(waiting: &[WaitingDatabase]) {
     });
 }
 
-/// Returns the databases that wait for a worker, as the launcher published them.
+/// Returns the databases that wait for a worker, from the list that the launcher has stored.
 pub fn waiting() -> Vec<WaitingDatabase> {
     let entries = locked(|guarded| guarded.waiting);
     entries.into_iter().take_while(|entry| entry.database != 0).collect()

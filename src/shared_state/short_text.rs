@@ -10,7 +10,7 @@ crate::zeroable! {
 }
 
 impl ShortText {
-    /// Stores the text, truncated to the space.
+    /// Stores the text. Truncates the text if it is too long.
     pub fn set(&mut self, text: &str) {
         let mut length = text.len().min(self.bytes.len());
         while !text.is_char_boundary(length) {

@@ -11,7 +11,7 @@ thread_local! {
     static OWN: Cell<Option<&'static WorkerSlot>> = const { Cell::new(None) };
 }
 
-/// Takes a slot until this process exits. Returns whether the slot was free.
+/// Takes a slot for this process until the process exits. Returns false if another process has the slot.
 pub fn take(slot: &'static WorkerSlot) -> bool {
     if slot.pid.compare_exchange(0, background::own_pid(), Ordering::AcqRel, Ordering::Acquire).is_err() {
         return false;
@@ -26,7 +26,7 @@ fn free_own() {
     if let Some(slot) = OWN.take() {
         slot.latch.disown();
         slot.pid.store(0, Ordering::Release);
-        // The launcher is informed even if an earlier launcher started this process.
+        // Wakes the present launcher, even if an earlier launcher started this process.
         block().launcher.set_latch();
     }
 }

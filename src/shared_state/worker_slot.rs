@@ -11,44 +11,47 @@ use crate::shared_state::owner_slot::{LOGGED, OWNER_SLOTS, OwnerSlot};
 use crate::shared_state::report::Report;
 
 crate::zeroable! {
-    /// One background process: its identity, the requests that other processes sent to it, and its state.
+    /// The slot of one background process. It contains the identity of the process, the requests that other
+    /// processes have sent to the process, and the state of the process.
     pub struct WorkerSlot {
-        /// OID of the database for which the process works; 0 while the slot is free.
+        /// OID of the database for which the process works. 0 while the slot is free.
         pub database: AtomicU32,
         /// 0 while the process is not running.
         pub pid: AtomicI32,
         pub(super) latch: SharedLatch,
-        /// Work was announced since the process last checked.
+        /// True if another process has announced work after this process last checked for work.
         pub woken: AtomicBool,
-        /// The process must end, because another session needs exclusive access to the database or the worker is
-        /// not wanted.
+        /// True if the process must end. Either another session needs exclusive access to the database, or the database must no
+        /// longer have a worker.
         pub shutdown_requested: AtomicBool,
-        /// Providers, by bit, for which the process waits until another process returns a permit.
+        /// A bit for each provider. The bit is set while the process waits until another process returns a
+        /// permit for the provider.
         waits_for: AtomicU32,
-        /// The worker has read the spent quotas from the database's ledger into shared memory.
+        /// True if the worker has read the spent quotas from the table `provider_quota` into shared memory.
         pub ledger_read: AtomicBool,
-        /// The rules of session priority changed.
+        /// True if a priority rule has changed after the worker last read the rules.
         pub rules_changed: AtomicBool,
-        /// `known_networks` was edited.
+        /// True if `known_networks` was edited after the worker last read the edits.
         pub networks_edited: AtomicBool,
-        /// Some lookups were not queued.
+        /// True if a process could not queue some lookups, so that a sweep is needed.
         pub sweep_wanted: AtomicBool,
         /// The process's activity, as a code of `worker::activity`.
         pub state: AtomicU32,
         /// The reason why the process ended, as a code of `worker::registry`.
         pub ending: AtomicU32,
-        /// When the activity last changed.
+        /// Time of the last change of the activity.
         pub since: AtomicTimestamp,
         pub started_at: AtomicTimestamp,
-        /// Work done since it was started.
+        /// Number of batches since the process was started.
         pub batches: AtomicI64,
         pub errors: AtomicI64,
         pub report: Report,
         pub recounter: Recounter,
-        /// Slots of the processes that run code of table owners for this worker. Such a process may outlive
-        /// the worker.
+        /// Slots of the processes that run code of table owners for this worker. Such a process may still run
+        /// after the worker has ended.
         pub owner_slots: [OwnerSlot; OWNER_SLOTS],
-        /// When an owner process last logged a message. An owner process ends too soon to remember this itself.
+        /// For each message, the time when an owner process last logged it. The times are in shared memory,
+        /// because an owner process usually ends before the same message occurs again.
         pub logged_at: [AtomicTimestamp; LOGGED],
     }
 }
@@ -58,31 +61,32 @@ impl WorkerSlot {
         self.pid.load(Ordering::Acquire) != 0
     }
 
-    /// Notifies the process of work. Further calls do nothing until the process has checked for work.
+    /// Tells the process that there is work. Until the process has checked for work, further calls do nothing.
     pub fn wake(&self) {
         if !self.woken.swap(true, Ordering::AcqRel) {
             self.set_latch();
         }
     }
 
-    /// Notes that the process waits until another process returns a permit for a provider.
+    /// Sets the flag that the process waits until another process returns a permit for a provider.
     pub fn waits_for(&self, provider: usize) {
         self.waits_for.fetch_or(1 << provider, Ordering::AcqRel);
     }
 
-    /// Clears the flag that the process waits for a permit. Returns whether the flag was set.
+    /// Clears the flag that the process waits for a permit of a provider. Returns whether the flag was set.
     pub fn waits_no_more(&self, provider: usize) -> bool {
         self.waits_for.fetch_and(!(1 << provider), Ordering::AcqRel) & 1 << provider != 0
     }
 
-    /// Makes the process check its requests.
+    /// Wakes the process, so that it checks the requests in its slot.
     pub fn set_latch(&self) {
         self.latch.set();
     }
 }
 
 crate::zeroable! {
-    /// The process that recounts the sessions of a database. It may outlive the worker that started it.
+    /// The slot of the process that recounts the sessions of a database. The process may still run after the
+    /// worker that started it has ended.
     pub struct Recounter {
         /// 0 while no process has taken this slot.
         pid: AtomicI32,
@@ -107,7 +111,7 @@ impl Recounter {
         true
     }
 
-    /// Terminates the process if it works for this database.
+    /// Terminates the recounter if it works for this database.
     pub fn end(&self, database: u32) {
         if self.database.load(Ordering::Acquire) == database {
             background::terminate(self.pid.load(Ordering::Acquire));
