@@ -204,7 +204,7 @@ CREATE FUNCTION classify_network(
 COMMENT ON FUNCTION classify_network(bigint, text, boolean, boolean) IS
     'returns the type of a network and the flags is_known_hosting and is_known_vpn; if known_networks has a row for the network, all values come from this row; otherwise, derives the type from the given name, and returns the flags that the caller passed';
 
--- The rank of a source. A source may replace values of a lower rank.
+-- Returns the rank of a source. A source may replace values from a source of lower rank.
 CREATE FUNCTION source_rank(source text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT CASE source WHEN 'manual' THEN 4 WHEN 'cymru' THEN 3 WHEN 'maxmind' THEN 2 WHEN 'iana' THEN 1 WHEN 'document' THEN -1 ELSE 0 END $$;
@@ -228,8 +228,8 @@ CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, so
                THEN @extschema@.name_rank($4) > @extschema@.name_rank($2 -> 'provenance' ->> $3)
                ELSE @extschema@.source_rank($4) > @extschema@.source_rank($2 -> 'provenance' ->> $3) END
             -- Among earlier values of Team Cymru, a new value of Team Cymru may replace only a name. Countries and
-            -- registries of Team Cymru belong to a prefix. If they could replace earlier ones, the values of the
-            -- network would change with every address.
+            -- registries of Team Cymru belong to a prefix. If they could replace earlier countries and registries, the
+            -- values of the network would change with every address.
             OR ($4 = $2 -> 'provenance' ->> $3 AND $4 = 'cymru' AND $3 = 'organization_name')
     $$;
 COMMENT ON FUNCTION may_replace(text, jsonb, text, text) IS

@@ -3,7 +3,7 @@
 -- The expressions of indexes on addresses cast to this type instead of calling a function. For each function in an
 -- index expression, PostgreSQL checks that the inserting role has the privilege EXECUTE. For a cast to a type,
 -- PostgreSQL does not check this privilege on the input function of the type. So an INSERT of a session cannot fail
--- after privileges were revoked. The input function cannot return null, so 0.0.0.0/0 stands for a text that is not an
+-- because privileges were revoked. The input function cannot return null, so 0.0.0.0/0 stands for a text that is not an
 -- address.
 CREATE TYPE parsed_address;
 CREATE FUNCTION parsed_address_in(cstring) RETURNS parsed_address

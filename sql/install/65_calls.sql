@@ -1,5 +1,5 @@
--- The state of procedure calls. These procedures process whole tables in batches, with one transaction for each batch.
--- The state is the process that runs the call, the progress, and the last result.
+-- Calls of procedures that process whole tables in batches, with one transaction for each batch. The objects of this
+-- file show the process that runs a call, the progress of the call, and its last result.
 
 CREATE TABLE procedure_call (
     procedure        text NOT NULL,

@@ -1,4 +1,5 @@
--- Procedures that process sessions from the time before their table was attached, and that count all sessions again.
+-- Procedures that process sessions which were stored before their table was attached, and that count all sessions
+-- again.
 
 CREATE PROCEDURE backfill_sessions(rel regclass, batch_size integer DEFAULT 10000, progress boolean DEFAULT true)
     LANGUAGE c AS 'MODULE_PATHNAME', 'backfill_sessions_wrapper';

@@ -71,7 +71,7 @@ pub struct FileId {
     pub kind: Kind,
     /// Position in the setting, from 1.
     pub number: usize,
-    /// Fingerprint of the path of a file of types; 0 for other files.
+    /// Fingerprint of the path of a file with types of addresses. 0 for other files.
     fingerprint: u64,
 }
 

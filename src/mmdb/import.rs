@@ -88,7 +88,7 @@ impl fmt::Display for ImportError {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Imports a file only if the source file has changed after the last import or refusal. If another process
-    /// is already importing, does not wait unless the file has no copy in service yet.
+    /// is importing a file, waits for that process only if this file has no copy in service yet.
     IfChanged,
     /// A user requested the import. Reads the file again unless it is already in service without an error.
     Ask,
@@ -271,8 +271,8 @@ fn verify(kind: Kind, path: &str, map: Mmap) -> Result<(Facts, Vec<TypeList>), I
 /// Number of bytes that are copied between two checks for interrupts.
 const COPY_CHUNK: usize = 1 << 20;
 
-/// Copies a source file of `size` bytes. Stops if the source file is longer, because it has then changed, and
-/// it may grow as fast as this function reads.
+/// Copies a source file of `size` bytes. Stops if the source file is longer than `size`. Such a file has
+/// changed, and may grow as fast as this function reads the file.
 fn copy(from: &mut File, to: &mut File, size: u64) -> io::Result<()> {
     let mut chunk = vec![0; COPY_CHUNK];
     let mut copied = 0;

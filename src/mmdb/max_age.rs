@@ -1,7 +1,8 @@
-//! The maximum age of files of locations and networks: the setting `mmdb_max_age`.
+//! The setting `mmdb_max_age`, which is the maximum age of files of locations and of files of networks.
 //!
-//! Lookups do not use a file that is older, and the private copy of such a file is removed. The age is the time since the file was
-//! built, according to the file's metadata. The setting does not apply to files with types of addresses (see `types`).
+//! Lookups do not use a file that is older than this setting allows, and the private copy of such a file is removed. The age is the
+//! time since the file was built, according to the file's metadata. The setting does not apply to files with types of addresses
+//! (see `types`).
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 

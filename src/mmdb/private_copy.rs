@@ -228,7 +228,7 @@ fn version_of(metadata: &fs::Metadata) -> Version {
 /// the status. Even two such replacements in succession are very unlikely.
 const READ_ATTEMPTS: usize = 5;
 
-/// Maps the private copy that is in service into memory. Returns `None` if the copy is too old.
+/// Creates a memory map of the private copy that is in service. Returns `None` if this copy is too old.
 pub fn map_current(id: FileId) -> Option<(Mmap, Version)> {
     for _ in 0..READ_ATTEMPTS {
         let version = version(id)?;

@@ -177,12 +177,12 @@ fn refreshed(id: FileId, known: Option<TypeFile>) -> Option<TypeFile> {
     }
 }
 
-/// Converts the time when a list was published from seconds since 1970.
+/// Converts the time of publication of a list, in seconds since 1970, into a timestamp.
 pub fn published(unix_seconds: u64) -> Timestamp {
     Timestamp::from_unix(i64::try_from(unix_seconds).unwrap_or(i64::MAX))
 }
 
-/// Converts a time into seconds since 1970, the unit of the times in lists.
+/// Converts a timestamp into seconds since 1970, the unit of the times in lists.
 pub fn unix_seconds(time: Timestamp) -> u64 {
     time.unix_seconds().max(0.0) as u64
 }

@@ -1,4 +1,4 @@
-//! Databases that wait for a worker, and databases that must stay without one.
+//! Databases that wait for a worker, and databases in which no worker may start until a given time.
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 

@@ -7,8 +7,8 @@
 //! | `worker_process` | takes a worker slot for this process |
 //! | `report` | metrics of a database |
 //! | `owner_slot` | processes that run code of table owners |
-//! | `owner_process` | the slot of this process, if it is such a process |
-//! | `databases` | databases that wait for a worker, and databases that must stay without one |
+//! | `owner_process` | the owner slot of this process, if the process runs code of a table owner |
+//! | `databases` | databases that wait for a worker, and databases in which no worker may start until a given time |
 //! | `provider` | a provider's health |
 //! | `procedure_call` | progress of a procedure |
 //! | `short_text` | a short text |

@@ -28,7 +28,7 @@ crate::zeroable! {
     pub struct OwnerSlot {
         /// OID of the database. The field keeps this OID until the process has ended.
         pub database: AtomicU32,
-        /// OID of the role whose code the process runs; 0 while the slot is free.
+        /// OID of the role whose code the process runs. 0 while the slot is free.
         pub owner: AtomicU32,
         /// 0 while no process is running.
         pub pid: AtomicI32,
@@ -69,7 +69,7 @@ crate::zeroable! {
         pub overruns: AtomicI64,
         /// True if the worker has terminated the process.
         pub is_terminated: AtomicBool,
-        /// True if the owner's code ended the process. False if another role ended it by SIGTERM.
+        /// True if code of the owner made the process end. False if another role ended the process by SIGTERM.
         pub ended_in_code: AtomicBool,
         /// True if the process ended by itself and had no unfinished work.
         pub has_finished: AtomicBool,

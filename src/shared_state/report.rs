@@ -38,7 +38,7 @@ crate::zeroable! {
         pub oldest_count: AtomicTimestamp,
         pub queues: [QueueReport; PROVIDERS],
         /// Number of pending rows of `session_completion`. `oldest_completion` is the time when the oldest of
-        /// these rows became pending. It is unset if no row is pending.
+        /// these rows became pending. This time is unset if no row is pending.
         pub completions: AtomicI64,
         pub oldest_completion: AtomicTimestamp,
         pub suspended_owners: AtomicI64,

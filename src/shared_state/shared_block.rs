@@ -106,7 +106,8 @@ crate::zeroable! {
         /// Databases that need a worker and have none. The database that has waited for the longest time comes
         /// first. The launcher writes this field.
         waiting: [WaitingDatabase; WAITING],
-        /// Databases that need a recount but have no row in `recount_request` for it. 0 marks an empty entry.
+        /// OIDs of databases that need a recount, although no row in their table `recount_request` requests the
+        /// recount. 0 marks an empty entry.
         pub recounts: [u32; WORKER_SLOTS],
         /// Databases in which no worker may start until a given time.
         pub cooldowns: [DatabaseCooldown; 16],
@@ -137,7 +138,7 @@ pub fn request() -> bool {
     MEMORY.request()
 }
 
-/// Returns whether the library was preloaded. If so, there are shared memory and a launcher.
+/// Returns true if the library was preloaded. In this case there are shared memory and a launcher.
 pub fn is_shared() -> bool {
     MEMORY.is_shared()
 }
@@ -153,8 +154,8 @@ pub fn locked<T>(work: impl FnOnce(&mut Guarded) -> T) -> T {
     MEMORY.locked(work)
 }
 
-/// Stores the databases that wait for a worker in shared memory. If there are more databases than entries,
-/// leaves out the last databases.
+/// Stores in shared memory which databases wait for a worker. If there are more databases than entries, leaves
+/// out the last databases.
 pub fn publish_waiting(waiting: &[WaitingDatabase]) {
     let none = WaitingDatabase { database: 0, reason: 0, since: Timestamp::UNSET };
     locked(|guarded| {
@@ -163,7 +164,7 @@ pub fn publish_waiting(waiting: &[WaitingDatabase]) {
     });
 }
 
-/// Returns the databases that wait for a worker, from the list that the launcher has stored.
+/// Returns the databases that wait for a worker. The launcher has stored the list of these databases.
 pub fn waiting() -> Vec<WaitingDatabase> {
     let entries = locked(|guarded| guarded.waiting);
     entries.into_iter().take_while(|entry| entry.database != 0).collect()

@@ -1,4 +1,4 @@
-//! The slot of this process, if it is the launcher, the exporter or a worker.
+//! The worker slot of this process, if this process is the launcher, the exporter or a worker.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -31,7 +31,7 @@ fn free_own() {
     }
 }
 
-/// Returns the worker slot with the number that was passed to the process at its start.
+/// Returns the worker slot with a given number. The number was passed to the process at its start.
 pub fn worker_slot(number: i32) -> &'static WorkerSlot {
     &block().worker_slots[usize::try_from(number).unwrap_or_default() % WORKER_SLOTS]
 }

@@ -100,7 +100,7 @@ thread_local! {
 }
 
 impl Recounter {
-    /// Makes this process the recounter of a database until it exits. Returns false if another process is the recounter.
+    /// Makes this process the recounter of a database until the process exits. Returns false if another process is the recounter.
     pub fn take(&'static self, database: u32) -> bool {
         if self.pid.compare_exchange(0, background::own_pid(), Ordering::AcqRel, Ordering::Acquire).is_err() {
             return false;

@@ -1,4 +1,5 @@
--- Removes the key "import" from the documents of networks, if its value mentions one of these addresses.
+-- If the value of the key "import" in a network's document mentions one of these addresses, removes this key from the
+-- document.
 -- $1 inet[]: addresses
 WITH locked AS MATERIALIZED (
     SELECT n.asn_number

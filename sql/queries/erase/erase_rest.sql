@@ -49,8 +49,8 @@ WITH history AS (
            OR @extschema@.mentions_address(concat_ws(' ', c.network_name, c.document::text), $1)) n
     WHERE b.provider = n.provider AND b.prefix = n.prefix
 ), exception AS (
-    -- Deletes an exception only if its prefix is one of these single addresses. A wider prefix does not identify an
-    -- address.
+    -- Deletes a blocklist exception only if its prefix is exactly one of these addresses. A wider prefix does not
+    -- identify an address.
     DELETE FROM @extschema@.blocklist_exception e
     WHERE e.prefix = ANY (SELECT u.ip::cidr FROM unnest($1) u(ip))
 ), exception_text AS (

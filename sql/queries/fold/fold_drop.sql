@@ -1,4 +1,4 @@
--- Deletes the pending session counts of an address if their sum is zero or negative. The given addresses have no row in
+-- If the sum of an address's pending session counts is zero or negative, deletes these counts. The given addresses have no row in
 -- ip_inventory, so their sessions were never counted. The sum includes all pending counts of the address, not only the counts in
 -- the current batch.
 -- $1 inet[]: addresses

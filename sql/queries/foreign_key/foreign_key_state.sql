@@ -1,4 +1,4 @@
--- Returns the table itself and its partitions if their foreign keys to ip_inventory are not validated yet.
+-- Returns the tables whose foreign key to ip_inventory is not validated yet. Tests the table $1 and its partitions.
 -- $1 oid: OID of the table
 SELECT c.conrelid
 FROM pg_constraint c

@@ -1,7 +1,7 @@
 -- Merges imported values into existing addresses that the caller has locked. The period from first_seen to last_seen
--- can only grow. Imported parts of the document are added to the stored document, or replace the stored parts. Excepted
--- are the parts that $12 and $13 name for the address: each element is a JSON object with one key for each part whose
--- stored value is kept.
+-- can only grow. Imported parts of the document are added to the stored document, or replace the stored parts. The
+-- stored parts that $12 and $13 name are kept. Each element of $12 and $13 is a JSON object with one key for each part
+-- that is kept.
 -- $1 inet[]: addresses
 -- $2 bigint[]: network (ASN) of each address
 -- $3 timestamptz[]: time when a source last confirmed the network of each address

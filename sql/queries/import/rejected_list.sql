@@ -1,5 +1,5 @@
--- Stores rows that could not be used in rejected_row. Each row is stored once, even if a later call of the procedure
--- rejects it again.
+-- Adds rows to rejected_row. Each of these rows describes a row that a procedure could not use. A row that a later call
+-- of the procedure rejects again is not added a second time.
 -- $1 text: name of the procedure
 -- $2 text[]: table of each row
 -- $3 text[]: key of each row

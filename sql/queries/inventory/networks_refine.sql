@@ -2,8 +2,9 @@
 -- rank. If the new value equals the stored value, the statement still stores the new source. Otherwise a third source
 -- with a rank between the two sources could replace the value later.
 --
--- The source 'cymru' may also replace an earlier name from 'cymru', because a name describes the network itself. It may
--- not replace an earlier country or registry from 'cymru', because these values describe one address or prefix.
+-- The source 'cymru' may also replace an earlier name from 'cymru', because a name describes the network itself. A
+-- country or registry from 'cymru' does not replace an earlier one from 'cymru', because these values describe one
+-- address or prefix.
 --
 -- The values are compared again after the rows are locked, because another transaction may have written a better value
 -- meanwhile. Returns each network that changed, and whether the network existed before this transaction.

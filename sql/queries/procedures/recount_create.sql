@@ -1,5 +1,5 @@
--- Creates the temporary table for the numbers of sessions that a recount has counted, until they are compared with the
--- stored counts.
+-- Creates a temporary table. A recount stores the number of sessions of each address in this table, and later compares
+-- these numbers with the stored counts.
 CREATE TEMPORARY TABLE cowrie_enrich_counted (
     ip_address inet NOT NULL,
     sessions   bigint NOT NULL,

@@ -1,7 +1,7 @@
 -- Returns those addresses that wait for these jobs and for which a valid answer is now stored, each with the answer. If
 -- several blocks contain an address, returns the answer about the smallest of these blocks. Returns only addresses
--- greater than $5, in ascending order. The query probes indexes and joins no tables, because the planner's statistics
--- about a queue are rarely current.
+-- greater than $5, in ascending order. The query probes an index for each job and each address, because the planner's
+-- statistics about a queue are rarely current.
 -- $1 text: name of the provider
 -- $2 text[]: lookup keys of the jobs
 -- $3 integer: lifetime of an answer with data, in seconds

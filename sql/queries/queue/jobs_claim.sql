@@ -1,10 +1,11 @@
 -- Leases the most urgent due jobs. For each job, returns an address about which the worker then asks the provider. The
 -- query chooses an address that has no valid answer yet. After each failure of a job, the next claim of this job
--- chooses again. If all addresses of the job already have an answer, the query returns null instead of an address.
---
--- A claim leases either lookups of addresses or lookups of networks, because one request to a provider cannot contain both. The
--- most urgent job determines the kind. The lookup of a network always needs a request. For such a job, the query also returns null
+-- considers the addresses in another order. If all addresses of the job already have an answer, the query returns null
 -- instead of an address.
+--
+-- A claim leases either only jobs for addresses or only jobs for networks, because one request to a provider cannot contain both.
+-- The most urgent job determines which kind is leased. The lookup of a network always needs a request. For such a job, the query
+-- also returns null instead of an address.
 --
 -- The query probes indexes for one job after the other. A join would be planned by statistics, and the statistics about
 -- a queue are rarely current. The planner sees the values of the parameters, so it keeps only one branch of a CASE that

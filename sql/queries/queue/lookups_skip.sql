@@ -1,6 +1,6 @@
--- Stores in the documents of addresses that their lookup was cancelled. The caller has locked the rows of these
--- addresses. Only a lookup that a sweep would queue again needs such an entry. src/document/skipped.rs describes the
--- format of the entry.
+-- Records that lookups of these addresses were cancelled, by an entry in the document of each address. The caller has
+-- locked the rows of the addresses. Writes the entry only if a sweep would otherwise queue the lookup again.
+-- src/document/skipped.rs describes the format of the entry.
 -- $1 inet[]: addresses
 -- $2 text: name of the provider
 -- $3 boolean: true if the provider is asked only about addresses without a known network

@@ -1,6 +1,6 @@
--- Stores in the documents of networks that their lookup was cancelled. Locks the networks in the order of their ASNs. A sweep
--- queues the lookup again after the next session of the network. An earlier answer remains in the document. src/document/skipped.rs
--- describes the format of the entry.
+-- Records that lookups of these networks were cancelled, by an entry in the document of each network. Locks the networks in the
+-- order of their ASNs. A sweep queues the lookup again after the next session of the network. An earlier answer remains in the
+-- document. src/document/skipped.rs describes the format of the entry.
 -- $1 bigint[]: ASNs of the networks
 -- $2 text: name of the provider
 -- $3 text: time when the lookup was cancelled, as text

@@ -1,4 +1,4 @@
--- Deletes the requests from which the worker has not created jobs yet, for one provider. If $2 is set, deletes only the requests
+-- Deletes those requests to a provider from which the worker has not created jobs yet. If $2 is set, deletes only the requests
 -- about this address. Returns the addresses and networks of the deleted requests.
 -- $1 text: name of the provider
 -- $2 inet: address, or null for all addresses

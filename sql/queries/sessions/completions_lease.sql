@@ -1,5 +1,5 @@
 -- Leases rows that are due. All leased rows belong to one table of the owner $1. Chooses the table with the row that
--- has been due for the longest time. The text of completions_pending.sql is put before this text.
+-- has been due for the longest time. The full statement is the text of completions_pending.sql, followed by this text.
 -- $1 oid: OID of the owner
 -- $2 bigint: maximum number of rows to lease
 -- $3 float8: duration of the lease, in seconds

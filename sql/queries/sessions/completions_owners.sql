@@ -1,6 +1,6 @@
 -- Returns the owners of session tables with pending rows, and the time when the next row of each owner falls due.
 -- Leaves out suspended owners. Deletes the pending rows of tables that were dropped or are no longer attached. Takes no
--- lock on any session table. The text of completions_pending.sql is put before this text.
+-- lock on any session table. The full statement is the text of completions_pending.sql, followed by this text.
 -- $1 oid: OID of the role that owns the extension
 , tables AS MATERIALIZED (
     SELECT p.rel, p.due_at, k.relowner AS owner, root.relowner = k.relowner AS is_of_one_owner,

@@ -1,7 +1,7 @@
 -- Fills the null snapshot columns of the sessions that a table has at these tuple ids. Skips sessions that another
 -- transaction has locked. Runs as the table's owner, who may have no rights on the extension's objects. Returns the new
 -- tuple id of each session, and whether the session now has all given values. A trigger of the owner may have reset
--- some of them.
+-- some of these values.
 -- $1 tid[]: tuple ids of the sessions
 -- $2 bigint[]: network (ASN) of each session
 -- $3 text[]: country of each session

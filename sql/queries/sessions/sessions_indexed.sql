@@ -1,7 +1,7 @@
--- Tests whether the predicate of an index is suitable for finding incomplete sessions. If it is, returns whether the
--- index also contains the sessions in which only snapshot_ip_type is null. Otherwise returns no row. Locks the table.
--- The predicates can be compared as text, because format() and pg_get_expr() put quotes around the same names. Both
--- functions follow the setting quote_all_identifiers.
+-- Tests whether the predicate of an index is suitable for finding incomplete sessions. If the predicate is suitable,
+-- returns whether the index also contains the sessions in which only snapshot_ip_type is null. Otherwise returns no
+-- row. Locks the table. The predicates can be compared as text, because format() and pg_get_expr() put quotes around
+-- the same names. Both functions follow the setting quote_all_identifiers.
 -- $1 oid: OID of the index
 SELECT waits.for_types
 FROM pg_index i
