@@ -1,4 +1,4 @@
-//! Errors for callers, with SQLSTATE, detail and hint. Each function raises one error.
+//! Raises errors for callers of SQL functions, with SQLSTATE, detail and hint. Each function raises one error.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::version::VersionMatch;
@@ -21,7 +21,7 @@ fn raise(code: PgSqlErrorCode, message: String, detail: Option<String>, hint: Op
     unreachable!("ERROR does not return")
 }
 
-/// Raises an error because an `inet` argument is a network, and the function requires a single host.
+/// Raises an error because the function requires a single host, but the `inet` argument is a network.
 pub fn not_a_host(address: Address) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -129,8 +129,7 @@ pub fn not_asked_about(provider: &str, address: Address) -> ! {
     )
 }
 
-/// A list contains the address with the type SCANNER_BENIGN, and the provider is not asked about such
-/// addresses.
+/// The provider is not asked about addresses with the type SCANNER_BENIGN, and a list says that the address has this type.
 pub fn benign_scanner(provider: &str, address: Address) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -151,8 +150,8 @@ pub fn not_attached(table: &str) -> ! {
     )
 }
 
-/// Columns have changed since the table was attached. The extension's statements could run a cast that the
-/// owner of a new column type wrote.
+/// Columns of the session table have changed since the table was attached. The extension's statements could now run a cast function
+/// that belongs to the owner of a column's new type.
 pub fn not_intact(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
@@ -217,8 +216,8 @@ pub fn sessions_not_intact(table: &str, reason: &str) -> ! {
     )
 }
 
-/// The statement that erases sessions would fire a trigger with code of a third role. A third role is not the
-/// table's owner, the extension's owner or a superuser.
+/// The statement that erases sessions would fire a trigger whose code belongs to a third role. A third role is any role except the
+/// owner of the table, the owner of the extension, and superusers.
 pub fn erasure_blocked(table: &str, reason: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -293,7 +292,7 @@ pub fn partitions_lack_keys(table: &str) -> ! {
     )
 }
 
-/// A foreign key exists that can run code as the extension's owner.
+/// A foreign key exists that can run code with the rights of the extension's owner.
 pub fn unsafe_key(key: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -316,7 +315,7 @@ pub fn may_not_trust() -> ! {
     )
 }
 
-/// A trigger would run code of a third role as the table's owner.
+/// A trigger would run code that belongs to a third role, with the rights of the table's owner.
 pub fn blocked_by_trigger(table: &str, reason: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -326,7 +325,7 @@ pub fn blocked_by_trigger(table: &str, reason: &str) -> ! {
     )
 }
 
-/// The caller may not import. An import writes into the inventories, so it needs more privileges.
+/// The caller may not call the import. The import needs more privileges, because it writes into the inventories.
 pub fn may_not_import() -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -437,7 +436,7 @@ pub fn no_address_column(table: &str, column: &str) -> ! {
     )
 }
 
-/// The table has no column of the name that the caller passed as `by`.
+/// The caller passed a name in the argument `by`, and the table has no column with this name.
 pub fn no_column_to_group_by(table: &str, column: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
@@ -449,7 +448,8 @@ pub fn no_column_to_group_by(table: &str, column: &str) -> ! {
     )
 }
 
-/// The column does not have a built-in type. Code of the type's owner would convert its values to text.
+/// The type of the column is not a built-in type. To convert the column's values to text, the server would run code of the type's
+/// owner.
 pub fn cannot_group_by(table: &str, column: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
@@ -564,13 +564,14 @@ pub fn table_is_busy(table: &str, tries: u32) -> ! {
     )
 }
 
-/// Raises an error in a read-only transaction. Otherwise the write would fail with an error that names an
+/// Raises an error if the transaction is read-only. Without this check, the write would fail later with an error that names an
 /// internal statement.
 pub fn require_writable(function: &str) {
     require_writable_or(function, "Repeat the call in a read-write transaction on the primary.");
 }
 
-/// Like [`require_writable`]. `hint` describes what the caller can use instead of the function.
+/// Raises an error if the transaction is read-only, like [`require_writable`]. `hint` describes what the caller can use instead of
+/// the function.
 pub fn require_writable_or(function: &str, hint: &str) {
     if transaction::may_write() {
         return;
@@ -595,8 +596,8 @@ pub fn needs_read_committed(function: &str) -> ! {
     )
 }
 
-/// The call would queue more requests than the caller allows. `by_provider` lists the number of requests to
-/// each provider.
+/// The call would queue more requests than its argument `max_requests` allows. `by_provider` lists the number of requests to each
+/// provider.
 pub fn too_many_requests(requests: i64, limit: i64, by_provider: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
@@ -702,7 +703,7 @@ pub fn import_failed(error: &ImportError) -> ! {
     )
 }
 
-/// The versions of the library and of the SQL objects do not work together.
+/// The library and the SQL objects have versions that do not work together.
 pub fn version_mismatch(mismatch: VersionMatch, objects: &str, library: &str) -> ! {
     let (message, hint) = match mismatch {
         VersionMatch::LibraryTooOld => (

@@ -1,7 +1,7 @@
-//! The settings. Only this file reads them, and passes them on as plain values.
+//! The settings of the extension. Only this file reads the settings. Its functions return them as plain values.
 //!
-//! All settings can be changed by a reload. No setting can be changed in a session, because the worker and all backends must see
-//! the same values.
+//! Every setting can be changed with a reload of the configuration. No setting can be changed in a session, because the worker and
+//! all backends must see the same values.
 
 use std::ffi::{CStr, CString};
 use std::net::SocketAddr;
@@ -37,7 +37,7 @@ static PROVIDERS: OnceLock<Vec<DefinedSetting>> = OnceLock::new();
 
 static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(3);
 static RETRY_BASE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
-/// With a lifetime of 90 days, the three percentages give 9, 30 and 180 days.
+/// With these three percentages, a lifetime of 90 days becomes 9, 30 and 180 days.
 static TTL_VPN_PERCENT: GucSetting<i32> = GucSetting::<i32>::new(10);
 static TTL_HOSTING_PERCENT: GucSetting<i32> = GucSetting::<i32>::new(33);
 static TTL_ISP_PERCENT: GucSetting<i32> = GucSetting::<i32>::new(200);
@@ -59,12 +59,13 @@ pub fn define() {
     define_worker();
     define_metrics();
     define_exporter();
-    // A misspelt setting should be an error. Otherwise it would be an unused placeholder.
+    // A misspelt name of a setting should cause an error. Without this call, the server would accept the name as a placeholder that
+    // no code reads.
     crate::pg::reserve_setting_prefix(c"cowrie_enrich");
 }
 
-/// Defines a setting that only superusers may see: a path, a host, a role, or a choice of the data that leaves
-/// the server.
+/// Defines a setting whose value only superusers may see. The value is a path, a host, a role, or the choice of the data that
+/// leaves the server.
 fn guarded(name: &'static CStr, short: &'static CStr, long: &'static CStr, setting: &'static Text) {
     GucRegistry::define_string_guc(name, short, long, setting, GucContext::Sighup, GucFlags::SUPERUSER_ONLY);
 }
@@ -201,7 +202,7 @@ fn define_files() {
 
 /// Defines the settings that the providers declare in their files.
 fn define_providers() {
-    // The library is loaded only once, so the value is not set yet.
+    // Setting the value cannot fail here, because the library is loaded only once in a process. So the value is not set yet.
     let _ = PROVIDERS.set(providers::settings().into_iter().map(settings::define).collect());
 }
 
@@ -306,8 +307,8 @@ impl Check for Endpoint {
     }
 }
 
-/// Defines the settings of the exporter. The exporter runs while one of these settings names a target and the
-/// library is preloaded.
+/// Defines the settings of the exporter. The exporter runs if one of these settings names a destination and the library is
+/// preloaded.
 fn define_exporter() {
     settings::define_checked::<Listen>(
         c"cowrie_enrich.metrics_listen",
@@ -366,7 +367,7 @@ pub fn asn_database() -> Vec<String> {
     files(&ASN_DATABASE)
 }
 
-/// Returns the paths in a list. The list was checked when the setting was set.
+/// Returns the paths in a setting that contains a list. The list is valid, because it was checked when the setting was set.
 fn files(setting: &Text) -> Vec<String> {
     text(setting).and_then(|list| file_list::parse(&list).ok()).unwrap_or_default()
 }
@@ -407,12 +408,13 @@ pub fn provider(declared: &dyn providers::Provider) -> Settings {
     Settings::new(values.collect())
 }
 
-/// Returns the number of failures after which a lookup is a dead letter.
+/// Returns the maximum number of failures of a lookup. After this number, the lookup becomes a dead letter.
 pub fn max_attempts() -> i32 {
     MAX_ATTEMPTS.get()
 }
 
-/// Returns the percentage that scales the lifetime of an answer about an address in a network of this kind.
+/// Returns the percentage for a kind of networks. The lifetime of an answer is scaled by this percentage if the answer is about an
+/// address in such a network.
 pub fn ttl_percent(kind: NetworkKind) -> i32 {
     match kind {
         NetworkKind::Vpn => TTL_VPN_PERCENT.get(),
@@ -465,7 +467,7 @@ pub fn otlp_sample_ratio() -> f64 {
     OTLP_SAMPLE_RATIO.get()
 }
 
-/// Returns the role that the workers act as, if it is not the extension's owner.
+/// Returns the role that the workers use. Returns `None` if the workers use the owner of the extension.
 pub fn worker_role() -> Option<String> {
     text(&WORKER_ROLE)
 }

@@ -1,9 +1,10 @@
 //! cowrie_enrich: attribution for honeypot sessions inside PostgreSQL.
 //!
-//! Entry points of statements are in [`api`] (functions), [`procedures`], and [`session`] (the trigger and its work at the end of
-//! the transaction). Entry points of the background processes are in [`worker`], [`owner`] and [`exporter`]. All use [`store`] (all
-//! SQL), [`mmdb`] (the mmdb files), [`provider`] (the providers and their limits), [`document`] and [`telemetry`]. These modules
-//! use [`shared_state`] and [`pg`]. All unsafe code is in [`pg`]. The crate `engine` has all code that does not need PostgreSQL.
+//! The entry points of SQL statements are in [`api`] (functions), [`procedures`], and [`session`] (the trigger, and the steps at
+//! the end of a transaction). The entry points of the background processes are in [`worker`], [`owner`] and [`exporter`]. All these
+//! modules use [`store`] (all SQL), [`mmdb`] (the mmdb files), [`provider`] (the providers and their limits), [`document`] and
+//! [`telemetry`]. Those five modules use [`shared_state`] and [`pg`]. All unsafe code is in [`pg`]. The crate `engine` has all code
+//! that does not need PostgreSQL.
 
 pgrx::pg_module_magic!(name, version);
 
@@ -25,15 +26,15 @@ mod versions;
 mod worker;
 mod xact;
 
-/// Environment variable for developers. If it is 1 in the server's environment, `RUST_BACKTRACE` adds
-/// backtraces to the DETAIL of errors.
+/// Environment variable for developers. If the server's environment sets this variable to 1, then `RUST_BACKTRACE` adds backtraces
+/// to the DETAIL of errors.
 const BACKTRACES: &str = "COWRIE_ENRICH_BACKTRACE";
 
 /// Called once per process, when the library is loaded.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     if std::env::var_os(BACKTRACES).is_none_or(|value| value != "1") {
-        // Replaces pgrx's hook, which sends backtraces to clients if RUST_BACKTRACE is set.
+        // Replaces the panic hook of pgrx. If RUST_BACKTRACE is set, the hook of pgrx sends backtraces to clients.
         cowrie_enrich_engine::panics::report_in_one_line();
     }
     guc::define();

@@ -1,8 +1,9 @@
-//! The versions of SQL objects that this library works with.
+//! Checks that this library works with the version of the SQL objects in the database.
 //!
-//! An upgrade installs the files, restarts the server and runs `ALTER EXTENSION … UPDATE` at different times. In between, the
-//! library works with objects of another version. Sessions are still stored and counted, because updates only add to the tables
-//! that this work uses. The worker and the functions that write check the versions first.
+//! An upgrade consists of three steps at different times: the files are installed, the server is restarted, and `ALTER EXTENSION …
+//! UPDATE` is run. Between these steps, the library has to work with SQL objects of another version. Sessions are still stored and
+//! counted, because an update may add something to the tables that this work uses, but removes nothing from them. The worker and
+//! the functions that write check the versions before they start.
 
 use std::cell::Cell;
 
@@ -16,15 +17,15 @@ use crate::{error, sql_function};
 /// This library's own version.
 pub const LIBRARY: &str = env!("CARGO_PKG_VERSION");
 
-/// The oldest version of the objects that all of `sql/queries` works with. Raise it if a statement needs
-/// objects of a later update.
+/// The oldest version of the SQL objects that all statements in `sql/queries` work with. Increase this version if a statement needs
+/// objects that a later update creates.
 const OLDEST_OBJECTS: &str = "0.1.0";
 
 pub fn compare(objects: &str) -> VersionMatch {
     VersionMatch::of(objects, OLDEST_OBJECTS, LIBRARY)
 }
 
-/// Returns a short text that says how to make the versions of the library and the SQL objects match.
+/// Returns a short text that tells the user how to bring the library and the SQL objects to the same version.
 pub fn remedy(result: VersionMatch) -> &'static str {
     match result {
         VersionMatch::Compatible => "",
@@ -38,12 +39,12 @@ pub fn remedy(result: VersionMatch) -> &'static str {
 }
 
 thread_local! {
-    /// Set to true by the first successful check, and never reset. Objects are never replaced by older objects, and this library
-    /// refuses an update to newer objects.
+    /// Set to true by the first successful check, and never set to false again. An update never installs older SQL objects, and
+    /// this library refuses an update to SQL objects that are newer than the library.
     static IS_COMPATIBLE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Raises an error if this library does not work with the SQL objects in this database.
+/// Raises an error if this library does not work with the SQL objects in the current database.
 pub fn require_compatible_objects() {
     if IS_COMPATIBLE.get() {
         return;
@@ -61,8 +62,8 @@ fn library_version(_: &Call) -> Typed<Text> {
 }
 
 sql_function!(require_library_wrapper, pg_finfo_require_library_wrapper, require_library);
-/// First statement of every update script, because the new objects are bound to functions of the update's own
-/// library.
+/// Every update script calls this function in its first statement. The new SQL objects need a library that is at least as new as
+/// the update.
 fn require_library(call: &Call) {
     let wanted = call.text(0).unwrap_or_default();
     if Version::of(LIBRARY) < Version::of(&wanted) {

@@ -1,7 +1,8 @@
-//! The steps at the end of transactions and subtransactions, their order, and the reasons for this order.
+//! Runs the extension's steps at the end of transactions and subtransactions. This file defines the order of the steps and gives
+//! the reasons for this order.
 //!
-//! A step before commit may run SQL. The later steps change memory only and cannot fail, because an ERROR after the
-//! commit has begun restarts the whole cluster.
+//! Only the steps before the commit may run SQL. The steps after the commit change memory only and cannot fail. An ERROR at that
+//! time would restart the whole cluster.
 
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::{self, Callbacks, Level, Outcome};
@@ -17,11 +18,11 @@ pub fn register() {
 }
 
 fn before_commit() {
-    // `pending` is the first step, because it counts sessions and queues lookups. The next steps store the counts and lookups.
+    // `pending` runs first, because it counts sessions and queues lookups. The steps after it store these counts and lookups.
     pending::before_commit();
     if transaction::is_being_prepared() {
         counter_deltas::store_of_prepared();
-        // This step is the last one, because all of the steps above may request wake-ups.
+        // This step runs last, because each of the steps above may request that a worker is woken.
         if let Err(failure) = contained(registry::transaction_is_prepared) {
             telemetry::error(
                 "could not notify the worker of a prepared transaction; the worker will process the transaction later",
@@ -37,7 +38,7 @@ fn ended(outcome: Outcome) {
     attribution::transaction_ended(outcome);
     telemetry::transaction_ended(outcome);
     inbox_duplicates::transaction_ended(outcome);
-    // Called last, because it wakes other processes. The steps above have published their results by then.
+    // This step runs last, because it wakes other processes. Those processes must see the results of the steps above.
     registry::transaction_ended(outcome);
 }
 

@@ -1,4 +1,4 @@
-//! The values of the mmdb files about an address, and the document for a new address.
+//! The data that the mmdb files contain about an address, and the document that is stored for a new address.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
@@ -12,7 +12,7 @@ use crate::pg::jsonb::{self, Object};
 use crate::pg::value::{Jsonb, Typed};
 use crate::provider::Providers;
 
-/// The data about an address from the bogon check and the mmdb files. They are known without a provider.
+/// The data about an address that is known without a provider: the result of the bogon check, and the values from the mmdb files.
 pub struct Answer<'a> {
     pub bogon: Option<&'static str>,
     pub location: Option<Found<'a, Location<'a>>>,
@@ -68,8 +68,8 @@ impl<'a> Answer<'a> {
         object.text("cached_at", &clock::iso8601(clock::transaction_start()));
     }
 
-    /// Returns the document for a new address. With `Meta::Omitted`, returns the document for a session's
-    /// snapshot.
+    /// Returns the document that is stored for a new address. With `Meta::Omitted`, returns the document that is stored in the
+    /// snapshot columns of a session.
     pub fn document(&self, databases: &Databases, meta: Meta) -> Typed<Jsonb> {
         jsonb::object(|document| {
             if let Some(reason) = self.bogon {
@@ -104,14 +104,14 @@ impl<'a> Answer<'a> {
 #[derive(Clone, Copy)]
 pub enum Meta {
     Omitted,
-    /// The document gets `_meta`, which marks the lookups at the `skipped` providers as left out by the
-    /// caller.
+    /// The document gets `_meta`. In `_meta`, the lookups at the `skipped` providers have the state that says that the caller left
+    /// them out.
     Written {
         skipped: Providers,
     },
 }
 
-/// Writes the vendors of the files that a value comes from, and the build of the first file.
+/// Writes the vendors of all files that contributed to a value, and the build time of the first of these files.
 fn write_origin<T>(object: &mut Object, [vendor, build_epoch]: [&'static str; 2], found: &Found<'_, T>) {
     if found.more.is_empty() {
         object.text(vendor, &found.file.vendor);

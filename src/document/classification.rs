@@ -1,4 +1,4 @@
-//! The classification of an address by the Python system. Imported documents contain it.
+//! The type that the Python system determined for an address. Imported documents contain it in the key `ip_classification`.
 //!
 //! ```json
 //! {"ip_classification": {"ip_type": "cloud", "provider": "aws", "confidence": 0.99, "source": "cloud_aws",
@@ -22,7 +22,8 @@ pub struct Classification {
     pub provider: Option<String>,
 }
 
-/// Returns the classification in a document. Returns `None` if there is none, or if its type is unknown.
+/// Returns the classification that a document contains. Returns `None` if the document has no classification, or if its type is
+/// unknown.
 pub fn of(document: Container<'_>) -> Option<Classification> {
     let own = document.object(KEY)?;
     let kind = match own.text("ip_type")?.trim().to_ascii_lowercase().as_str() {
@@ -39,8 +40,8 @@ pub fn of(document: Container<'_>) -> Option<Classification> {
 }
 
 impl Classification {
-    /// Returns whether the classification is recent enough to be used. For example, an address that was a Tor
-    /// exit may have another use now.
+    /// Returns true if the classification is recent enough to be used. An old classification may be wrong: for example, an address
+    /// that was a Tor exit may have another use now.
     pub fn counts(&self, max_ages: &MaxAges, now: Timestamp) -> bool {
         self.at.is_some_and(|at| max_ages.allows(self.kind, unix_seconds(at), unix_seconds(now)))
     }

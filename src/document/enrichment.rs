@@ -15,14 +15,14 @@
 //!            "greynoise": {"state": "skipped", "skipped_at": "…"}, …}}
 //! ```
 //!
-//! The object `maxmind` has the values of the mmdb files of any vendor. It has `asn_vendor` and `asn_build_epoch` only
-//! if the network comes from files of another vendor than the location.
+//! The object `maxmind` has values from the mmdb files, whichever vendor made the files. The keys `asn_vendor` and
+//! `asn_build_epoch` exist only if the vendor of the network's values differs from the vendor of the location.
 //!
-//! A source's `state` is `value`, `absent`, `failed` or [`skipped`]. `absent` means that the source confirmed that it has
-//! no data; it may be asked again after `retry_after`. `failed` means that all attempts failed and the lookup
-//! is a dead letter.
+//! The `state` of a source is `value`, `absent`, `failed` or [`skipped`]. `absent` means that the source has confirmed that it has
+//! no data about the address. After `retry_after`, the source may be asked again. `failed` means that all attempts failed and the
+//! lookup is a dead letter.
 //!
-//! Any part of a document may be malformed. Every reader in this file returns its default for a malformed part.
+//! Any part of a document may be malformed. Each function in this file that reads a malformed part returns its default value.
 
 use std::time::Duration;
 
@@ -41,8 +41,9 @@ use crate::provider::{Provider, Providers};
 /// Version of the layout, in `ip_inventory.enrichment_version`. The Python system wrote "2.2".
 pub const LAYOUT_VERSION: &str = "3.0";
 
-/// Returns the parts of the document that hold a source's answer for an address. If the answer is an absence, the time when it
-/// expires is stored with it. The lifetime of a value is not stored, because the settings at the time of reading determine it.
+/// Returns a document that has only the answer of one source for an address. If the source said that it has no data, the document
+/// also has the time when this answer expires. The document has no lifetime for a value, because the settings determine the
+/// lifetime when the document is read.
 pub fn answered(source: &str, source_data: &SourceAnswer<'_>, asked_at: Timestamp) -> Typed<Jsonb> {
     let (words, absent_until) = match source_data {
         SourceAnswer::Value(words) => (Some(*words), None),
@@ -71,15 +72,15 @@ pub enum SourceAnswer<'a> {
     Value(&'a JsonObject),
     /// The source has data. The document does not store this data.
     Present,
-    /// The source has no data. `words` is the object with which the source said this, if it sent one. The
-    /// source is not asked again before `until`.
+    /// The source has no data. If the source sent an object that says so, `words` is this object. The source is not asked again
+    /// before `until`.
     Absent {
         words: Option<&'a JsonObject>,
         until: Timestamp,
     },
 }
 
-/// Returns the part of the document for a source whose attempts all failed.
+/// Returns a document that says that all attempts to ask a source failed.
 pub fn failed(source: &str, at: Timestamp, error: &str) -> Typed<Jsonb> {
     jsonb::object(|document| {
         state_of(document, source, "failed", &clock::iso8601(at), Some(("error", error)))
@@ -102,7 +103,7 @@ pub(super) fn meta_of<'a>(document: Container<'a>, source: &str) -> Option<Conta
     document.object("_meta").and_then(|meta| meta.object(source))
 }
 
-/// Returns the time of a source's answer. `None`: there is no answer, or it has no valid time.
+/// Returns the time of a source's answer. Returns `None` if there is no answer, or if the answer has no valid time.
 pub fn answered_at(document: Container<'_>, source: &str) -> Option<Timestamp> {
     let own = || document.object(source).and_then(|own| own.text("cached_at"));
     let time = own().or_else(|| meta_of(document, source).and_then(|meta| meta.text("asked_at")));
@@ -113,11 +114,11 @@ pub fn answered_at(document: Container<'_>, source: &str) -> Option<Timestamp> {
 pub enum LastAnswer {
     /// The source was never asked, or all attempts failed.
     None,
-    /// The source returned a value or an absence. Holds the time of the answer, or `None` if the time is unknown.
+    /// The source returned a value, or said that it has no data. Holds the time of this answer, or `None` if the time is unknown.
     Since(Option<Timestamp>),
 }
 
-/// Returns the state of a source's answer. An answer is a value or an absence.
+/// Returns whether a source has answered, and when. Both a value and a statement that the source has no data count as an answer.
 pub fn last_answer(document: Container<'_>, source: &str) -> LastAnswer {
     let state = meta_of(document, source).and_then(|meta| meta.text("state"));
     match (document.get(source), state) {
@@ -126,11 +127,11 @@ pub fn last_answer(document: Container<'_>, source: &str) -> LastAnswer {
     }
 }
 
-/// How far the time of an answer may be in the future. A later time comes from a wrong clock.
+/// How far the time of an answer may be in the future. If the time is later than that, the clock that set it was wrong.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(300);
 
-/// Returns true if a source's answer, a value or an absence, is younger than its lifetime in seconds. A
-/// failure is not an answer.
+/// Returns true if a source's answer is younger than its lifetime, which is in seconds. A value counts as an answer, and so does a
+/// statement that the source has no data. A failed lookup does not count.
 pub fn is_fresh(document: Container<'_>, source: &str, lifetimes: Lifetimes) -> bool {
     let lifetime = match meta_of(document, source).and_then(|meta| meta.text("state")) {
         Some("failed") => return false,
@@ -142,9 +143,9 @@ pub fn is_fresh(document: Container<'_>, source: &str, lifetimes: Lifetimes) -> 
     answered_at(document, source).is_some_and(|at| at > since && at < now + CLOCKS_DIFFER)
 }
 
-/// Returns true if a source's answer of time `at` should replace the source's part of a document. That is the
-/// case if the document has no answer of this source, or an older answer. An answer without a time is used
-/// only if the document has no answer.
+/// Returns true if the document should use a source's new answer, which was given at time `at`. The new answer is used if the
+/// document has no answer of this source, or an older one. If the time of the new answer is unknown, the new answer is used only if
+/// the document has none.
 pub fn was_announced(document: Container<'_>, source: &str, at: Option<Timestamp>) -> bool {
     let has_value = document.object(source).is_some();
     let state = meta_of(document, source).and_then(|meta| meta.text("state"));
@@ -157,21 +158,20 @@ pub fn was_announced(document: Container<'_>, source: &str, at: Option<Timestamp
     }
 }
 
-/// Returns true if the location and network in a document do not come from this server's mmdb files. Another
-/// system's values may then replace them.
+/// Returns true if the location and network in a document do not come from the mmdb files of this server. In that case, the values
+/// of another system may replace them.
 pub fn is_placed_by_others(document: Container<'_>) -> bool {
     document.object("maxmind").is_none_or(|own| own.get("build_epoch").is_none())
 }
 
-/// Returns the time of the answer in a part of a document from another system, unless the time is in the
-/// future.
+/// Returns the time of an answer that another system stored. Returns `None` if the time is missing, invalid, or in the future.
 pub fn dated(part: Container<'_>) -> Option<Timestamp> {
     let at = part.text("cached_at").and_then(Timestamp::parse);
     at.filter(|at| *at < clock::transaction_start() + CLOCKS_DIFFER)
 }
 
-/// Returns a document with the answers that another system stored. Each part is a source, the answer, and the
-/// time of the request. `builds` names the builds of the mmdb files in service. The caller has already read
+/// Returns a document with the answers that another system stored. Each element of `parts` has a source, the answer of this source,
+/// and the time of the request. `builds` names the builds of the mmdb files that this server uses. The caller has already read
 /// these files for this address.
 pub fn kept_by_others(
     parts: &[(&str, Container<'_>, Option<Timestamp>)],
@@ -197,10 +197,10 @@ pub fn kept_by_others(
     })
 }
 
-/// Returns true if a provider's answer about an address has expired, or is missing and needed. A network
-/// provider is asked again if the address has no network, or if the provider determined its network. It is
-/// not asked again if the network comes only from the mmdb files. Failed and skipped lookups never become
-/// stale. `kind` is the kind of the address's network.
+/// Returns true if the provider should be asked again about an address, because its answer has expired or is missing. If the
+/// provider looks up networks, it is asked again only if the address has no network, or if the provider itself determined the
+/// network. It is not asked again if the network comes only from the mmdb files. The result is false for failed and skipped
+/// lookups. `kind` is the kind of the address's network.
 pub fn is_stale(
     document: Container<'_>,
     asn: Option<i64>,
@@ -220,17 +220,17 @@ pub fn is_stale(
     }
 }
 
-/// Returns true if a source has not answered for an address yet. With `again`, also returns true if the
-/// source returned an absence and `retry_after` has passed.
+/// Returns true if a source has not answered for an address yet. If `again` is true, also returns true if the source answered that
+/// it has no data, and the time `retry_after` has passed.
 pub fn is_open(document: Container<'_>, source: &str, again: bool) -> bool {
     let Some(meta) = meta_of(document, source) else { return document.object(source).is_none() };
-    // This extension writes the time in UTC, so the texts sort in time order.
+    // This extension always writes the time in UTC and in one format. So a comparison of the texts also compares the times.
     let is_over = |until: &str| until <= clock::iso8601(clock::transaction_start()).as_str();
     again && meta.text("retry_after").is_some_and(is_over)
 }
 
-/// Returns the `providers` that should be asked about an address: they have no fresh answer, and have not failed. A
-/// skipped lookup does not exclude its provider, because the caller asks about the address now.
+/// Returns those of `providers` that should be asked about an address. A provider should be asked if it has no fresh answer and its
+/// lookup did not fail. A skipped lookup does not exclude its provider, because the caller asks about the address now.
 pub fn due(document: Container<'_>, asn: Option<i64>, providers: Providers) -> Providers {
     Providers::of(providers.iter().filter(|provider| {
         let source = provider.name();
@@ -246,7 +246,7 @@ pub fn due(document: Container<'_>, asn: Option<i64>, providers: Providers) -> P
     }))
 }
 
-/// Returns the providers whose answers may still complete the snapshots of an address's sessions.
+/// Returns the providers whose future answers may fill the null snapshot columns of the sessions of an address.
 pub fn awaited(document: Option<Container<'_>>, asn: Option<i64>, ip_type: Option<&str>) -> Providers {
     Providers::of(Provider::all().filter(|provider| {
         let lacks = match provider.purpose() {
@@ -265,13 +265,13 @@ pub fn country_text(country: [u8; 2]) -> String {
     country.iter().map(|letter| char::from(*letter)).collect()
 }
 
-/// Returns the builds of the mmdb files from which the document was written.
+/// Returns the builds of the mmdb files that were read when the document was written.
 pub fn builds(document: Container<'_>) -> Option<&str> {
     document.object("_meta")?.object("maxmind")?.text("builds")
 }
 
-/// Returns the country in upper case. The sources are maxmind.country, cymru.country and
-/// dshield.ip.ascountry, in that order.
+/// Returns the country code in upper case. Uses the first valid code in maxmind.country, cymru.country and dshield.ip.ascountry, in
+/// this order.
 pub fn country(document: Container<'_>) -> Option<String> {
     let of = |source: &str, key: &str| document.object(source).and_then(|o| o.text(key));
     let dshield =
@@ -283,8 +283,8 @@ pub fn country(document: Container<'_>) -> Option<String> {
         .map(country_text)
 }
 
-/// Minimum length of an announced prefix, for IPv4 and IPv6. Registries allocate no larger blocks, so a shorter
-/// prefix in a document is an error or a default route.
+/// Minimum length of an announced prefix, for IPv4 and IPv6. Registries do not allocate larger blocks. So if a document has a
+/// shorter prefix, this prefix is an error or a default route.
 const SHORTEST_ANNOUNCED: (u8, u8) = (8, 16);
 
 /// Returns the announced prefix in Team Cymru's answer.

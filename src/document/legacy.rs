@@ -1,7 +1,7 @@
-//! Reads the network of an address from enrichment documents of other systems.
+//! Reads the network of an address from enrichment documents that other systems wrote.
 //!
-//! The documents come from the Python system, from the sessions that it enriched, and from users. Their
-//! content is not reliable. An invalid part is listed as a fault, and the rest is used.
+//! The Python system wrote some of these documents when it enriched sessions. Users wrote others. The content of the documents is
+//! not reliable. An invalid part of a document is reported as a fault, and the other parts are used.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::legacy;
@@ -26,22 +26,23 @@ pub struct LegacyNetwork {
 pub struct LegacyDocument {
     pub maxmind: LegacyNetwork,
     pub cymru: LegacyNetwork,
-    /// Text for the user who repairs the data: `maxmind.asn is true, not a number`.
+    /// Descriptions of the faults, for the user who repairs the data. An example is `maxmind.asn is true, not a number`.
     pub faults: Vec<String>,
     /// Source and key of each invalid field.
     pub faulty: Vec<(&'static str, &'static str)>,
 }
 
 impl LegacyDocument {
-    /// Returns the network of the address, with the source that names it. MaxMind comes first.
+    /// Returns the network of the address, and the source that names this network. If both sources name a network, uses the network
+    /// that MaxMind names.
     pub fn network(&self) -> Option<(i64, &'static str)> {
         let of = |named: &LegacyNetwork, source| named.asn.map(|asn| (asn, source));
         of(&self.maxmind, "maxmind").or_else(|| of(&self.cymru, "cymru"))
     }
 
-    /// Returns the values that each source has about the network `asn`. Leaves out sources that name another
-    /// network. Includes a source that names no network, because its name and country belong to the network
-    /// of the address.
+    /// Returns the sources that have values about the network `asn`, with these values. Leaves out a source that names another
+    /// network. Includes a source that names no network, because the name and the country that it has belong to the network of the
+    /// address.
     pub fn about(&self, asn: i64) -> impl Iterator<Item = (&'static str, &LegacyNetwork)> {
         [("maxmind", &self.maxmind), ("cymru", &self.cymru)]
             .into_iter()
@@ -49,7 +50,7 @@ impl LegacyDocument {
     }
 }
 
-/// Reads a document. `None` is SQL's null and counts as an empty document.
+/// Reads a document. `None` means that the document is null in SQL. It is treated like an empty document.
 pub fn read(document: Option<Container<'_>>) -> LegacyDocument {
     let mut reading = LegacyDocument::default();
     let Some(document) = document else { return reading };
@@ -59,7 +60,7 @@ pub fn read(document: Option<Container<'_>>) -> LegacyDocument {
     }
     reading.maxmind = named(document, "maxmind", &mut reading.faults, &mut reading.faulty);
     reading.cymru = named(document, "cymru", &mut reading.faults, &mut reading.faulty);
-    // The country at the end is not a part of the organisation's name.
+    // Team Cymru writes a country after the organisation's name. This country is removed, because it is not part of the name.
     let name = reading.cymru.name.take();
     reading.cymru.name = name.as_deref().and_then(cymru::without_country).map(str::to_owned);
     reading
@@ -68,13 +69,13 @@ pub fn read(document: Option<Container<'_>>) -> LegacyDocument {
 /// The sources whose answers a session's document may have.
 pub const SOURCES: [&str; 5] = ["maxmind", "cymru", "greynoise", "dshield", "spur"];
 
-/// Largest size in bytes of one source's part that is kept. SPUR's longest answers are a tenth of that size.
+/// Maximum size, in bytes, of the part of a document that one source wrote. A larger part is not kept. SPUR's longest answers have
+/// a tenth of this size.
 pub const LARGEST_PART: usize = 64 << 10;
 
-/// Returns the part of a session's document that is about the session's address. Two formats exist:
-/// `{"cymru": {…}, …}`, and the older one of cowrieprocessor,
-/// `{"session": {"203.0.113.7": {"dshield": {…}, …}}, …}`. Returns `None` if the document has no data for
-/// this address.
+/// Returns the part of a session's document that is about the address of the session. There are two formats: `{"cymru": {…}, …}`,
+/// and the older format of cowrieprocessor, `{"session": {"203.0.113.7": {"dshield": {…}, …}}, …}`. Returns `None` if the document
+/// has no data about this address.
 pub fn of_address(document: Container<'_>, address: Address) -> Result<Option<Container<'_>>, String> {
     if !document.is_object() {
         return Err("the value of column \"enrichment\" is not a JSON object".to_owned());
@@ -97,7 +98,8 @@ pub fn of_address(document: Container<'_>, address: Address) -> Result<Option<Co
     }
 }
 
-/// Returns the part of each of [`SOURCES`]. A part that is not an object, or is too large, is a fault.
+/// Returns the part of the document for each of [`SOURCES`]. If a part is too large or is not an object, adds a fault and returns
+/// `None` for this part.
 pub fn parts<'a>(document: Container<'a>, faults: &mut Vec<String>) -> [Option<Container<'a>>; 5] {
     SOURCES.map(|source| match document.get(source)? {
         Value::Null => None,
@@ -144,7 +146,7 @@ fn named(
             Value::Null => return None,
             Value::String(text) if text.trim().is_empty() || is_unknown(&text) => return None,
             Value::String(text) => text.into_owned(),
-            // Numbers are accepted in place of text, and text in place of numbers.
+            // A number is accepted where a text is expected, and a text is accepted where a number is expected.
             Value::Number(number) => number.text(),
             Value::Bool(value) => {
                 faults.push(format!("{source}.{key} is {value}, not {wanted}"));
@@ -167,7 +169,7 @@ fn named(
     let asn = field("asn", &|text| legacy::asn(text).is_some(), "an ASN");
     let name = field("asn_org", &|text| legacy::name(text).is_some(), "a name");
     let country = field("country", &|text| legacy::country(text).is_some(), "a country");
-    // Some sources, such as Team Cymru, write values like "other" here. Such a value is not a fault.
+    // Some sources, such as Team Cymru, write values like "other" in the field `registry`. Such a value is not a fault.
     let registry = field("registry", &|_| true, "a registry");
     LegacyNetwork {
         asn: asn.as_deref().and_then(legacy::asn).map(i64::from),
@@ -177,12 +179,12 @@ fn named(
     }
 }
 
-/// Returns true if a text is a code for an unknown value.
+/// Returns true if a text is one of the codes that mean that a value is unknown.
 pub fn is_unknown(text: &str) -> bool {
     ["NA", "XX", "ZZ"].iter().any(|word| text.trim().eq_ignore_ascii_case(word))
 }
 
-/// Returns the beginning of a text, long enough for the user to find the text in the data.
+/// Returns the beginning of a text. The beginning is long enough for the user to find the text in the data.
 fn shortened(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(60).collect()
 }

@@ -1,12 +1,14 @@
-//! Lookups that a user left out with the argument `sources` of `enrich_ips()`, or cancelled with `cancel_requests()`.
+//! Skipped lookups: lookups that a user left out with the argument `sources` of `enrich_ips()`, or cancelled with
+//! `cancel_requests()`.
 //!
 //! ```json
 //! {"_meta": {"greynoise": {"state": "skipped", "skipped_at": "2026-11-20T03:18:32.123456+00:00", "sessions": 3}}}
 //! ```
 //!
-//! Without this state, a skipped lookup would look like a lookup that was never queued, and a sweep would queue it. A skipped
-//! lookup is queued again by a call that asks about the address, or after another session of the address was stored. `sessions` is
-//! the number of the sessions of the address when the lookup was skipped. `lookups_skip.sql` writes the same format.
+//! Without this state, a sweep would queue the skipped lookup, because the lookup would look like one that was never queued. A
+//! skipped lookup is queued again in two cases: if a function call asks about the address, or if another session of the address is
+//! stored. `sessions` is the number of sessions of the address when the lookup was skipped. `lookups_skip.sql` writes the same
+//! format.
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 
@@ -17,7 +19,8 @@ use crate::provider::Providers;
 
 pub const STATE: &str = "skipped";
 
-/// Writes the states of skipped lookups into the `_meta` of a new address, which has no sessions yet.
+/// Writes the state of each skipped lookup into the object `_meta` of a new address. The number of sessions is 0, because a new
+/// address has no sessions yet.
 pub fn write(meta: &mut Object, skipped: Providers) {
     for provider in skipped.iter() {
         meta.object(provider.name(), |own| {
@@ -32,8 +35,8 @@ pub fn is_skipped(document: Container<'_>, source: &str) -> bool {
     meta_of(document, source).and_then(|meta| meta.text("state")) == Some(STATE)
 }
 
-/// Returns true if the lookup was skipped, and more sessions of the address were stored since. The number of
-/// sessions alone does not show this, because old sessions may have been deleted.
+/// Returns true if the lookup was skipped, and another session of the address was stored later. The number of sessions alone does
+/// not show this, because old sessions may have been deleted.
 pub fn has_sessions_since(
     document: Container<'_>,
     source: &str,

@@ -1,4 +1,4 @@
-//! The types of an address in a document: the types in SPUR's answer, and the type that the Python system determined.
+//! The types of an address that its document contains: the types in SPUR's answer, and the type that the Python system determined.
 
 use cowrie_enrich_engine::ip_type;
 
@@ -7,19 +7,19 @@ use crate::guc;
 use crate::pg::clock;
 use crate::pg::jsonb::{Container, Value};
 
-/// A provider may send any number of types. At most this many are kept.
+/// Maximum number of types that are kept for an address. A provider may send any number of types.
 const MOST_TYPES: usize = 32;
 const LONGEST_TYPE: usize = 64;
 
-/// Returns the types of an address from SPUR's answer, and from the classification of the Python system.
+/// Returns the types of an address. The types come from SPUR's answer and from the classification of the Python system.
 pub fn ip_types(document: Container<'_>) -> Vec<String> {
     let mut types = spur_types(document);
     add_classified(&mut types, classification::of(document));
     types
 }
 
-/// Returns the type that a session of the address keeps if it arrives now. Ignores a classification of the
-/// Python system that is older than the maximum age of lists of its type.
+/// Returns the type that is stored with a session of the address that arrives now. Ignores the classification of the Python system
+/// if it is older than the maximum age of lists with the same type.
 pub fn leading_type(document: Container<'_>) -> Option<String> {
     let mut types = spur_types(document);
     let now = clock::now();
@@ -58,8 +58,8 @@ pub fn spur_types(document: Container<'_>) -> Vec<String> {
     types
 }
 
-/// Collects types from a text, an array of texts, or an object with `type` or `types`. `depth` limits the
-/// nesting.
+/// Collects types from a text, an array of texts, or an object with the key `type` or `types`. `depth` is the maximum nesting of
+/// arrays and objects.
 fn collect_types(value: Value<'_>, types: &mut Vec<String>, depth: usize) {
     match value {
         Value::String(text) => {

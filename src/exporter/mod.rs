@@ -1,11 +1,11 @@
 //! The exporter: one process per cluster that exports metrics and spans while a setting names a destination.
 //!
-//! Only the main thread of the exporter calls PostgreSQL. It copies the numbers and encodes them. Threads of
-//! the engine deliver the bytes, and notify the process when they are done or need more. So a slow scraper, a
-//! dead collector or a full disk delays no other process. The only effects are a counter and a line in the
-//! log.
+//! Only the main thread of the exporter calls PostgreSQL. The main thread copies the numbers and encodes them. Other threads, which
+//! are part of the engine, send the bytes. These threads notify the main thread when they have finished or need more bytes. So a
+//! slow scraper, a collector that does not respond or a full disk delays no other process. It only increases a counter and writes a
+//! line to the log.
 //!
-//! The exporter connects to no database and writes to none, so it runs on a standby too.
+//! The exporter connects to no database and writes to none. So it also runs on a standby.
 //!
 //! | module | contents |
 //! |---|---|
@@ -39,7 +39,7 @@ const PROGRAM: Program =
 
 crate::background_process!(cowrie_enrich_exporter_main, run);
 
-/// How long the exporter sleeps while nothing is due. A reload wakes the exporter earlier.
+/// How long the exporter sleeps if it has nothing to do. If the settings are reloaded, the exporter wakes up earlier.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// Returns whether a setting names a destination.
@@ -65,8 +65,8 @@ fn run(_argument: i32) {
         if !is_wanted() {
             break;
         }
-        // The notifications are removed before the ticks check for finished work. So a notification that arrives during these
-        // checks ends the next sleep.
+        // The notifications are read and removed before the calls of `tick` check for finished work. So if a notification arrives
+        // during these checks, it ends the next sleep.
         notifier.drain();
         let now = Instant::now();
         let due = [scrape.tick(now), status.tick(now), otlp.tick(now)].into_iter().flatten().min();

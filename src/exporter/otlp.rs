@@ -1,9 +1,9 @@
-//! Sends metrics to an OpenTelemetry collector every `otlp_interval`, and spans as they arrive.
+//! Sends metrics and spans to an OpenTelemetry collector: metrics every `otlp_interval`, and spans a few seconds after they arrive.
 //!
-//! At most one request of each kind is in flight, and no others queue behind it. Metrics that were not
-//! accepted are not kept, because the next metrics replace them. The spans of one deferred request are kept
-//! for a few attempts. Newer spans wait in the ring until the ring is full. Without an endpoint, no process
-//! creates spans.
+//! There is at most one running request for metrics and one for spans, and no further requests wait in a queue. If the collector
+//! did not accept metrics, these metrics are dropped, because the next request has newer values. If the collector deferred a
+//! request with spans, these spans are kept for a few attempts. Newer spans wait in the ring buffer until the buffer is full. If no
+//! endpoint is set, no process creates spans.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,19 +19,19 @@ use crate::shared_state;
 use crate::telemetry::cells::{DeliveryOutcome, ResponseKind};
 use crate::telemetry::{self, Exporter, exported, spans};
 
-/// Timeout of one request, from resolving the name to the last byte of the answer. It is the default of the
-/// OpenTelemetry specification.
+/// Timeout of one request. The timeout covers the time from the resolution of the host name to the last byte of the answer. The
+/// OpenTelemetry specification has the same default.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest number of spans in one request, about 150 kB. The next request sends further spans.
+/// Maximum number of spans in one request. A request of this size has about 150 kB. The next request sends the remaining spans.
 const MOST_SPANS: usize = 512;
 /// How often the exporter checks for spans.
 const SPANS_EVERY: Duration = Duration::from_secs(5);
-/// Pause before a request is sent again. The pause doubles from `RETRY_BASE` up to `RETRY_CAP`. A collector
-/// may request a pause of up to `LONGEST_PAUSE`.
+/// Pause before a request is sent again. The first pause is `RETRY_BASE`. Each further pause is twice as long, up to `RETRY_CAP`.
+/// If the collector requests a pause, this pause is used, up to `LONGEST_PAUSE`.
 const RETRY_BASE: Duration = Duration::from_secs(1);
 const RETRY_CAP: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
-/// Largest number of attempts to send the same spans. The attempts take about two minutes.
+/// Maximum number of attempts to send the same spans. All attempts together take about two minutes.
 const MOST_ATTEMPTS: u32 = 8;
 
 pub struct Otlp {
@@ -49,7 +49,7 @@ struct Line {
     signal: Signal,
     /// Earliest time of the next request.
     due: Instant,
-    /// Number of consecutive attempts that the collector deferred or that failed. A later success sets it to
+    /// Number of consecutive attempts that failed or that the collector deferred. When an attempt succeeds, this number is set to
     /// zero.
     failures: u32,
     /// The request in flight, with its ticket.
@@ -71,8 +71,8 @@ impl Otlp {
         }
     }
 
-    /// Handles finished requests, sends requests that are due, and reads the settings again. Returns when to call it again without
-    /// a notification.
+    /// Handles finished requests, reads the settings again, and sends the requests whose time has come. Returns the time at which
+    /// the exporter must call this function again even if no notification arrives.
     pub fn tick(&mut self, now: Instant) -> Option<Instant> {
         self.collect(now);
         let Some(endpoint) = guc::otlp_endpoint() else {
@@ -91,7 +91,7 @@ impl Otlp {
         if self.metrics.is_due(now) {
             self.send_metrics(&endpoint, now);
         }
-        // If enough spans wait for a full request, the request is sent before it is due.
+        // If there are enough spans for a full request, the request is sent before its scheduled time.
         if self.traces.is_due(now)
             || self.traces.may_go_on() && shared_state::block().spans.len() >= MOST_SPANS
         {
@@ -121,7 +121,7 @@ impl Otlp {
     }
 
     fn send_metrics(&mut self, endpoint: &str, now: Instant) {
-        // A late request is not followed by an extra request, because each request contains the current values of all metrics.
+        // If a request is sent late, no extra request follows, because each request contains the current values of all metrics.
         self.metrics.due = now + guc::otlp_interval();
         match super::snapshot() {
             Ok(families) => {
@@ -188,7 +188,7 @@ pub fn abandon_spans() {
     spans::dropped(i64::try_from(left).unwrap_or(i64::MAX));
 }
 
-/// Returns the names of the databases in these spans. Leaves out databases that were dropped.
+/// Returns the names of the databases in which these spans were created. Leaves out databases that were dropped.
 fn names(of: &[Span]) -> BTreeMap<u32, String> {
     let databases: BTreeSet<u32> = of.iter().map(|span| span.database).collect();
     let name = |oid: u32| catalog::database_name(oid.into()).map(|name| (oid, name));
@@ -200,8 +200,9 @@ impl Line {
         Line { signal, due: Instant::now(), failures: 0, under_way: None, again: None }
     }
 
-    /// Switches to another collector. Ends the pause, because the previous collector requested it, and drops the request in flight.
-    /// The spans of this request are sent again to the new collector, because the previous collector may not have accepted them.
+    /// Switches to another collector. Ends the current pause, because the previous collector requested it. Ignores the result of
+    /// the request that is running now. If this request contains spans, they are sent again to the new collector, because the
+    /// previous collector may not have accepted them.
     fn turn(&mut self, now: Instant) {
         (self.due, self.failures) = (now, 0);
         let under_way = self.under_way.take().map(|(_, request)| request);
@@ -219,13 +220,13 @@ impl Line {
         self.under_way.is_none() && self.failures == 0
     }
 
-    /// Returns when a request is due. Returns `None` while a request is in flight, because a notification
-    /// reports its end.
+    /// Returns the time of the next request. Returns `None` while a request is running, because a notification will report the end
+    /// of this request.
     fn next(&self) -> Option<Instant> {
         self.under_way.is_none().then_some(self.due)
     }
 
-    /// Handles the end of a request of this signal (metrics or spans). Ignores other requests.
+    /// Handles the end of a request, if the request was for this signal (metrics or spans). Ignores requests for the other signal.
     fn heard(&mut self, ticket: u64, outcome: &Outcome, now: Instant) {
         let Some((_, request)) = self.under_way.take_if(|(of, _)| *of == ticket) else { return };
         let (signal, items) = (self.signal, request.items);

@@ -1,4 +1,4 @@
-//! The status files while `status_file` is set, and their content for `status_json()`.
+//! Writes the status files while `status_file` is set. Also provides the same content for `status_json()`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,16 +20,16 @@ use crate::shared_state::ProcedureCall;
 use crate::telemetry::metric_values;
 use crate::telemetry::{Exporter, exported};
 
-/// How often the exporter checks for changes. The monitor checks as often.
+/// How often the exporter checks for changes. The monitor reads the files at the same interval.
 const LOOKS_EVERY: Duration = Duration::from_secs(5);
-/// After this time the files are written even without changes, because readers see by `last_updated` that the
+/// After this time, the files are written even if nothing has changed. Readers see by the new value of `last_updated` that the
 /// exporter is running.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 /// A disk that takes longer counts as not responding.
 const WRITES_WITHIN: Duration = Duration::from_secs(30);
 
-/// Returns the state of each phase, from current metrics. Called inside a transaction, because it looks up
-/// names of databases.
+/// Returns the state of each phase. The state comes from the current metrics. The caller must be inside a transaction, because the
+/// function looks up names of databases.
 fn phases(families: &[Family]) -> Vec<Phase> {
     let last_failure = counters::last_dead_letter().map(|(provider, reason, at)| Failure {
         provider: provider.name(),
@@ -41,7 +41,7 @@ fn phases(families: &[Family]) -> Vec<Phase> {
     phases
 }
 
-/// Returns the calls of procedures that are running, and the calls that ran last.
+/// Returns the procedure calls that are running, and the most recent calls that have ended.
 fn calls() -> Vec<Call> {
     let call = |(index, call, is_running): (usize, ProcedureCall, bool)| {
         Some(Call {
@@ -75,7 +75,7 @@ pub struct StatusFile {
     /// Writes the files to the configured directory.
     pool: Pool<FileWrites>,
     path: Option<PathBuf>,
-    /// When the write in progress began, and whether its delay was reported.
+    /// The start time of the write that is running now, and true if the delay of this write has been reported.
     under_way: Option<(Instant, bool)>,
     looks_at: Option<Instant>,
     /// The last written phases, and when they were written.
@@ -98,8 +98,7 @@ impl StatusFile {
     pub fn tick(&mut self, now: Instant) -> Option<Instant> {
         let path = guc::status_file();
         if path != self.path {
-            // Creates the state again, because a thread may still wait for the disk of the old path. That
-            // disk does not respond.
+            // Replaces the whole state, because a thread may still wait for the disk of the old path if this disk does not respond.
             *self = StatusFile { path, ..StatusFile::new(&self.notifier) };
         }
         let path = self.path.clone()?;
@@ -153,7 +152,8 @@ impl StatusFile {
     }
 }
 
-/// Returns the file of each phase, followed by the aggregate file. The aggregate file names the other files.
+/// Returns the files to write: one file for each phase, followed by the aggregate file. The aggregate file has the names of the
+/// other files.
 fn writing(path: PathBuf, phases: &[Phase]) -> Result<FileWrites, String> {
     let now = clock::now();
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {

@@ -1,5 +1,5 @@
-//! The launcher's side of the exporter. Starts the exporter when it is configured, and restarts a failed
-//! exporter after a pause.
+//! Runs in the launcher. Starts the exporter when a setting requires it. Restarts the exporter after a pause if the exporter
+//! failed.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,13 +17,13 @@ use crate::worker::registry::ExitReason;
 /// Pause before a crashed exporter is started again, doubling.
 const RESTART_BASE: Duration = Duration::from_secs(1);
 const RESTART_CAP: Duration = Duration::from_secs(60);
-/// Pause before the next attempt to start the exporter after no slot was free.
+/// If the server had no free process slot for the exporter, the launcher tries again after this pause.
 const START_AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// An exporter that lived this long has recovered from the cause of earlier crashes.
+/// If an exporter ran this long, earlier crashes no longer count, because their cause has probably ended.
 const LIVED: Duration = Duration::from_secs(300);
 
-/// How long the launcher sleeps while nothing is due. A reload or the end of the exporter wakes the launcher
-/// earlier.
+/// How long the launcher sleeps if it has nothing to do for the exporter. If the settings are reloaded or the exporter ends, the
+/// launcher wakes up earlier.
 const NEVER: Duration = Duration::from_secs(3600);
 
 /// Starts and restarts the exporter.
@@ -37,8 +37,8 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts the exporter if it is configured and not running. Returns when to check again. The exporter
-    /// ends by itself.
+    /// Starts the exporter if a setting requires it and it is not running. Returns the time until the next check. If no setting
+    /// requires the exporter any more, the exporter ends by itself.
     pub fn supervise(&mut self) -> Duration {
         self.collect_ended();
         let worker_slot = &shared_state::block().exporter;
@@ -47,7 +47,8 @@ impl Supervisor {
             return NEVER;
         }
         if !is_wanted() {
-            // The exporter stops the collection of spans when it ends. An exporter that was killed could not do so.
+            // An exporter that ends normally stops the collection of spans. If the exporter was killed, it could not do so, and the
+            // launcher does it here.
             otlp::abandon_spans();
             return NEVER;
         }

@@ -1,5 +1,5 @@
-//! Completes the sessions of one table: leases rows, writes the sessions as the owner of the table, and ends
-//! the leases.
+//! Fills the null snapshot columns in the sessions of one table. First leases rows of `session_completion`, then updates the
+//! sessions as the owner of the table, and then ends the leases.
 
 use std::time::{Duration, Instant};
 
@@ -13,45 +13,44 @@ use crate::store::completions::{self, Outcome, SMALLEST_AFTER, SessionLease};
 use crate::telemetry;
 use crate::worker::activity::StepKind;
 
-/// Duration of a lease. A step that does not end is abandoned before its lease expires.
+/// Duration of a lease. If a step takes too long, the step is abandoned before its lease ends.
 const LEASE: Duration = Duration::from_secs(60);
-/// The longest backoff of sessions after code of the table owner took too long.
+/// The longest pause before sessions are visited again, after code of the table owner took too long.
 const LONGEST_AFTER_CODE: Duration = Duration::from_secs(300);
-/// The longest backoff of a table's sessions after an UPDATE of the table failed.
+/// The longest pause before the sessions of a table are visited again, after an UPDATE of the table failed.
 const LONGEST_AFTER_ERROR: Duration = Duration::from_secs(3_600);
 /// The longest pause after a slow visit of several sessions.
 const LONGEST_AFTER_SLOW_VISIT: Duration = Duration::from_secs(1);
-/// A visit is fast if it takes less than the time limit divided by this number. Twice as many sessions then
-/// take at most half of the limit.
+/// A visit counts as fast if its duration is less than the time limit divided by this number. After a fast visit, the next visit
+/// has twice as many sessions, and should still take at most half of the limit.
 const FAST: u32 = 4;
-/// Reasons why sessions were not completed. Users read these texts in `completion_status`.
+/// Reasons why sessions still have null snapshot columns. Users read these texts in `completion_status`.
 const TOO_SLOW: &str = "code of the table owner, such as a trigger, took too long and was cancelled";
 const UNCHANGED: &str =
     "other transactions had locked the sessions, or code of the table owner left the sessions unchanged";
 const FAILED: &str =
     "the transaction that fills the null snapshot columns failed; see the server log for the error";
 
-/// A visit that was rolled back. Its rows are still leased. A separate step ends these leases.
+/// A visit whose transaction was rolled back, so its rows of `session_completion` are still leased. A separate step ends the leases
+/// of these rows.
 pub struct UnsettledLease {
     table: Oid,
     addresses: Vec<Address>,
 }
 
-/// Returns the longest backoff after a lock. The release of a lock wakes no process, so the supervisor looks
-/// for due rows once per naptime. With a backoff of half a naptime, the sessions are visited within two
-/// naptimes.
+/// Returns the longest backoff after a row was found locked: half a naptime. No process is woken when a lock is released, so the
+/// supervisor looks for due rows once per naptime. With this backoff, the sessions are visited again within two naptimes.
 fn after_lock() -> Duration {
     guc::worker_naptime() / 2
 }
 
-/// Returns the pause before a smaller batch is tried. The pause must grow with each attempt, because the
-/// machine may be busy.
+/// Returns the pause before the visit is tried again with fewer sessions. The pause grows with each attempt, because the visit may
+/// have been slow only because the machine is busy.
 fn after_slow_visit(attempts: i64) -> Duration {
     after_lock().saturating_mul(1 << attempts.clamp(0, 20)).min(LONGEST_AFTER_SLOW_VISIT)
 }
 
-/// Returns the pause after a visit that took too long, although it tried only one session. The pause doubles with each
-/// further attempt.
+/// Returns the pause after a visit took too long although it had only one session. Each further attempt doubles the pause.
 fn after_slow_session(attempts: i64) -> Duration {
     Duration::from_secs(1 << (attempts - SMALLEST_AFTER).clamp(1, 20)).min(LONGEST_AFTER_CODE)
 }
@@ -72,8 +71,8 @@ pub fn step(worker: &mut Worker) -> Step {
         Ok(Some(leased)) => leased,
     };
     background::report_activity(Some(c"filling snapshot columns"));
-    // The batch is halved after each slow visit, and doubled after a fast one. Otherwise a short time of high load would
-    // slow down all later visits.
+    // Each slow visit halves the number of sessions in the next visit, and each fast visit doubles it. Without doubling, a short
+    // time of high load would make all later visits small.
     let most = (MOST_SESSIONS >> leased.attempts.clamp(0, SMALLEST_AFTER)).max(1);
     let may_be_filled = completions::may_be_filled();
     let limit = worker.slot.code_limit();
@@ -99,13 +98,13 @@ pub fn step(worker: &mut Worker) -> Step {
     if visited.is_ok() {
         return Step::Worked;
     }
-    // The whole transaction failed, because a statement on a table of the extension failed. The rows are
-    // still leased.
+    // A statement on a table of the extension failed, so the whole transaction was rolled back. The rows of `session_completion`
+    // are still leased.
     worker.unended = Some(UnsettledLease { table: leased.table, addresses: leased.addresses });
     end_leases(worker)
 }
 
-/// Ends the leases of a failed visit. The process repeats this step until it succeeds.
+/// Ends the leases of a visit that failed. If this step fails too, the process repeats it until it succeeds.
 fn end_leases(worker: &mut Worker) -> Step {
     let Some(unended) = &worker.unended else { return Step::NothingToDo };
     let ended = transact(StepKind::EndLeases, |_, connection| {
@@ -134,7 +133,7 @@ fn later(addresses: &[Address]) -> Vec<(Address, Outcome)> {
     addresses.iter().map(|address| (*address, Outcome::Later)).collect()
 }
 
-/// Logs why a table was not completed. Returns the longest backoff and the reason.
+/// Logs why the sessions of a table could not be completed. Returns the longest backoff and the reason.
 fn report(leased: &SessionLease, error: VisitError, most: usize) -> (Duration, String) {
     let table = String::from_utf8_lossy(&catalog::quoted_table_name(leased.table)).into_owned();
     let (message, longest) = match error {

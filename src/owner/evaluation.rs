@@ -1,4 +1,5 @@
-//! Evaluates the rules of an owner, table after table, some pages at a time.
+//! Evaluates the session priority rules of one owner. Works on one table after another, and on some pages of the table in each
+//! step.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
@@ -29,7 +30,8 @@ pub struct Evaluation {
     waiting: BTreeSet<Address>,
     /// The tables that remain. The first one is being evaluated.
     tables: VecDeque<Table>,
-    /// The next page. `last` is the page after the table's last page, once it is known.
+    /// The first page of the next step. `last` is the number of the first page after the end of the table. It is `None` until the
+    /// size of the table is known.
     page: u32,
     last: Option<u32>,
     /// Number of pages that a step evaluates.
@@ -69,11 +71,11 @@ pub fn step(worker: &mut Worker) -> Step {
         evaluation.evaluate(connection, worker.owner, slot.code_limit())
     });
     match &stepped {
-        // Another transaction has locked a table of the extension. The evaluation of other pages would meet
-        // the same lock, so this step ends.
+        // Another transaction has locked a table of the extension. The evaluation of other pages would wait for the same lock, so
+        // this step ends.
         Err(failed) if failed.was_lock => return Step::Failed,
-        // The transaction would fail again now, so the next step continues with the next pages. `has_gaps`
-        // makes the worker repeat the evaluation later.
+        // A second attempt with these pages would probably fail again, so the next step continues with the following pages. Because
+        // `has_gaps` is true, the worker repeats the evaluation later.
         Err(_) => {
             slot.has_gaps.store(true, Ordering::Release);
             evaluation.page = evaluation.page.saturating_add(evaluation.pages);
@@ -93,8 +95,8 @@ pub fn step(worker: &mut Worker) -> Step {
 }
 
 impl Evaluation {
-    /// Evaluates the next pages. If another transaction holds a lock, skips the rest of the table and returns
-    /// true.
+    /// Evaluates the next pages of the current table. If another transaction holds a lock that the evaluation needs, skips the rest
+    /// of the table and returns true.
     fn evaluate(&mut self, connection: &Connection, owner: Oid, limit: Duration) -> bool {
         let Some(table) = self.tables.front() else { return false };
         if self.last.is_none() {
@@ -121,11 +123,11 @@ impl Evaluation {
         false
     }
 
-    /// Records the result of a step over the pages up to `to`, and its duration.
+    /// Records the result and the duration of a step that evaluated the pages before the page `to`.
     fn went(&mut self, failure: Option<Failure>, to: u32, lasted: Duration) {
         match failure {
             None => self.page = to,
-            // Try fewer pages, so that only the page that fails is left out.
+            // The next step tries fewer pages. In the end, only the page that causes the failure is left out.
             Some(_) if self.pages > 1 => {
                 self.pages = (self.pages / 2).max(1);
                 return;

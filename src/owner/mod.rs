@@ -1,10 +1,10 @@
-//! Owner processes. Each process connects as a table owner and runs only this owner's code. The system tolerates the loss of such a
-//! process.
+//! Owner processes. Each process connects as the owner of tables, and runs only code of this owner. If an owner process is killed,
+//! the other processes continue to work.
 //!
-//! The worker of a database starts a process for an owner whose tables have due rows in session_completion,
-//! or whose rules are to be evaluated (`worker::owner_supervisor`). The process connects as the owner. It works in
-//! short transactions. It leases rows and reads the inventory in one transaction, which ends before any code
-//! of the owner runs. So code that does not end holds locks only on the owner's table.
+//! The worker of a database starts a process for an owner in two cases: rows of session_completion are due for a table of this
+//! owner, or the rules of this owner must be evaluated (see `worker::owner_supervisor`). The process connects as the owner and
+//! works in short transactions. One transaction leases rows and reads the inventory. This transaction ends before any code of the
+//! owner runs. So if code of the owner does not end, it holds locks only on tables of the owner.
 //!
 //! | module | does |
 //! |---|---|
@@ -43,8 +43,8 @@ const IDLE: Duration = Duration::from_secs(2);
 /// How often an idle process checks whether its worker still runs.
 const IDLE_STEP: Duration = Duration::from_millis(500);
 
-/// Starts a process for the owner in one of a worker's owner slots. Returns `None` if the server has no free
-/// process slot.
+/// Starts a process for the owner. The process uses one of the owner slots of the worker. Returns `None` if the server has no free
+/// slot for a background process.
 pub fn start(owner: &str, worker_slot: usize, slot: usize) -> Option<Process> {
     background::start(
         PROGRAM,
@@ -162,11 +162,12 @@ impl Worker {
 
 /// Reason why a transaction has no result.
 struct TransactionFailure {
-    /// Another transaction held a lock for too long, so the next attempt may succeed.
+    /// True if another transaction held a lock for too long. In this case, the next attempt may succeed.
     was_lock: bool,
 }
 
-/// Runs one transaction as the extension's owner, or as `worker_role`. Logs and counts a failure.
+/// Runs one transaction as the owner of the extension, or as `worker_role` if this setting is set. If the transaction fails, logs
+/// and counts the failure.
 fn transact<T>(
     kind: StepKind,
     work: impl FnOnce(ExtensionOids, &Connection) -> T,

@@ -11,7 +11,7 @@ use crate::provider::Provider;
 use crate::shared_state::{self, PROVIDER_SLOTS};
 use crate::telemetry::{self, Distribution};
 
-/// Counters of a provider. Append only: the slots are laid out by these numbers.
+/// Counters of a provider. New counters must be added at the end, because the numbers determine the positions in shared memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub enum Count {
@@ -21,7 +21,7 @@ pub enum Count {
     LookupKeys,
     /// Applied answers with data.
     Values,
-    /// Applied answers in which the provider says that it has no data.
+    /// Applied answers that say that the provider has no data about the address.
     Absent,
     /// Addresses that were served from an earlier answer for their block.
     Shared,
@@ -111,14 +111,15 @@ impl Count {
         }
     }
 
-    /// Returns the name of the outcome of a request. Empty for counts of other events.
+    /// Returns the name of the outcome that this counter counts. Returns an empty text if the counter does not count an outcome of
+    /// requests.
     pub fn outcome(self) -> &'static str {
         OUTCOMES.iter().find(|(_, outcome)| *outcome == self).map_or("", |(name, _)| name)
     }
 }
 
-/// Adds to a count at once, because the counted event happened on the network even if the transaction rolls
-/// back.
+/// Adds to a counter in shared memory at once, without waiting for the commit. The counted event happened on the network, even if
+/// the transaction is rolled back.
 pub fn count(provider: Provider, what: Count, amount: u64) {
     if amount > 0 {
         let amount = i64::try_from(amount).unwrap_or(i64::MAX);
@@ -137,7 +138,7 @@ pub fn record_dead_letter(provider: Provider, reason: &str) {
     });
 }
 
-/// Returns the last dead letter since the server was started: provider, reason, time.
+/// Returns the provider, the reason and the time of the most recent dead letter since the server was started.
 pub fn last_dead_letter() -> Option<(Provider, String, Timestamp)> {
     let last = shared_state::locked(|guarded| guarded.last_dead_letter);
     let provider = Provider::all().nth(last.provider as usize)?;

@@ -10,9 +10,10 @@ use crate::shared_state;
 /// A provider's health, as `provider_status` shows it.
 pub struct Health {
     pub state: State,
-    /// The reason why the provider is not queried. Unset if the reason is the circuit breaker.
+    /// The reason why no requests are sent to the provider. Unset if requests are allowed, or if only the circuit breaker prevents
+    /// them.
     pub blocked_reason: Option<String>,
-    /// True if the provider refused the key and is stopped for that reason.
+    /// True if the provider refused the key, so that no requests are sent for a time.
     pub is_stopped: bool,
     pub failures: u32,
     pub backoff_until: Option<Timestamp>,
@@ -21,7 +22,8 @@ pub struct Health {
     pub last_failure: Option<Timestamp>,
     pub last_error: Option<String>,
     pub notice: Option<String>,
-    /// The quota, the remaining requests, and when the next day begins. Unset for a provider without a daily quota.
+    /// The daily quota, the number of requests that remain today, and the time when the next day begins. Unset if the provider has
+    /// no daily quota.
     pub quota: Option<(u32, u64, Timestamp)>,
 }
 

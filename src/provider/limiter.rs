@@ -1,10 +1,10 @@
-//! Rate limits, pauses and circuit breakers of providers, across all processes of the cluster.
+//! Rate limits, pauses and circuit breakers of providers. They apply to all processes of the cluster together.
 //!
-//! A process takes a permit before it sends a request to a provider. The number of permits is the provider's
-//! limit of parallel requests. Permits are granted no faster than the provider's rate, and none during a
-//! pause. The holder returns the permit with a verdict. The verdict changes the state of the breaker. A
-//! process that ends returns its permits. The state is in shared memory; without preload, every backend
-//! limits itself alone.
+//! A process takes a permit before it sends a request to a provider. There are as many permits as the provider allows parallel
+//! requests. Permits are granted at most at the rate that the provider allows. During a pause no permit is granted. After the
+//! request, the process returns the permit with a verdict about the provider. The verdict changes the state of the circuit breaker.
+//! When a process ends, it returns its permits. The state is in shared memory. If the library is not preloaded, each backend has
+//! its own state and limits only its own requests.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -27,12 +27,12 @@ pub enum PermitDecision {
     /// A small request may test whether the provider has recovered.
     Probe,
     NotBefore(Timestamp),
-    /// All permits are taken. A process that returns a permit wakes the processes that wait.
+    /// All permits are taken. When a process returns a permit, it wakes a worker that waits for a permit.
     Busy,
 }
 
-/// Permission for one request. The caller returns it with the outcome of the request. If the caller drops the
-/// permit instead, the drop returns it.
+/// Permission for one request. The caller returns the permit with the outcome of the request. If the caller drops the permit
+/// without an outcome, the permit is returned too, with the verdict `Unknown`.
 pub struct Permit {
     provider: Provider,
     returned: bool,
@@ -44,9 +44,10 @@ pub struct Permit {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendTime {
     Now,
-    /// Other processes have sent requests in the meantime. The rate limit allows the request at this time.
+    /// Other processes have sent requests since the permit was taken. The rate limit allows the request at this time.
     After(Timestamp),
-    /// The provider may no longer be queried. Queries may be allowed again at this time.
+    /// No request may be sent to the provider now, because the provider was stopped or paused in the meantime. Requests may be
+    /// allowed again at this time.
     Blocked(Timestamp),
 }
 
@@ -54,11 +55,11 @@ pub enum SendTime {
 pub enum Verdict<'a> {
     Answered,
     Failed(&'a str),
-    /// The provider rejected the lookup as invalid; the fault may be in the lookup or at the provider.
+    /// The provider rejected the lookup as invalid. The cause may be the lookup or the provider.
     Refused(&'a str),
     /// The provider responded, and deferred the request.
     Deferred(&'a str),
-    /// The request was not sent, or ended too early for a verdict.
+    /// The request was not sent, or it ended too early to say anything about the provider.
     Unknown,
 }
 
@@ -67,7 +68,7 @@ thread_local! {
     static HELD: Cell<[u32; PROVIDERS]> = const { Cell::new([0; PROVIDERS]) };
 }
 
-/// Returns whether a permit would be granted now, and how many are available; takes none.
+/// Returns whether a permit would be granted now, and how many permits are available. Does not take a permit.
 pub fn available_permits(provider: Provider, limits: &Limits) -> (PermitDecision, usize) {
     let mut copy = shared_state::locked(|guarded| guarded.providers[provider.index()]);
     let now = clock::now();
@@ -118,7 +119,7 @@ fn take_permit_counted(
     }
 }
 
-/// Takes up to `most` available permits for requests that are sent later: see [`Permit::send_time`].
+/// Takes the permits that are available, at most `most`. The requests are sent later, see [`Permit::send_time`].
 pub fn take_permits(provider: Provider, most: usize, limits: &Limits) -> Vec<Permit> {
     let grants = std::iter::from_fn(|| match take_permit_counted(provider, limits, RateCount::WhenSent) {
         Ok((permit, PermitDecision::Granted)) => Some(permit),
@@ -127,15 +128,15 @@ pub fn take_permits(provider: Provider, most: usize, limits: &Limits) -> Vec<Per
     grants.take(most).collect()
 }
 
-/// Determines when the rate limit counts a request. A limit per second applies to the requests that are sent in that
-/// second, not to the permits that are taken in it.
+/// When the rate limit counts a request: when its permit is taken, or when the request is sent. If a provider has a limit per
+/// second, this limit applies to the time at which requests are sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RateCount {
     Now,
     WhenSent,
 }
 
-/// Takes a permit out of a provider's state. If none is available, the state stays unchanged.
+/// Takes a permit from the state of a provider. If no permit is available, does not change the state.
 fn take_from(
     state: &mut shared_state::ProviderState,
     limits: &Limits,
@@ -156,7 +157,7 @@ fn take_from(
         Admission::Granted { next } => next,
         Admission::NotBefore(until) => return PermitDecision::NotBefore(until),
     };
-    // A probe expires after a while, in case its process was killed.
+    // The permission for a probe ends after this time, because the process that sent the probe may have been killed.
     let probe_lasts = limits.longest.saturating_mul(2);
     let decision = match state.breaker.permission(now, probe_lasts) {
         Permission::NotBefore(until) => return PermitDecision::NotBefore(until),
@@ -169,7 +170,7 @@ fn take_from(
     decision
 }
 
-/// Corrects times that lie too far ahead, because the clock was ahead when they were set.
+/// Corrects times that lie too far in the future. Such times were stored while the clock was wrong.
 fn forget_wrong_times(state: &mut shared_state::ProviderState, now: Timestamp) {
     state.stop.until = state.stop.until.min(now + STOPPED_FOR);
     state.turn_ends = state.turn_ends.min(now + TURN_LASTS);
@@ -191,9 +192,8 @@ impl Permit {
         self.release(verdict, limits.retry_base);
     }
 
-    /// Returns whether the permit's request may be sent now. The rate counts the request from here on, even
-    /// if the permit was taken earlier. If the provider has asked for a pause in the meantime, the request
-    /// waits.
+    /// Returns when the request of this permit may be sent. If the request may be sent now, the rate limit counts it now, even if
+    /// the permit was taken earlier. If the provider has requested a pause since the permit was taken, the request must wait.
     pub fn send_time(&mut self, limits: &Limits) -> SendTime {
         if self.is_counted {
             return SendTime::Now;
@@ -230,8 +230,8 @@ impl Permit {
                 Verdict::Answered => {
                     state.breaker.succeeded();
                     state.refusals = 0;
-                    // An answer may belong to a request that was sent before the provider asked for a pause. Such an answer does
-                    // not show that the pause is over.
+                    // The answer may belong to a request that was sent before the provider requested a pause. So while the pause
+                    // lasts, an answer does not show that the provider accepts requests again.
                     if state.breaker.backoff_until <= now {
                         state.pauses = 0;
                     }
@@ -239,8 +239,8 @@ impl Permit {
                 }
                 Verdict::Refused(error) => {
                     state.refusals = state.refusals.saturating_add(1);
-                    // If the provider has refused or failed this many requests in a row, the cause is the
-                    // provider. Otherwise the cause may be the lookup.
+                    // If this many requests in a row were refused or failed, the cause is probably the provider. Otherwise the
+                    // cause may be the lookup.
                     if state.refusals >= OPENS_AFTER || state.breaker.failures >= OPENS_AFTER {
                         fails(state, now, base, random, error);
                     }
@@ -286,23 +286,22 @@ fn process_ends() {
     }
 }
 
-/// A provider that refused the key is tried again after this time, because the refusal may have been the
-/// provider's own fault.
+/// If a provider refused the key, the next request is sent after this time. The refusal may have been an error of the provider.
 const STOPPED_FOR: Duration = Duration::from_secs(60 * 60);
 /// Longest pause, unless the provider itself names a longer pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
-/// Maximum of all pauses, even if the provider names a longer pause.
+/// Maximum length of a pause. It applies even if the provider requests a longer pause.
 const MAX_REQUESTED_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
-/// A provider with a quota gets no permit until each database has reported how much of the quota it has spent. A worker checks this
-/// again after this time.
+/// If a provider has a quota, no permit is granted until each database has reported how much of the quota it has spent. A worker
+/// checks again after this time whether all databases have reported.
 const LEDGERS_ARE_READ_WITHIN: Duration = Duration::from_millis(100);
 
 /// How long a permit is kept for the next worker.
 const TURN_LASTS: Duration = Duration::from_millis(200);
 
-/// Offers free permits to the next waiting worker in the order of the slots. Otherwise a database with a long queue would keep the
-/// others from sending. Only one worker is offered permits at a time. The worker that takes a permit then offers the remaining
-/// permits to the next worker.
+/// Offers the free permits to the next waiting worker, in the order of the worker slots. Without this order, a database with a long
+/// queue could take all permits. Only one worker at a time is offered permits. When this worker has taken a permit, it offers the
+/// remaining permits to the next worker.
 fn offer_permits(provider: Provider) {
     let (own, worker_slots) = (catalog::own_database().to_u32(), &shared_state::block().worker_slots);
     let now = clock::now();
@@ -323,8 +322,8 @@ fn offer_permits(provider: Provider) {
     next.set_latch();
 }
 
-/// Applies a demand of the provider, such as a pause. `credentials` is the fingerprint of the credentials in the
-/// request.
+/// Applies a demand of the provider, such as a pause. `credentials` is a fingerprint of the credentials with which the request was
+/// sent.
 pub fn apply_demand(provider: Provider, demand: &Demand, credentials: u64) {
     let now = clock::now();
     shared_state::locked(|guarded| {
@@ -346,8 +345,8 @@ pub fn apply_demand(provider: Provider, demand: &Demand, credentials: u64) {
     });
 }
 
-/// Returns the length of a pause that the provider has demanded for the `times`th time without an answer in
-/// between. Each further demand doubles the pause.
+/// Returns the length of a pause. `times` is the number of pauses that the provider has requested since its last answer. Each
+/// further request for a pause doubles the length.
 fn longer(pause: Duration, times: u32) -> Duration {
     let factor = 1_u32.checked_shl(times.saturating_sub(1)).unwrap_or(u32::MAX);
     pause.saturating_mul(factor).min(pause.max(LONGEST_PAUSE))
@@ -358,14 +357,14 @@ pub fn store_notice(provider: Provider, notice: &str) {
     shared_state::locked(|guarded| guarded.providers[provider.index()].notice.set(notice));
 }
 
-/// Returns the fingerprint of the refused credentials while the provider is stopped.
+/// Returns the fingerprint of the credentials that the provider refused. Returns `None` if the provider is not stopped.
 pub fn stopped_with(provider: Provider) -> Option<u64> {
     let stop = shared_state::locked(|guarded| guarded.providers[provider.index()].stop);
     (stop.until > clock::now()).then_some(stop.credentials)
 }
 
-/// Clears the reasons for which a provider is not queried: a stop, a pause, repeated failures. The rate and
-/// the quota stay.
+/// Removes every state that prevents requests to a provider: a stop, a pause, and the count of repeated failures. Does not change
+/// the rate and the quota.
 pub fn resume(provider: Provider) {
     shared_state::locked(|guarded| {
         let state = &mut guarded.providers[provider.index()];
@@ -376,7 +375,8 @@ pub fn resume(provider: Provider) {
     wake_all();
 }
 
-/// Ends a stop whose cause has changed. Does not end a pause that the provider requested, because such a pause has another cause.
+/// Ends a stop after the cause of the stop has changed, for example after a new key was set. Does not end a pause, because a pause
+/// has another cause.
 pub fn lift_stop(provider: Provider) {
     shared_state::locked(|guarded| guarded.providers[provider.index()].stop.until = Timestamp::UNSET);
     wake_all();
@@ -394,14 +394,14 @@ fn wake_all() {
 /// Answers older than this are certainly stored.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(600);
 
-/// Returns whether an answer of the provider may be pending. An answer is pending from its request until a
-/// transaction has stored it.
+/// Returns true if an answer of the provider may not be stored yet: a request may be running, or no transaction may have stored its
+/// answer.
 pub fn may_have_pending_answer(provider: Provider) -> bool {
     let state = shared_state::locked(|guarded| guarded.providers[provider.index()]);
     state.in_use > 0 || state.last_success > clock::transaction_start() - WRITTEN_WITHIN
 }
 
-/// Returns when the provider last answered. The time is unset if the provider has never answered.
+/// Returns the time of the provider's last answer. The time is unset if the provider has never answered.
 pub fn last_success(provider: Provider) -> Timestamp {
     shared_state::locked(|guarded| guarded.providers[provider.index()].last_success)
 }

@@ -1,4 +1,4 @@
-//! The providers as the extension sees them: their index in shared memory and their current settings.
+//! The providers: the index of each provider in shared memory, and the current settings of each provider.
 
 pub mod counters;
 pub mod health;
@@ -20,7 +20,7 @@ use crate::guc;
 use crate::mmdb::{self, LoadPolicy};
 use crate::pg::clock;
 
-/// A source that is queried over the network; the number is its index in [`providers::ALL`].
+/// A source to which lookups are sent over the network. The number is the index of the source in [`providers::ALL`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Provider(usize);
 
@@ -39,7 +39,7 @@ impl Deref for Limits {
     }
 }
 
-/// The values derived from the settings. They change only by a reload, and are read in every transaction.
+/// Values that are computed from the settings. These values change only if the settings are reloaded. Every transaction reads them.
 #[derive(Default)]
 struct Configuration {
     as_of: Timestamp,
@@ -143,8 +143,8 @@ impl Provider {
         Configuration::read(|configuration| configuration.each[self.0].lifetimes)
     }
 
-    /// Returns the lifetimes of answers about an address in a network of this kind. The kind matters only for
-    /// answers that name the network.
+    /// Returns the lifetimes of answers about an address. `kind` is the kind of the address's network. It changes the lifetime only
+    /// if the provider's answers name the network.
     pub fn lifetimes_in(self, kind: Option<NetworkKind>) -> Lifetimes {
         let Lifetimes { value, absent } = self.lifetimes();
         match self.purpose() {
@@ -158,13 +158,13 @@ impl Provider {
         Configuration::read(|configuration| configuration.each[self.0].blocked_reason.clone())
     }
 
-    /// Returns whether the provider can look up networks by their AS number, and the settings allow it.
+    /// Returns true if the provider can look up networks by AS number, and the settings allow such lookups.
     pub fn looks_up_networks(self) -> bool {
         Configuration::read(|configuration| configuration.each[self.0].looks_up_networks)
     }
 
-    /// Returns a fingerprint of the credentials. The fingerprint changes when a refused key may have been
-    /// replaced. Reads a small file.
+    /// Returns a fingerprint of the credentials. If a user replaces a refused key, the fingerprint changes. The function reads a
+    /// small file.
     pub fn credentials(self) -> u64 {
         self.declared().credentials(&self.settings())
     }
@@ -174,14 +174,13 @@ impl Provider {
         !Providers::enabled().and(Providers::of([self])).is_empty()
     }
 
-    /// Returns whether the provider can know an address, and should be asked about it. Bogons never leave the
-    /// machine.
+    /// Returns true if the provider may have data about an address, and may be asked about it. Bogons are never sent to a provider.
     pub fn takes(self, address: Address) -> bool {
         bogon::reason(address).is_none() && self.declared().takes(address) && !self.leaves_out(address)
     }
 
-    /// Returns true if the address is not looked up at the provider, because a list names it as a known
-    /// research scanner.
+    /// Returns true if the provider must not be asked about the address, because a list names the address as a known research
+    /// scanner.
     pub fn leaves_out(self, address: Address) -> bool {
         self.declared().leaves_out_benign_scanners()
             && mmdb::with(LoadPolicy::None, |files| files.types().is_benign_scanner(address))
@@ -204,7 +203,7 @@ impl Providers {
         Configuration::read(|configuration| configuration.enabled)
     }
 
-    /// Returns the provider that looks up networks, if the settings allow these lookups.
+    /// Returns the first provider in the set that can look up networks by AS number, if the settings allow such lookups.
     pub fn for_networks(self) -> Option<Provider> {
         self.iter().find(|provider| provider.looks_up_networks())
     }
@@ -235,7 +234,8 @@ impl Providers {
 
 const _: () = assert!(providers::ALL.len() <= 32 && !providers::ALL.is_empty());
 
-/// Returns the lifetime, in seconds, of an answer that names a network of this kind.
+/// Returns the lifetime, in seconds, of an answer that names a network of the kind `kind`. `seconds` is the lifetime before it is
+/// scaled.
 pub fn lifetime_in(seconds: i32, kind: Option<NetworkKind>) -> i32 {
     kind.map_or(seconds, |kind| network_kind::scaled(seconds, guc::ttl_percent(kind)))
 }

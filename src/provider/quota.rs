@@ -1,15 +1,15 @@
 //! Daily quotas, exact across the cluster.
 //!
-//! Shared memory has the number of requests spent on a day. A process raises this number before it sends a request. Each
-//! database writes the raised number into its ledger (`provider_quota`), in the transaction that claims the jobs. So the
-//! request is durable before it is sent.
+//! Shared memory has the number of requests that were spent on a day. A process increases this number before it sends a request.
+//! The transaction that claims the jobs writes the new number into the ledger of its database (`provider_quota`). So the number is
+//! stored durably before the request is sent.
 //!
-//! The highest number of all ledgers is the number spent. Nothing is spent before every worker has read its ledger.
-//! This rule applies after a start of the server. It applies again when a database needs its first worker after
-//! that start.
+//! The highest number in any database's ledger is the number of requests that the cluster has spent. After a start of the server,
+//! no request is sent until every worker has read the ledger of its database. The same rule applies again when a database gets its
+//! first worker after this start.
 //!
-//! Each worker also writes the spending of other databases into its ledger, at its start and at every sweep.
-//! So the spending of a database is not lost when the database is dropped.
+//! Each ledger also has the requests that other databases have spent. Each worker writes them into the ledger of its own database
+//! at its start and at every sweep. So if a database is dropped, the number of its requests is not lost.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,21 +20,21 @@ use crate::pg::clock;
 use crate::provider::{Limits, Provider};
 use crate::shared_state;
 
-/// How long requests wait for the ledgers of databases without a running worker.
+/// How long requests wait for the ledgers of databases whose worker is not running.
 const WAITED_FOR: Duration = Duration::from_secs(60);
 
-/// Requests that were taken out of the quota of one day and may be sent on that day.
+/// A number of requests that were taken from the quota of one day. These requests may be sent only on this day.
 #[derive(Clone, Copy)]
 pub struct QuotaReservation {
     /// Days since 2000, UTC.
     pub day: i32,
     pub requests: u32,
-    /// Number of requests that the whole cluster has spent on this day, including the reserved requests.
+    /// Number of requests that the whole cluster has spent on this day. The reserved requests are included.
     pub spent: i64,
 }
 
-/// Takes up to `wanted` of the remaining requests out of the quota. Returns `None` if the provider has no
-/// quota. Counts the requests even without a quota, because a quota may be set later in the day.
+/// Takes requests from the quota: at most `wanted`, and at most as many as remain. Returns `None` if the provider has no quota.
+/// Even in this case the requests are counted, because a quota may be set later on the same day.
 pub fn reserve(provider: Provider, wanted: usize, limits: &Limits) -> Option<QuotaReservation> {
     let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
     let now = clock::now();
@@ -46,8 +46,8 @@ pub fn reserve(provider: Provider, wanted: usize, limits: &Limits) -> Option<Quo
     (limits.daily_quota != 0).then_some(reserved)
 }
 
-/// Returns the current day, and the number of requests that the whole cluster has spent on it, as far as this
-/// server knows.
+/// Returns the current day, and the number of requests that the whole cluster has spent on this day. The number includes only the
+/// requests that this server knows about.
 pub fn spent(provider: Provider) -> (i32, i64) {
     let now = clock::now();
     shared_state::locked(|guarded| {
@@ -57,8 +57,8 @@ pub fn spent(provider: Provider) -> (i32, i64) {
     })
 }
 
-/// Returns whether the day whose quota paid for a request has passed. The request must then not be sent.
-/// (A request may belong to a later day if the clock was set back.)
+/// Returns true if the day from whose quota a request was taken has passed. In this case the request must not be sent. (If the
+/// clock was set back, a request may belong to a later day.)
 pub fn is_over(day: i32) -> bool {
     day < day_of(clock::now())
 }
@@ -69,7 +69,7 @@ pub fn give_back(provider: Provider, day: i32, unspent: usize) {
     shared_state::locked(|guarded| guarded.providers[provider.index()].quota.give_back(day, unspent));
 }
 
-/// Takes over the requests of a day that a ledger records as spent.
+/// Raises the number of spent requests of a day to the number that a ledger has for this day.
 pub fn learn(provider: Provider, day: i32, spent: i64) {
     let now = clock::now();
     shared_state::locked(|guarded| guarded.providers[provider.index()].quota.learn(now, day, spent));

@@ -1,5 +1,5 @@
-//! Evaluates the reply to a request: changes the counts and the breaker of the provider, and applies the
-//! provider's demands.
+//! Processes the reply to a request. Updates the counters and the circuit breaker of the provider, and applies the demands that the
+//! provider sent.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::provider::limiter::{self, Permit, Verdict};
 use crate::provider::{Limits, Provider};
 use crate::telemetry;
 
-/// Counts a reply, applies the demands in it, and returns the permit with a verdict about the provider. A
-/// provider that answered at least one lookup is up.
+/// Counts a reply, applies the demands in the reply, and returns the permit with a verdict about the provider. If the provider
+/// answered at least one lookup, the provider works.
 pub fn apply_reply(permit: Permit, reply: &Reply, took: Duration, asked: usize, limits: &Limits) {
     let provider = permit.provider();
     count(provider, reply, asked);
@@ -19,7 +19,7 @@ pub fn apply_reply(permit: Permit, reply: &Reply, took: Duration, asked: usize, 
         counters::record_duration(provider, took);
     }
     if let Some(demand) = &reply.demand {
-        // The refusal of a key that was replaced in the meantime says nothing about the current key.
+        // If the provider refused a key that was replaced in the meantime, the refusal says nothing about the current key.
         let is_current =
             !matches!(demand, Demand::Stop(_)) || reply.credentials == Some(provider.credentials());
         if is_current {
@@ -34,7 +34,7 @@ pub fn apply_reply(permit: Permit, reply: &Reply, took: Duration, asked: usize, 
         _ if reply.all_answers().any(|answer| !matches!(answer, Answer::Refused(_))) => {
             permit.give_back(&Verdict::Answered, limits);
         }
-        // The provider refused these particular lookups. This says nothing about the state of the provider.
+        // The provider refused only these lookups. The refusal does not show whether the provider works.
         _ if has_answers && reply.blames_lookup => {
             permit.give_back(&Verdict::Unknown, limits);
         }

@@ -1,12 +1,12 @@
 //! The cells of metrics with labels in shared memory.
 //!
 //! One array of atomics holds these cells:
-//! - networks created, by source, country and registry; dense, so that a label set needs no search and no
-//!   lock;
-//! - networks updated;
-//! - requests and items of the OTLP export;
-//! - histograms: one cell per bucket, one for larger values, and one for the sum, in nanoseconds or whole
-//!   numbers.
+//! - the number of created networks, by source, country and registry. Each combination of these labels has its own cell, so finding
+//!   the cell needs no search and no lock.
+//! - the number of updated networks.
+//! - the number of requests of the OTLP export, and the number of data points and spans in these requests.
+//! - histograms. A histogram has one cell for each bucket, one cell for values above all buckets, and one cell for the sum. The sum
+//!   is in nanoseconds or in whole numbers.
 //!
 //! Empty cells of the first two are not shown.
 
@@ -38,8 +38,8 @@ pub enum Source {
 }
 
 impl Source {
-    /// Returns the source with this name in `asn_inventory.enrichment`. An unknown name means that the
-    /// network was imported.
+    /// Returns the source that has this name in the column `asn_inventory.enrichment`. If the name is unknown, the network was
+    /// imported, so the function returns `Import`.
     pub fn named(name: &str) -> Source {
         match name {
             "maxmind" => Source::Maxmind,
@@ -73,7 +73,8 @@ impl Source {
             Source::Manual => 1,
             Source::Import => 2,
             Source::Provider(provider) => 3 + provider.index(),
-            // These two sources have the last indexes, because they create no networks.
+            // These two sources create no networks. They have the last indexes, so that the cells for created networks need no
+            // space for them.
             Source::Sessions => CREATORS,
             Source::Iana => CREATORS + 1,
         }
@@ -215,7 +216,7 @@ pub fn updated(source: Source, update: Update) -> Cell {
     Cell::at(UPDATED + source.index() * Update::ALL.len() + update as usize)
 }
 
-/// Returns how many networks were created, by source, country and registry. Leaves out zeros.
+/// Returns the number of created networks for each source, country and registry. Leaves out combinations whose number is zero.
 pub fn all_created() -> impl Iterator<Item = (Source, String, &'static str, i64)> {
     let creators = Source::all().filter(|source| source.index() < CREATORS);
     creators.flat_map(|source| (0..COUNTRIES).map(move |country| (source, country))).flat_map(
@@ -237,7 +238,7 @@ fn country_name(index: usize) -> String {
     [index / LETTERS, index % LETTERS].map(|letter| char::from(b'A' + letter as u8)).iter().collect()
 }
 
-/// Returns how many networks were updated, by source and kind. Leaves out zeros.
+/// Returns the number of updated networks for each source and kind of update. Leaves out combinations whose number is zero.
 pub fn all_updated() -> impl Iterator<Item = (Source, Update, i64)> {
     let kinds = Source::all().flat_map(|source| Update::ALL.map(|update| (source, update)));
     kinds.map(|(source, update)| (source, update, updated(source, update).read())).filter(|(.., n)| *n != 0)
@@ -270,7 +271,7 @@ pub enum DeliveryOutcome {
     Taken,
     /// The collector rejected them.
     Rejected,
-    /// The buffer was full, or the collector did not accept them in time.
+    /// The buffer for spans was full, or the collector did not accept the data points or spans in time.
     Dropped,
 }
 
@@ -287,7 +288,7 @@ impl DeliveryOutcome {
     }
 }
 
-/// Returns the cell that counts requests to a collector with this response.
+/// Returns the cell that counts the requests to which the collector gave this response.
 pub fn requests(signal: Signal, answered: ResponseKind) -> Cell {
     Cell::at(OTLP_REQUESTS + signal as usize * ResponseKind::ALL.len() + answered as usize)
 }
@@ -307,7 +308,7 @@ impl Distribution {
         }
     }
 
-    /// Returns the factor that converts a bound of the metric to the unit of its cells. Cells keep times in
+    /// Returns the factor that converts a bucket bound of the metric to the unit of the metric's cells. Cells store times in
     /// nanoseconds.
     fn unit(self) -> f64 {
         match self {

@@ -1,4 +1,4 @@
-//! Counts of exports, by exporter. They count at once, because exports do not depend on a transaction.
+//! Counts the exports of each exporter. The counters change at once, because an export does not belong to a transaction.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -42,7 +42,7 @@ impl Exporter {
     }
 }
 
-/// Counts an export. If many exports fail in succession, logs the reason only once.
+/// Counts one export as successful or failed. If many exports fail in succession, logs the reason only once.
 pub fn exported(by: Exporter, outcome: Result<(), &str>) {
     match outcome {
         Ok(()) => by.counter(DONE).fetch_add(1, Ordering::Relaxed),

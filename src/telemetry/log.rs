@@ -11,11 +11,12 @@ use crate::pg::{self, clock};
 use crate::shared_state::owner_process;
 
 thread_local! {
-    /// When this backend last logged each headline, and the number of suppressed messages since then.
+    /// The time at which this backend last logged each headline, and the number of messages with this headline that were suppressed
+    /// since then.
     static LOGGED: RefCell<HashMap<Message, (Timestamp, u64)>> = RefCell::default();
 }
 
-/// Counts an error that the caller did not cause, and logs it once per burst.
+/// Counts an error that the caller of a function did not cause. Logs the error at most once per burst.
 pub fn error(headline: &'static str, detail: &str) {
     error_is_logged(headline, detail);
 }
@@ -38,7 +39,7 @@ type Message = (&'static str, &'static str);
 /// Length of a burst.
 const BURST: Duration = Duration::from_secs(60);
 
-/// Writes to the server's log, at most once a minute per headline and backend.
+/// Writes a message to the server's log. Each backend writes messages with the same headline at most once a minute.
 pub fn log_once_per_burst(headline: &'static str, detail: &str) {
     log_burst((headline, ""), detail);
 }

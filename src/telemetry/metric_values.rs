@@ -1,8 +1,8 @@
-//! The server's metrics, as the families that the engine declares. All output formats are written from these
-//! values.
+//! Returns the current values of the server's metrics, as the metric families that the engine declares. All output formats use
+//! these values.
 //!
-//! Counters and histograms come from shared memory, and so do the last sizes that other databases' workers
-//! counted. The caller may pass current sizes of its own database.
+//! Counters and histograms come from shared memory. The sizes of other databases also come from shared memory, where the workers of
+//! those databases last stored them. For its own database, the caller may pass current sizes.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -27,9 +27,9 @@ use crate::telemetry::cells::{self, DeliveryOutcome, ResponseKind};
 use crate::telemetry::{self, Counter, Distribution, Event, Exporter, Operation, networks_seen};
 use crate::worker::activity::StepKind;
 
-/// Returns all metrics with their current values. Must run inside a transaction, because it looks up the
-/// names of databases. `own` are sizes of the caller's database. Without them, the sizes from its worker are
-/// used, as for other databases.
+/// Returns all metrics with their current values. Must run inside a transaction, because it looks up the names of databases. `own`
+/// has the current sizes of the caller's database. If `own` is `None`, the function uses the sizes that the worker of this database
+/// last counted.
 pub fn families(own: Option<&Sizes>) -> Vec<Family> {
     let databases = databases(own);
     let mut families = networks(&databases);
@@ -63,7 +63,7 @@ fn age(since: Oldest) -> f64 {
     since.map_or(0.0, |since| (clock::now() - since).as_secs_f64())
 }
 
-/// Returns a family with one value for each database whose value is known.
+/// Returns a family with one value for each database. Leaves out databases whose value is unknown.
 fn by_database(
     declared: &'static Declared,
     databases: &[(String, Sizes)],
@@ -88,7 +88,7 @@ fn databases(own: Option<&Sizes>) -> Vec<(String, Sizes)> {
     known
 }
 
-/// Returns the databases that should have a worker and whose worker has found the extension.
+/// Returns the databases that should have a worker. Leaves out a database if its worker has not found the extension.
 fn databases_with_worker() -> Vec<(Oid, String, &'static WorkerSlot)> {
     if !shared_state::is_shared() || !guc::worker_enabled() {
         return Vec::new();
@@ -148,7 +148,7 @@ fn reported(report: &Report) -> Sizes {
     }
 }
 
-/// Stores the sizes that a worker counted. Unknown sizes keep their old values.
+/// Stores the sizes that a worker counted. If a size is unknown, its old value remains.
 pub fn report(report: &Report, sizes: &Sizes) {
     let store = |to: &AtomicI64, number: Option<i64>| {
         if let Some(number) = number {
@@ -202,7 +202,8 @@ fn networks(databases: &[(String, Sizes)]) -> Vec<Family> {
     vec![created, updated, size, seen, durations, pending]
 }
 
-/// Returns the number of counts that are not folded yet, and the number of counts that are lost until a recount.
+/// Returns the ages of the oldest delta and of the oldest recount request, and the number of lost counts. A delta waits for a fold.
+/// A lost count is missing in the inventories until a recount.
 fn pending_counts(databases: &[(String, Sizes)]) -> Vec<Family> {
     let ages = by_database(&declared::PENDING_COUNTS_AGE, databases, |sizes| sizes.oldest_count.map(age));
     let recounts =
@@ -319,8 +320,8 @@ fn queues(databases: &[(String, Sizes)]) -> Vec<Family> {
     vec![depth, addresses, ages, dead]
 }
 
-/// Returns pending completions and suspended owners, as the workers counted them, and the processes of
-/// owners.
+/// Returns the numbers of pending completions and suspended owners, which the workers counted. Also returns counts of the owner
+/// processes.
 fn completions(databases: &[(String, Sizes)]) -> Vec<Family> {
     let of = |declared, value: fn(Completions) -> f64| {
         by_database(declared, databases, |sizes| sizes.completions.map(value))
@@ -377,13 +378,13 @@ fn files() -> Vec<Family> {
     vec![ages, loaded, in_service, too_old]
 }
 
-/// Returns the state of the files with types of addresses, and the ages of their lists.
+/// Returns the state of the mmdb files with types of addresses, and the ages of the lists in these files.
 fn type_files() -> Vec<Family> {
     let mut ages = Family::of(&declared::IP_TYPE_LIST_AGE);
     let (mut loaded, mut missing, mut usable, mut stale) = (0, 0, 0, 0);
     let max_ages = guc::ip_type_max_ages();
     let now = mmdb::unix_seconds(clock::now());
-    // If several files have a list of the same name and type, the oldest of their times counts.
+    // If several files have a list with the same name and type, the metric shows the age of the oldest of these lists.
     let mut published: BTreeMap<(String, String), u64> = BTreeMap::new();
     for ConfiguredFile { id, .. } in Kind::Types.files() {
         let Some(status) = mmdb::status(id).filter(mmdb::Status::serves) else {

@@ -1,10 +1,10 @@
 //! Counters of committed work, and rate-limited log messages.
 //!
-//! A counter of work changes when the transaction that did the work commits. Until then its counts are in this backend's own
-//! memory, one set of counts per level of subtransactions. On release, a level's counts are added to the counts of the parent
-//! level. On rollback they are dropped. Errors are counted at once, because the error happened even if its transaction is rolled
-//! back. Requests to providers and collectors are counted at once too. The shared counters are atomics, so adding to them needs no
-//! lock.
+//! The counters of work change when the transaction that did the work commits. Until then, the counts are in the memory of this
+//! backend, separately for each level of subtransactions. When a subtransaction is released, its counts are added to the counts of
+//! the parent level. When a subtransaction is rolled back, its counts are dropped. Errors are counted at once, because an error has
+//! happened even if the transaction is rolled back. Requests to providers and collectors are also counted at once. The counters in
+//! shared memory are atomics, so adding to them needs no lock.
 //!
 //! | module | contents |
 //! |---|---|
@@ -43,7 +43,8 @@ pub use export_counts::{Exporter, exported};
 pub use log::{error, error_about, error_is_logged, log_once_per_burst};
 pub use timing::{TriggerTimer, Work};
 
-/// Slot of a counter in the shared block. The numbers define the layout of the block.
+/// The position of a counter in the shared block. New counters must be added at the end, because the numbers define the layout of
+/// the block.
 #[derive(Clone, Copy)]
 #[repr(usize)]
 pub enum Counter {
@@ -56,13 +57,13 @@ pub enum Counter {
     SpurHits,
     Errors,
     WithoutAddress,
-    /// Sessions that a commit could not count. A recount is then needed.
+    /// Number of sessions that a commit could not count. If such a session exists, a recount is needed.
     CountsLost,
 }
 
 impl Counter {
-    /// Returns the counter of the values that a provider found. `enrich_stats` has a column for each of
-    /// these.
+    /// Returns the counter of the values that a provider found. The function `enrich_stats` has a column for each of these
+    /// counters.
     pub fn hits_of(provider: &str) -> Option<Counter> {
         match provider {
             "cymru" => Some(Counter::CymruHits),
@@ -81,10 +82,10 @@ const _: () = assert!(COUNTERS <= shared_state::SLOTS);
 #[derive(Default)]
 struct PendingCounts {
     counters: [i64; COUNTERS],
-    /// Usually empty. A session of a known address adds nothing, except the duration of the trigger if the call is sampled.
+    /// Usually empty. A session of a known address adds no entry here, unless the duration of this trigger call is measured.
     cells: BTreeMap<Cell, i64>,
     networks: PendingNetworks,
-    /// Always empty while spans are not collected. `spans_dropped` counts the spans that did not fit.
+    /// Empty if spans are not collected. `spans_dropped` is the number of spans for which `spans` had no space.
     spans: Vec<Span>,
     spans_dropped: i64,
 }
@@ -130,7 +131,7 @@ fn pending(count: impl FnOnce(&mut PendingCounts)) {
     });
 }
 
-/// Adds to a counter. The counter changes when the transaction commits; `Errors` changes at once.
+/// Adds to a counter. The new value is visible when the transaction commits. Only the counter `Errors` changes at once.
 pub fn add(counter: Counter, amount: i64) {
     if matches!(counter, Counter::Errors) {
         publish(counter as usize, amount);
@@ -161,7 +162,8 @@ pub fn networks_updated(source: Source, update: Update, networks: &[i64]) {
     }
 }
 
-/// Adds a value, in nanoseconds or whole numbers, to a histogram `times` times when the transaction commits.
+/// Records `times` observations of a value in a histogram. The value is in nanoseconds or a whole number. The histogram changes
+/// when the transaction commits.
 fn observe(what: Distribution, value: i64, times: i64) {
     pending(|counts| {
         *counts.cells.entry(what.bucket(value)).or_default() += times;
@@ -169,21 +171,22 @@ fn observe(what: Distribution, value: i64, times: i64) {
     });
 }
 
-/// Adds one value, in nanoseconds or as a count, to a histogram in shared memory at once.
+/// Records one observation of a value in a histogram. The value is in nanoseconds or a whole number. The histogram in shared memory
+/// changes at once.
 pub fn happened(what: Distribution, value: i64) {
     publish_cell(what.bucket(value), 1);
     publish_cell(what.sum(), value);
 }
 
-/// An amount and the index of its counter. The first indexes belong to the `Counter`s, the next ones to the cells, and
-/// the last ones to observations of networks. An observation has the amount 1.
+/// An amount, and the index of the counter to which the amount is added. The first indexes belong to the `Counter`s, and the next
+/// indexes belong to the cells. The last indexes belong to observations of networks. For an observation, the amount is 1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CounterDelta {
     pub index: i64,
     pub amount: i64,
 }
 
-/// Takes the counts of this transaction, so that a prepared transaction can store them in a table.
+/// Removes and returns the counts of this transaction, because a prepared transaction stores its counts in a table.
 pub fn take_counted() -> Vec<CounterDelta> {
     PENDING.with_borrow_mut(|levels| {
         let mut all = BTreeMap::<i64, i64>::new();
@@ -207,7 +210,7 @@ pub fn take_counted() -> Vec<CounterDelta> {
     })
 }
 
-/// Adds a stored count of another transaction. The count is published when this transaction commits.
+/// Adds a count that another transaction stored in a table. The count is published when the current transaction commits.
 pub fn count(CounterDelta { index, amount }: CounterDelta) {
     if let Some(number) = index.checked_sub(FIRST_OBSERVATION).filter(|number| *number >= 0) {
         let observation = networks_seen::numbered(number);
@@ -224,9 +227,9 @@ const FIRST_CELL: i64 = shared_state::SLOTS as i64;
 /// Index of the first observation of a network, after the cells.
 const FIRST_OBSERVATION: i64 = FIRST_CELL + shared_state::CELLS as i64;
 
-/// Publishes the counts when the transaction commits, and drops them when it aborts. For a prepared
-/// transaction, passes only the spans to the exporter, because [`take_counted`] has stored the counts in a
-/// table.
+/// If the transaction committed, publishes the counts and passes the spans to the exporter. If the transaction was rolled back,
+/// drops both. If the transaction was prepared, only passes the spans to the exporter, because [`take_counted`] has already removed
+/// the counts.
 pub fn transaction_ended(outcome: Outcome) {
     PENDING.with_borrow_mut(|levels| {
         for (_, counts) in levels.drain(..) {
@@ -261,8 +264,8 @@ pub fn released(level: Level, parent: Level) {
     });
 }
 
-/// Drops the counts of a subtransaction that was rolled back, and of all subtransactions that began after it. Levels have ascending
-/// numbers.
+/// Drops the counts of a subtransaction that was rolled back, and of all subtransactions inside it. A subtransaction has a higher
+/// level than the subtransactions around it.
 pub fn rolled_back(level: Level) {
     PENDING.with_borrow_mut(|levels| while levels.pop_if(|(top, _)| *top >= level).is_some() {});
 }
@@ -275,7 +278,8 @@ fn publish_cell(cell: Cell, amount: i64) {
     shared_state::block().cells[cell.index()].fetch_add(amount, Ordering::Relaxed);
 }
 
-/// Counts a collector's response, and the outcomes of the items in its request. The counts do not wait for a commit.
+/// Counts the response of a collector to a request, and the outcomes of the data points or spans in this request. The counters
+/// change at once, not at a commit.
 pub fn answered(signal: Signal, answer: ResponseKind, deliveries: &[(DeliveryOutcome, u64)]) {
     publish_cell(cells::requests(signal, answer), 1);
     for (delivery, items) in deliveries {
@@ -306,7 +310,7 @@ pub fn reset() {
     block.counted_since.store(clock::now(), Ordering::Relaxed);
 }
 
-/// Returns the time at which the counters were last set to zero: the server's start or the last reset.
+/// Returns the time at which the counters were last set to zero. This is the start of the server or the last reset.
 pub fn counted_since() -> Timestamp {
     shared_state::block().counted_since.load(Ordering::Relaxed)
 }

@@ -1,8 +1,8 @@
-//! The number of distinct networks that were created or updated, in all databases together.
+//! Estimates the number of distinct networks that were created or updated in all databases together.
 //!
-//! The number is estimated by a HyperLogLog in shared memory. Its registers only rise until a reset. A
-//! transaction keeps its observations until it commits. The insert of a session of a known network makes no
-//! observation.
+//! The number is estimated by a HyperLogLog in shared memory. The values of its registers never decrease until a reset. A
+//! transaction keeps its observations in the memory of the backend until it commits. If a session of a known network is inserted,
+//! there is no observation.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -11,7 +11,8 @@ use cowrie_enrich_engine::distinct::{self, LARGEST_RANK, Observation, REGISTERS}
 
 use crate::shared_state;
 
-/// The observations of a level of subtransactions: the rank of each observed register.
+/// The observations of one level of subtransactions. Each entry has a register and the highest rank that was observed for this
+/// register.
 #[derive(Default)]
 pub struct PendingNetworks(BTreeMap<u16, u8>);
 

@@ -1,10 +1,9 @@
 //! Creates spans and passes them to the exporter.
 //!
-//! Spans are created only while a collector is configured. The exporter sets a flag for this in shared
-//! memory; without it, the only cost is one read of the flag. The span of a network belongs to a transaction.
-//! Like the counters, it stays in this backend's memory until the commit. Only a sample of the networks gets
-//! spans. Spans of requests are passed to the exporter at once. If the buffer is full, a span is dropped and
-//! counted. No process waits.
+//! Spans are created only if a collector is configured. In this case the exporter sets a flag in shared memory. If the flag is not
+//! set, the only cost is one read of the flag. Only a sample of the networks gets spans. The span of a network stays in the memory
+//! of this backend until the transaction commits, like the counts. The span of a request is passed to the exporter at once. If the
+//! buffer is full, the new span is dropped and counted, because no process may wait for space.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -17,7 +16,7 @@ use crate::pg::catalog;
 use crate::pg::clock;
 use crate::shared_state;
 
-/// Largest number of spans that a transaction keeps in this backend's memory: 16 kB.
+/// Maximum number of spans that a transaction keeps in the memory of this backend. These spans use at most 16 kB.
 pub const MOST_KEPT: usize = 64;
 
 /// The trace and the parent of new spans.
@@ -32,10 +31,11 @@ pub fn are_collected() -> bool {
     shared_state::block().spans_collected.load(Ordering::Relaxed)
 }
 
-/// Starts the collection of spans. `share` (0 to 1) is the share of networks that get spans. `None` stops the collection.
+/// Starts or stops the collection of spans. `share`, from 0 to 1, is the share of the networks that get spans. If `share` is
+/// `None`, the collection stops.
 pub fn collect(share: Option<f64>) {
     let block = shared_state::block();
-    // A share of 1 gives the largest threshold, because the cast saturates. It selects all networks, and 0 selects none.
+    // A share of 1 selects all networks, because the cast then returns the largest integer. A share of 0 selects no network.
     let threshold = (share.unwrap_or(0.0).clamp(0.0, 1.0) * 2_f64.powi(64)) as u64;
     block.networks_sampled.store(threshold, Ordering::Relaxed);
     block.spans_collected.store(share.is_some(), Ordering::Relaxed);
@@ -53,7 +53,7 @@ pub fn within<T>(context: Option<SpanContext>, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// ASN, country, registry and name of a network that a statement wrote.
+/// A network that a statement wrote: its ASN, country, registry and name.
 pub type NetworkRow = (Option<i64>, Option<String>, Option<String>, Option<String>);
 
 /// Makes spans of the networks that a statement writes.
@@ -64,13 +64,14 @@ pub struct NetworkSpans {
 }
 
 impl NetworkSpans {
-    /// Records the start time; called before the statement. `together` is the number of networks in the statement.
+    /// Records the start time. The caller calls this function before it runs the statement. `together` is the number of networks
+    /// that the statement processes.
     pub fn begin(together: usize) -> NetworkSpans {
         NetworkSpans { began: are_collected().then(clock::unix_nanoseconds), together }
     }
 
-    /// Creates spans for a sample of the networks that the statement wrote. They are passed to the exporter
-    /// when the transaction commits.
+    /// Creates spans for a sample of the networks that the statement wrote. When the transaction commits, these spans are passed to
+    /// the exporter.
     pub fn record<'a>(
         &self,
         operation: Operation,
@@ -123,7 +124,7 @@ impl NetworkSpans {
     }
 }
 
-/// Passes a span to the exporter. Counts it as dropped if the buffer is full.
+/// Passes a span to the exporter. If the buffer is full, the span is dropped and counted.
 pub fn hand_over(span: &Span) {
     let ring = &shared_state::block().spans;
     if !ring.push(&span.words()) {
@@ -143,6 +144,7 @@ pub fn dropped(spans: i64) {
 
 /// Removes and returns the oldest span in the buffer.
 pub fn take() -> Option<Span> {
-    // Invalid words can only come from a newer library version. They do not outlive a restart.
+    // The words of a span can be invalid only if a newer version of the library wrote them. Such words do not remain after a
+    // restart of the server.
     std::iter::from_fn(|| shared_state::block().spans.pop()).find_map(|words| Span::of(&words))
 }

@@ -1,10 +1,10 @@
 //! Measures the duration of operations.
 //!
-//! Work on networks is measured in processor time. So waits for locks and for the disk are left out: the
-//! process does not run while it waits, and PostgreSQL does not sum up such waits.
+//! The duration of work on networks is measured in processor time. So it does not include waits for locks and for the disk. The
+//! process does not run while it waits, and PostgreSQL does not record the sum of such waits.
 //!
-//! The trigger is measured in wall-clock time, because a honeypot waits for its session's INSERT. Only a
-//! sample is timed, because reading a clock twice takes a large part of the time that a cached address needs.
+//! The duration of the trigger is measured in wall-clock time, because a honeypot waits for the INSERT of its session. Only a
+//! sample of the calls is timed. If the address is cached, reading the clock twice would take a large part of the total time.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -24,8 +24,8 @@ impl Work {
         Work { began: if guc::metrics() { clock::worked() } else { 0 } }
     }
 
-    /// Records the time of a statement about `networks`, of which it changed `changed`. Each changed network
-    /// gets its share of the time.
+    /// Records the duration of a statement. The statement processed `networks` networks and changed `changed` of them. The duration
+    /// is divided by `networks`, and the result is recorded once for each changed network.
     pub fn end(self, operation: Operation, networks: usize, changed: usize) {
         if changed > 0 && guc::metrics() {
             let took = (clock::worked() - self.began).max(0);
@@ -34,12 +34,13 @@ impl Work {
     }
 }
 
-/// One of this many calls is timed. The number is a prime, so that the sampled calls do not align with the rows of a statement.
+/// Only every N-th call is timed, where N is this number. The number is a prime. Otherwise the timed calls could always be calls
+/// for the same row of a statement with many rows.
 const SAMPLED: u32 = 31;
 
 thread_local! {
-    /// Number of calls until the next call is timed, for each event. The first value depends on the process,
-    /// so that backends with a single call are sampled too.
+    /// For each event, the number of calls before the next timed call. The first value depends on the process id. So even if each
+    /// backend makes only one call, some of these calls are timed.
     static UNTIL_NEXT: [Cell<u32>; Event::ALL.len()] = const { [const { Cell::new(u32::MAX) }; Event::ALL.len()] };
 }
 
@@ -55,7 +56,7 @@ impl TriggerTimer {
         TriggerTimer { event, began: is_sampled.then(Instant::now) }
     }
 
-    /// Records the time when the transaction commits, if this call was sampled.
+    /// If this call was selected for timing, records the duration of the call in the histogram when the transaction commits.
     pub fn end(self) {
         if let Some(began) = self.began {
             let took = i64::try_from(began.elapsed().as_nanos()).unwrap_or(i64::MAX);
