@@ -1,8 +1,8 @@
 //! Host addresses in canonical form: parsing, order and text.
 //!
-//! One host has one `Address`. An IPv4-mapped IPv6 address becomes its IPv4 address. Otherwise a sensor that listens on
-//! `::` and one that listens on `0.0.0.0` would count the same attacker twice. All code that compares, sorts or stores
-//! addresses uses this form.
+//! One host always has the same `Address`. An IPv4-mapped IPv6 address is converted to its IPv4 address. Without this conversion, a
+//! sensor that listens on `::` and a sensor that listens on `0.0.0.0` would count the same attacker as two addresses. All code that
+//! compares, sorts or stores addresses uses the type `Address`.
 
 use std::error::Error;
 use std::fmt;
@@ -10,8 +10,9 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// One host address in canonical form.
 ///
-/// `Ord` is PostgreSQL's btree order of host `inet` values: IPv4 before IPv6, then the bytes. Rows are written in this
-/// order. Two writers that used different orders could deadlock.
+/// `Ord` is the order of PostgreSQL's btree for `inet` values of hosts: IPv4 addresses come before IPv6 addresses, and addresses of
+/// one family are ordered by their bytes. All code writes rows in this order. If two writers used different orders, they could
+/// deadlock.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Address(IpAddr);
 
@@ -37,13 +38,13 @@ impl fmt::Display for Address {
     }
 }
 
-/// Maximum length of an address in bytes, without surrounding blanks. The longest IPv6 text has 45 bytes; the remaining bytes leave
-/// room for a zone name. Cowrie's own column has room for 61 bytes.
+/// Maximum length of the text of an address, in bytes, without surrounding blanks. The longest IPv6 text has 45 bytes. The
+/// remaining bytes are for a zone name. Cowrie's own column has space for 61 bytes.
 pub const LONGEST_TEXT: usize = 128;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AddressError {
-    /// The text was not parsed, because it is too long. Without the surrounding blanks it has `length` bytes.
+    /// The text is too long, so it was not parsed. `length` is its length in bytes without the surrounding blanks.
     TooLong {
         length: usize,
     },
@@ -63,7 +64,7 @@ impl fmt::Display for AddressError {
 
 impl Error for AddressError {}
 
-/// Parses an address as a honeypot writes it. Returns `None` for a text that is empty or blank.
+/// Parses an address in the forms that honeypots write. Returns `None` for a text that is empty or consists of blanks.
 ///
 /// ```text
 /// text  = *blank [ ipv4 [ "/32" ] / ipv6 [ "/128" / "%" zone ] ] *blank
@@ -72,8 +73,8 @@ impl Error for AddressError {}
 /// ipv6  = RFC 4291 section 2.2, all three forms
 /// ```
 ///
-/// Examples from real logs: `203.0.113.7`, `::ffff:203.0.113.7` (Twisted reports this form on a dual-stack socket),
-/// `fe80::1%eth0` (RFC 4007 section 11). Blanks come from `char(n)` columns, which are padded.
+/// Examples from real logs: `203.0.113.7`; `::ffff:203.0.113.7`, which Twisted reports on a dual-stack socket; `fe80::1%eth0` (RFC
+/// 4007 section 11). The surrounding blanks come from columns of type `char(n)`, whose values are padded.
 pub fn parse(text: &str) -> Result<Option<Address>, AddressError> {
     let text = text.trim_ascii();
     if text.is_empty() {
@@ -90,13 +91,13 @@ pub fn parse(text: &str) -> Result<Option<Address>, AddressError> {
     ip.map(|ip| Some(Address::new(ip))).ok_or(AddressError::NotAnAddress)
 }
 
-/// Parses bytes like [`parse`]. Bytes that are not UTF-8 are not an address.
+/// Parses the text in these bytes with [`parse`]. If the bytes are not UTF-8, they are not an address.
 pub fn parse_bytes(bytes: &[u8]) -> Result<Option<Address>, AddressError> {
     std::str::from_utf8(bytes).map_err(|_| AddressError::NotAnAddress).and_then(parse)
 }
 
-/// Parses a host, with or without a prefix length. The only accepted prefix length is /32 for IPv4 and /128 for IPv6. PostgreSQL
-/// casts `inet` to text as `203.0.113.7/32`.
+/// Parses a host. A prefix length after the host is accepted only if it is /32 for IPv4 or /128 for IPv6. Such texts exist because
+/// PostgreSQL casts an `inet` value of a host to a text like `203.0.113.7/32`.
 fn parse_host(text: &str) -> Option<IpAddr> {
     let (host, length) = text.split_once('/').map_or((text, None), |(host, length)| (host, Some(length)));
     let ip: IpAddr = host.parse().ok()?;
@@ -223,7 +224,8 @@ mod tests {
         ]
     }
 
-    /// Computes PostgreSQL's order in another way: the family byte, then the address bytes.
+    /// Computes the sort key of PostgreSQL's order in a second way, for the test: the byte of the family, then the bytes of the
+    /// address.
     fn btree_key(address: Address) -> Vec<u8> {
         match address.ip() {
             IpAddr::V4(ip) => [vec![2], ip.octets().to_vec()].concat(),

@@ -1,4 +1,4 @@
-//! One line of a list of addresses, as people and tools write such lists.
+//! Parses one line of a list of addresses. People and tools write such lists in several forms.
 //!
 //! ```text
 //! line    = *blank [ quote ] [ entry ] [ quote ] [ "," ] *blank [ comment ]
@@ -7,8 +7,8 @@
 //! quote   = %x22 / "'"
 //! ```
 //!
-//! `address` is what [`crate::address::parse`] reads. `[.]` and `[:]` stand for `.` and `:`, because reports about
-//! attacks write addresses in this way so that no program turns them into links. A byte order mark before the line is
+//! [`crate::address::parse`] defines the form of `address`. `[.]` stands for `.`, and `[:]` stands for `:`. Reports about attacks
+//! write addresses in this way, because then no program turns the addresses into links. A byte order mark before the line is
 //! ignored.
 
 use std::borrow::Cow;
@@ -25,7 +25,8 @@ pub enum LineError {
     },
     /// The line is a prefix, which has many addresses.
     Prefix,
-    /// A number of the address begins with a zero. Some programs read such a number as octal.
+    /// A decimal number in the IPv4 address begins with a zero. The address is refused, because some programs read such a number as
+    /// octal.
     LeadingZero,
     Port,
     /// The line contains further text after the address.
@@ -48,7 +49,7 @@ impl fmt::Display for LineError {
 
 impl Error for LineError {}
 
-/// Parses a line. Returns `None` for a line that is empty or has only a comment.
+/// Parses a line. Returns `None` if the line is empty or contains only a comment.
 pub fn parse(line: &str) -> Result<Option<Address>, LineError> {
     let line = line.trim_start_matches('\u{feff}');
     let line = line.split(['#', ';']).next().unwrap_or_default().trim_ascii();
@@ -78,7 +79,7 @@ fn without_brackets(line: &str) -> Cow<'_, str> {
     }
 }
 
-/// Returns the address without a port. Returns the entry itself if it has no port.
+/// Returns the part of an entry before the port. If the entry has no port, returns the whole entry.
 fn host(entry: &str) -> Result<&str, LineError> {
     let (host, port) = if let Some(rest) = entry.strip_prefix('[') {
         let Some((host, port)) = rest.split_once(']') else { return Ok(entry) };
@@ -120,7 +121,7 @@ fn reason(entry: &str) -> LineError {
     if has_leading_zero(entry) { LineError::LeadingZero } else { LineError::NotAnAddress }
 }
 
-/// Returns true for an address that has leading zeros, but is otherwise valid.
+/// Returns true if an IPv4 address is invalid only because its numbers have leading zeros.
 fn has_leading_zero(entry: &str) -> bool {
     let is_padded = |number: &str| number.len() > 1 && number.starts_with('0');
     let plain = |number: &str| match number.trim_start_matches('0') {

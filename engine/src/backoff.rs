@@ -1,17 +1,18 @@
 //! Delays after failures.
 //!
-//! This module reads no clock and does not sleep. Callers pass the random number, so that tests can choose it.
+//! The functions in this module do not read a clock and do not sleep. The caller passes the random number, so that tests can choose
+//! this number.
 
 use std::time::Duration;
 
-/// The shortest and the longest jittered delay, as a share of the plain delay. Jitter keeps workers of several
-/// databases that failed together from retrying together.
+/// The shortest and the longest delay with jitter, as a share of the delay without jitter. If workers of several databases fail at
+/// the same time, jitter makes them retry at different times.
 const SHORTEST: f64 = 0.75;
 const LONGEST: f64 = 1.25;
 
-/// Returns the delay after a number of consecutive failures. It is `base` after the first failure, doubles with each further
-/// failure, and is at most `cap`. Jitter then scales the delay to between 75 % and 125 %. `random` (0 to 1) determines the value in
-/// this range. Without a failure the delay is zero.
+/// Returns the delay before the next attempt, after a number of consecutive failures. After the first failure the delay is `base`.
+/// Each further failure doubles the delay, up to `cap`. Then jitter multiplies the delay by a factor between 75 % and 125 %.
+/// `random` (0 to 1) determines this factor. If there was no failure, the delay is zero.
 pub fn delay(failures: u32, base: Duration, cap: Duration, random: f64) -> Duration {
     let Some(doublings) = failures.checked_sub(1) else {
         return Duration::ZERO;

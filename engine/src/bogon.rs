@@ -1,20 +1,22 @@
 //! Bogons: addresses that cannot belong to a host on the public internet.
 //!
-//! Bogons are never looked up at a provider. The rows are the two IANA registries, complete
-//! up to RFC 9780 (2025): <https://www.iana.org/assignments/iana-ipv4-special-registry> and
-//! <https://www.iana.org/assignments/iana-ipv6-special-registry>. Multicast, which the registries leave out, and the
-//! deprecated site-local block are added. Blocks that a registry marks "globally reachable: true" are not bogons.
-//! Blocks marked "N/A" (Teredo, 6to4) are bogons, because the address belongs to a tunnel and cannot be attributed.
+//! A bogon is never looked up at a provider. The table contains all rows of two IANA registries, including the changes of RFC 9780
+//! (2025): <https://www.iana.org/assignments/iana-ipv4-special-registry> and
+//! <https://www.iana.org/assignments/iana-ipv6-special-registry>. The table also contains multicast addresses, which are not in
+//! these registries, and the deprecated site-local block. If a registry marks a block with "globally reachable: true", its
+//! addresses are not bogons. If a registry marks a block with "N/A" (Teredo, 6to4), its addresses are bogons, because such an
+//! address belongs to a tunnel and does not show who uses the tunnel.
 //!
-//! The first row that contains the address decides. So an exception stands above the block that contains it. The table leaves out
-//! blocks inside 2000::/3 that IANA has not allocated yet. IANA allocates them over time, but the table does not change.
+//! The first row that contains the address decides. So an exception stands before the block that contains the exception. The table
+//! does not have the blocks inside 2000::/3 that IANA has not allocated yet. IANA will allocate them over time, but the table in an
+//! installed version does not change.
 
 use crate::address::Address;
 use crate::prefix::Prefix;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Returns why the address is a bogon, or `None` if it is not one. The texts are stored and used for grouping, so they
-/// must not change.
+/// Returns the reason why the address is a bogon, or `None` if it is not a bogon. The reason is stored, and users group by it, so
+/// its text must not change.
 pub fn reason(address: Address) -> Option<&'static str> {
     match address.ip() {
         IpAddr::V4(ip) => v4_reason(ip),
@@ -24,8 +26,8 @@ pub fn reason(address: Address) -> Option<&'static str> {
             match row.verdict {
                 Verdict::Bogon(reason) => Some(reason),
                 Verdict::Global => None,
-                // RFC 6052 section 3.1: the well-known prefix must not carry an IPv4 address that is not global. A packet with such
-                // an address is forged, as a packet with the IPv4 address itself would be.
+                // RFC 6052 section 3.1: an IPv6 address with the well-known prefix must not contain an IPv4 address that is not
+                // global. So if a packet comes from such an address, the address is forged.
                 Verdict::AsItsLast32Bits => v4_reason(Ipv4Addr::from_bits(bits as u32))
                     .map(|_| "NAT64 of a non-global IPv4 address (RFC 6052)"),
             }
@@ -33,7 +35,7 @@ pub fn reason(address: Address) -> Option<&'static str> {
     }
 }
 
-/// Returns whether all addresses of the block are bogons. Several rows may cover the block together.
+/// Returns true if all addresses of the block are bogons. The addresses may be in different rows of the table.
 pub fn covers(block: Prefix) -> bool {
     let (bits, length) = (block.network().ip(), u32::from(block.length()));
     match bits {
@@ -42,9 +44,9 @@ pub fn covers(block: Prefix) -> bool {
     }
 }
 
-/// Returns whether all addresses of the block are bogons. If the first row that overlaps the block contains the whole
-/// block, this row decides. If the row is inside the block, both halves of the block must be bogons. `width` is the
-/// number of bits of an address.
+/// Returns true if all addresses of the block are bogons. The first row that overlaps the block is used. If this row contains the
+/// whole block, it decides. Otherwise the block is divided into halves, and all addresses of both halves must be bogons. `width` is
+/// the number of bits of an address.
 fn all_bogons<Bits: Into<u128> + Copy>(rows: &[Row<Bits>], network: u128, length: u32, width: u32) -> bool {
     let mask_of = |length: u32| u128::MAX.checked_shl(width - length).unwrap_or(0);
     let overlaps = |row: &&Row<Bits>| {
@@ -58,7 +60,7 @@ fn all_bogons<Bits: Into<u128> + Copy>(rows: &[Row<Bits>], network: u128, length
             Verdict::Global => false,
             Verdict::AsItsLast32Bits => all_bogons(&V4, network & u128::from(u32::MAX), length - 96, 32),
         },
-        // The recursion ends at single addresses at the latest, because no row is smaller.
+        // The recursion ends, because a block with a single address is never larger than a row.
         Some(_) => {
             let upper = network | 1 << (width - length - 1);
             all_bogons(rows, network, length + 1, width) && all_bogons(rows, upper, length + 1, width)
@@ -66,7 +68,8 @@ fn all_bogons<Bits: Into<u128> + Copy>(rows: &[Row<Bits>], network: u128, length
     }
 }
 
-/// Returns true if an address of the prefix is a bogon: the prefix is in a block of bogons, or contains such a block.
+/// Returns true if at least one address of the prefix is a bogon. This is so if the prefix is inside a block of bogons, or contains
+/// such a block.
 pub fn occur_in(prefix: Prefix) -> bool {
     let length = u32::from(prefix.length());
     let is_inside = match prefix.network().ip() {
@@ -122,7 +125,8 @@ const fn v4(octets: [u8; 4], length: u32, verdict: Verdict) -> Row<u32> {
     Row { network: u32::from_be_bytes(octets), mask: u32::MAX << (32 - length), verdict }
 }
 
-/// Builds an IPv6 row. `groups` are the leading 16-bit groups before the `::`. All other bits are zero.
+/// Builds a row for an IPv6 block. `groups` are the 16-bit groups of the address before the `::`. All other bits of the address are
+/// zero.
 const fn v6(groups: &[u16], length: u32, verdict: Verdict) -> Row<u128> {
     let mut network = 0;
     let mut group = 0;
@@ -256,9 +260,9 @@ mod tests {
         }
     }
 
-    /// The entries of the registries again, copied from their pages by hand: prefix and "globally reachable". In this list the
-    /// longest matching prefix decides. In the table above the first match decides. So this test finds a row of the table in the
-    /// wrong place.
+    /// The same entries of the registries, copied by hand from the registries' pages a second time: prefix and "globally
+    /// reachable". In this list the longest matching prefix decides, but in the table above the first matching row decides. So a
+    /// test with this list finds a row that is at the wrong place in the table.
     const REGISTRY: &str = "
         0.0.0.0/8 no
         10.0.0.0/8 no
@@ -450,8 +454,8 @@ mod tests {
         }
     }
 
-    /// Compares the result for a block with the results for each of its addresses. The blocks lie at the
-    /// borders of all rows.
+    /// Compares the result for a block with the results for the single addresses of the block. The test uses blocks at the first
+    /// and last address of each row.
     #[test]
     fn a_block_is_covered_if_each_of_its_addresses_is_a_bogon() {
         let check = |network: IpAddr, length: u8, last_bits: u32| {
@@ -513,7 +517,8 @@ mod tests {
             agrees(IpAddr::V6(Ipv6Addr::from_bits(bits)))?;
         }
 
-        /// Tests addresses near a row: an address begins with the bits of the row, and ends with random bits.
+        /// Tests addresses near a row of the table. Each tested address has the first bits of the row's network and random last
+        /// bits.
         #[test]
         fn any_address_near_a_row_agrees_with_the_longest_match(
             row in 0..53_usize, cut in 0..=128_u32, noise in any::<u128>(),

@@ -6,27 +6,29 @@
 //! HalfOpen  -- `until` has passed: one probe at a time is allowed, and its outcome decides
 //! ```
 //!
-//! The breaker has no clock, no randomness and no lock. It lives in zeroed shared memory under its owner's lock. If all bytes are
-//! zero, the breaker is closed. All times come from one clock, which all processes read.
+//! The breaker reads no clock, uses no random numbers and takes no lock. It is stored in shared memory that is zero at first, and
+//! the lock of the struct that contains it protects it. If all bytes are zero, the breaker is closed. All times must come from one
+//! clock, which all processes read.
 //!
-//! Several exchanges run at a time, so one cause may make several of them fail. While the breaker is closed, each failure counts
-//! and moves `until` to its own delay from now. Delays do not add up. While the breaker is open and no probe runs, a failure comes
-//! from an exchange that began earlier, and changes nothing. While a probe runs, a failure may come from the probe or from an
-//! earlier exchange. The breaker cannot tell these cases apart. It counts the failure as the probe's failure, which is one step.
+//! Several exchanges run at the same time, so one cause may make several of them fail. If the breaker is closed, each failure is
+//! counted, and `until` is set to the current time plus the delay of this failure. The delays of several failures are not added. If
+//! the breaker is open and no probe runs, the failed exchange began before the breaker opened, so the failure changes nothing. If a
+//! probe runs, the failure may come from the probe or from an earlier exchange. The breaker cannot distinguish these cases, so it
+//! counts one failure of the probe.
 //!
-//! A probe whose process was killed never reports. So granting a probe moves `until` to the time at which the probe
-//! must have ended. After that time the next probe is granted.
+//! If the process of a probe was killed, the probe never reports a result. So when a probe is granted, `until` is set to the time
+//! at which the probe must have ended. After this time the next probe is granted.
 
 use std::time::Duration;
 
 use crate::backoff;
 use crate::timestamp::Timestamp;
 
-/// Number of consecutive failures that open the breaker. Usually fewer exchanges run at the same time. So a short outage that makes
-/// all running exchanges fail does not open the breaker.
+/// Number of consecutive failures that open the breaker. Usually fewer exchanges than this number run at the same time. So the
+/// breaker stays closed if a short outage makes all running exchanges fail.
 pub const OPENS_AFTER: u32 = 5;
 
-/// Longest pause between two attempts, before jitter. A provider outage of a day costs about 300 probes.
+/// Longest pause between two attempts, without jitter. If a provider is down for a day, about 300 probes are sent.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -34,13 +36,14 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 pub struct Breaker {
     /// Consecutive failures.
     pub failures: u32,
-    /// Probes granted since the last report: 0 or 1, or more if some probes never reported.
+    /// Number of probes that were granted since the last probe reported. It is 0 or 1 if every probe reports, and higher if some
+    /// probes never reported.
     pub probes: u32,
     /// Requests are blocked until this time.
     pub until: Timestamp,
     /// Unset while closed.
     pub opened_at: Timestamp,
-    /// The time passed to `pause_until`. A success does not clear this time.
+    /// The latest time that was passed to `pause_until`. A successful request does not clear this time.
     pub backoff_until: Timestamp,
 }
 
@@ -70,7 +73,7 @@ impl Breaker {
         }
     }
 
-    /// Returns whether a request may be sent. A probe that did not report within `probe_lasts` counts as lost.
+    /// Returns whether a request may be sent now. If a probe has not reported within `probe_lasts`, the probe counts as lost.
     pub fn permission(&mut self, now: Timestamp, probe_lasts: Duration) -> Permission {
         if now < self.until {
             return Permission::NotBefore(self.until);
@@ -88,7 +91,7 @@ impl Breaker {
         *self = Self { until: self.backoff_until, backoff_until: self.backoff_until, ..Self::default() };
     }
 
-    /// Records that the provider did not answer, or sent an invalid answer. `base` is the pause after a first failure.
+    /// Records that the provider did not answer, or sent an invalid answer. `base` is the pause after the first failure.
     pub fn failed(&mut self, now: Timestamp, base: Duration, random: f64) {
         let open = self.failures >= OPENS_AFTER;
         if open && self.probes == 0 {
@@ -96,9 +99,9 @@ impl Breaker {
         }
         self.failures = self.failures.saturating_add(1);
         let until = now + backoff::delay(self.failures, base, LONGEST_PAUSE, random);
-        // While the breaker is open, granting a probe has moved `until` to the time by which the probe must report.
-        // That time is ignored here. While the breaker is closed, `until` is the end of an earlier pause, which stays
-        // if it is later.
+        // If the breaker is open, `until` is the time by which the granted probe must report, so it does not matter here. If the
+        // breaker is closed, `until` is the end of an earlier pause. This earlier pause remains if it ends later than the new
+        // pause.
         let floor = if open { self.backoff_until } else { self.until };
         self.until = until.max(floor);
         self.probes = 0;
@@ -107,8 +110,8 @@ impl Breaker {
         }
     }
 
-    /// Blocks requests until the time that the provider itself named (Retry-After). Successes and failures do not
-    /// shorten it.
+    /// Blocks requests until the time that the provider named with Retry-After. Neither a success nor a failure makes this pause
+    /// shorter.
     pub fn pause_until(&mut self, until: Timestamp) {
         self.backoff_until = self.backoff_until.max(until);
         self.until = self.until.max(until);
@@ -279,7 +282,8 @@ mod tests {
                         if before.probes > 0 {
                             probe_ends = None;
                         }
-                        // Each failure adds at most one to the count. The pause never exceeds the longest pause plus its jitter.
+                        // One failure increases the number of failures by at most one. The pause is at most the longest pause with
+                        // the largest jitter.
                         prop_assert!(breaker.failures <= before.failures + 1);
                         let longest = backoff::delay(breaker.failures, BASE, LONGEST_PAUSE, 1.0);
                         prop_assert!(breaker.until <= before.until.max(now + longest));

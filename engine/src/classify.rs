@@ -1,15 +1,17 @@
 //! Classifies a network by the name of its organisation.
 //!
-//! Whole words match, never parts of words: "crispy" is not an ISP, "reduce" is not a school, "Govan" is not a
-//! government. If several kinds match, the kind of organisation outranks the use of the network:
+//! A phrase must match whole words of the name. So "crispy" is not an ISP, "reduce" is not a school, and "Govan" is not a
+//! government. If a name matches phrases of several kinds, the kinds have this order of precedence. Kinds of organisations come
+//! before uses of the network:
 //!
-//! 1. government: "Ministry of Education" and "Department of Telecommunications" are ministries.
-//! 2. education: a university's telecom department or data center belongs to the university.
-//! 3. hosting: if a carrier's network has "cloud" in its name, the carrier runs servers there. Analysts first ask
-//!    whether an attack came from a server or from a subscriber's line.
-//! 4. isp: last, because "telecom" and "communications" are in the names of companies of every kind.
+//! 1. government: for example, "Ministry of Education" and "Department of Telecommunications" are ministries.
+//! 2. education: the telecom department or the data center of a university belongs to the university.
+//! 3. hosting: if the name of a carrier's network contains "cloud", the network contains servers. For analysts, it is more
+//!    important that an attack came from a server than that the server belongs to a carrier.
+//! 4. isp: this kind is last, because companies of every kind have "telecom" or "communications" in their names.
 //!
-//! A name is weak evidence. So the table of known networks takes precedence over these rules.
+//! The name of an organisation often does not show what its network is used for. So if a network is in the table of known networks,
+//! the table is used instead of these rules.
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum NetworkType {
@@ -38,7 +40,7 @@ impl NetworkType {
     }
 }
 
-/// Maximum number of characters that are read from a name. Registries allow far fewer, so a longer text is not a name.
+/// Maximum number of characters of a name that are read. Registries allow much shorter names, so a longer text is not a name.
 const LONGEST_NAME: usize = 256;
 
 pub fn by_name(organization: &str) -> NetworkType {
@@ -49,9 +51,10 @@ pub fn by_name(organization: &str) -> NetworkType {
         .map_or(NetworkType::Unknown, |(kind, _)| *kind)
 }
 
-/// Returns the words of a name in lower case, with one blank before, between and after them: ` amazon 02 `. All
-/// characters except letters and digits separate words, so handles (`DIGITALOCEAN-ASN`) and sentences split alike.
-/// Combining marks are dropped. Because of that, decomposed text and the lower case of `İ` match.
+/// Returns the words of a name in lower case. The result has one blank before, between and after the words, for example ` amazon 02
+/// `. All characters except letters and digits separate words. So a handle such as `DIGITALOCEAN-ASN` is split into words like a
+/// sentence. Combining marks are removed. So a name also matches if its letters are stored in decomposed form, or if it contains
+/// `İ`, whose lower case has a combining mark.
 fn words(name: &str) -> String {
     let mut words = String::with_capacity(name.len().min(LONGEST_NAME) + 2);
     words.push(' ');
@@ -75,9 +78,9 @@ fn holds(name: &str, phrase: &str) -> bool {
         .any(|(at, _)| name[..at].ends_with(' ') && name[at + phrase.len()..].starts_with(' '))
 }
 
-/// Kinds in order of precedence. Phrases have the form that `words` returns: lower case, one blank between words. A
-/// brand name is listed only if all networks of the brand are of one kind. "google" alone is not listed, because of
-/// Google Fiber.
+/// The kinds in order of precedence, with their phrases. The phrases are written like the result of `words`: in lower case, with
+/// one blank between words. The name of a brand is in the list only if all networks of the brand are of one kind. For example,
+/// "google" is not in the list, because Google Fiber is of another kind than other networks of Google.
 #[rustfmt::skip]
 static RULES: [(NetworkType, &[&str]); 4] = [
     (NetworkType::Government, &[

@@ -1,15 +1,16 @@
 //! Country codes.
 //!
-//! A code is two letters, in capitals. It need not be assigned by ISO 3166, because vendors define further codes
-//! (`XK`). `XX` and `ZZ` are not codes: they mean that the country is unknown.
+//! A country code consists of two capital letters. Codes that ISO 3166 has not assigned are accepted, because vendors define
+//! further codes such as `XK`. `XX` and `ZZ` are not country codes, because they mean that the country is unknown.
 
 /// Codes that sources write for an unknown country.
 const UNKNOWN: [[u8; 2]; 2] = [*b"XX", *b"ZZ"];
 
-/// Returns the code in a text, in capitals. Ignores surrounding blanks. Returns `None` if the text is not a code or the
-/// country is unknown.
+/// Returns the country code that a text contains, in capital letters. Ignores surrounding blanks. Returns `None` if the text is not
+/// a country code, or means that the country is unknown.
 pub fn code(text: &[u8]) -> Option<[u8; 2]> {
-    // Almost every text has two letters. This case is separate, because trimming takes longer than all other steps.
+    // Almost every text has exactly two letters. These texts are handled without trimming, because trimming takes longer than all
+    // other steps together.
     let letters = match text {
         [first, second] => [*first, *second],
         _ => text.trim_ascii().try_into().ok()?,

@@ -1,12 +1,12 @@
 //! Counts distinct numbers in constant memory (HyperLogLog).
 //!
-//! A number is hashed. The first bits of the hash choose a register, and the register keeps the largest position of the
-//! first 1 in the other bits. So several processes can observe the same number, in any order and repeatedly, and the
-//! registers stay the same. The estimate of how many distinct numbers were observed is computed from the registers. Its
-//! standard error is 0.4 %. Up to a hundred numbers it is almost always exact.
+//! Each number is hashed. The first bits of the hash select a register. The register stores the highest position at which the first
+//! 1 of the remaining bits was found. So several processes can observe the same number, in any order and repeatedly, without
+//! changing the registers further. The number of distinct observed numbers is estimated from the registers. The standard error of
+//! the estimate is 0.4 %. For up to a hundred distinct numbers, the estimate is almost always exact.
 //!
 //! The estimator is algorithm 6 of O. Ertl, "New cardinality estimation algorithms for HyperLogLog sketches" (2017),
-//! <https://arxiv.org/abs/1702.01284>. It needs no tables, and has no bias for small or medium numbers.
+//! <https://arxiv.org/abs/1702.01284>. It needs no tables of constants, and has no systematic error if few numbers were observed.
 
 use std::f64::consts::LN_2;
 
@@ -19,7 +19,8 @@ const RANK_BITS: u32 = u64::BITS - REGISTER_BITS;
 /// The largest rank: the rank of a hash whose `RANK_BITS` bits are all 0.
 pub const LARGEST_RANK: u8 = RANK_BITS as u8 + 1;
 
-/// The effect of observing a number: if the value of the register is lower than the rank, it becomes the rank.
+/// One observation of a number: a register and a rank. If the value of the register is lower than the rank, the value is set to the
+/// rank.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Observation {
     /// Below [`REGISTERS`].
@@ -36,7 +37,7 @@ pub fn observe(number: u64) -> Observation {
     Observation { register: (hash >> RANK_BITS) as u16, rank: zeros as u8 + 1 }
 }
 
-/// Mixes the bits of a number: the finalizer of SplitMix64. Different numbers have different results.
+/// Mixes the bits of a number with the last step of SplitMix64. Different numbers have different results.
 fn mix(number: u64) -> u64 {
     let mut bits = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -162,7 +163,7 @@ mod tests {
             prop_assert_eq!(registers(numbers.iter().chain(&numbers).copied()), once);
         }
 
-        /// Up to 500 numbers from a small range, so that many numbers repeat.
+        /// The test uses up to 500 numbers from a small range, so that many numbers occur repeatedly.
         #[test]
         fn some_hundred_numbers_are_counted_within_a_few(numbers in prop::collection::vec(0..2_000_u64, 0..500)) {
             let distinct = numbers.iter().collect::<std::collections::BTreeSet<_>>().len() as f64;

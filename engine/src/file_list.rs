@@ -1,7 +1,7 @@
 //! A list of files in a setting: paths, separated by commas.
 //!
-//! A path that contains a comma is written in double quotes. Inside the quotes, two quotes stand for one. Blanks around
-//! a path do not count.
+//! If a path contains a comma, the path is written in double quotes. Inside the quotes, two double quotes stand for one. Blanks
+//! around a path are ignored.
 
 use crate::export::settings::Refusal;
 
@@ -44,7 +44,7 @@ pub fn parse(text: &str) -> Result<Vec<String>, Refusal> {
     }
 }
 
-/// Returns a quoted path, and the text behind the closing quote. `text` starts behind the opening quote.
+/// Returns the path in quotes, and the text after the closing quote. `text` starts after the opening quote.
 fn unquote(text: &str) -> Result<(String, &str), Refusal> {
     let mut path = String::new();
     let mut rest = text;

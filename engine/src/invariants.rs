@@ -1,11 +1,11 @@
-//! Invariants of the parsers of untrusted bytes. They hold for all bytes.
+//! Invariants of the parsers that read untrusted bytes. An invariant must be true for all possible input.
 //!
-//! Each parser has one function here, which panics if an invariant is broken. Property tests in this file and the
-//! targets of `fuzz/` call it. The invariants of a private parser are in the folder of the parser.
+//! For each parser, this file has one function that panics if an invariant of the parser is broken. Property tests in this file and
+//! the fuzz targets in `fuzz/` call these functions. If a parser is private, its invariants are in the folder of the parser.
 //!
-//! An invariant covers everything that callers rely on: every field is valid and bounded, and no result is about an
-//! address that was not requested. The function checks this in another way than the parser. It is not enough that a
-//! parser does not panic.
+//! The invariants include everything that the callers of a parser rely on. For example, every field is valid and has a limited
+//! size, and no result is about an address that was not requested. Each function computes the expected result in another way than
+//! the parser, because it is not enough that the parser does not panic.
 
 pub use crate::export::invariants::{collector_settings, scrape_request};
 pub use crate::otlp::invariants::collector_answer;
@@ -23,9 +23,9 @@ use crate::{classify, legacy, mmdb};
 use serde_json::Value;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Checks three parsers: of the address of a session, of a line of a list of addresses, and of a block as providers
-/// write it. The results for an address and a block must match the standard library's parser. A host must never be
-/// parsed as a network.
+/// Checks three parsers: the parser of session addresses, the parser of lines in lists of addresses, and the parser of blocks in
+/// the form that providers write. For an address and a block, the result must be the same as the result of the standard library. A
+/// host must never be parsed as a network.
 pub fn ip_text(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         assert_eq!(address::parse_bytes(bytes), Err(AddressError::NotAnAddress));
@@ -39,8 +39,8 @@ pub fn ip_text(bytes: &[u8]) {
         assert_eq!(Prefix::host(read).network(), read);
     }
     let listed = address_line::parse(text);
-    // In a line of a list, these characters begin a comment or end the address. In a single address, they may
-    // belong to the zone.
+    // In a line of a list, these characters begin a comment or end the address. In the address of a session, they may be part of
+    // the zone name.
     if read.is_ok() && !text.contains(['#', ';', ',']) {
         assert_eq!(listed.ok(), read.ok());
     } else if let Ok(Some(listed)) = listed {
@@ -54,8 +54,8 @@ pub fn ip_text(bytes: &[u8]) {
     }
 }
 
-/// Implements the grammar in `address` from the end: first the text after the host, then the host with the standard
-/// library.
+/// Parses an address according to the grammar in `address`, but in another order: first the text after the host, and then the host.
+/// The standard library parses the host.
 fn expected_address(text: &str) -> Result<Option<Address>, AddressError> {
     let text = text.trim_matches(|char: char| char.is_ascii_whitespace());
     match text.len() {
@@ -78,7 +78,7 @@ fn expected_address(text: &str) -> Result<Option<Address>, AddressError> {
     ip.map(|ip| Some(Address::new(ip))).ok_or(AddressError::NotAnAddress)
 }
 
-/// Computes the block from IPv6 bits. An IPv4 block is first mapped to IPv6.
+/// Computes the block with the bits of an IPv6 address. An IPv4 block is first converted to an IPv4-mapped IPv6 block.
 fn expected_block(text: &str) -> Option<Prefix> {
     let (host, length) = text.trim_matches(|char: char| char.is_ascii_whitespace()).rsplit_once('/')?;
     let ip: IpAddr = host.parse().ok()?;
@@ -130,7 +130,8 @@ pub fn foreign_text(bytes: &[u8]) {
     json(bytes);
 }
 
-/// Checks that the server can store the result of `keepable`: it contains no NUL, and is JSON if the input is JSON.
+/// Checks that the server can store the result of `keepable`. The result must not contain NUL. If the input is valid JSON, the
+/// result must be valid JSON too.
 fn json(bytes: &[u8]) {
     for escapes in [Escapes::Unicode, Escapes::Ascii] {
         let kept = keepable(bytes, escapes).into_owned();
@@ -161,7 +162,7 @@ fn no_nul(value: &Value) {
     }
 }
 
-/// Checks a name that is stored in a text column and shown in a terminal.
+/// Checks that a name can be stored in a text column and shown in a terminal.
 pub(crate) fn stored_name(name: &str) {
     assert!(!name.is_empty() && name == name.trim(), "{name:?}");
     assert!(name.chars().count() <= mmdb::LONGEST_NAME, "{} characters", name.chars().count());

@@ -1,7 +1,8 @@
 //! Makes JSON text acceptable for PostgreSQL's `jsonb`.
 //!
-//! RFC 8259 allows strings that no text of PostgreSQL can hold: `\u0000`, and halves of surrogate pairs (section 8.2).
-//! A `json` column accepts such a document, because it stores the text. A `jsonb` column refuses the whole document.
+//! RFC 8259 allows JSON strings that PostgreSQL cannot store as text: strings with `\u0000`, and strings with only one half of a
+//! surrogate pair (section 8.2). A `json` column accepts a document with such strings, because the column stores the document as
+//! written. A `jsonb` column refuses the whole document.
 
 use std::borrow::Cow;
 
@@ -14,15 +15,16 @@ pub enum Escapes {
     Ascii,
 }
 
-/// Returns the text without the escapes that cannot be stored. Drops NUL, and replaces every other such escape with a question
-/// mark. Returns the text itself if nothing has to change.
+/// Returns the text without the escapes that PostgreSQL cannot store. `\u0000` is removed. Every other such escape is replaced with
+/// a question mark. If nothing has to change, returns the text itself.
 ///
-/// The text may have any encoding in which every ASCII byte is an ASCII character. It need not be JSON.
+/// The text may have any encoding in which every ASCII byte is an ASCII character. The text may be invalid JSON.
 pub fn keepable(text: &[u8], escapes: Escapes) -> Cow<'_, [u8]> {
     let mut kept: Option<Vec<u8>> = None;
     let mut at = 0;
-    // Start of an incomplete escape: `\u` with fewer than four digits. Valid JSON contains none. If a NUL after it were
-    // dropped, the characters after the NUL could complete it. So such a NUL is replaced, not dropped.
+    // Start of an incomplete escape: `\u` with fewer than four digits. Valid JSON has no such escape. If a `\u0000` after the
+    // incomplete escape were removed, the characters after it could complete the escape. So this `\u0000` is replaced with a
+    // question mark.
     let mut broken = None;
     while at < text.len() {
         let (length, mut replacement) = next(&text[at..], escapes);
@@ -43,13 +45,13 @@ pub fn keepable(text: &[u8], escapes: Escapes) -> Cow<'_, [u8]> {
     kept.map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
-/// Returns whether the text is `\u` with fewer than four digits and nothing else.
+/// Returns true if the text consists only of `\u` and fewer than four digits.
 fn may_become_whole(text: &[u8]) -> bool {
     text.len() < 6 && text[2..].iter().all(u8::is_ascii_hexdigit)
 }
 
-/// Returns the length of the first byte or escape of the text, in bytes. Also returns the replacement for an escape that
-/// cannot be stored.
+/// Returns the length, in bytes, of the escape at the start of the text. If the text does not start with an escape, the length is
+/// 1. Also returns the replacement if the escape cannot be stored.
 fn next(text: &[u8], escapes: Escapes) -> (usize, Option<&'static [u8]>) {
     let [b'\\', escaped, ..] = text else { return (1, None) };
     let Some(unit) = (*escaped == b'u').then(|| code_unit(text)).flatten() else { return (2, None) };
@@ -72,7 +74,7 @@ fn code_unit(text: &[u8]) -> Option<u16> {
     u16::from_str_radix(digits, 16).ok()
 }
 
-/// Returns a JSON string that contains these bytes. They need not be JSON.
+/// Returns a JSON string whose value is these bytes. The bytes may be any text.
 pub fn quoted(text: &[u8]) -> Vec<u8> {
     let mut quoted = Vec::with_capacity(text.len() + 2);
     quoted.push(b'"');

@@ -1,13 +1,14 @@
 //! Reads the texts in legacy documents.
 //!
-//! The Python system and its users wrote ASNs as numbers and as texts (`15169`, `"15169"`, `"AS15169"`). They wrote registries in
-//! Team Cymru's spelling and in capitals, and unknown countries as `XX`. An invalid text gives `None`, never a guess.
+//! The Python system and its users wrote an ASN as a number or as text (`15169`, `"15169"`, `"AS15169"`). They wrote the names of
+//! registries in Team Cymru's spelling or in capitals, and unknown countries as `XX`. If a text is invalid, the functions return
+//! `None` and do not guess a value.
 
 use crate::country;
 use crate::mmdb;
 use crate::providers::Registry;
 
-/// Returns an ASN from 1 to 4294967295, with or without `AS` before it.
+/// Returns the ASN in a text, from 1 to 4294967295. The text may have `AS` before the number.
 pub fn asn(text: &str) -> Option<u32> {
     let text = text.trim();
     let digits = match text.as_bytes() {
@@ -31,7 +32,7 @@ pub fn registry(text: &str) -> Option<&'static str> {
     Registry::parse(text.trim()).map(Registry::name)
 }
 
-/// Returns a name that can be stored, or `None` if the text is blank or `NA`.
+/// Returns the name in a text, in a form that can be stored. Returns `None` if the text is blank or `NA`.
 pub fn name(text: &str) -> Option<String> {
     let name = mmdb::clean_name(text.trim()).trim().to_owned();
     (!name.is_empty() && !name.eq_ignore_ascii_case("NA")).then_some(name)

@@ -1,7 +1,7 @@
 //! The parts of cowrie_enrich that do not need PostgreSQL.
 //!
-//! This crate must not depend on pgrx or on SQL. So parsers are tested and fuzzed without a server, and threads that do
-//! network I/O cannot call PostgreSQL by accident.
+//! This crate must not depend on pgrx or contain SQL. Because of this rule, the parsers can be tested and fuzzed without a server.
+//! Also, the threads that send requests over the network cannot call PostgreSQL by mistake.
 
 #![forbid(unsafe_code)]
 

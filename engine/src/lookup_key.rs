@@ -1,10 +1,10 @@
 //! Kinds and texts of lookup keys, as the queue stores them.
 //!
-//! A lookup key is a prefix or a network, and each key has one kind and one text:
+//! A lookup key is a prefix or a network. Each lookup key is stored as a kind and a text. Each key has exactly one text:
 //!
-//! - A single host has the text that PostgreSQL's `host(inet)` returns, without a mask.
-//! - Any other prefix has the text of its `cidr`.
-//! - A network has its AS number in decimal digits, without `AS`.
+//! - The text of a single host is the result of PostgreSQL's `host(inet)`, which has no mask.
+//! - The text of any other prefix is the text of its `cidr` value.
+//! - The text of a network is its AS number in decimal digits, without `AS`.
 //!
 //! So the text identifies the key without the kind.
 
@@ -42,7 +42,7 @@ impl LookupKey {
         }
     }
 
-    /// Parses a stored text. Returns `None` if [`LookupKey::text`] would write it differently.
+    /// Parses a stored text. Returns `None` if the text differs from the text that [`LookupKey::text`] returns for the parsed key.
     pub fn parse(stored: &str) -> Option<Self> {
         let key = if stored.contains('/') {
             Self::Prefix(Prefix::parse(stored)?)
@@ -80,8 +80,8 @@ fn is_host(prefix: Prefix) -> bool {
     prefix == Prefix::host(prefix.network())
 }
 
-/// Writes an address as PostgreSQL does. Unlike Rust, PostgreSQL writes the last four bytes of an IPv4-compatible IPv6
-/// address (RFC 4291 section 2.5.5.1) with dots: `::192.0.2.1`.
+/// Writes an address in the form in which PostgreSQL writes it. This form differs from Rust's form for IPv4-compatible IPv6
+/// addresses (RFC 4291 section 2.5.5.1). PostgreSQL writes the last four bytes of such an address with dots: `::192.0.2.1`.
 fn network_text(address: Address) -> String {
     match address.ip() {
         IpAddr::V6(ip) if matches!(ip.segments(), [0, 0, 0, 0, 0, 0, 1..=u16::MAX, _]) => {

@@ -1,10 +1,10 @@
-//! Kinds of networks. An answer about an address names a network, and the kind of this network determines how long the
-//! answer stays valid.
+//! Kinds of networks. An answer about an address names a network. The kind of this network determines how long the answer may be
+//! used.
 //!
-//! Addresses of clouds and of VPN services often change their network and country. Addresses of internet providers keep
-//! their network and country for months.
+//! An address of a cloud or of a VPN service often moves to another network or country. An address of an internet provider stays in
+//! its network and country for months.
 
-/// A kind of network. A setting for each kind gives the percentage by which lifetimes are scaled.
+/// A kind of network. For each kind, a setting has a percentage. The lifetimes of answers are multiplied by this percentage.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NetworkKind {
     Vpn,
@@ -29,7 +29,7 @@ impl NetworkKind {
     }
 }
 
-/// Returns `percent` percent of a lifetime in seconds. The result is at least 1 and at most `i32::MAX`.
+/// Returns `percent` percent of a lifetime. The lifetime is in seconds. The result is at least 1 and at most `i32::MAX`.
 pub fn scaled(seconds: i32, percent: i32) -> i32 {
     let scaled = i64::from(seconds) * i64::from(percent) / 100;
     i32::try_from(scaled.max(1)).unwrap_or(i32::MAX)

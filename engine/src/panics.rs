@@ -1,14 +1,14 @@
 //! Reports panics in the log.
 //!
-//! A report is one line with the location in the source. Without this hook, a variable in the server's environment
-//! could have two effects: with `RUST_BACKTRACE`, the standard hook adds a backtrace, and pgrx's hook sends the
-//! backtrace to clients.
+//! A report is one line, and contains the location of the panic in the source code. Without this hook, the variable
+//! `RUST_BACKTRACE` in the server's environment could change the reports: the standard hook would add a backtrace, and pgrx's hook
+//! would send the backtrace to clients.
 
 use std::io::Write;
 use std::panic::{self, PanicHookInfo};
 
-/// Replaces the process's panic hook. The hook ignores panics whose payload is not a text: they are ERRORs of the
-/// server, which the server itself reports.
+/// Replaces the panic hook of the process. The new hook ignores a panic whose payload is not a text, because such a panic is an
+/// ERROR of the server. The server itself reports its ERRORs.
 pub fn report_in_one_line() {
     panic::set_hook(Box::new(|info| {
         if let Some(line) = line(info) {

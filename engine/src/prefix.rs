@@ -1,20 +1,20 @@
 //! Prefixes: blocks of addresses in canonical form.
 //!
-//! One block has one `Prefix`. Host bits are zero. A block of IPv4-mapped IPv6 addresses becomes its IPv4 block, as in
-//! `Address`.
+//! One block always has the same `Prefix`. The bits after the prefix length are zero. A block of IPv4-mapped IPv6 addresses is
+//! converted to its IPv4 block, like an address in `Address`.
 
 use crate::address::Address;
 use ipnet::IpNet;
 use std::fmt;
 use std::net::IpAddr;
 
-/// A block of addresses. `Ord` is PostgreSQL's btree order of `cidr` values: IPv4 before IPv6, then the network
-/// address, then the shorter block.
+/// A block of addresses. `Ord` is the order of PostgreSQL's btree for `cidr` values: first IPv4, then IPv6. Blocks of one family
+/// are ordered by their network address. If two blocks have the same network address, the shorter prefix length comes first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Prefix(IpNet);
 
-/// Length of a block in bits. Networks filter IPv4 routes more specific than a /24 and IPv6 routes more specific than a /48. So all
-/// addresses of a /24 or /48 have one origin.
+/// Prefix length, in bits, of the block that one lookup covers. Networks do not accept IPv4 routes that are more specific than a
+/// /24, or IPv6 routes that are more specific than a /48. So all addresses of such a block have the same origin.
 const BLOCK_V4: u8 = 24;
 const BLOCK_V6: u8 = 48;
 
@@ -22,13 +22,14 @@ const BLOCK_V6: u8 = 48;
 const MAPPED: u8 = 96;
 
 impl Prefix {
-    /// Returns the block of `length` bits around an address, or `None` if its family has no such length.
+    /// Returns the block with a prefix of `length` bits that contains the address. Returns `None` if `length` is too long for the
+    /// address family.
     pub fn new(address: Address, length: u8) -> Option<Self> {
         IpNet::new(address.ip(), length).ok().map(|net| Self(net.trunc()))
     }
 
-    /// Returns the block that a lookup of this address covers: /24 for IPv4, /48 for IPv6. More specific routes are not
-    /// carried globally, so one answer is valid for the whole block.
+    /// Returns the block that a lookup of this address covers: a /24 for IPv4, a /48 for IPv6. Routes that are more specific do not
+    /// spread over the whole internet. So one answer is valid for the whole block.
     pub fn block_of(address: Address) -> Self {
         let length = if address.ip().is_ipv4() { BLOCK_V4 } else { BLOCK_V6 };
         Self::new(address, length).unwrap_or(Self::host(address))
@@ -43,7 +44,8 @@ impl Prefix {
         self.0.addr().into()
     }
 
-    /// Returns the number of bits that all addresses of the block share: 0 to 32 for IPv4, 0 to 128 for IPv6.
+    /// Returns the prefix length: the number of first bits that all addresses of the block share. It is 0 to 32 for IPv4, and 0 to
+    /// 128 for IPv6.
     pub fn length(self) -> u8 {
         self.0.prefix_len()
     }
@@ -52,15 +54,16 @@ impl Prefix {
         self.0.contains(&address.ip())
     }
 
-    /// Parses `192.0.2.0/24` or `2001:db8::/32`. Ignores surrounding blanks and clears the bits after the length.
+    /// Parses a text such as `192.0.2.0/24` or `2001:db8::/32`. Ignores surrounding blanks, and sets the bits after the prefix
+    /// length to zero.
     pub fn parse(text: &str) -> Option<Self> {
         let (ip, length) = text.trim_ascii().split_once('/')?;
         let digits = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
         let length: u8 = length.parse().ok().filter(|_| digits)?;
         let ip: IpAddr = ip.parse().ok()?;
         let address = Address::new(ip);
-        // An IPv4-mapped address with a length of IPv6 is refused. Otherwise `::ffff:192.0.2.0/24` would become
-        // 192.0.2.0/24, a block of other addresses.
+        // An IPv4-mapped address must have a prefix length of at least 96. Otherwise the text is refused. For example,
+        // `::ffff:192.0.2.0/24` would become 192.0.2.0/24, which is a block of other addresses.
         let is_mapped = ip.is_ipv6() && address.ip().is_ipv4();
         Self::new(address, if is_mapped { length.checked_sub(MAPPED)? } else { length })
     }

@@ -1,15 +1,15 @@
 //! Daily quota of requests to a provider.
 //!
-//! Requests count as used from the time they are granted until they are returned, and only for their own day. The quota
-//! has no clock and no lock. It lives in zeroed shared memory under its owner's lock. Days begin at midnight UTC and
-//! are counted from 2000-01-01.
+//! A request counts as used from the time at which it is granted until it is given back. It counts only for the day on which it was
+//! granted. The quota reads no clock and takes no lock. It is stored in shared memory that is zero at first, and the lock of the
+//! struct that contains it protects it. Days begin at midnight UTC and are counted from 2000-01-01.
 //!
-//! If a clock is set back over midnight, it shows the previous day, whose usage is no longer known. So new grants are
-//! added to the usage of the later day, and the limit of the later day applies.
+//! If a clock is set back from one day to the previous day, the number of requests used on the previous day is no longer known. So
+//! new requests are counted for the later day, and the limit for the later day applies.
 //!
-//! If a clock is set back by more than a day, it was wrong before. Then the usage of the later day is copied to the day
-//! that the clock shows now. Otherwise requests could be blocked until a date years ahead. For the same reason, an
-//! entry of a ledger is used only if it is for the day that the clock shows.
+//! If a clock is set back by more than a day, the earlier time was wrong. In this case the number of used requests is copied from
+//! the later day to the day that the clock shows now. Otherwise requests could be blocked until a date years in the future. For the
+//! same reason, an entry of a ledger is used only if its day is the day that the clock shows.
 
 use crate::timestamp::Timestamp;
 
@@ -35,13 +35,15 @@ pub fn begins(day: i32) -> Timestamp {
 }
 
 impl Quota {
-    /// Returns the number of requests left on the day of `now`. `limit` 0 means no limit and gives `None`.
+    /// Returns the number of requests that remain on the day of `now`. If `limit` is 0, there is no limit, so the function returns
+    /// `None`.
     pub fn left(&self, now: Timestamp, limit: u32) -> Option<u64> {
         let left = i64::from(limit).saturating_sub(self.at(now).used).max(0);
         (limit != 0).then_some(left.unsigned_abs())
     }
 
-    /// Grants at most `wanted` requests, and no more than are left. They belong to `self.day`.
+    /// Grants requests: at most `wanted`, and at most as many as remain. Returns the number of granted requests. They count for the
+    /// day `self.day`.
     pub fn take(&mut self, now: Timestamp, wanted: u32, limit: u32) -> u32 {
         *self = self.at(now);
         let left = self.left(now, limit).unwrap_or(u64::MAX);
@@ -57,8 +59,9 @@ impl Quota {
         }
     }
 
-    /// Raises the number of used requests to the number that a ledger has for a day. Never lowers this number.
-    /// Ignores every day except the day of `now`: an entry for a later day was written while a clock was wrong.
+    /// Raises the number of used requests to the number that a ledger has for this day. If the ledger's number is lower, nothing
+    /// changes. A ledger entry for another day than the day of `now` is ignored. An entry for a later day was written while a clock
+    /// was wrong.
     pub fn learn(&mut self, now: Timestamp, day: i32, used: i64) {
         if day == day_of(now) {
             *self = self.at(now);
@@ -171,7 +174,7 @@ mod tests {
         }
     }
 
-    /// In this case the requests of the previous day count for the later day, too. No day exceeds its limit.
+    /// In this test, the requests of the previous day also count for the later day. So neither day exceeds its limit.
     #[test]
     fn ledger_of_the_day_a_clock_steps_back_to_raises_the_later_day() {
         let mut quota = Quota::default();
@@ -205,7 +208,7 @@ mod tests {
         Take(u32),
         GiveBack(u32),
         Learn(i64),
-        /// Reads a ledger entry for the day that is this many days ahead.
+        /// Reads an entry of a ledger. The first number says how many days later than the current day the entry's day is.
         LearnOther(i32, i64),
         /// Number of days.
         Pass(u32),

@@ -1,23 +1,24 @@
 //! Unpredictable random numbers.
 //!
-//! Only the outermost callers use this module. Logic takes its random numbers as arguments.
+//! Only the outermost functions call this module. All other functions get a random number as an argument, so that tests can choose
+//! the number.
 //!
-//! The source is `RandomState` of the standard library. It is SipHash, which is designed to be unpredictable without
-//! its key. The operating system provides the 128-bit key of each thread, and each call uses another key.
+//! The random numbers come from `RandomState` of the standard library. It uses SipHash, whose results cannot be predicted without
+//! the key. The operating system provides the 128-bit key of each thread, and each call uses a different key.
 
 use std::hash::{BuildHasher, RandomState};
 use std::process;
 use std::time::SystemTime;
 
 pub fn bits() -> u64 {
-    // PostgreSQL forks its processes. If a parent process has chosen its random key, all processes that it forks later have the
-    // same key. The process id and the time make their numbers different.
+    // PostgreSQL forks its processes. If a process has already chosen its random key, all processes that are forked from it have
+    // the same key. The process id and the time are hashed too, so these processes get different numbers.
     RandomState::new().hash_one((process::id(), SystemTime::now()))
 }
 
 /// Returns a number from 0 up to, but not including, 1.
 pub fn unit() -> f64 {
-    // A double holds 53 bits exactly. More bits could round up to 1.
+    // A double can store 53 bits exactly. With more bits, the result could be rounded up to 1.
     (bits() >> 11) as f64 / (1_u64 << 53) as f64
 }
 

@@ -1,12 +1,12 @@
 //! Rate limiter.
 //!
-//! The limiter uses GCRA, a leaky bucket whose state is one number: the time at which the bucket would be empty again ("theoretical
-//! arrival time", ITU-T I.371). So the state fits an atomic that several processes share. `admit` is a pure function. If it refuses
-//! a request, the state stays unchanged.
+//! The limiter uses GCRA, a form of the leaky bucket. Its state is one number: the time at which the bucket would be empty again
+//! ("theoretical arrival time", ITU-T I.371). So the state can be one atomic that several processes share. `admit` is a pure
+//! function. If it refuses a request, the state does not change.
 //!
-//! To share a limiter, load the state, *then* read the clock, then compare-and-exchange `next`. If the exchange fails,
-//! start again with the load. If the clock were read first, another process could store a state that looks like one
-//! from the future.
+//! If several processes share a limiter, each of them must first load the state, then read the clock, and then store `next` with a
+//! compare-and-exchange. If the exchange fails, the process starts again with loading the state. If a process read the clock first,
+//! another process could store a newer state in the meantime. This state would look as if it came from the future.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ use crate::timestamp::Timestamp;
 pub struct Rate {
     /// Time between requests. Zero means no limit.
     pub interval: Duration,
-    /// How much earlier than evenly spaced a request may come. A request that comes early uses up a part of this time.
+    /// How much earlier a request may be sent than with even spacing. A request that is sent early uses up a part of this time.
     pub tolerance: Duration,
 }
 
-/// Result of `admit`. All times come from one clock, which all processes read.
+/// The result of `admit`. All times must come from one clock, which all processes read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Admission {
     /// The request is allowed. Store `next` as the state.
@@ -33,23 +33,24 @@ pub enum Admission {
 const MICROS_PER_MINUTE: u64 = 60_000_000;
 const MICROS_PER_SECOND: u64 = 1_000_000;
 
-/// The requests of one second are spread over this time, in thousandths of a second. A provider with a limit per second
-/// counts requests when they arrive. One request may arrive up to 50 ms late, and a later request without delay, so 50
-/// ms are added. Another 20 ms are added for `MOST_EARLY`.
+/// The requests that are allowed in one second are spread over this time, in thousandths of a second. A provider with a limit per
+/// second counts a request when the request arrives. If a request arrives 50 ms late and a later request arrives without delay, the
+/// time between them is 50 ms shorter. So 50 ms are added. Another 20 ms are added for `MOST_EARLY`.
 const STRETCH: u64 = 1_070;
 
-/// A sender wakes up some milliseconds late on a busy machine. This tolerance keeps the delays from adding up.
+/// On a busy machine, a process wakes up some milliseconds late. With this tolerance, the next request may be sent earlier, so the
+/// delays do not add up.
 const MOST_EARLY: Duration = Duration::from_millis(20);
 
-/// Maximum difference between clocks that are read in sequence. A state further ahead was written before the clock was
-/// set back.
+/// Maximum difference between the times that two processes read from the clock in sequence. If the state is further in the future,
+/// it was stored before the clock was set back.
 const SKEW: Duration = Duration::from_millis(100);
 
 impl Rate {
     pub const NONE: Self = Self { interval: Duration::ZERO, tolerance: Duration::ZERO };
 
-    /// Returns a limit on requests per minute. 0 means no limit. `burst` is the number of requests that may be sent at
-    /// once after a pause. 0 counts as 1.
+    /// Returns a limit on the requests per minute. 0 means that there is no limit. `burst` is the number of requests that may be
+    /// sent at once after a time without requests. A `burst` of 0 has the same effect as 1.
     pub fn per_minute(per_minute: u32, burst: u32) -> Self {
         if per_minute == 0 {
             return Self::NONE;
@@ -59,8 +60,8 @@ impl Rate {
         Self { interval, tolerance: interval.saturating_mul(burst.max(1) - 1) }
     }
 
-    /// Returns a limit for a provider that accepts at most `per_second` requests in any interval of one second.
-    /// Requests are evenly spaced, without bursts. 0 means no limit.
+    /// Returns a limit for a provider that accepts at most `per_second` requests in every interval of one second. The requests are
+    /// evenly spaced, without bursts. 0 means that there is no limit.
     pub fn per_second(per_second: u32) -> Self {
         if per_second == 0 {
             return Self::NONE;
@@ -70,10 +71,12 @@ impl Rate {
         Self { interval, tolerance: (interval / 5).min(MOST_EARLY) }
     }
 
-    /// Decides on a request at `now`. `state` is the time that the last grant stored, [`Timestamp::UNSET`] at first.
+    /// Decides whether a request may be sent at `now`. `state` is the `next` of the last granted request, or [`Timestamp::UNSET`]
+    /// before the first request.
     ///
-    /// A request never waits longer than one interval plus `SKEW`, even after the clock was set back. Every stored state comes from
-    /// a grant. A state that no grant can have stored is replaced with the state after a full burst.
+    /// A request never waits longer than one interval plus `SKEW`, even after the clock was set back. Normally the state is the
+    /// `next` of a granted request. If the state is so far in the future that this is impossible, it is replaced with the state
+    /// after a full burst.
     pub fn admit(&self, state: Timestamp, now: Timestamp) -> Admission {
         if self.interval.is_zero() {
             return Admission::Granted { next: state };
@@ -104,7 +107,7 @@ mod tests {
         }
     }
 
-    /// Makes a request at each of these times. Returns the times at which the requests were granted.
+    /// Makes one request at each of these times. Returns the times of the requests that were granted.
     fn grants(
         rate: Rate,
         state: &mut Timestamp,
@@ -164,7 +167,8 @@ mod tests {
                     Admission::NotBefore(time) => now = time,
                 }
             }
-            // The loop covers 107 s. In this time the limit allows the requests of 100 s, plus one because of the tolerance.
+            // The loop covers 107 s. In this time, the limit allows as many requests as in 100 s at the full rate. The tolerance
+            // allows one more request.
             assert!(
                 (100 * per_second - 1..=100 * per_second + 1).contains(&count),
                 "{count} at {per_second}"
@@ -185,8 +189,8 @@ mod tests {
         let rate = Rate::per_minute(60, 5);
         let mut state = Timestamp::UNSET;
         grants(rate, &mut state, [BEGIN; 5]);
-        // The clock is set back ten days. One request is granted at once. The next requests are granted at the usual rate, because
-        // the burst is used up.
+        // The clock is set back by ten days. One request is granted at once. The next requests are granted at the usual rate,
+        // because the burst has been used up.
         let begin = BEGIN - 864_000 * SECOND;
         let back = (0..30).map(|tenth| begin + tenth * TENTH);
         assert_eq!(grants(rate, &mut state, back), [0, 1, 2].map(|second| begin + second * SECOND));
@@ -246,8 +250,8 @@ mod tests {
             Rate { interval: rate.0, tolerance: rate.1 }.admit(state, now);
         }
 
-        /// A request reaches the provider up to 50 ms late, so a later request may arrive earlier. The provider counts
-        /// the requests in every interval of one second.
+        /// A request may arrive at the provider up to 50 ms late. So a request that is sent later may arrive earlier. The provider
+        /// counts the requests in every interval of one second.
         #[test]
         fn no_second_holds_more_than_the_rate(
             per_second in prop_oneof![1..20_u32, 1..1_001_u32],

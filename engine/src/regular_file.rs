@@ -1,7 +1,8 @@
 //! Opens files whose paths other users may change.
 //!
-//! Opening never blocks, and the check examines the opened file. A FIFO would block the process until a writer opens
-//! it, and a device may never end. A path that was checked before opening may name another file when it is opened.
+//! Opening the file never waits, and the file type is checked after the file was opened. If the file were a FIFO, the process would
+//! wait until a program writes to it. If it were a device, reading might never end. A check before opening would not be enough,
+//! because the path may name another file when it is opened.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -9,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::fs::OFlags;
 
-/// Opens a file for reading. Returns an error unless it is a regular file.
+/// Opens a file for reading. If the file is not a regular file, returns an error.
 pub fn open(path: &str) -> io::Result<File> {
     let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
     match file.metadata()?.is_file() {

@@ -1,12 +1,12 @@
-//! A ring buffer in shared memory: many processes write records, one process reads them, and no process waits.
+//! A ring buffer in shared memory. Many processes write records, and one process reads them. No process ever waits.
 //!
-//! A record has a fixed number of words, each an atomic, in one slot. Each pass over the slots is a round. A slot's
-//! `turn` is twice the round while the slot is free, and one more while it holds a record. A writer claims the next
-//! slot by moving `head`, writes, and then sets the turn. A reader claims the slot by moving `tail`, reads, and sets
-//! the turn of the next round. A full ring accepts no record. A writer that stops between these steps blocks the reader
-//! at that slot. It blocks other writers only when the ring is full.
+//! Each slot holds one record. A record has a fixed number of words, and each word is an atomic. One pass over all slots is a
+//! round. While a slot is free, its `turn` is twice the number of the round. While the slot holds a record, its `turn` is one
+//! higher. A writer claims the next slot by increasing `head`, writes the record, and then sets `turn`. A reader claims a slot by
+//! increasing `tail`, reads the record, and then sets `turn` to the value for the next round. If the ring is full, a new record is
+//! refused. If a writer stops between these steps, readers cannot pass its slot. Other writers can continue until the ring is full.
 //!
-//! Zeroed memory is an empty ring. The whole ring may be shared between processes.
+//! If all bytes of the memory are zero, the ring is empty. Processes may share the whole ring.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -61,7 +61,8 @@ impl<const WORDS: usize, const SLOTS: usize> Ring<WORDS, SLOTS> {
         }
     }
 
-    /// Removes the oldest record. Returns `None` if there is none, or if it is still being written.
+    /// Removes and returns the oldest record. Returns `None` if the ring has no record, or if a writer has not finished the oldest
+    /// record yet.
     pub fn pop(&self) -> Option<[u64; WORDS]> {
         let mut position = self.tail.load(Ordering::Relaxed);
         loop {
@@ -97,7 +98,8 @@ impl<const WORDS: usize, const SLOTS: usize> Ring<WORDS, SLOTS> {
         self.len() == 0
     }
 
-    /// Returns the slot of the record at a position, and the value that the slot's `turn` has when this record may be written.
+    /// Returns the slot for the record at a position. Also returns the value of the slot's `turn` at which this record may be
+    /// written.
     fn slot(&self, position: u64) -> (&Slot<WORDS>, u64) {
         let slots = SLOTS as u64;
         (&self.slots[(position % slots) as usize], position / slots * 2)
@@ -136,8 +138,9 @@ mod tests {
         }
     }
 
-    /// Eight threads write as fast as they can into a ring that is always full, and two threads read from it. Every accepted record
-    /// is read once and complete. Each reader sees the records of a writer in order.
+    /// Eight threads write to a ring as fast as possible, and two threads read from it. The ring is always full. The test checks
+    /// that every accepted record is read exactly once and is complete. It also checks that each reader sees the records of one
+    /// writer in their order.
     #[test]
     fn what_many_write_comes_out_once_and_whole() {
         const WRITERS: u64 = 8;

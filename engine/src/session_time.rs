@@ -1,8 +1,8 @@
 //! Checks session times for plausibility.
 //!
-//! A sensor without a clock sends 1970, and a hostile sensor sends any time. A time that cannot be true stays in the
-//! session's row as written, but `first_seen` and `last_seen` ignore it. The SQL function `session_time()` applies the
-//! same rule to times that are already stored.
+//! A sensor without a clock sends times in 1970, and a hostile sensor may send any time. If the time of a session cannot be true,
+//! the row of the session keeps it unchanged, but it is not used for `first_seen` and `last_seen`. The SQL function
+//! `session_time()` applies the same rule to times that are already stored.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::timestamp::Timestamp;
 /// 1970-01-01 UTC.
 pub const EARLIEST: Timestamp = Timestamp::from_unix(0);
 
-/// How far a session's time may be ahead of its enrichment: a sensor's time zone may be wrong.
+/// How much later than its enrichment the time of a session may be. A sensor's clock may have a wrong time zone.
 pub const AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Returns `time` if it is between 1970-01-01 and a day after the session's enrichment, else `None`.
+/// Returns `time` if it is not before 1970-01-01 and at most one day after the enrichment of the session. Otherwise returns `None`.
 ///
 /// A session without a believable `enriched_at` was enriched `now`.
 pub fn believed(time: Timestamp, enriched_at: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {

@@ -1,6 +1,6 @@
 //! Timestamps as PostgreSQL stores them, and their ISO 8601 texts.
 //!
-//! The extension writes UTC with microseconds. Other writers use any of the usual spellings.
+//! The extension writes times in UTC with microseconds. The parser also accepts the usual forms that other programs write.
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -58,7 +58,7 @@ impl Timestamp {
         self.0 as f64 / 1e6 + UNIX_TO_EPOCH as f64
     }
 
-    /// Returns nanoseconds since 1970, the unit of OpenTelemetry; 0 for an earlier time.
+    /// Returns the time in nanoseconds since 1970, which is the unit that OpenTelemetry uses. Returns 0 for a time before 1970.
     pub fn unix_nanoseconds(self) -> u64 {
         let micros = self.0.saturating_add(UNIX_TO_EPOCH * MICROS_PER_SECOND);
         u64::try_from(micros).unwrap_or_default().saturating_mul(1000)
@@ -77,8 +77,8 @@ impl Timestamp {
 
     /// Reads `2026-11-20T03:18:32.123456+00:00`.
     ///
-    /// A blank may replace the `T`. The offset may be `Z` or absent, which means UTC. Further digits of a second are cut.
-    /// Returns `None` for a text of another form and for a time outside the years 1 to 9999.
+    /// A blank may stand in place of the `T`. The time zone offset may be `Z`, or it may be missing. Both mean UTC. Digits after
+    /// the microseconds are ignored. Returns `None` if the text has another form, or if the time is outside the years 1 to 9999.
     pub fn parse(text: &str) -> Option<Timestamp> {
         let bytes = text.trim_ascii().as_bytes();
         let (date, rest) = (bytes.get(..10)?, bytes.get(11..)?);
@@ -94,7 +94,7 @@ impl Timestamp {
         let since_midnight =
             (hour * 3600 + minute * 60 + second - offset(zone)?) * MICROS_PER_SECOND + micros;
         let midnight = parse_date(date)?.to_datetime(Time::midnight());
-        // The time zone offset may move the time out of the years that `Timestamp` can hold.
+        // With the time zone offset, the time may be outside the years that `Timestamp` can hold.
         let time = midnight.checked_add(SignedDuration::from_micros(since_midnight)).ok()?;
         let micros = i64::try_from(time.duration_since(EPOCH).as_micros()).ok()?;
         (time.year() >= 1).then_some(Timestamp(micros))
@@ -142,7 +142,7 @@ impl Sub for Timestamp {
     }
 }
 
-/// Returns the time of the system's clock. A time before 1970 becomes 1970.
+/// Converts a time of the system's clock. A time before 1970 is converted to the start of 1970.
 impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Timestamp {
         let unix = time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -229,7 +229,7 @@ fn number(digits: &[u8]) -> Option<i64> {
     digits.iter().try_fold(0, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0')))
 }
 
-/// Returns the microseconds after a dot or comma, and the text after them.
+/// Returns the fraction of a second after a dot or a comma, in microseconds. Also returns the text after the fraction.
 fn fraction(text: &[u8]) -> (i64, &[u8]) {
     let Some(b'.' | b',') = text.first() else { return (0, text) };
     let digits = text[1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -387,8 +387,8 @@ mod tests {
         assert_eq!(parse("2016-12-31T23:59:61Z"), None);
     }
 
-    /// Days from 2000-01-01 to a date, counted without the calendar of a library. Years begin in March here, so the
-    /// leap day is the last day of a year.
+    /// Returns the number of days from 2000-01-01 to a date. The test computes this number without the calendar of a library. The
+    /// computation lets years begin in March, so that the leap day is the last day of a year.
     fn days_since_2000(year: i64, month: i64, day: i64) -> i64 {
         let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
         let days = |year: i64| 365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);

@@ -1,6 +1,6 @@
 //! Compares versions of the extension.
 
-/// A version: numbers between dots. A suffix after `-` or `+` is ignored. A part that is not a number counts as 0.
+/// A version: numbers with dots between them. A suffix after `-` or `+` is ignored. If a part is not a number, it counts as 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Version([u64; 3]);
 
@@ -23,7 +23,8 @@ pub enum VersionMatch {
 }
 
 impl VersionMatch {
-    /// Compares the versions. `oldest` is the first version of the objects that the library works with.
+    /// Compares the version of the SQL objects with the versions that the library works with. `oldest` is the oldest version of the
+    /// SQL objects that the library works with.
     pub fn of(objects: &str, oldest: &str, library: &str) -> VersionMatch {
         let objects = Version::of(objects);
         if objects < Version::of(oldest) {

@@ -20,10 +20,11 @@ const DAY: u64 = 24 * 60 * MINUTE;
 /// Shortest and longest maximum age in seconds.
 const BOUNDS: std::ops::RangeInclusive<u64> = MINUTE..=3650 * DAY;
 
-/// Maximum age, in seconds, of lists whose type the setting does not name, if the setting has no age without a type.
+/// Maximum age, in seconds, of lists with any other type. It is used if the setting has no age without a type.
 const OTHERS: u64 = 7 * DAY;
 
-/// How many seconds the time of a list may be in the future. A later time is wrong, so the age of the list is unknown.
+/// How many seconds the publication time of a list may be in the future. If the time is later than that, it is wrong, so the age of
+/// the list is unknown.
 const CLOCKS_DIFFER: u64 = DAY;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -70,7 +71,7 @@ impl MaxAges {
         self.by_type.get(kind).copied().unwrap_or(self.others)
     }
 
-    /// Returns whether a list of this type is recent enough to be used. Times are in seconds since 1970.
+    /// Returns true if a list with this type is recent enough to be used. `published` and `now` are in seconds since 1970.
     pub fn allows(&self, kind: &str, published: u64, now: u64) -> bool {
         published <= now.saturating_add(CLOCKS_DIFFER) && now.saturating_sub(published) <= self.of(kind)
     }

@@ -1,4 +1,4 @@
-//! Types of addresses, such as VPN or TOR: the precedence of types, and the maximum ages of lists.
+//! Types of addresses, such as VPN or TOR. This module defines the precedence of the types and the maximum ages of lists.
 //!
 //! | file | holds |
 //! |---|---|
@@ -10,8 +10,8 @@ mod max_age;
 
 pub use max_age::{DEFAULT_MAX_AGES, MaxAges};
 
-/// Types by precedence. A session keeps only one type of its address. The first types tell most about an attacker who
-/// hides. Types that are not in this list come last.
+/// Types in order of precedence. If an address has several types, only the first of them in this order is stored with a session.
+/// The types at the beginning say most about an attacker who hides. Types that are not in this list come after all others.
 const PRECEDENCE: [&str; 10] = [
     "VPN",
     "TOR",
@@ -25,12 +25,13 @@ const PRECEDENCE: [&str; 10] = [
     "MOBILE",
 ];
 
-/// Returns the place of a type in the order of precedence, from 0. All other types come last, at the same place.
+/// Returns the position of a type in the order of precedence. The first position is 0. All types that are not in `PRECEDENCE` have
+/// the same last position.
 pub fn rank(kind: &str) -> usize {
     PRECEDENCE.iter().position(|known| *known == kind).unwrap_or(PRECEDENCE.len())
 }
 
-/// Returns the type of the highest precedence. If none of the types is in `PRECEDENCE`, returns the first type.
+/// Returns the type with the highest precedence. If none of the types is in `PRECEDENCE`, returns the first of them.
 pub fn leading<'a>(types: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     types.into_iter().min_by_key(|kind| rank(kind))
 }

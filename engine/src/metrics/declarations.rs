@@ -1,26 +1,27 @@
 //! Declares all metric families.
 //!
-//! docs/metrics.md describes each family, and a test compares docs/metrics.md with the families. The users who requested the
-//! families `asn_inventory.*` chose their names. Some of these names contain an abbreviated unit. Others end in `_count`, but the
-//! family is not a histogram. `promtool check metrics` rejects such names, so Prometheus gets a different name.
+//! docs/metrics.md describes each metric family, and a test compares this page with the declarations. Users requested the families
+//! `asn_inventory.*` and chose their names. Prometheus gets different names for these families, because `promtool check metrics`
+//! rejects some of the requested names. Some of them contain an abbreviated unit. Others end in `_count`, although the family is
+//! not a histogram.
 
 use super::{Declared, Kind};
 
-/// Bounds of `asn_inventory.operation_duration_ms` in milliseconds: the bounds that users requested, and finer bounds below them.
-/// The operations take microseconds.
+/// Bucket bounds of `asn_inventory.operation_duration_ms`, in milliseconds. Users requested the higher bounds. The lower bounds
+/// were added, because the operations take microseconds.
 pub const OPERATION_MS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
 
-/// Bounds of requests to providers in seconds, from a server in the same network to the longest time that a setting
-/// allows.
+/// Bucket bounds for the duration of requests to providers, in seconds. The lowest bounds are for a server in the same network. The
+/// highest bound is the longest timeout that a setting allows.
 pub const REQUEST_SECONDS: &[f64] =
     &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0];
 
 /// Bounds of the number of lookups in one request.
 pub const BATCH_ADDRESSES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0];
 
-/// Bounds of the trigger's time in seconds. A cached address takes microseconds. A commit that waits for another commit takes at
-/// most 0.3 s.
+/// Bucket bounds for the duration of the trigger, in seconds. If the address is cached, the trigger takes microseconds. If a commit
+/// waits for another commit, it waits at most 0.3 s.
 pub const TRIGGER_SECONDS: &[f64] = &[
     0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001,
     0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0,

@@ -1,11 +1,11 @@
 //! Metric families and their encoders.
 //!
-//! Code that measures fills plain values of the families in `families`. Encoders of every format read these values
-//! only. Values are copied first and encoded later, outside any lock.
+//! Code that measures something stores plain values in the families that `declarations` declares. The encoders of all formats read
+//! only these values. The values are copied first. They are encoded later, while no lock is held.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `families` | all families as data, and the buckets of the histograms |
+//! | `declarations` | all families as data, and the buckets of the histograms |
 //! | `prometheus` | the text format of Prometheus, and the same samples as rows |
 
 pub mod declarations;
@@ -16,10 +16,10 @@ pub mod prometheus;
 pub struct Declared {
     /// The OpenTelemetry name. The unit is in `unit`.
     pub name: &'static str,
-    /// The Prometheus name: with base units, and `_total` at the end for counters.
+    /// The name in Prometheus. It contains the base unit. The name of a counter ends with `_total`.
     pub prometheus: &'static str,
     pub kind: Kind,
-    /// The UCUM unit. The unit of a count is the name of the counted things in braces.
+    /// The unit in UCUM notation. If the metric counts things, the unit is the name of these things in braces.
     pub unit: &'static str,
     pub help: &'static str,
     pub labels: &'static [&'static str],
@@ -68,7 +68,8 @@ pub enum Value {
 pub struct Histogram {
     /// Upper bounds, inclusive, ascending.
     pub bounds: &'static [f64],
-    /// One count for each bound, and one count for observations above all bounds. Counts are not cumulative.
+    /// One count for each bucket bound, and one count for observations above all bounds. The counts are not cumulative: each
+    /// observation is in one count only.
     pub counts: Vec<u64>,
     pub sum: f64,
 }
@@ -102,7 +103,8 @@ impl Histogram {
     }
 }
 
-/// Returns the index of the first bound that is not smaller than the value, or the number of bounds if all are smaller.
+/// Returns the index of the first bound that is at least as large as the value. If all bounds are smaller than the value, returns
+/// the number of bounds.
 pub fn bucket(bounds: &[f64], value: f64) -> usize {
     bounds.partition_point(|bound| *bound < value)
 }

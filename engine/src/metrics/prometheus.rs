@@ -1,7 +1,7 @@
 //! Encodes metrics for Prometheus.
 //!
-//! The text format, version 0.0.4, is written by the `prometheus` crate. The same samples are available as rows.
-//! Example:
+//! The crate `prometheus` writes the text format, version 0.0.4. This module also returns the same samples as rows. Example of the
+//! text format:
 //!
 //! ```text
 //! # HELP asn_inventory_records_created_total Networks added to asn_inventory, by source, country and registry
@@ -15,8 +15,7 @@
 //! asn_inventory_operation_duration_seconds_count{operation="create"} 3
 //! ```
 //!
-//! Prometheus expects base units, so values in milliseconds are converted to seconds. A family without samples is left
-//! out.
+//! Prometheus expects base units, so values in milliseconds are converted to seconds. If a family has no samples, it is left out.
 
 use ::prometheus::TextEncoder;
 use ::prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
@@ -131,8 +130,8 @@ fn cumulated(histogram: &Histogram) -> impl Iterator<Item = u64> {
     })
 }
 
-/// Converts milliseconds to seconds. Uses the decimal digits, because 0.005 * 0.001 is not exactly 0.000005, and the error would be
-/// visible in the label `le`.
+/// Converts milliseconds to seconds. The conversion uses the decimal digits, because 0.005 * 0.001 is not exactly 0.000005 in
+/// binary numbers. The difference would be visible in the label `le`.
 fn in_base_unit(family: &Declared, value: f64) -> f64 {
     if family.unit != "ms" {
         return value;

@@ -1,12 +1,13 @@
-//! The builds of the files in service, as one text. The text is stored with each answer. When a file with another build
-//! is loaded, the answers with the earlier text expire.
+//! Describes the builds of the mmdb files that are in use, as one text. This text is stored with each answer. When a file with
+//! another build is loaded, the answers that have the earlier text expire.
 //!
 //! ```text
 //! 1530576000/1781222400          one city file, one ASN file
 //! 1530576000+1781222400/-        two city files, no ASN file
 //! ```
 
-/// Describes the files of both settings, in the order of the settings. `None` is a file that is not loaded.
+/// Describes the files in both settings. The files have the same order as in the settings. `None` means that the file is not
+/// loaded.
 pub fn describe(city: &[Option<u64>], asn: &[Option<u64>]) -> String {
     format!("{}/{}", describe_setting(city), describe_setting(asn))
 }
@@ -19,9 +20,9 @@ fn describe_setting(files: &[Option<u64>]) -> String {
     each.collect::<Vec<_>>().join("+")
 }
 
-/// Returns true if a file in service differs from the file that was used for an earlier answer. `of_answer` has the
-/// builds of that answer's files. A file that is not loaded now does not count: a missing file does not make an answer
-/// expire.
+/// Returns true if a file that is in use now has another build than the file that was used for an earlier answer. `of_answer` has
+/// the builds of the files that were used for that answer. Files that are not loaded now are ignored, so a missing file does not
+/// make an answer expire.
 pub fn is_due(now: &str, of_answer: Option<&str>) -> bool {
     let Some(of_answer) = of_answer else { return true };
     if now == of_answer {

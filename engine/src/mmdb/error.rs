@@ -6,12 +6,13 @@ use std::fmt;
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum MmdbError {
-    /// The end of the file contains no metadata marker. It is another kind of file, or an mmdb file that was cut short
-    /// (the metadata is last).
+    /// The end of the file contains no marker of the metadata. The file is of another kind, or it is an mmdb file whose end is
+    /// missing. The metadata are at the end of an mmdb file.
     NotMmdb { length: usize, looks_like: Option<&'static str> },
-    /// The marker exists, but the metadata after it cannot be read, because it is cut short or invalid.
+    /// The marker of the metadata exists, but the metadata after the marker are incomplete or invalid.
     Metadata { field: &'static str, reason: String },
-    /// According to the metadata the search tree ends at byte `needed`, but the file has only `available` bytes for it.
+    /// According to the metadata, the search tree ends at byte `needed`. But the file has only `available` bytes before the
+    /// metadata.
     Truncated { needed: u64, available: u64 },
     /// A well-formed file that this reader does not support.
     Unsupported { what: &'static str, value: u64 },
@@ -21,7 +22,7 @@ pub enum MmdbError {
     NoTypes { database_type: String },
     /// The search tree is damaged on the way to `network`.
     Tree { network: String, reason: &'static str },
-    /// The record of `network` is damaged; `offset` counts from the start of the data section.
+    /// The record of `network` is damaged. `offset` is the position of the damage, counted from the start of the data section.
     Record { network: String, offset: Option<usize>, reason: String },
 }
 

@@ -1,8 +1,8 @@
 //! Reads the parts of an mmdb file, and single values at a byte offset.
 //!
-//! Lookups use the crate `maxminddb`. This reader provides two things that the crate does not: access to records without an
-//! address, and a walk through hostile files in bounded time. The reader does not follow pointers by itself. It uses no recursion
-//! and allocates no memory. Callers decide how far to read.
+//! Lookups of single fields use the crate `maxminddb`. This module provides two things that the crate does not provide: it reads a
+//! record without an address, and it reads all parts of a hostile file in limited time. The functions follow no pointers unless the
+//! caller requests it, use no recursion and allocate no memory. The caller decides how much to read.
 //!
 //! ```text
 //! file     = tree 16(%x00) data marker metadata     ; https://maxmind.github.io/MaxMind-DB/
@@ -13,24 +13,26 @@
 //! pointer  = control bits 3 and 4: 0 to 3 -> 1 to 4 bytes follow; offset counts from the section's start
 //! ```
 //!
-//! An example, the record of 1.128.0.0/11 in GeoLite2-ASN: `E2` (map of 2), `58` "autonomous_system_number" as pointer
-//! or text, `C2 04 C5` (uint32, 1221), the key "autonomous_system_organization", `4F` "Telstra Pty Ltd".
+//! For example, these bytes are in the record of 1.128.0.0/11 in GeoLite2-ASN: `E2` (a map with 2 pairs), `58` and
+//! "autonomous_system_number" (a text; it may also be a pointer to the text), `C2 04 C5` (the uint32 1221), the key
+//! "autonomous_system_organization", `4F` and "Telstra Pty Ltd".
 
 use super::MmdbError;
 
 pub(super) const MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
 
-/// The marker must be within this many bytes of the end, the format's own limit on metadata.
+/// The marker must be at most this many bytes before the end of the file. The format specifies this maximum size of the metadata.
 const METADATA_WITHIN: usize = 128 * 1024;
 
-/// End of the year 9999, in seconds since 1970. PostgreSQL's timestamps go further, but the texts in JSON documents do
-/// not.
+/// End of the year 9999, in seconds since 1970. A timestamp of PostgreSQL may be later than this, but the times in JSON documents
+/// may not.
 pub(super) const LAST_BUILD: u64 = 253_402_300_799;
 
 /// Zero bytes between tree and data section.
 pub(super) const SEPARATOR: usize = 16;
 
-/// Positions of the parts of a file. They were checked against the file's length, so slicing cannot fail.
+/// Positions of the parts of a file. The positions were compared with the length of the file, so slices of the file with these
+/// positions cannot panic.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     pub node_count: u32,
@@ -77,7 +79,7 @@ impl Plan {
                 .map_err(|_| MmdbError::Unsupported { what: "node_count", value: count })?,
         };
 
-        // At most 2^32 nodes of 8 bytes, so 64 bits do not overflow.
+        // The tree has at most 2^32 nodes with 8 bytes each, so 64 bits are enough for its size.
         let needed = u64::from(node_count) * u64::from(record_size / 4) + SEPARATOR as u64;
         if needed > marker as u64 {
             return Err(MmdbError::Truncated { needed, available: marker as u64 });
@@ -93,12 +95,12 @@ impl Plan {
         &bytes[self.data.0 - SEPARATOR..self.data.0]
     }
 
-    /// Returns the depth of the tree: the number of bits of an address.
+    /// Returns the maximum depth of the tree, which is the number of bits of an address.
     pub fn address_bits(&self) -> usize {
         if self.ip_version == 4 { 32 } else { 128 }
     }
 
-    /// Returns the two records of a node. `node` must be below `node_count`.
+    /// Returns the two records of a node of the tree. `node` must be less than `node_count`.
     pub fn node(&self, bytes: &[u8], node: u32) -> [u32; 2] {
         let at = node as usize;
         [false, true].map(|is_right| match self.record_size {
@@ -108,7 +110,7 @@ impl Plan {
         })
     }
 
-    /// Returns the tree's nodes. `WIDTH` must be the size of a node in bytes, a quarter of `record_size`.
+    /// Returns the nodes of the tree. `WIDTH` must be the size of a node in bytes, which is `record_size` divided by four.
     pub fn nodes<'a, const WIDTH: usize>(&self, bytes: &'a [u8]) -> &'a [[u8; WIDTH]] {
         bytes[..self.node_count as usize * WIDTH].as_chunks().0
     }
@@ -125,14 +127,15 @@ impl Plan {
     }
 }
 
-/// Returns the left or right record of a node with records of 24 bits.
+/// Returns the left or the right record of a node whose records have 24 bits.
 #[inline]
 pub(super) fn record_of_24([a, b, c, d, e, f]: &[u8; 6], is_right: bool) -> u32 {
     let node = u64::from_be_bytes([0, 0, *a, *b, *c, *d, *e, *f]);
     (node >> if is_right { 0 } else { 24 }) as u32 & 0xff_ffff
 }
 
-/// Returns the left or right record of a node with records of 28 bits. The middle byte has the top four bits of both records.
+/// Returns the left or the right record of a node whose records have 28 bits. The byte in the middle has the four highest bits of
+/// each record.
 #[inline]
 pub(super) fn record_of_28([a, b, c, middle, d, e, f]: &[u8; 7], is_right: bool) -> u32 {
     if is_right {
@@ -142,7 +145,7 @@ pub(super) fn record_of_28([a, b, c, middle, d, e, f]: &[u8; 7], is_right: bool)
     }
 }
 
-/// Returns the left or right record of a node with records of 32 bits.
+/// Returns the left or the right record of a node whose records have 32 bits.
 #[inline]
 pub(super) fn record_of_32(node: &[u8; 8], is_right: bool) -> u32 {
     (u64::from_be_bytes(*node) >> if is_right { 0 } else { 32 }) as u32
@@ -158,7 +161,7 @@ pub(super) enum Step {
     Astray,
 }
 
-/// Recognises files that users load by mistake, so that the error message can name them.
+/// Recognises kinds of files that users load by mistake. The error message then says what kind of file it is.
 fn looks_like(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
         [] => Some("empty"),
@@ -203,12 +206,14 @@ impl Token<'_> {
     }
 }
 
-/// The data section or the metadata: a sequence of values in which pointers count from the start.
+/// The data section or the metadata of a file. Both are a sequence of values. A pointer in a section counts from the start of the
+/// section.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Section<'a>(pub &'a [u8]);
 
 impl<'a> Section<'a> {
-    /// Returns the value at `*at`. Moves `*at` behind its payload, or behind the header of a map or array.
+    /// Returns the value at the position `*at`, and moves `*at`. After the call, `*at` is the position after the value. For a map
+    /// or an array, `*at` is the position of the first member.
     pub fn next(self, at: &mut usize) -> Result<Token<'a>, Fault> {
         let start = *at;
         let fault = |reason| Fault { offset: start, reason };
@@ -271,8 +276,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Like `next`, but follows one pointer. Then `inside` is the start of the target's members, and `*at` moves behind
-    /// the pointer.
+    /// Reads a value like `next`. If the value is a pointer, follows this pointer once and returns the target. In this case
+    /// `inside` is the position of the first member of the target, and `*at` is the position after the pointer.
     pub fn next_resolved(self, at: &mut usize) -> Result<(Token<'a>, usize), Fault> {
         let start = *at;
         match self.next(at)? {
@@ -287,21 +292,21 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Moves `*at` behind one value with all its members. Pointers are skipped, not followed. `budget` is the number of
-    /// values that may be skipped.
+    /// Moves `*at` to the position after one value and all its members. Does not follow pointers. `budget` is the number of values
+    /// that may be skipped.
     pub fn skip(self, at: &mut usize, budget: &mut usize) -> Result<(), Fault> {
         let mut left = 1_usize;
         while left > 0 {
             let start = *at;
             *budget =
                 budget.checked_sub(1).ok_or(Fault { offset: start, reason: "record has too many values" })?;
-            // Each member takes at least one byte, so `left` exceeds the budget long before it overflows.
+            // Each member has at least one byte. So `left` becomes larger than the budget long before an overflow could happen.
             left = left - 1 + self.next(at)?.members();
         }
         Ok(())
     }
 
-    /// Returns the scalar under `key` in the map at the section's start (metadata).
+    /// Returns the scalar value of `key` in the map at the start of the section. Used for the metadata.
     fn member(self, key: &str) -> Result<Option<Token<'a>>, Fault> {
         let mut at = 0;
         let mut budget = 4096;
@@ -332,7 +337,8 @@ mod tests {
         Section(bytes).next(&mut 0)
     }
 
-    /// Tests offsets from the format's table: each pointer width starts where the narrower one ends.
+    /// Tests offsets from the table in the specification of the format. The offsets of a pointer with more bytes start where the
+    /// offsets of a pointer with fewer bytes end.
     #[test]
     fn pointers_of_every_width_are_read() {
         for (bytes, target) in [
@@ -400,7 +406,7 @@ mod tests {
 
     #[test]
     fn one_pointer_is_looked_through_and_no_more() {
-        // At 0 a pointer to 2, where a text starts. At 4 a pointer to 0.
+        // At position 0 there is a pointer to position 2, where a text starts. At position 4 there is a pointer to position 0.
         let bytes = [0x20, 2, 0x41, b'x', 0x20, 0];
         let mut at = 0;
         assert_eq!(Section(&bytes).next_resolved(&mut at), Ok((Token::Text(b"x"), 4)));

@@ -1,8 +1,9 @@
-//! Finds the paths under which a file stores the country, the city, the ASN and other fields.
+//! Finds the paths at which a file stores the country, the city, the ASN and other fields in its records.
 //!
-//! Each vendor uses different paths, and a file's `database_type` is free text. So records are sampled when a file is
-//! opened. A path is used if a sampled record contains a valid value there. A file of an unknown vendor works if it
-//! uses known names. The type is used only for MaxMind's own files, and only for fields that the sample did not show.
+//! Each vendor uses different paths, and the `database_type` of a file is free text. So when a file is opened, a sample of its
+//! records is read. A path is used if it leads to a valid value in at least one of these records. So the file of an unknown vendor
+//! can be used if its records have known names. `database_type` is used only for MaxMind's own files, and only if the sample
+//! contains no known field.
 //!
 //! ```text
 //! MaxMind, DB-IP   {"country": {"iso_code": "GB", "names": {"en": ..}}, "city": {"names": {"en": ..}}, "location": ..}
@@ -18,13 +19,14 @@ use maxminddb::PathElement::{self, Index, Key};
 
 pub(super) type Path = &'static [PathElement<'static>];
 
-/// Number of tree nodes whose records are sampled, evenly spread. Smaller files are sampled in full. If one record
-/// in a hundred has a field, the sample misses this field in one file out of 170. Opening takes about a millisecond.
+/// Number of tree nodes whose records are read as the sample. The nodes are evenly spread over the tree. If the tree has fewer
+/// nodes, all nodes are read. If only one record in a hundred has a field, the sample misses this field in one of 170 files.
+/// Opening a file takes about a millisecond.
 const SAMPLE: u32 = 512;
 
-/// Limits on the values and the text bytes read from one record. A City record has about 100 values, and 3 kB with the
-/// targets of its pointers. Without the limit on text, thousands of pointers to one long text would keep `open` busy
-/// for hours.
+/// Limits on the number of values and the bytes of text that are read from one record. A City record has about 100 values. With the
+/// targets of its pointers, it has about 3 kB. Without the limit on text, a file with thousands of pointers to one long text could
+/// keep `open` busy for hours.
 const VALUES: usize = 4096;
 const TEXT: usize = 64 << 10;
 
@@ -51,9 +53,9 @@ use Field::{
 };
 const FIELDS: usize = Field::TimeZone as usize + 1;
 
-/// The vendors that use a path. MaxMind stores a field always under the same path, but omits the field if its value
-/// is unknown. So if the sample contains one path of a `MaxMind` family, all paths of the family are used. For
-/// `Flat`, only the paths that the sample contains are used.
+/// A group of paths that files of one vendor use. MaxMind always stores a field at the same path, but leaves out the field if its
+/// value is unknown. So if the sample contains one path of a `MaxMind` family, all paths of this family are used. For the family
+/// `Flat`, only the paths that occur in the sample are used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Family {
     MaxMindPlace,
@@ -63,8 +65,9 @@ enum Family {
 }
 use Family::{Flat, MaxMindAsn, MaxMindPlace, MaxMindTraits};
 
-/// The first path with a value wins, so better paths come first. The country where the address is used (`country`) and the country
-/// of registration are different facts. A field is never filled with the value of the other field.
+/// For each field, the first path that leads to a value is used, so better paths come first. The country where the address is used
+/// (`country`) and the country where it is registered are different facts. So the paths of one of these fields are never used for
+/// the other field.
 #[rustfmt::skip]
 static CANDIDATES: &[(Field, Family, Path)] = &[
     (Country, MaxMindPlace, &[Key("country"), Key("iso_code")]),
@@ -98,7 +101,8 @@ static CANDIDATES: &[(Field, Family, Path)] = &[
     (AccuracyRadius, Flat, &[Key("accuracy_radius")]),
     (AccuracyRadius, Flat, &[Key("radius")]),
     (AccuracyRadius, Flat, &[Key("geo"), Key("radius")]),
-    // MaxMind and DB-IP order subdivisions from the largest to the smallest. The first one is the region.
+    // MaxMind and DB-IP write the subdivisions of a country from the largest to the smallest. The first subdivision is used as the
+    // region.
     (Region, MaxMindPlace, &[Key("subdivisions"), Index(0), Key("names"), Key("en")]),
     (Region, Flat, &[Key("state1")]),
     (Region, Flat, &[Key("region_name")]),
@@ -143,9 +147,10 @@ static CANDIDATES: &[(Field, Family, Path)] = &[
     (Organization, Flat, &[Key("asn"), Key("name")]),
     (Organization, Flat, &[Key("organization")]),
     (Organization, Flat, &[Key("org")]),
-    // The name of a network in IPinfo's ASN file. IPinfo's company file has `as_name`, which comes first in this list.
+    // In IPinfo's ASN file, `name` is the name of the network. IPinfo's company file has the better key `as_name`, which comes
+    // earlier in this list.
     (Organization, Flat, &[Key("name")]),
-    // Used only if no better name exists: a domain such as "google.com".
+    // The value is a domain such as "google.com". It is used only if no better name exists.
     (Organization, Flat, &[Key("as_domain")]),
 ];
 
@@ -177,8 +182,7 @@ impl Layout {
                 layout.paths[*field as usize].push(path);
             }
         }
-        // In a record without an ASN, a name need not be the name of a network. Files of every kind have the key
-        // "name".
+        // Files of every kind have the key "name". If the file has no ASNs, its names may be names of other things than networks.
         if layout.of(Asn).is_empty() {
             layout.paths[Organization as usize].clear();
         }
@@ -190,8 +194,8 @@ impl Layout {
     }
 }
 
-/// Returns the families to which a type name of MaxMind's own files belongs. Used if the sample of a file contains no known
-/// field.
+/// Returns the families that a file of MaxMind has according to its type name. Used only if the sample of the file contains no
+/// known field.
 fn families_of(database_type: &str) -> Vec<Family> {
     let Some(product) =
         ["GeoIP2-", "GeoLite2-", "GeoIP-"].iter().find_map(|make| database_type.strip_prefix(make))
@@ -211,7 +215,7 @@ fn families_of(database_type: &str) -> Vec<Family> {
     families
 }
 
-/// Returns the offsets of the records of evenly spread nodes, without duplicates.
+/// Selects nodes that are evenly spread over the tree. Returns the offsets of their records without duplicates.
 pub(super) fn sample(bytes: &[u8], plan: &Plan) -> Vec<usize> {
     let count = plan.node_count.min(SAMPLE);
     let mut records: Vec<usize> = (0..count)
@@ -229,8 +233,8 @@ pub(super) fn sample(bytes: &[u8], plan: &Plan) -> Vec<usize> {
 
 /// Marks the candidates for which this record contains a valid value.
 fn look_at(data: Section<'_>, record: usize, seen: &mut [bool]) -> Result<(), super::format::Fault> {
-    /// A map that is being read: the position of its next pair, and the number of pairs left. `keys` is the path of the
-    /// innermost map.
+    /// A map that is being read. `at` is the position of its next pair, and `pairs` is the number of pairs that remain. The
+    /// variable `keys` is the path to the innermost open map.
     struct Open {
         at: usize,
         pairs: usize,
@@ -273,9 +277,9 @@ fn look_at(data: Section<'_>, record: usize, seen: &mut [bool]) -> Result<(), su
     Ok(())
 }
 
-/// Returns whether a candidate path is longer than these keys and starts with them. Most keys of a record, such as
-/// continents and geoname ids, start no candidate path. The sample does not look into arrays. A path through an array
-/// is used if its family is used.
+/// Returns true if a candidate path starts with these keys and continues after them. Most keys of a record, such as the continent
+/// and the geoname id, do not start a candidate path. The sample does not include the members of arrays. A path through an array is
+/// used only if all paths of its family are used.
 fn leads_on(keys: &[&[u8]]) -> bool {
     CANDIDATES.iter().any(|(_, _, path)| path.len() > keys.len() && starts_with(path, keys))
 }

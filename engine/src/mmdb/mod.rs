@@ -1,11 +1,11 @@
 //! Lookups of addresses in mmdb files.
 //!
-//! `open` is cheap, and every backend calls it. `verify` reads the whole file and is called once, before a file is put
-//! into service. `open`, `verify` and lookups never panic, loop forever or overflow, for any bytes. In a verified file
-//! no lookup fails. In another file a lookup may report a damaged record.
+//! `open` is fast, and every backend calls it. `verify` reads the whole file. It is called once for each file, before the file is
+//! used. Whatever bytes a file contains, `open`, `verify` and lookups never panic, never run forever and never overflow. If
+//! `verify` has accepted the file, no lookup in the file fails. Otherwise a lookup may report a damaged record.
 //!
-//! A scalar lookup walks the tree once and decodes one path (crate `maxminddb`). `open` selects the path. The record
-//! itself is never built.
+//! A lookup of one field goes through the tree once and decodes only one path of the record, with the crate `maxminddb`. `open` has
+//! selected this path. The lookup does not decode the whole record.
 //!
 //! | file | holds |
 //! |---|---|
@@ -90,14 +90,14 @@ pub struct Location<'a> {
     pub accuracy_radius: Option<u32>,
 }
 
-/// Location of an address, including the fields that the insert of a session does not need. At least one field is
-/// known.
+/// The location of an address with more fields. The insert of a session does not need these additional fields. At least one field
+/// is known.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct DetailedLocation<'a> {
     pub location: Location<'a>,
     /// The largest subdivision of the country, in English.
     pub region: Option<&'a str>,
-    /// The part of the ISO 3166-2 code after the country, such as `CA` of `US-CA`.
+    /// The part of an ISO 3166-2 code after the country code and the hyphen, for example `CA` in `US-CA`.
     pub region_code: Option<&'a str>,
     pub postal_code: Option<&'a str>,
     /// Name in the tz database.
@@ -112,7 +112,7 @@ pub struct Network<'a> {
     pub organization: Option<&'a str>,
 }
 
-/// Shares the bytes between the reader, which does not expose them, and `verify`.
+/// The reader and `verify` share these bytes, because the reader gives no access to its own bytes.
 struct Shared<S>(Arc<S>);
 
 impl<S: AsRef<[u8]>> AsRef<[u8]> for Shared<S> {
@@ -123,7 +123,8 @@ impl<S: AsRef<[u8]>> AsRef<[u8]> for Shared<S> {
 }
 
 impl<S: AsRef<[u8]>> Database<S> {
-    /// Reads the metadata, checks it against the size, and samples records. Refuses a file without usable data.
+    /// Reads the metadata, compares them with the size of the file, and reads a sample of the records. Returns an error if the file
+    /// has no usable data.
     pub fn open(bytes: S) -> Result<Self, MmdbError> {
         let bytes = Shared(Arc::new(bytes));
         let plan = Plan::read(bytes.as_ref())?;
@@ -154,7 +155,7 @@ impl<S: AsRef<[u8]>> Database<S> {
         Ok(Self { reader, bytes, plan, layout, facts, content })
     }
 
-    /// Reads all data that a lookup can reach. The time is linear in the file's size, for any bytes.
+    /// Reads all data that a lookup can reach. Whatever bytes the file contains, the time is proportional to the size of the file.
     pub fn verify(&self) -> Result<(), MmdbError> {
         verify::verify(self.bytes.as_ref(), &self.plan)
     }
@@ -194,8 +195,7 @@ impl<S: AsRef<[u8]>> Database<S> {
         self.find(address)?.map_or(Ok(None), |found| Self::location_of(&found))
     }
 
-    /// Returns the location with all known fields. Returns `None` if [`Self::location`] returns `None` and no other
-    /// field is known.
+    /// Returns the location with all fields that are known. Returns `None` if no field is known.
     pub fn detailed_location(&self, address: Address) -> Result<Option<DetailedLocation<'_>>, MmdbError> {
         let Some(found) = self.find(address)? else {
             return Ok(None);
@@ -221,7 +221,7 @@ impl<S: AsRef<[u8]>> Database<S> {
         let city = found.value(Field::City, Scalar::text)?;
         let latitude = found.value(Field::Latitude, |value| value.coordinate(90.0))?;
         let longitude = found.value(Field::Longitude, |value| value.coordinate(180.0))?;
-        // Vendors write 0/0 if they know neither a country nor a city.
+        // If a vendor knows neither the country nor the city, the vendor writes the coordinates 0/0.
         let is_named = country.is_some() || country_name.is_some() || city.is_some();
         let coordinates = latitude.zip(longitude).filter(|at| is_named || *at != (0.0, 0.0));
         let (latitude, longitude) = coordinates.unzip();
@@ -265,7 +265,8 @@ impl<S: AsRef<[u8]>> Database<S> {
         }
     }
 
-    /// Returns the record of the address. Returns `None` also for an IPv6 address in a file that has only IPv4.
+    /// Returns the record of the address. Returns `None` if there is no record, or if the address is an IPv6 address and the file
+    /// has only IPv4.
     #[inline(always)]
     fn find(&self, address: Address) -> Result<Option<Found<'_, S>>, MmdbError> {
         if self.facts.ip_version == 4 && matches!(address.ip(), IpAddr::V6(_)) {
@@ -297,8 +298,8 @@ impl<'a, S: AsRef<[u8]>> Found<'a, S> {
                         return Ok(Some(value));
                     }
                 }
-                // The record does not have the path, or a value on the path is not a map. The file is not damaged in
-                // this case. It has another layout.
+                // The record does not have the path, or a value before the end of the path is not a map. The file is not damaged,
+                // because files may have other layouts.
                 Ok(None) | Err(MaxMindDbError::Decoding { .. }) => {}
                 Err(error) => return Err(damaged(self.address, error)),
             }
@@ -320,9 +321,9 @@ fn damaged(address: Address, error: MaxMindDbError) -> MmdbError {
 /// Maximum length of a stored name, in characters.
 pub const LONGEST_NAME: usize = 256;
 
-/// Returns a name that fits a text column and a terminal. It has at most `LONGEST_NAME` characters, no NUL (PostgreSQL
-/// cannot store it) and no other control character (a terminal might execute it). Returns the name itself if nothing
-/// has to change.
+/// Returns the name in a form that can be stored in a text column and shown in a terminal. The result has at most `LONGEST_NAME`
+/// characters and no control characters. PostgreSQL cannot store NUL, and a terminal might execute other control characters. If
+/// nothing has to change, returns the name itself.
 pub fn clean_name(name: &str) -> Cow<'_, str> {
     let end = name.char_indices().nth(LONGEST_NAME).map_or(name.len(), |(at, _)| at);
     let name = &name[..end];

@@ -1,13 +1,14 @@
 //! Converts values of any type to countries, coordinates and ASNs.
 //!
-//! An invalid value gives `None`, never an error. So a session still gets the remaining facts of an unusual record.
+//! If a value is invalid, the functions return `None` and not an error. So if a record has an invalid value, a session still gets
+//! the other values of this record.
 
 use super::format::Token;
 use crate::country;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-/// A value at the end of a path, as stored in the file.
+/// A value at the end of a path, in the form in which the file stores it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) enum Scalar<'a> {
     Text(&'a str),
@@ -18,7 +19,8 @@ pub(super) enum Scalar<'a> {
 }
 
 impl<'a> Scalar<'a> {
-    /// Returns text that is neither empty nor `-`, which IP2Location's files contain for unknown values.
+    /// Returns the text of a value. Returns `None` if the text is empty or `-`. IP2Location's files contain `-` if a value is
+    /// unknown.
     pub fn text(self) -> Option<&'a str> {
         match self {
             Self::Text(text) if !text.is_empty() && text != "-" => Some(text),
@@ -34,7 +36,8 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    /// Returns a text that is not a country code. Under `country`, some vendors store a code and others store a name.
+    /// Returns the text of a value if the text is not a country code. In the key `country`, some vendors store a code, and others
+    /// store a name.
     pub fn country_name(self) -> Option<&'a str> {
         let is_code = |text: &str| text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_alphabetic());
         self.text().filter(|text| !is_code(text))
@@ -48,8 +51,8 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    /// Parses `15169`, `"15169"`, `"AS15169"` or `"AS15169 Google LLC"`. 0 is reserved (RFC 7607) and means "none" in
-    /// files.
+    /// Parses `15169`, `"15169"`, `"AS15169"` or `"AS15169 Google LLC"`. Returns `None` for 0, which is reserved (RFC 7607) and
+    /// means in files that there is no ASN.
     pub fn asn(self) -> Option<u32> {
         match self {
             Self::Text(text) => {
@@ -94,7 +97,7 @@ fn of_signed(number: i32) -> Scalar<'static> {
     u64::try_from(number).map_or(Scalar::Real(number.into()), Scalar::Whole)
 }
 
-/// Returns the double with the same decimal text: 52.52_f32 becomes 52.52, not 52.52000045776367.
+/// Returns the double that has the same decimal text as the float. For example, 52.52_f32 becomes 52.52, not 52.52000045776367.
 fn of_float(number: f32) -> Scalar<'static> {
     Scalar::Real(number.to_string().parse().unwrap_or(f64::from(number)))
 }
@@ -149,7 +152,7 @@ impl<'de> Visitor<'de> for ScalarVisitor {
         Ok(Scalar::Other)
     }
 
-    // Does not read the members of the map. This is enough, because nothing that follows the map is read either.
+    // The members of the map are not read. This is safe, because the decoder does not read anything after the map either.
     fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
         Ok(Scalar::Other)
     }

@@ -1,7 +1,7 @@
 //! Finds the record of an address in the tree.
 //!
-//! Lookups of single fields use the crate `maxminddb`. Lookups in files with types of addresses use this search instead,
-//! because `format` reads their records in place, without the crate's decoder.
+//! Lookups of single fields use the crate `maxminddb`. Lookups in files with types of addresses use this module instead. `format`
+//! can then read the records at their position in the file, without the decoder of the crate.
 
 use super::format::{self, Plan, Step};
 use crate::address::Address;
@@ -9,14 +9,15 @@ use crate::prefix::Prefix;
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-/// Number of leading zero bits of an IPv4 address in a tree of IPv6 addresses.
+/// In a tree of IPv6 addresses, an IPv4 address has this number of zero bits before its own bits.
 const IPV4_DEPTH: usize = 96;
 
-/// Number of leading bits of an IPv4 address whose steps are stored.
+/// The results of the search are stored for this number of first bits of an IPv4 address.
 const STORED_BITS: usize = 8;
 
-/// The records in which the first steps of a search of an IPv4 address end. Searches of all IPv4 addresses begin with the same 96
-/// steps. The records after these steps and the steps for the next eight bits are stored, so that no search repeats them.
+/// Stored results of the first steps of a search for an IPv4 address. In an IPv6 tree, the first 96 steps are the same for all IPv4
+/// addresses. `ipv4` is the record after these steps. `ipv4_by_bits` has the record after eight more steps, for each value of the
+/// first eight bits. So no search repeats these steps.
 #[derive(Clone, Debug)]
 pub(super) struct Search {
     ipv4: u32,
@@ -34,8 +35,8 @@ impl Search {
         Self { ipv4, ipv4_by_bits: (0..1 << STORED_BITS).map(after).collect(), is_ipv4_only }
     }
 
-    /// Returns the record's offset in the data section. Returns `None` also for an IPv6 address in a file that has only
-    /// IPv4. A damaged tree gives `Err` with the reason.
+    /// Returns the offset of the address's record in the data section. Returns `None` if there is no record, or if the address is
+    /// an IPv6 address and the file has only IPv4. If the tree is damaged, returns `Err` with the reason.
     #[inline]
     pub fn record(&self, bytes: &[u8], plan: &Plan, address: Address) -> Result<Option<usize>, &'static str> {
         let found = match address.ip() {
@@ -54,8 +55,9 @@ impl Search {
         }
     }
 
-    /// Returns whether `accepts` returns true for the record of an address in a prefix. Visits each node once, so the
-    /// time is linear in the file's size, for any bytes. A damaged tree gives `Err` with the reason.
+    /// Returns true if `accepts` returns true for the record of at least one address in a prefix. The function visits each node at
+    /// most once. So whatever bytes the file contains, the time is proportional to the size of the file. If the tree is damaged,
+    /// returns `Err` with the reason.
     pub fn any_record(
         &self,
         bytes: &[u8],
@@ -90,14 +92,16 @@ const ASTRAY: &str = "leads outside the data";
 /// The first node of each tree.
 const ROOT: u32 = 0;
 
-/// Follows the first `count` bits, from the most significant one, until the path leaves the tree. Returns the last record.
+/// Follows the first `count` bits of an address through the tree, starting with the most significant bit. Stops earlier if the path
+/// reaches a record that is not a node. Returns the last record.
 fn descend(bytes: &[u8], plan: &Plan, start: u32, bits: u128, count: usize) -> u32 {
     let (upper, lower) = ((bits >> 64) as u64, bits as u64);
     let middle = walk(bytes, plan, start, upper, count.min(64));
     walk(bytes, plan, middle, lower, count.saturating_sub(64))
 }
 
-/// Does the same for at most 64 bits. An insert of a session walks through each file with types, so this loop has few instructions.
+/// Follows the bits of an address through the tree like `descend`, but at most 64 bits. Each insert of a session calls this
+/// function for each file with types, so its loop has few instructions.
 #[inline]
 fn walk(bytes: &[u8], plan: &Plan, start: u32, bits: u64, count: usize) -> u32 {
     match plan.record_size {

@@ -1,18 +1,20 @@
 //! Lookups in several files, which are searched in order.
 //!
-//! The first file with a value gives the value. A later file provides values that the earlier files lack. Two rules
-//! ensure that a result does not combine values of different places:
+//! For each field, the value comes from the first file that has a value. So a later file adds only values that are missing in the
+//! earlier files. Two rules ensure that the result does not combine values of different places:
 //!
-//! - City, coordinates and accuracy radius belong together. They come from the first file that has any of them. Region,
-//!   postal code and time zone also come from one file. If a file has a city, they come from the file of the city.
-//! - A file that names another country than an earlier file gives no city and no coordinates.
+//! - City, coordinates and accuracy radius belong together, so all of them come from the first file that has a city or coordinates.
+//!   Region, postal code and time zone also come from one file. If a file has a city or coordinates, this file is the same as for
+//!   the city.
+//! - If a later file has another country than an earlier file, its city and its coordinates are not used.
 //!
-//! A later file names the organisation of a network only if its ASN equals the ASN of the earlier file.
+//! The organisation of a network may come from a later file only if the later file has the same ASN as the earlier file.
 
 use super::{DetailedLocation, Location, Network};
 
 impl<'a> Location<'a> {
-    /// Returns this location. Empty fields get the values of `later`, the location in a later file.
+    /// Returns this location with its missing values added from `later`. `later` is the location of the same address in a later
+    /// file.
     pub fn or(self, later: Location<'a>) -> Location<'a> {
         let same_country = self.may_be_in_country_of(&later);
         let place = if self.has_place() || !same_country { self } else { later };
@@ -48,7 +50,8 @@ impl<'a> Location<'a> {
 }
 
 impl<'a> DetailedLocation<'a> {
-    /// Returns this location. Empty fields get the values of `later`, the location in a later file.
+    /// Returns this detailed location with its missing values added from `later`. `later` is the location of the same address in a
+    /// later file.
     pub fn or(self, later: DetailedLocation<'a>) -> DetailedLocation<'a> {
         let is_open = !self.location.has_place() && self.location.may_be_in_country_of(&later.location);
         let is_better = later.location.has_place() || !self.has_details();
@@ -67,7 +70,7 @@ impl<'a> DetailedLocation<'a> {
 }
 
 impl<'a> Network<'a> {
-    /// Returns this network. If it has no organisation, takes the organisation from `later`, which must have the same
+    /// Returns this network. If its organisation is unknown, the organisation of `later` is used, but only if `later` has the same
     /// ASN.
     pub fn or(self, later: Network<'a>) -> Network<'a> {
         let organization = later.organization.filter(|_| later.asn == self.asn);

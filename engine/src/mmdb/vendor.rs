@@ -2,7 +2,7 @@
 
 use super::clean_name;
 
-/// Beginnings of the types of files, each with the vendor whose files have such a type.
+/// Each pair has the beginning of a type name, and the vendor whose files have such a type name.
 const VENDORS: [(&str, &str); 7] = [
     ("GeoLite2-", "MaxMind"),
     ("GeoIP2-", "MaxMind"),
@@ -13,12 +13,12 @@ const VENDORS: [(&str, &str); 7] = [
     ("IP2LITE-", "IP2Location"),
 ];
 
-/// Parts of the types that the project ip-location-db writes, such as `city ipv4`. The first word is the content, and
-/// the second word is the family of the addresses.
+/// Words in the type names of files of the project ip-location-db, for example `city ipv4`. The first word says what the file
+/// contains. The second word is the address family.
 const CONTENTS: [&str; 3] = ["asn", "city", "country"];
 const FAMILIES: [&str; 3] = ["ipv4", "ipv6", "ipvAll"];
 
-/// Returns the vendor of a file with this type. If the vendor is unknown, returns the type.
+/// Returns the vendor of a file with this type name. If the vendor is unknown, returns the type name.
 pub(super) fn vendor(database_type: &str) -> String {
     let known = VENDORS.iter().find(|(beginning, _)| database_type.starts_with(beginning));
     if let Some((_, vendor)) = known {

@@ -1,38 +1,41 @@
-//! Checks that every lookup in a file succeeds in bounded time, for any address.
+//! Checks that every lookup in a file succeeds in limited time, for any address.
 //!
 //! The check examines each part of the file that a lookup can reach: each node of the tree, each record of a node, and each value
-//! to which a record points. It examines each part once. Time and memory are linear in the file's size, for any bytes:
+//! to which a record points. It examines each part once. So whatever bytes the file contains, time and memory are proportional to
+//! the size of the file:
 //!
-//! - Each node is visited once, and its height is stored (one byte per node). A node may have several parents:
-//!   2002::/16 maps to IPv4 this way. A loop or a path longer than an address is an error. The verify function of
-//!   `maxminddb` walks paths instead of nodes. If both branches of each of 96 nodes lead to the next one, it takes 2^96
-//!   steps.
-//! - Each value is checked once (one bit per byte of data). Overlapping values could still be read many times. So the
-//!   total work is bounded, and so is the data that one lookup has to skip: `VALUES_A_RECORD`, `TEXT_A_RECORD`.
+//! - Each node is visited once, and its height is stored in one byte. A node may have several parents. For example, 2002::/16 leads
+//!   to the same nodes as IPv4. If the tree has a loop, or a path that is longer than an address, the file is refused. The verify
+//!   function of `maxminddb` visits every path instead of every node. It would take 2^96 steps in a file with 96 nodes if both
+//!   branches of each node led to the next node.
+//! - Each value is checked once. A set with one bit for each byte of data remembers the checked values. Overlapping values could
+//!   still be read many times, so the total work is limited. `VALUES_A_RECORD` and `TEXT_A_RECORD` also limit the data that one
+//!   lookup has to skip.
 
 use super::MmdbError;
 use super::format::{Fault, Plan, Section, Step, Token};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::ControlFlow;
 
-/// Limits on the data that a lookup may have to skip in one record, or in one value to which the record points. The
-/// crate `maxminddb` refuses a lookup that meets 65,536 values or 2 MiB of text. A path goes through at most three maps
-/// and one text, so a lookup meets less than four times the limits here. This is less than the crate refuses. A City
-/// record of MaxMind has about 100 values and 3 kB.
+/// Limits on the data that a lookup may have to skip in one record, or in one value to which the record points. The crate
+/// `maxminddb` refuses a lookup that reads 65,536 values or 2 MiB of text. A path goes through at most three maps and one text, so
+/// a lookup reads less than four times the limits here. This is less than the limits of the crate. A City record of MaxMind has
+/// about 100 values and 3 kB.
 const VALUES_A_RECORD: usize = 1 << 14;
 const TEXT_A_RECORD: usize = 256 << 10;
 
-/// Maximum nesting of maps and arrays, including pointers. MaxMind's records reach 6.
+/// Maximum nesting depth of maps and arrays. A pointer counts as one level. MaxMind's records have a depth of up to 6.
 const DEEPEST: usize = 64;
 
-/// Units of work (a value, or a byte of text) for each byte of data. A file without overlaps needs 1.
+/// Maximum number of units of work for each byte of the data section. A value is one unit, and a byte of text is one unit. A file
+/// without overlapping values needs at most one unit for each byte.
 const WORK_A_BYTE: usize = 8;
 
 pub(super) fn verify(bytes: &[u8], plan: &Plan) -> Result<(), MmdbError> {
     verify_records(bytes, plan, |_| Ok(()))
 }
 
-/// Does what `verify` does. Also calls `rule` once for each record, with its offset, after the record was found valid.
+/// Checks the file like `verify`. Also calls `rule` once for each valid record, with the offset of the record.
 pub(super) fn verify_records(
     bytes: &[u8],
     plan: &Plan,
@@ -43,8 +46,8 @@ pub(super) fn verify_records(
         records.set(offset);
         ControlFlow::Continue(())
     })?;
-    // The position of the separator follows from the node count. If the node count is wrong, the bytes there are not
-    // zero.
+    // The number of nodes determines the position of the separator. If the number of nodes is wrong, the bytes at this position are
+    // not zero.
     if plan.separator(bytes).iter().any(|byte| *byte != 0) {
         return Err(MmdbError::Metadata {
             field: "node_count",
@@ -71,14 +74,15 @@ pub(super) fn verify_records(
     Ok(())
 }
 
-/// A step of the path from the root: the node, and how many of its two branches the walk has taken. The branch taken last is the
-/// current one.
+/// A step of the path from the root of the tree. `node` is the node of this step. `taken` says how many of its two branches the
+/// walk has entered. The path continues in the branch that was entered last.
 struct Frame {
     node: u32,
     taken: u8,
 }
 
-/// Visits each node once, depth first. `on_data` gets the offset of each record found, and the path to it.
+/// Visits each node of the tree once, depth first. For each record that points to data, calls `on_data` with the offset of the data
+/// and the path to the record.
 fn walk(
     bytes: &[u8],
     plan: &Plan,
@@ -87,7 +91,8 @@ fn walk(
     const UNSEEN: u8 = 0;
     const OPEN: u8 = u8::MAX;
     let bits = plan.address_bits();
-    // Number of nodes on the longest path down from a node, including itself: at most 128.
+    // For each node, the number of nodes on the longest path from this node downwards. The node itself is included, so the number
+    // is at most 128.
     let mut heights = vec![UNSEEN; plan.node_count as usize];
     let mut path = vec![Frame { node: 0, taken: 0 }];
     heights[0] = OPEN;
@@ -133,7 +138,7 @@ fn walk(
     Ok(())
 }
 
-/// Returns the network at the end of a path, in the usual notation.
+/// Returns the network to which a path leads, as text in the usual notation.
 fn network(path: &[Frame], plan: &Plan) -> String {
     let bits = path.iter().enumerate().fold(0_u128, |bits, (depth, frame)| match frame.taken {
         2 => bits | 1 << (127 - depth),
@@ -149,8 +154,8 @@ fn network(path: &[Frame], plan: &Plan) -> String {
     }
 }
 
-/// Returns the first network whose tree path leads to this record. The tree is walked again, because only the error message for a
-/// damaged file needs the network.
+/// Returns the first network whose path in the tree leads to this record. The function goes through the tree again, because only
+/// the error message about a damaged file needs the network.
 fn network_of(bytes: &[u8], plan: &Plan, record: usize) -> String {
     let mut found = None;
     let walked = walk(bytes, plan, |offset, path| {
@@ -168,13 +173,13 @@ struct Check<'a> {
     data: Section<'a>,
     /// Offsets of values that are known to be valid.
     done: Bits,
-    /// Offsets of values that are being checked, outermost first. At most `DEEPEST`.
+    /// Offsets of the values that are being checked now, starting with the outermost value. There are at most `DEEPEST` of them.
     open: Vec<usize>,
     work: usize,
 }
 
 impl Check<'_> {
-    /// Checks the value at `offset` with its members and the targets of its pointers.
+    /// Checks the value at `offset`, its members, and the values to which its pointers lead.
     fn value(&mut self, offset: usize, depth: usize) -> Result<(), Fault> {
         if self.done.get(offset) {
             return Ok(());
@@ -190,7 +195,8 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Checks the value at `at`, its members and the targets of its pointers. Moves `at` behind the value.
+    /// Checks the value at `at`, its members, and the values to which its pointers lead. Moves `at` to the position after the
+    /// value.
     fn members(&mut self, at: &mut usize, left: &mut Allowance, depth: usize) -> Result<(), Fault> {
         let start = *at;
         let fault = |reason| Fault { offset: start, reason };
@@ -215,8 +221,8 @@ impl Check<'_> {
                     let Token::Text(key) = key else {
                         return Err(Fault { offset: key_at, reason: "key is not text" });
                     };
-                    // A lookup reads the text of the key each time a pointer leads to it. So the length of the key counts each
-                    // time.
+                    // A lookup reads the text of the key each time, even if a pointer leads to the text. So the length of the text
+                    // is counted each time.
                     left.text = left.text.checked_sub(key.len()).ok_or(fault("record has too much text"))?;
                     self.members(at, left, depth + 1)?;
                     self.members(at, left, depth + 1)?;
@@ -262,8 +268,8 @@ impl Bits {
 mod tests {
     use super::*;
 
-    /// Covers MaxMind's files without locations and networks. `open` refuses them, so only their trees and records are
-    /// tested.
+    /// Tests files of MaxMind that have neither locations nor networks. `open` refuses these files, so the test checks only their
+    /// trees and records.
     #[test]
     fn maxminds_files_without_answers_are_sound_or_broken_as_named() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/maxmind-test");

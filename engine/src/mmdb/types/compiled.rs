@@ -9,13 +9,14 @@
 //!                                                  "service": "EC2"}}}   ; texts that are unknown are absent
 //! ```
 //!
-//! `lists` is a number, and a lookup of types reads only this number. So such a lookup is cheap. `lists` is the first
-//! key of a record, because keys are sorted.
+//! The value of `lists` is a number, and a lookup of types reads only this number, so the lookup is fast. The keys of a record are
+//! sorted, so `lists` is the first key.
 //!
-//! The table of lists is in the description, because every mmdb reader can show the description.
+//! The table of lists is in the description of the file, because every program that reads mmdb files can show the description.
 //!
-//! `matches` is a map instead of an array, because mmdb-writer 0.1.0 writes wrong headers for arrays of 29 or more
-//! values. The keys of the map are numbers. They only set the order of the values, so a reader ignores them.
+//! The value of `matches` is a map and not an array, because mmdb-writer 0.1.0 writes wrong headers for arrays with 29 or more
+//! values. The keys of this map are numbers. The numbers only determine the order of the values, so programs that read the map
+//! ignore the keys.
 
 use super::{Entry, ListSet, TypeList, is_list_name, is_type};
 use crate::mmdb::format::{Fault, LAST_BUILD, Section, Token};
@@ -30,12 +31,12 @@ pub const DESCRIPTION_KEY: &str = "lists";
 /// Version of the table and of the records.
 pub const FORMAT: u64 = 1;
 
-/// Maximum number of units of work that a lookup may spend on one record. A value, or a byte of text, is one unit.
-/// `verify` allows no larger record.
+/// Maximum number of units of work that a lookup may spend on one record. Each value is one unit, and each byte of text is one
+/// unit. `verify` refuses a file with a larger record.
 pub(super) const WORK: usize = (1 << 14) + (256 << 10);
 
-/// Units of work that `verify` may spend for each byte of data. The limit is high, because records share texts:
-/// a pointer of three bytes may lead to a long text.
+/// Maximum number of units of work that `verify` may spend for each byte of the data section. The maximum is high because records
+/// share texts: a pointer of three bytes may lead to a long text.
 pub(super) const WORK_A_BYTE: usize = 64;
 
 /// Parses the table of lists.
@@ -126,8 +127,8 @@ pub(super) fn entries<'a>(
     Ok(())
 }
 
-/// Checks that the bits and the matches of a record name the same lists. Checks that the file has all of these lists. `work` is
-/// shared by all records of a file, because records may overlap.
+/// Checks that the keys `lists` and `matches` of a record name the same lists, and that all these lists exist in the file. `work`
+/// is the remaining work for all records of the file together, because records may share data.
 pub(super) fn check(data: Section<'_>, record: usize, all: ListSet, work: &mut usize) -> Result<(), Fault> {
     let fault = |reason| Fault { offset: record, reason };
     let lists = matches(data, record, work)?;
@@ -159,7 +160,7 @@ pub(super) fn known(text: &[u8]) -> Option<&str> {
     std::str::from_utf8(text).ok().filter(|text| !text.is_empty())
 }
 
-/// Returns the value under a key of the record, and where its members start.
+/// Returns the value of a key in the record, and the position of the value's first member.
 #[inline]
 fn member<'a>(
     data: Section<'a>,

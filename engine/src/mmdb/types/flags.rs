@@ -1,4 +1,4 @@
-//! Files of vendors, whose records have one key for each type.
+//! Reads files of vendors with types of addresses. The records of such a file have one key for each type.
 //!
 //! ```text
 //! MaxMind Anonymous-IP      {"is_anonymous": true, "is_anonymous_vpn": true}       ; a key is present only if true
@@ -9,8 +9,9 @@
 //! residential proxies       each record is such a proxy: "provider_name" (MaxMind) or "service" (IPinfo)
 //! ```
 //!
-//! An address without a record has no type, because the vendor says nothing about the address. MaxMind's records are
-//! often empty. An empty record has the same meaning. IPinfo's `tor` covers all relays of the Tor network, not only exits.
+//! If an address has no record, it has no type, because the vendor says nothing about it. Many records in MaxMind's files are
+//! empty. An empty record also means that the address has no type. The key `tor` in IPinfo's files is true for all relays of the
+//! Tor network, not only for exits.
 
 use super::compiled::{WORK, known};
 use super::{Entry, ListSet, TypeList};
@@ -23,14 +24,14 @@ const LONGEST_KEY: usize = 32;
 
 /// Keys of a vendor's records.
 pub(super) struct Family {
-    /// Pairs of a key of the records and the type that the key states. Each pair stands for one list, and both have the
-    /// same index.
+    /// Each pair has a key that may be in the records, and the type of an address for which this key is true. Each pair is treated
+    /// as one list. The index of the pair is the index of the list.
     keys: &'static [(&'static [u8], &'static str)],
-    /// The key that states its type only if no other key of the record states a type. `None` if the layout has no such
+    /// A key of lower priority. Its type is used only if no other key of the record states a type. `None` if the layout has no such
     /// key.
     fallback: Option<&'static [u8]>,
-    /// Type of every record that has at least one key. `None` if the keys of a record state its types. If this type is
-    /// set, `keys` is empty.
+    /// If this is set, every record with at least one key has this type, and `keys` is empty. If this is `None`, the keys of a
+    /// record state its types.
     every_record: Option<&'static str>,
     provider: &'static [u8],
     service: &'static [u8],
@@ -43,7 +44,7 @@ static MAXMIND: Family = Family {
         (b"is_public_proxy", "PROXY"),
         (b"is_residential_proxy", "RESIDENTIAL_PROXY"),
         (b"is_hosting_provider", "DATACENTER"),
-        // MaxMind sets this key in addition to each of the other keys, so it is the `fallback`.
+        // MaxMind sets this key whenever it sets any of the other keys. So this key is the `fallback`.
         (b"is_anonymous", "ANONYMOUS"),
     ],
     fallback: Some(b"is_anonymous"),
@@ -90,8 +91,8 @@ static RESIDENTIAL_PROXIES: Family = Family {
 };
 
 impl Family {
-    /// Recognises MaxMind's files by their type, because few of their records have a key. Recognises other files by the
-    /// keys of sampled records.
+    /// Finds the layout of a file. Recognises a file of MaxMind by its type name, because few of its records have a key. Recognises
+    /// other files by the keys in a sample of the records.
     pub fn detect(bytes: &[u8], plan: &Plan, database_type: &str) -> Option<&'static Self> {
         if database_type.contains("Residential-Proxy") {
             return Some(&RESIDENTIAL_PROXIES);
@@ -102,7 +103,7 @@ impl Family {
         let mut seen = Vec::new();
         let data = plan.data(bytes);
         for record in sample(bytes, plan) {
-            // Ignores the error. A damaged record says nothing about the layout, and `verify` reports the damage.
+            // An error is ignored here. A damaged record does not show the layout, and `verify` will report the damage.
             let _ = pairs(data, record, |key, value| {
                 let is_of_residential = key == b"percent_days_seen";
                 let is_new = key.len() <= LONGEST_KEY && seen.len() < 64 && !seen.contains(&key);
@@ -121,7 +122,8 @@ impl Family {
         } else if count(&IPINFO_PLUS, 6) >= 1 {
             Some(&IPINFO_PLUS)
         } else if count(&IPINFO_PRIVACY, 5) >= 2 {
-            // Two of these keys must be present, because one of these words alone may have another meaning.
+            // The sample must contain at least two of these keys, because a single key of this name may have another meaning in
+            // other files.
             Some(&IPINFO_PRIVACY)
         } else {
             None
@@ -181,7 +183,8 @@ impl Family {
             }
         })?;
         for list in self.matches(data, record)?.iter() {
-            // The names in a record name the anonymizing service. They do not name the hosting company.
+            // The names in the record are names of the anonymizing service. They are not names of the hosting company, so they are
+            // left out for these types.
             let kind = self.keys.get(list).map(|(_, kind)| *kind);
             let named = !matches!(kind, Some("DATACENTER" | "TOR" | "MOBILE"));
             visit(Entry {

@@ -2,7 +2,7 @@
 
 use std::ops::{BitAnd, BitOr};
 
-/// A set of lists of one file, by their index. One bit for each list.
+/// A set of lists of one file. Bit N is set if the list with the index N is in the set.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct ListSet(u64);
 

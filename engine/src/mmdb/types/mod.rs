@@ -6,14 +6,15 @@
 //! | `flags` | files of vendors, whose records have one key for each type |
 //! | `list_set` | a set of lists of one file |
 //!
-//! A file contains lists. Each list states one type about its addresses, and has a time of publication. So a caller can
-//! ignore one outdated list, or one type, of any file.
+//! Each file contains lists. A list has one type, which applies to all its addresses, and a time of publication. So for any file, a
+//! caller can ignore a single outdated list or a single type.
 //!
-//! - A compiled file has a table of its lists.
-//! - A vendor's file has one list for each type that its layout can state. All these lists have the same name, and
+//! - A compiled file contains a table of its lists.
+//! - A file of a vendor has one list for each type that can occur in its layout. All lists of such a file have the same name, and
 //!   their time of publication is the build time of the file.
 //!
-//! Types are words in capitals, as the answers of SPUR contain them. These types have a fixed meaning:
+//! Each type is a word in capital letters, because SPUR's answers contain types in this form. The following types have a fixed
+//! meaning:
 //!
 //! | type | meaning |
 //! |---|---|
@@ -41,13 +42,13 @@ use crate::prefix::Prefix;
 use flags::Family;
 use maxminddb::Reader;
 
-/// Type of a list of known research scanners. GreyNoise is not asked about addresses of this type.
+/// The type of addresses that belong to known research scanners. GreyNoise is not asked about an address of this type.
 pub const BENIGN_SCANNER: &str = "SCANNER_BENIGN";
 
 /// Maximum length of a type, in bytes.
 pub const LONGEST_TYPE: usize = 31;
 
-/// Maximum length of the name of a list in a compiled file, in bytes.
+/// Maximum length, in bytes, of the name of a list in a compiled file.
 pub const LONGEST_LIST_NAME: usize = 63;
 
 /// Returns whether the text is a type: `[A-Z][A-Z0-9_]{0,30}`.
@@ -67,27 +68,28 @@ pub fn is_list_name(text: &str) -> bool {
 /// A list of addresses that have one type.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TypeList {
-    /// Name of the list. All lists of a vendor's file have the same name, which is the type of the file. Has no control
-    /// characters.
+    /// Name of the list, without control characters. All lists of a vendor's file have the same name, which is the type name of the
+    /// file.
     pub name: String,
     /// See [`is_type`].
     pub kind: String,
-    /// Time of the list's content, in seconds since 1970. In a vendor's file: the build time of the file.
+    /// Publication time of the list, in seconds since 1970. For a vendor's file, this is the build time of the file.
     pub published: u64,
-    /// Number of entries of the list, before they were merged. `None` in a vendor's file.
+    /// Number of entries of the list before `mmdb-build` merged entries. `None` in a vendor's file.
     pub entries: Option<u64>,
     /// Copyright notice that the list requires. Has no control characters.
     pub notice: Option<String>,
 }
 
-/// What one list says about an address. The texts are as in the file. [`clean_name`] makes them fit to be stored.
+/// What one list says about an address. The texts are unchanged from the file. A caller that stores a text must pass it to
+/// [`clean_name`] first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry<'a> {
     /// Index in [`TypeDatabase::lists`].
     pub list: usize,
-    /// Operator of the service, such as `AWS` or the name of a VPN.
+    /// Operator of the service. Examples are `AWS` and the name of a VPN service.
     pub provider: Option<&'a str>,
-    /// Region of a cloud, or the country and city of a geofeed.
+    /// Region of a cloud provider, or the country and the city from a geofeed.
     pub region: Option<&'a str>,
     /// Service of a cloud, such as `EC2`.
     pub service: Option<&'a str>,
@@ -109,7 +111,8 @@ pub struct TypeDatabase<S: AsRef<[u8]>> {
 }
 
 impl<S: AsRef<[u8]>> TypeDatabase<S> {
-    /// Reads the metadata, checks it against the size, and recognises the layout. Refuses a file without types.
+    /// Reads the metadata, compares them with the size of the file, and finds the layout of the records. Returns an error if the
+    /// file has no types.
     pub fn open(bytes: S) -> Result<Self, MmdbError> {
         let plan = Plan::read(bytes.as_ref())?;
         let reader = Reader::from_source(bytes.as_ref())
@@ -137,7 +140,7 @@ impl<S: AsRef<[u8]>> TypeDatabase<S> {
         Ok(Self { search, plan, facts, lists, records, bytes })
     }
 
-    /// Reads all data that a lookup can reach. The time is linear in the file's size, for any bytes.
+    /// Reads all data that a lookup can reach. Whatever bytes the file contains, the time is proportional to the size of the file.
     pub fn verify(&self) -> Result<(), MmdbError> {
         let data = self.plan.data(self.bytes.as_ref());
         let mut work = data.0.len().saturating_mul(compiled::WORK_A_BYTE).saturating_add(compiled::WORK);
@@ -171,7 +174,7 @@ impl<S: AsRef<[u8]>> TypeDatabase<S> {
         Ok(found & usable)
     }
 
-    /// Returns whether one of the `usable` lists contains an address of a prefix.
+    /// Returns true if at least one of the `usable` lists contains at least one address of the prefix.
     pub fn any_match(&self, prefix: Prefix, usable: ListSet) -> Result<bool, MmdbError> {
         let mut damage = None;
         let accepts = |record| match self.lists_of(record) {
@@ -198,8 +201,8 @@ impl<S: AsRef<[u8]>> TypeDatabase<S> {
         found.map(|found| found & self.all())
     }
 
-    /// Calls `visit` for each entry of each list about the address, ordered by list. A list has several such entries if
-    /// several of its prefixes contain the address and the details of these prefixes differ.
+    /// Calls `visit` for each entry about the address, in the order of the lists. There are several entries from one list if
+    /// several prefixes of the list contain the address and have different details.
     pub fn entries<'a>(
         &'a self,
         address: Address,
