@@ -413,8 +413,8 @@ pub fn max_attempts() -> i32 {
     MAX_ATTEMPTS.get()
 }
 
-/// Returns the percentage for a kind of networks. The lifetime of an answer is scaled by this percentage if the answer is about an
-/// address in such a network.
+/// Returns the percentage for a kind of network. If an answer is about an address in a network of this kind, the lifetime of the
+/// answer is scaled by this percentage.
 pub fn ttl_percent(kind: NetworkKind) -> i32 {
     match kind {
         NetworkKind::Vpn => TTL_VPN_PERCENT.get(),

@@ -66,10 +66,11 @@ impl Error for AddressError {}
 
 /// Parses an address in the forms that honeypots write. Returns `None` for a text that is empty or consists of blanks.
 ///
+/// The grammar of the text:
 /// ```text
 /// text  = *blank [ ipv4 [ "/32" ] / ipv6 [ "/128" / "%" zone ] ] *blank
-/// zone  = 1*VCHAR                 ; dropped: it names an interface of the sensor, not a host
-/// ipv4  = four decimal numbers, no leading zeros
+/// zone  = 1*VCHAR                 ; dropped, because it is the name of an interface of the sensor, not a part of the address
+/// ipv4  = four decimal numbers without leading zeros
 /// ipv6  = RFC 4291 section 2.2, all three forms
 /// ```
 ///

@@ -1,5 +1,6 @@
 //! Parses one line of a list of addresses. People and tools write such lists in several forms.
 //!
+//! The grammar of a line:
 //! ```text
 //! line    = *blank [ quote ] [ entry ] [ quote ] [ "," ] *blank [ comment ]
 //! entry   = address / ipv4 ":" port / "[" ipv6 "]" [ ":" port ]

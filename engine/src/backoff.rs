@@ -12,7 +12,7 @@ const LONGEST: f64 = 1.25;
 
 /// Returns the delay before the next attempt, after a number of consecutive failures. After the first failure the delay is `base`.
 /// Each further failure doubles the delay, up to `cap`. Then jitter multiplies the delay by a factor between 75 % and 125 %.
-/// `random` (0 to 1) determines this factor. If there was no failure, the delay is zero.
+/// `random` (0 to 1) determines this factor. Without a failure, the delay is zero.
 pub fn delay(failures: u32, base: Duration, cap: Duration, random: f64) -> Duration {
     let Some(doublings) = failures.checked_sub(1) else {
         return Duration::ZERO;

@@ -4,8 +4,8 @@
 //! (2025): <https://www.iana.org/assignments/iana-ipv4-special-registry> and
 //! <https://www.iana.org/assignments/iana-ipv6-special-registry>. The table also contains multicast addresses, which are not in
 //! these registries, and the deprecated site-local block. If a registry marks a block with "globally reachable: true", its
-//! addresses are not bogons. If a registry marks a block with "N/A" (Teredo, 6to4), its addresses are bogons, because such an
-//! address belongs to a tunnel and does not show who uses the tunnel.
+//! addresses are not bogons. If a registry marks a block with "N/A" (Teredo, 6to4), its addresses are bogons. Such an address
+//! belongs to a tunnel and does not show who uses the tunnel.
 //!
 //! The first row that contains the address decides. So an exception stands before the block that contains the exception. The table
 //! does not have the blocks inside 2000::/3 that IANA has not allocated yet. IANA will allocate them over time, but the table in an

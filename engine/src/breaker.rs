@@ -1,10 +1,11 @@
 //! Circuit breaker of one provider.
 //!
-//! ```text
-//! Closed    -- fewer than OPENS_AFTER consecutive failures; each failure blocks requests for backoff::delay
-//! Open      -- requests are blocked until `until`
-//! HalfOpen  -- `until` has passed: one probe at a time is allowed, and its outcome decides
-//! ```
+//! The circuit breaker has three states:
+//! - `Closed`: the number of consecutive failures is less than `OPENS_AFTER`. After each failure, requests are blocked for the time
+//!   that `backoff::delay` returns.
+//! - `Open`: requests are blocked until the time `until`.
+//! - `HalfOpen`: the time `until` has passed. One probe at a time is allowed. If a probe succeeds, the breaker closes. If a probe
+//!   fails, the breaker opens again.
 //!
 //! The breaker reads no clock, uses no random numbers and takes no lock. It is stored in shared memory that is zero at first, and
 //! the lock of the struct that contains it protects it. If all bytes are zero, the breaker is closed. All times must come from one

@@ -1,5 +1,6 @@
 //! The type that the Python system determined for an address. Imported documents contain it in the key `ip_classification`.
 //!
+//! A document with such a classification:
 //! ```json
 //! {"ip_classification": {"ip_type": "cloud", "provider": "aws", "confidence": 0.99, "source": "cloud_aws",
 //!                        "classified_at": "2025-11-20T03:18:32+00:00"}}

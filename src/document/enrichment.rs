@@ -1,5 +1,6 @@
 //! Reads and writes the document in `ip_inventory.enrichment`.
 //!
+//! A document with examples of all parts:
 //! ```json
 //! {"maxmind": {"country": "DE", "country_name": "Germany", "city": "Berlin", "latitude": 52.5, "longitude": 13.4,
 //!              "accuracy_radius": 20, "asn": 3320, "asn_org": "Deutsche Telekom AG",
@@ -15,14 +16,15 @@
 //!            "greynoise": {"state": "skipped", "skipped_at": "…"}, …}}
 //! ```
 //!
-//! The object `maxmind` has values from the mmdb files, whichever vendor made the files. The keys `asn_vendor` and
-//! `asn_build_epoch` exist only if the vendor of the network's values differs from the vendor of the location.
+//! The object `maxmind` has values from the mmdb files of all vendors. The keys `asn_vendor` and `asn_build_epoch` exist only if
+//! the vendor of the network's values differs from the vendor of the location.
 //!
 //! The `state` of a source is `value`, `absent`, `failed` or [`skipped`]. `absent` means that the source has confirmed that it has
 //! no data about the address. After `retry_after`, the source may be asked again. `failed` means that all attempts failed and the
 //! lookup is a dead letter.
 //!
-//! Any part of a document may be malformed. Each function in this file that reads a malformed part returns its default value.
+//! Any part of a document may be malformed. If a function in this file reads a malformed part, the function returns a default
+//! value.
 
 use std::time::Duration;
 

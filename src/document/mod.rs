@@ -2,12 +2,12 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `answer` | the values of the mmdb files about an address, and the document for a new address |
+//! | `answer` | the data in the mmdb files about an address, and the document that is stored for a new address |
 //! | `classification` | the type of an address that the Python system determined |
-//! | `enrichment` | the documents of this extension: their content, and the age of each answer |
-//! | `legacy` | the documents of the Python system, read by import |
+//! | `enrichment` | the documents of this extension: the content of a document, and the age of each answer in it |
+//! | `legacy` | the documents of the Python system, which the import reads |
 //! | `skipped` | lookups that a user left out or cancelled |
-//! | `types` | the types of an address |
+//! | `types` | the types of an address that its document contains |
 
 pub mod answer;
 pub mod classification;

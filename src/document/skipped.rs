@@ -1,6 +1,7 @@
 //! Skipped lookups: lookups that a user left out with the argument `sources` of `enrich_ips()`, or cancelled with
 //! `cancel_requests()`.
 //!
+//! A document with a skipped lookup:
 //! ```json
 //! {"_meta": {"greynoise": {"state": "skipped", "skipped_at": "2026-11-20T03:18:32.123456+00:00", "sessions": 3}}}
 //! ```

@@ -9,7 +9,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | `supervisor` | the launcher's side: starts and restarts the exporter |
+//! | `supervisor` | runs in the launcher; starts and restarts the exporter |
 //! | `scrape` | the endpoint for Prometheus |
 //! | `status` | the status files |
 //! | `otlp` | metrics and spans for an OpenTelemetry collector |

@@ -20,7 +20,7 @@ use crate::shared_state::ProcedureCall;
 use crate::telemetry::metric_values;
 use crate::telemetry::{Exporter, exported};
 
-/// How often the exporter checks for changes. The monitor reads the files at the same interval.
+/// How often the exporter checks for changes. The program that monitors the files reads them at the same interval.
 const LOOKS_EVERY: Duration = Duration::from_secs(5);
 /// After this time, the files are written even if nothing has changed. Readers see by the new value of `last_updated` that the
 /// exporter is running.

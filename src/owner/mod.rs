@@ -8,8 +8,8 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | `completion` | completes the sessions of leased rows |
-//! | `evaluation` | evaluates the rules of session priority |
+//! | `completion` | fills the null snapshot columns of sessions for which rows of `session_completion` are leased |
+//! | `evaluation` | evaluates the session priority rules of the owner |
 
 mod completion;
 mod evaluation;

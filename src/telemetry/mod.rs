@@ -9,9 +9,9 @@
 //! | module | contents |
 //! |---|---|
 //! | `cells` | the cells in shared memory for metrics with labels and for histograms |
-//! | `timing` | the timing of work on networks and of the trigger |
-//! | `networks_seen` | the number of distinct networks |
-//! | `spans` | spans for the collector |
+//! | `timing` | measures how long work on networks and the trigger take |
+//! | `networks_seen` | the number of distinct networks that were created or updated |
+//! | `spans` | spans for the OpenTelemetry collector |
 //! | `metric_values` | the current values of the metrics that the engine declares |
 //! | `export_counts` | counts of successful and failed exports |
 //! | `log` | messages for the server's log |
@@ -57,12 +57,12 @@ pub enum Counter {
     SpurHits,
     Errors,
     WithoutAddress,
-    /// Number of sessions that a commit could not count. If such a session exists, a recount is needed.
+    /// Number of sessions that a commit could not count. After such a failure, a recount is needed.
     CountsLost,
 }
 
 impl Counter {
-    /// Returns the counter of the values that a provider found. The function `enrich_stats` has a column for each of these
+    /// Returns the counter of the values that a provider found. The function `enrich_stats()` returns a column for each of these
     /// counters.
     pub fn hits_of(provider: &str) -> Option<Counter> {
         match provider {
@@ -82,7 +82,7 @@ const _: () = assert!(COUNTERS <= shared_state::SLOTS);
 #[derive(Default)]
 struct PendingCounts {
     counters: [i64; COUNTERS],
-    /// Usually empty. A session of a known address adds no entry here, unless the duration of this trigger call is measured.
+    /// Usually empty. A session of a known address adds an entry to this map only if the duration of the trigger call is measured.
     cells: BTreeMap<Cell, i64>,
     networks: PendingNetworks,
     /// Empty if spans are not collected. `spans_dropped` is the number of spans for which `spans` had no space.

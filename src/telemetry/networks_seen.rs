@@ -1,8 +1,8 @@
 //! Estimates the number of distinct networks that were created or updated in all databases together.
 //!
 //! The number is estimated by a HyperLogLog in shared memory. The values of its registers never decrease until a reset. A
-//! transaction keeps its observations in the memory of the backend until it commits. If a session of a known network is inserted,
-//! there is no observation.
+//! transaction keeps its observations in the memory of the backend until it commits. Only a statement that creates or updates a
+//! network makes an observation.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;

@@ -1,8 +1,9 @@
 //! Maximum ages of lists. A list that is older than its maximum age is ignored.
 //!
+//! The grammar of the setting:
 //! ```text
 //! ages = age *("," age)
-//! age  = [TYPE ":"] number unit       ; without a type: for all other types
+//! age  = [TYPE ":"] number unit       ; an age without a type applies to all other types
 //! unit = "minute" | "hour" | "day" | "week", or their plurals
 //! ```
 

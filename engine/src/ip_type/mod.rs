@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `max_age` | the maximum ages of lists, as a setting |
+//! | `max_age` | reads the maximum ages of lists from the text of a setting |
 //!
 //! [`crate::mmdb::types`] describes the types.
 

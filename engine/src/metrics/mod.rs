@@ -5,8 +5,8 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `declarations` | all families as data, and the buckets of the histograms |
-//! | `prometheus` | the text format of Prometheus, and the same samples as rows |
+//! | `declarations` | the declarations of all families, and the bucket bounds of the histograms |
+//! | `prometheus` | writes the text format of Prometheus; also returns the same samples as rows |
 
 pub mod declarations;
 pub mod prometheus;

@@ -1,10 +1,8 @@
 //! Describes the builds of the mmdb files that are in use, as one text. This text is stored with each answer. When a file with
 //! another build is loaded, the answers that have the earlier text expire.
 //!
-//! ```text
-//! 1530576000/1781222400          one city file, one ASN file
-//! 1530576000+1781222400/-        two city files, no ASN file
-//! ```
+//! The text has the build time of each file. For example, the text is `1530576000/1781222400` for one city file and one ASN file.
+//! For two city files and no ASN file, the text is `1530576000+1781222400/-`.
 
 /// Describes the files in both settings. The files have the same order as in the settings. `None` means that the file is not
 /// loaded.

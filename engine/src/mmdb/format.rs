@@ -4,10 +4,11 @@
 //! record without an address, and it reads all parts of a hostile file in limited time. The functions follow no pointers unless the
 //! caller requests it, use no recursion and allocate no memory. The caller decides how much to read.
 //!
+//! The grammar of an mmdb file:
 //! ```text
 //! file     = tree 16(%x00) data marker metadata     ; https://maxmind.github.io/MaxMind-DB/
 //! tree     = node_count nodes of two records, record_size bits each
-//! record   = < node_count: a node / = node_count: nothing here / else data offset + node_count + 16
+//! record   = < node_count: a node / = node_count: no data / > node_count: data offset + node_count + 16
 //! value    = control [ext-type] [size] payload
 //! control  = 3 bits type (0: type is 7 + ext-type), 5 bits size (29, 30, 31: 1, 2, 3 more bytes)
 //! pointer  = control bits 3 and 4: 0 to 3 -> 1 to 4 bytes follow; offset counts from the section's start

@@ -5,6 +5,7 @@
 //! can be used if its records have known names. `database_type` is used only for MaxMind's own files, and only if the sample
 //! contains no known field.
 //!
+//! Records of some vendors:
 //! ```text
 //! MaxMind, DB-IP   {"country": {"iso_code": "GB", "names": {"en": ..}}, "city": {"names": {"en": ..}}, "location": ..}
 //! MaxMind ASN, ISP {"autonomous_system_number": 1221, "autonomous_system_organization": "Telstra Pty Ltd"}

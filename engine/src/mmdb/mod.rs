@@ -1,7 +1,7 @@
 //! Lookups of addresses in mmdb files.
 //!
 //! `open` is fast, and every backend calls it. `verify` reads the whole file. It is called once for each file, before the file is
-//! used. Whatever bytes a file contains, `open`, `verify` and lookups never panic, never run forever and never overflow. If
+//! used. `open`, `verify` and lookups never panic, never run forever and never overflow, even if the file is damaged or hostile. If
 //! `verify` has accepted the file, no lookup in the file fails. Otherwise a lookup may report a damaged record.
 //!
 //! A lookup of one field goes through the tree once and decodes only one path of the record, with the crate `maxminddb`. `open` has
@@ -9,12 +9,12 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `builds` | the builds of several files, as one text |
+//! | `builds` | a text that describes the builds of several files |
 //! | `format` | the parts of a file, and values at a byte offset |
 //! | `layout` | the paths of the fields in a vendor's file |
 //! | `scalar` | conversion of values to countries, coordinates and ASNs |
-//! | `search` | the walk through the tree, for files with types of addresses |
-//! | `several` | how the values of several files become one answer |
+//! | `search` | the search for an address in the tree of a file with types of addresses |
+//! | `several` | combines the values of several files into one answer |
 //! | `types` | files with types of addresses, such as VPN or TOR |
 //! | `vendor` | the vendor of a file |
 //! | `verify` | the check that every lookup in a file succeeds |
@@ -155,7 +155,7 @@ impl<S: AsRef<[u8]>> Database<S> {
         Ok(Self { reader, bytes, plan, layout, facts, content })
     }
 
-    /// Reads all data that a lookup can reach. Whatever bytes the file contains, the time is proportional to the size of the file.
+    /// Reads all data that a lookup can reach. The time is proportional to the size of the file, even if the file is damaged.
     pub fn verify(&self) -> Result<(), MmdbError> {
         verify::verify(self.bytes.as_ref(), &self.plan)
     }

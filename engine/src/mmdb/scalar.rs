@@ -51,8 +51,8 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    /// Parses `15169`, `"15169"`, `"AS15169"` or `"AS15169 Google LLC"`. Returns `None` for 0, which is reserved (RFC 7607) and
-    /// means in files that there is no ASN.
+    /// Parses `15169`, `"15169"`, `"AS15169"` or `"AS15169 Google LLC"`. Returns `None` for 0. The number 0 is reserved (RFC 7607),
+    /// and files contain it if an address has no ASN.
     pub fn asn(self) -> Option<u32> {
         match self {
             Self::Text(text) => {

@@ -56,8 +56,8 @@ impl Search {
     }
 
     /// Returns true if `accepts` returns true for the record of at least one address in a prefix. The function visits each node at
-    /// most once. So whatever bytes the file contains, the time is proportional to the size of the file. If the tree is damaged,
-    /// returns `Err` with the reason.
+    /// most once. So the time is proportional to the size of the file, even if the file is damaged. If the tree is damaged, returns
+    /// `Err` with the reason.
     pub fn any_record(
         &self,
         bytes: &[u8],

@@ -1,8 +1,8 @@
 //! Checks that every lookup in a file succeeds in limited time, for any address.
 //!
 //! The check examines each part of the file that a lookup can reach: each node of the tree, each record of a node, and each value
-//! to which a record points. It examines each part once. So whatever bytes the file contains, time and memory are proportional to
-//! the size of the file:
+//! to which a record points. It examines each part once. Because of the following rules, time and memory are proportional to the
+//! size of the file, even if the file is damaged:
 //!
 //! - Each node is visited once, and its height is stored in one byte. A node may have several parents. For example, 2002::/16 leads
 //!   to the same nodes as IPv4. If the tree has a loop, or a path that is longer than an address, the file is refused. The verify
@@ -74,8 +74,8 @@ pub(super) fn verify_records(
     Ok(())
 }
 
-/// A step of the path from the root of the tree. `node` is the node of this step. `taken` says how many of its two branches the
-/// walk has entered. The path continues in the branch that was entered last.
+/// A step of the path from the root of the tree. `node` is the node of this step. `taken` says how many of the node's two branches
+/// the walk has entered. The path continues in the branch that was entered last.
 struct Frame {
     node: u32,
     taken: u8,

@@ -1,12 +1,13 @@
 //! Files that `mmdb-build --types` compiled from lists.
 //!
+//! The parts of such a file:
 //! ```text
 //! database_type              "cowrie_enrich-IP-Types"
 //! description: {"lists": JSON}   {"format": 1, "lists": [{"name": "aws", "type": "DATACENTER",
 //!                                "published": 1700000000, "entries": 7905, "notice": "..."}]}
 //! record                     {"lists": uint64,            ; bit N: list N contains the network
 //!                             "matches": {"0000": {"list": uint, "provider": "AWS", "region": "eu-central-1",
-//!                                                  "service": "EC2"}}}   ; texts that are unknown are absent
+//!                                                  "service": "EC2"}}}   ; unknown texts are left out
 //! ```
 //!
 //! The value of `lists` is a number, and a lookup of types reads only this number, so the lookup is fast. The keys of a record are
@@ -128,7 +129,7 @@ pub(super) fn entries<'a>(
 }
 
 /// Checks that the keys `lists` and `matches` of a record name the same lists, and that all these lists exist in the file. `work`
-/// is the remaining work for all records of the file together, because records may share data.
+/// is the number of units of work that remain for all records of the file together, because records may share data.
 pub(super) fn check(data: Section<'_>, record: usize, all: ListSet, work: &mut usize) -> Result<(), Fault> {
     let fault = |reason| Fault { offset: record, reason };
     let lists = matches(data, record, work)?;

@@ -1,12 +1,13 @@
 //! Reads files of vendors with types of addresses. The records of such a file have one key for each type.
 //!
+//! The records in the files of each product:
 //! ```text
-//! MaxMind Anonymous-IP      {"is_anonymous": true, "is_anonymous_vpn": true}       ; a key is present only if true
+//! MaxMind Anonymous-IP      {"is_anonymous": true, "is_anonymous_vpn": true}       ; false keys are left out
 //! MaxMind Anonymous-Plus    the same, with "provider_name": "..."
 //! IPinfo privacy            {"hosting": false, "proxy": false, "relay": false, "tor": false, "vpn": true, "service": "..."}
 //! IPinfo privacy, older     the same keys, with the texts "true" and ""
 //! IPinfo Core, Plus         {"is_hosting": true, "is_vpn": false, ...}, with other keys
-//! residential proxies       each record is such a proxy: "provider_name" (MaxMind) or "service" (IPinfo)
+//! residential proxies       each address with a record is such a proxy; keys "provider_name" (MaxMind) or "service" (IPinfo)
 //! ```
 //!
 //! If an address has no record, it has no type, because the vendor says nothing about it. Many records in MaxMind's files are

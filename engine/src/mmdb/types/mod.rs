@@ -3,7 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `compiled` | files that `mmdb-build --types` compiled from lists |
-//! | `flags` | files of vendors, whose records have one key for each type |
+//! | `flags` | files of vendors; the records of these files have one key for each type |
 //! | `list_set` | a set of lists of one file |
 //!
 //! Each file contains lists. A list has one type, which applies to all its addresses, and a time of publication. So for any file, a
@@ -20,7 +20,7 @@
 //! |---|---|
 //! | `VPN`, `PROXY`, `TOR`, `RELAY` | an exit of a VPN, an open proxy, a Tor exit, a relay such as iCloud Private Relay |
 //! | `RESIDENTIAL_PROXY` | a proxy in a private home |
-//! | `ANONYMOUS` | the vendor knows that the address hides its user, but not how |
+//! | `ANONYMOUS` | the address hides its user, but the vendor does not know by which method |
 //! | `DATACENTER` | a hosting company or a cloud |
 //! | `RESIDENTIAL`, `MOBILE` | the access network of a private user |
 //! | `SCANNER_BENIGN` | a known research scanner; GreyNoise is not asked about it |
@@ -140,7 +140,7 @@ impl<S: AsRef<[u8]>> TypeDatabase<S> {
         Ok(Self { search, plan, facts, lists, records, bytes })
     }
 
-    /// Reads all data that a lookup can reach. Whatever bytes the file contains, the time is proportional to the size of the file.
+    /// Reads all data that a lookup can reach. The time is proportional to the size of the file, even if the file is damaged.
     pub fn verify(&self) -> Result<(), MmdbError> {
         let data = self.plan.data(self.bytes.as_ref());
         let mut work = data.0.len().saturating_mul(compiled::WORK_A_BYTE).saturating_add(compiled::WORK);
