@@ -50,7 +50,7 @@ impl LegacyDocument {
     }
 }
 
-/// Reads a document. `None` means that the document is null in SQL. It is treated like an empty document.
+/// Reads a document. `None` means that the document is null in SQL. A null document is treated like an empty document.
 pub fn read(document: Option<Container<'_>>) -> LegacyDocument {
     let mut reading = LegacyDocument::default();
     let Some(document) = document else { return reading };

@@ -18,8 +18,8 @@ pub fn ip_types(document: Container<'_>) -> Vec<String> {
     types
 }
 
-/// Returns the type that is stored with a session of the address that arrives now. Ignores the classification of the Python system
-/// if it is older than the maximum age of lists with the same type.
+/// Returns the type that is stored with a session of the address if the session arrives now. Ignores the classification of the
+/// Python system if it is older than the maximum age of lists with the same type.
 pub fn leading_type(document: Container<'_>) -> Option<String> {
     let mut types = spur_types(document);
     let now = clock::now();

@@ -226,7 +226,7 @@ impl Line {
         self.under_way.is_none().then_some(self.due)
     }
 
-    /// Handles the end of a request, if the request was for this signal (metrics or spans). Ignores requests for the other signal.
+    /// Handles the end of a request, if the request was for this signal (metrics or spans). Ignores all other requests.
     fn heard(&mut self, ticket: u64, outcome: &Outcome, now: Instant) {
         let Some((_, request)) = self.under_way.take_if(|(of, _)| *of == ticket) else { return };
         let (signal, items) = (self.signal, request.items);

@@ -44,13 +44,14 @@ fn after_lock() -> Duration {
     guc::worker_naptime() / 2
 }
 
-/// Returns the pause before the visit is tried again with fewer sessions. The pause grows with each attempt, because the visit may
-/// have been slow only because the machine is busy.
+/// Returns the pause before the visit is tried again with fewer sessions. The pause grows with each attempt. If the machine is
+/// busy, even a visit with fewer sessions may be slow.
 fn after_slow_visit(attempts: i64) -> Duration {
     after_lock().saturating_mul(1 << attempts.clamp(0, 20)).min(LONGEST_AFTER_SLOW_VISIT)
 }
 
-/// Returns the pause after a visit took too long although it had only one session. Each further attempt doubles the pause.
+/// Returns the pause after a visit that took too long, although the visit had only one session. Each further attempt doubles the
+/// pause.
 fn after_slow_session(attempts: i64) -> Duration {
     Duration::from_secs(1 << (attempts - SMALLEST_AFTER).clamp(1, 20)).min(LONGEST_AFTER_CODE)
 }

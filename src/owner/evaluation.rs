@@ -30,8 +30,8 @@ pub struct Evaluation {
     waiting: BTreeSet<Address>,
     /// The tables that remain. The first one is being evaluated.
     tables: VecDeque<Table>,
-    /// The first page of the next step. `last` is the number of the first page after the end of the table. It is `None` until the
-    /// size of the table is known.
+    /// The first page of the next step. `last` is the number of the first page after the end of the table. `last` is `None` until
+    /// the size of the table is known.
     page: u32,
     last: Option<u32>,
     /// Number of pages that a step evaluates.

@@ -4,7 +4,7 @@
 //! The worker of a database starts a process for an owner in two cases: rows of session_completion are due for a table of this
 //! owner, or the rules of this owner must be evaluated (see `worker::owner_supervisor`). The process connects as the owner and
 //! works in short transactions. One transaction leases rows and reads the inventory. This transaction ends before any code of the
-//! owner runs. So if code of the owner does not end, it holds locks only on tables of the owner.
+//! owner runs. So if code of the owner does not end, this code holds locks only on tables of the owner.
 //!
 //! | module | does |
 //! |---|---|

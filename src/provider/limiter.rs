@@ -1,4 +1,5 @@
-//! Rate limits, pauses and circuit breakers of providers. They apply to all processes of the cluster together.
+//! Limits the requests to providers with rate limits, pauses and circuit breakers. The limits apply to all processes of the cluster
+//! together.
 //!
 //! A process takes a permit before it sends a request to a provider. There are as many permits as the provider allows parallel
 //! requests. Permits are granted at most at the rate that the provider allows. During a pause no permit is granted. After the
@@ -128,8 +129,8 @@ pub fn take_permits(provider: Provider, most: usize, limits: &Limits) -> Vec<Per
     grants.take(most).collect()
 }
 
-/// When the rate limit counts a request: when its permit is taken, or when the request is sent. If a provider has a limit per
-/// second, this limit applies to the time at which requests are sent.
+/// Determines when the rate limit counts a request: when the permit of the request is taken, or when the request is sent. If a
+/// provider has a limit per second, this limit applies to the time at which requests are sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RateCount {
     Now,
@@ -394,8 +395,8 @@ fn wake_all() {
 /// Answers older than this are certainly stored.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(600);
 
-/// Returns true if an answer of the provider may not be stored yet: a request may be running, or no transaction may have stored its
-/// answer.
+/// Returns true if it is possible that an answer of the provider is still on its way to the tables. This is so while a request is
+/// running, and for some time after the last answer has arrived.
 pub fn may_have_pending_answer(provider: Provider) -> bool {
     let state = shared_state::locked(|guarded| guarded.providers[provider.index()]);
     state.in_use > 0 || state.last_success > clock::transaction_start() - WRITTEN_WITHIN

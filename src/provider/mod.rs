@@ -143,8 +143,8 @@ impl Provider {
         Configuration::read(|configuration| configuration.each[self.0].lifetimes)
     }
 
-    /// Returns the lifetimes of answers about an address. `kind` is the kind of the address's network. It changes the lifetime only
-    /// if the provider's answers name the network.
+    /// Returns the lifetimes of answers about an address. `kind` is the kind of the address's network. `kind` changes the lifetime
+    /// only if the provider's answers name the network.
     pub fn lifetimes_in(self, kind: Option<NetworkKind>) -> Lifetimes {
         let Lifetimes { value, absent } = self.lifetimes();
         match self.purpose() {
