@@ -92,7 +92,7 @@ pub fn parse(text: &str) -> Result<Option<Address>, AddressError> {
     ip.map(|ip| Some(Address::new(ip))).ok_or(AddressError::NotAnAddress)
 }
 
-/// Parses the text in these bytes with [`parse`]. If the bytes are not UTF-8, they are not an address.
+/// Parses an address in these bytes, like [`parse`]. Returns an error if the bytes are not UTF-8.
 pub fn parse_bytes(bytes: &[u8]) -> Result<Option<Address>, AddressError> {
     std::str::from_utf8(bytes).map_err(|_| AddressError::NotAnAddress).and_then(parse)
 }

@@ -45,8 +45,8 @@ pub fn covers(block: Prefix) -> bool {
 }
 
 /// Returns true if all addresses of the block are bogons. The first row that overlaps the block is used. If this row contains the
-/// whole block, it decides. Otherwise the block is divided into halves, and all addresses of both halves must be bogons. `width` is
-/// the number of bits of an address.
+/// whole block, the row decides. Otherwise the block is divided into halves, and all addresses of both halves must be bogons.
+/// `width` is the number of bits of an address.
 fn all_bogons<Bits: Into<u128> + Copy>(rows: &[Row<Bits>], network: u128, length: u32, width: u32) -> bool {
     let mask_of = |length: u32| u128::MAX.checked_shl(width - length).unwrap_or(0);
     let overlaps = |row: &&Row<Bits>| {

@@ -7,9 +7,9 @@
 //! - `HalfOpen`: the time `until` has passed. One probe at a time is allowed. If a probe succeeds, the breaker closes. If a probe
 //!   fails, the breaker opens again.
 //!
-//! The breaker reads no clock, uses no random numbers and takes no lock. It is stored in shared memory that is zero at first, and
-//! the lock of the struct that contains it protects it. If all bytes are zero, the breaker is closed. All times must come from one
-//! clock, which all processes read.
+//! The breaker reads no clock, uses no random numbers and takes no lock. It is stored in a larger struct in shared memory, and the
+//! lock of this struct protects it. New shared memory is zero. If all bytes of the breaker are zero, the breaker is closed. All
+//! times must come from one clock, which all processes read.
 //!
 //! Several exchanges run at the same time, so one cause may make several of them fail. If the breaker is closed, each failure is
 //! counted, and `until` is set to the current time plus the delay of this failure. The delays of several failures are not added. If
@@ -100,7 +100,7 @@ impl Breaker {
         }
         self.failures = self.failures.saturating_add(1);
         let until = now + backoff::delay(self.failures, base, LONGEST_PAUSE, random);
-        // If the breaker is open, `until` is the time by which the granted probe must report, so it does not matter here. If the
+        // If the breaker is open, `until` is the time by which the granted probe must report, so this time is ignored here. If the
         // breaker is closed, `until` is the end of an earlier pause. This earlier pause remains if it ends later than the new
         // pause.
         let floor = if open { self.backoff_until } else { self.until };

@@ -1,8 +1,8 @@
 //! Classifies a network by the name of its organisation.
 //!
 //! A phrase must match whole words of the name. So "crispy" is not an ISP, "reduce" is not a school, and "Govan" is not a
-//! government. If a name matches phrases of several kinds, the kinds have this order of precedence. Kinds of organisations come
-//! before uses of the network:
+//! government. If a name matches phrases of several kinds, the first of these kinds in the following list is used. Kinds of
+//! organisations come before uses of the network:
 //!
 //! 1. government: for example, "Ministry of Education" and "Department of Telecommunications" are ministries.
 //! 2. education: the telecom department or the data center of a university belongs to the university.

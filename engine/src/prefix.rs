@@ -1,7 +1,7 @@
 //! Prefixes: blocks of addresses in canonical form.
 //!
 //! One block always has the same `Prefix`. The bits after the prefix length are zero. A block of IPv4-mapped IPv6 addresses is
-//! converted to its IPv4 block, like an address in `Address`.
+//! converted to its IPv4 block. `Address` converts a single address in the same way.
 
 use crate::address::Address;
 use ipnet::IpNet;

@@ -1,8 +1,9 @@
 //! Daily quota of requests to a provider.
 //!
 //! A request counts as used from the time at which it is granted until it is given back. It counts only for the day on which it was
-//! granted. The quota reads no clock and takes no lock. It is stored in shared memory that is zero at first, and the lock of the
-//! struct that contains it protects it. Days begin at midnight UTC and are counted from 2000-01-01.
+//! granted. The quota reads no clock and takes no lock. It is stored in a larger struct in shared memory, and the lock of this
+//! struct protects it. New shared memory is zero, which is the state before the first request. Days begin at midnight UTC and are
+//! counted from 2000-01-01.
 //!
 //! If a clock is set back from one day to the previous day, the number of requests used on the previous day is no longer known. So
 //! new requests are counted for the later day, and the limit for the later day applies.
@@ -42,8 +43,8 @@ impl Quota {
         (limit != 0).then_some(left.unsigned_abs())
     }
 
-    /// Grants requests: at most `wanted`, and at most as many as remain. Returns the number of granted requests. They count for the
-    /// day `self.day`.
+    /// Grants requests: at most `wanted`, and at most as many as remain. Returns the number of granted requests. The granted
+    /// requests count for the day `self.day`.
     pub fn take(&mut self, now: Timestamp, wanted: u32, limit: u32) -> u32 {
         *self = self.at(now);
         let left = self.left(now, limit).unwrap_or(u64::MAX);

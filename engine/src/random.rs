@@ -3,8 +3,8 @@
 //! Only the outermost functions call this module. All other functions get a random number as an argument, so that tests can choose
 //! the number.
 //!
-//! The random numbers come from `RandomState` of the standard library. It uses SipHash, whose results cannot be predicted without
-//! the key. The operating system provides the 128-bit key of each thread, and each call uses a different key.
+//! The random numbers come from `RandomState` of the standard library. `RandomState` uses SipHash, whose results cannot be
+//! predicted without the key. The operating system provides the 128-bit key of each thread, and each call uses a different key.
 
 use std::hash::{BuildHasher, RandomState};
 use std::process;

@@ -1,8 +1,8 @@
 //! Rate limiter.
 //!
-//! The limiter uses GCRA, a form of the leaky bucket. Its state is one number: the time at which the bucket would be empty again
-//! ("theoretical arrival time", ITU-T I.371). So the state can be one atomic that several processes share. `admit` is a pure
-//! function. If it refuses a request, the state does not change.
+//! The limiter uses GCRA, a form of the leaky bucket. The state of the limiter is one number: the time at which the bucket would be
+//! empty again ("theoretical arrival time", ITU-T I.371). So the state can be one atomic that several processes share. `admit` is a
+//! pure function. If it refuses a request, the state does not change.
 //!
 //! If several processes share a limiter, each of them must first load the state, then read the clock, and then store `next` with a
 //! compare-and-exchange. If the exchange fails, the process starts again with loading the state. If a process read the clock first,

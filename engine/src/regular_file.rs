@@ -1,8 +1,8 @@
 //! Opens files whose paths other users may change.
 //!
-//! Opening the file never waits, and the file type is checked after the file was opened. If the file were a FIFO, the process would
-//! wait until a program writes to it. If it were a device, reading might never end. A check before opening would not be enough,
-//! because the path may name another file when it is opened.
+//! The file is opened in a mode that never waits. In another mode, opening a FIFO would wait until a program writes to the FIFO. A
+//! device is refused, because reading from a device might never end. The file type is checked after the file was opened. A check
+//! before opening would not be enough, because another file could replace the checked file before it is opened.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};

@@ -1,7 +1,7 @@
 //! Checks session times for plausibility.
 //!
 //! A sensor without a clock sends times in 1970, and a hostile sensor may send any time. If the time of a session cannot be true,
-//! the row of the session keeps it unchanged, but it is not used for `first_seen` and `last_seen`. The SQL function
+//! the row of the session keeps this time unchanged, but the time is not used for `first_seen` and `last_seen`. The SQL function
 //! `session_time()` applies the same rule to times that are already stored.
 
 use std::time::Duration;
@@ -11,7 +11,8 @@ use crate::timestamp::Timestamp;
 /// 1970-01-01 UTC.
 pub const EARLIEST: Timestamp = Timestamp::from_unix(0);
 
-/// How much later than its enrichment the time of a session may be. A sensor's clock may have a wrong time zone.
+/// The time of a session may be later than the enrichment of the session by at most this duration. The clock of a sensor may have a
+/// wrong time zone.
 pub const AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Returns `time` if it is not before 1970-01-01 and at most one day after the enrichment of the session. Otherwise returns `None`.

@@ -94,7 +94,7 @@ impl Timestamp {
         let since_midnight =
             (hour * 3600 + minute * 60 + second - offset(zone)?) * MICROS_PER_SECOND + micros;
         let midnight = parse_date(date)?.to_datetime(Time::midnight());
-        // With the time zone offset, the time may be outside the years that `Timestamp` can hold.
+        // After the time zone offset is applied, the time may be outside the years that `Timestamp` can hold.
         let time = midnight.checked_add(SignedDuration::from_micros(since_midnight)).ok()?;
         let micros = i64::try_from(time.duration_since(EPOCH).as_micros()).ok()?;
         (time.year() >= 1).then_some(Timestamp(micros))

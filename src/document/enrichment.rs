@@ -129,7 +129,7 @@ pub fn last_answer(document: Container<'_>, source: &str) -> LastAnswer {
     }
 }
 
-/// How far the time of an answer may be in the future. If the time is later than that, the clock that set it was wrong.
+/// How far the time of an answer may be in the future. If the time is further in the future, the clock that set it was wrong.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(300);
 
 /// Returns true if a source's answer is younger than its lifetime, which is in seconds. A value counts as an answer, and so does a

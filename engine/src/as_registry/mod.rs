@@ -1,4 +1,5 @@
-//! IANA's registries of AS numbers. They say to which regional registry IANA has given each number, and which numbers are bogons.
+//! IANA's registries of AS numbers. The tables say to which regional registry IANA has given each number, and which numbers are
+//! bogons.
 //!
 //! The tables are constants, so a search reads no file and sends no request. The tables have the content of the IANA registries on
 //! 2026-06-01: <https://www.iana.org/assignments/as-numbers> and

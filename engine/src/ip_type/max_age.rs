@@ -21,11 +21,11 @@ const DAY: u64 = 24 * 60 * MINUTE;
 /// Shortest and longest maximum age in seconds.
 const BOUNDS: std::ops::RangeInclusive<u64> = MINUTE..=3650 * DAY;
 
-/// Maximum age, in seconds, of lists with any other type. It is used if the setting has no age without a type.
+/// Maximum age, in seconds, of a list whose type is not in the setting. Used only if the setting has no age without a type.
 const OTHERS: u64 = 7 * DAY;
 
-/// How many seconds the publication time of a list may be in the future. If the time is later than that, it is wrong, so the age of
-/// the list is unknown.
+/// How many seconds the publication time of a list may be in the future. If the time is further in the future, the time is wrong,
+/// so the age of the list is unknown.
 const CLOCKS_DIFFER: u64 = DAY;
 
 #[derive(Clone, PartialEq, Eq, Debug)]

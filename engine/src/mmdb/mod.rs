@@ -90,8 +90,8 @@ pub struct Location<'a> {
     pub accuracy_radius: Option<u32>,
 }
 
-/// The location of an address with more fields. The insert of a session does not need these additional fields. At least one field
-/// is known.
+/// The location of an address, with more fields than `Location`. The insert of a session does not need these additional fields. At
+/// least one field is known.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct DetailedLocation<'a> {
     pub location: Location<'a>,
@@ -298,8 +298,8 @@ impl<'a, S: AsRef<[u8]>> Found<'a, S> {
                         return Ok(Some(value));
                     }
                 }
-                // The record does not have the path, or a value before the end of the path is not a map. The file is not damaged,
-                // because files may have other layouts.
+                // The record does not have the path, or a value before the end of the path is not a map. This does not mean that
+                // the file is damaged. The file may have another layout.
                 Ok(None) | Err(MaxMindDbError::Decoding { .. }) => {}
                 Err(error) => return Err(damaged(self.address, error)),
             }

@@ -4,9 +4,9 @@
 //! earlier files. Two rules ensure that the result does not combine values of different places:
 //!
 //! - City, coordinates and accuracy radius belong together, so all of them come from the first file that has a city or coordinates.
-//!   Region, postal code and time zone also come from one file. If a file has a city or coordinates, this file is the same as for
-//!   the city.
-//! - If a later file has another country than an earlier file, its city and its coordinates are not used.
+//!   Region, postal code and time zone also come from one file. If any file has a city or coordinates, these three fields come from
+//!   the file of the city and the coordinates.
+//! - If a later file has another country than an earlier file, the city and the coordinates of the later file are not used.
 //!
 //! The organisation of a network may come from a later file only if the later file has the same ASN as the earlier file.
 

@@ -10,9 +10,9 @@
 //! residential proxies       each address with a record is such a proxy; keys "provider_name" (MaxMind) or "service" (IPinfo)
 //! ```
 //!
-//! If an address has no record, it has no type, because the vendor says nothing about it. Many records in MaxMind's files are
-//! empty. An empty record also means that the address has no type. The key `tor` in IPinfo's files is true for all relays of the
-//! Tor network, not only for exits.
+//! If an address has no record, it has no type, because the vendor says nothing about the address. Many records in MaxMind's files
+//! are empty. An empty record also means that the address has no type. The key `tor` in IPinfo's files is true for all relays of
+//! the Tor network, not only for exits.
 
 use super::compiled::{WORK, known};
 use super::{Entry, ListSet, TypeList};
@@ -185,7 +185,7 @@ impl Family {
         })?;
         for list in self.matches(data, record)?.iter() {
             // The names in the record are names of the anonymizing service. They are not names of the hosting company, so they are
-            // left out for these types.
+            // left out for the types DATACENTER, TOR and MOBILE.
             let kind = self.keys.get(list).map(|(_, kind)| *kind);
             let named = !matches!(kind, Some("DATACENTER" | "TOR" | "MOBILE"));
             visit(Entry {
