@@ -7,8 +7,8 @@
 CREATE FUNCTION addresses_restored() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- Waits until those jobs of pg_restore that are loading networks are done. A job that starts to load networks later waits for
-    -- this transaction.
+    -- Parallel jobs of pg_restore may be loading networks now. This lock waits until these jobs have finished. If another job
+    -- starts to load networks afterwards, that job waits for this transaction.
     LOCK TABLE @extschema@.asn_inventory IN SHARE ROW EXCLUSIVE MODE;
     RETURN NULL;
 END

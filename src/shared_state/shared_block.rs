@@ -54,7 +54,7 @@ const WAITING: usize = 128;
 const ROWS: usize = 8192;
 
 crate::zeroable! {
-    /// The part of the shared memory that processes access without a lock.
+    /// The part of the shared memory that is read and written without a lock.
     pub struct Block {
         pub counters: [AtomicI64; SLOTS],
         pub cells: [AtomicI64; CELLS],

@@ -109,8 +109,8 @@ pub struct IncompleteSessionRow {
     pub address: Address,
     pub table: Oid,
     pub gaps: Gaps,
-    /// True if an answer about the address may arrive soon. In this case, the row must become visible together with the
-    /// session. If this field is false, and the same address and table already have a pending row, no row is appended.
+    /// True if an answer about the address may arrive soon. Then this row is always appended, so that it becomes visible together
+    /// with the session. If false, this row is appended only if the same address and table have no pending row yet.
     pub is_asked: bool,
 }
 

@@ -283,7 +283,7 @@ fn database_is_needed(database: Oid) {
         }
     });
     let block = shared_state::block();
-    // These slots also include the slot of a worker that is starting and has not taken its slot yet.
+    // A slot is reserved for a worker before the worker has started. So these slots include those of starting workers.
     for worker_slot in
         block.worker_slots.iter().filter(|worker_slot| worker_slot.database.load(Ordering::Acquire) == wanted)
     {

@@ -1,9 +1,9 @@
 //! Finds the paths at which a file stores the country, the city, the ASN and other fields in its records.
 //!
-//! Each vendor uses different paths, and the `database_type` of a file is free text. So when a file is opened, a sample of its
-//! records is read. A path is used if it leads to a valid value in at least one of these records. So the file of an unknown vendor
-//! can be used if its records have known names. `database_type` is used only for MaxMind's own files, and only if the sample
-//! contains no known field.
+//! Each vendor stores a value under a different path of keys in the record, such as `country.iso_code`. The `database_type` of a
+//! file is free text. So when a file is opened, a sample of its records is read. A path is used if it leads to a valid value in at
+//! least one of these records. So the file of an unknown vendor can be used if its records contain known paths. `database_type` is
+//! used only for MaxMind's own files, and only if the sample contains no known path.
 //!
 //! Records of some vendors:
 //! ```text
