@@ -32,12 +32,13 @@ pub struct Program {
     pub needs: Needs,
 }
 
-/// The access that a program needs. It determines when the program can run.
+/// The access to databases that a program needs. This access determines when the program can run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
     /// The program connects to no database, and runs on a standby too.
     Nothing,
-    /// The program reads the shared catalogs. On a standby it runs once the standby is consistent.
+    /// The program reads the shared catalogs. On a standby, the program starts after the standby has reached a consistent
+    /// state.
     Reading,
     /// The program writes to databases, so it does not run on a standby.
     Writing,
@@ -60,11 +61,12 @@ macro_rules! background_process {
 /// The postmaster restarts the launcher this number of seconds after the launcher has ended.
 const LAUNCHER_RESTARTS_AFTER: c_int = 5;
 
-/// Makes the postmaster start a program as soon as it can, and again whenever it ends. Called from
-/// `_PG_init`. Does nothing if the library is not being preloaded, or in the server that pg_upgrade starts.
+/// Registers a program with the postmaster. The postmaster starts the program as soon as possible, and restarts it whenever it
+/// has ended. Must be called from `_PG_init`. Does nothing if the library is not being preloaded, or if pg_upgrade started the
+/// server.
 pub fn register(program: Program) {
-    // SAFETY: reads two flags. They show that the postmaster is starting, which is when registration is
-    // allowed.
+    // SAFETY: this code reads two flags of the server. It registers the program only if the flags show that the postmaster is
+    // starting. Only then the server allows a registration.
     unsafe {
         if !pg_sys::process_shared_preload_libraries_in_progress || pg_sys::IsBinaryUpgrade {
             return;
@@ -75,13 +77,13 @@ pub fn register(program: Program) {
     }
 }
 
-/// Starts a program once; returns `None` if no slot is free (`max_worker_processes`). The caller's latch is
-/// set when the process starts and when it ends.
+/// Starts a program once. Returns `None` if all slots for background processes (`max_worker_processes`) are in use. The server
+/// sets the latch of this process when the new process starts and when it ends.
 pub fn start(program: Program, name: &str, argument: i32) -> Option<Process> {
     let mut worker = describe(program, name, argument);
     let mut handle = std::ptr::null_mut();
-    // SAFETY: the server copies the description. The handle is in a memory context that exists until the process
-    // ends.
+    // SAFETY: the server copies the description of the new process. The handle is in a memory context that exists until this
+    // process ends.
     unsafe {
         worker.bgw_notify_pid = pg_sys::MyProcPid;
         let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
@@ -141,17 +143,18 @@ fn fill(array: &mut [c_char], text: &str) {
     }
 }
 
-/// Called first in a process that connects to nothing. From now on SIGTERM ends it at any point.
+/// Unblocks signals in a process that connects to no database. Such a process must call this function first. From then on,
+/// SIGTERM ends the process at any point.
 pub fn accept_termination() {
-    // SAFETY: the process has the default handlers, and the default handler of SIGTERM ends it.
+    // SAFETY: the process has the default signal handlers. The default handler of SIGTERM ends the process.
     unsafe { pg_sys::BackgroundWorkerUnblockSignals() }
 }
 
-/// Called first in a process that connects. From now on it accepts requests to end, to reload its settings,
-/// and to cancel.
+/// Sets signal handlers and unblocks signals in a process that connects to a database. Such a process must call this function
+/// first. From then on, it accepts requests to end, to reload its settings, and to cancel.
 pub fn accept_signals() {
-    // SAFETY: these are handlers of the server. They set flags and the latch, and CHECK_FOR_INTERRUPTS does
-    // the rest. The default for SIGTERM could end the process at any point.
+    // SAFETY: these are handlers of the server. They only set flags and the latch. CHECK_FOR_INTERRUPTS reads the flags later.
+    // The default handler of SIGTERM is replaced, because it could end the process at any point.
     unsafe {
         pqsignal(SIGTERM, on_termination);
         pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -162,10 +165,11 @@ pub fn accept_signals() {
 /// True if this process has received SIGTERM.
 static TERMINATED: AtomicBool = AtomicBool::new(false);
 
-/// Runs in a signal handler, so without a guard. It only sets a flag and calls the server's handler.
+/// Handles SIGTERM. The handler only sets a flag and calls the server's handler. It has no guard of pgrx, because it runs as a
+/// signal handler.
 unsafe extern "C-unwind" fn on_termination(signal: c_int) {
     TERMINATED.store(true, Ordering::Relaxed);
-    // SAFETY: the server's own handler, called in the context in which the server calls it.
+    // SAFETY: `die` is the server's own handler. It is called inside a signal handler, as the server itself calls it.
     unsafe { die(signal) }
 }
 
@@ -180,8 +184,8 @@ const SIGHUP: c_int = 1;
 const SIGTERM: c_int = 15;
 
 unsafe extern "C-unwind" {
-    /// src/port/pqsignal.c. Declared here because pgrx's bindings wrap functions, and a signal handler must
-    /// be the function of the server itself. The result differs between versions and is not read.
+    /// Defined in src/port/pqsignal.c. Declared here because the bindings of pgrx wrap each function. A signal handler must be
+    /// a function of the server itself. The type of the result differs between versions, so no result is declared.
     #[cfg_attr(feature = "pg18", link_name = "pqsignal_be")]
     fn pqsignal(signal: c_int, handler: Handler);
     /// src/backend/tcop/postgres.c
@@ -190,9 +194,8 @@ unsafe extern "C-unwind" {
     fn SignalHandlerForConfigReload(signal: c_int);
 }
 
-/// Connects to a database as the bootstrap superuser; work for users runs as another role, see `pg::role`.
-/// With `None`, connects to no database, so that only the shared catalogs can be read. Ends the process if
-/// the connection fails.
+/// Connects to a database as the bootstrap superuser. Work for users runs as another role: see `pg::role`. If `database` is
+/// `None`, connects to no database, so that only the shared catalogs can be read. Ends the process if the connection fails.
 pub fn connect(database: Option<pg_sys::Oid>, program: Program) {
     connect_with(database.unwrap_or(pg_sys::InvalidOid), pg_sys::InvalidOid, program);
 }
@@ -203,13 +206,14 @@ pub fn connect_as(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
     connect_with(database, role, program);
 }
 
-/// Connects to a database as the bootstrap superuser, then permanently makes a role the session user. Used for a role that may not
-/// connect. Code of the role must run only in a restricted operation, where it cannot reset the session user. Ends the process if a
-/// step fails.
+/// Connects to a database as the bootstrap superuser, then permanently makes a role the session user. Used for a role that is
+/// not allowed to connect. Code of the role must run only in a restricted operation, because there it cannot reset the session
+/// user. Ends the process if a step fails.
 pub fn connect_and_become(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
     connect_with(database, pg_sys::InvalidOid, program);
     let become_role = || {
-        // SAFETY: inside a transaction, which the lookup needs; the role exists, or the lookup returns false.
+        // SAFETY: superuser_arg reads a catalog, and this code runs inside a transaction. If the role does not exist,
+        // superuser_arg returns false.
         unsafe { pg_sys::SetSessionAuthorization(role, pg_sys::superuser_arg(role)) };
     };
     if let Err(failure) = transaction::run(become_role) {
@@ -221,7 +225,7 @@ fn connect_with(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
     // SAFETY: once per process, outside any transaction.
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(database, role, CONNECTION_FLAGS);
-        // Settings of the database or of all superusers must not change the behaviour of this process.
+        // Settings of the database, or settings for all superusers, must not change the behaviour of this process.
         let exists = |name: &CStr| !pg_sys::GetConfigOption(name.as_ptr(), true, false).is_null();
         let later = LATER_SETTINGS.iter().filter(|(name, _)| exists(name));
         for (name, value) in OWN_SETTINGS.iter().chain(later) {
@@ -238,13 +242,13 @@ fn connect_with(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
     }
 }
 
-/// A role without LOGIN may be the session user of a background process.
+/// These flags allow that the session user of a background process is a role without LOGIN.
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 const CONNECTION_FLAGS: u32 = 0;
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 const CONNECTION_FLAGS: u32 = pg_sys::BGWORKER_BYPASS_ROLELOGINCHECK;
 
-/// Sleeps as [`latch::wait`] does. Ignores a cancellation, because nothing runs that it could cancel.
+/// Sleeps as [`latch::wait`] does. Ignores a request to cancel, because no statement is running.
 pub fn sleep(timeout: Duration, also: Option<BorrowedFd<'_>>) {
     let nothing = |_| ();
     PgTryBuilder::new(AssertUnwindSafe(|| latch::wait(timeout, also))).catch_others(nothing).execute();
@@ -257,15 +261,15 @@ const OWN_SETTINGS: [(&CStr, &CStr); 8] = [
     (c"session_replication_role", c"origin"),
     // A worker that waits for a lock blocks other sessions. So the worker gives up and retries later.
     (c"lock_timeout", c"500ms"),
-    // The worker runs many short statements over tables that are full at one moment and empty at the next. So
-    // each plan is made for the current values, without JIT compilation.
+    // The worker runs many short statements on tables whose size changes quickly. So each plan is made for the current values,
+    // without JIT compilation.
     (c"plan_cache_mode", c"force_custom_plan"),
     (c"jit", c"off"),
     // An error in a step must not end the process.
     (c"exit_on_error", c"off"),
 ];
 
-/// Settings that do not exist in all versions of PostgreSQL. Minor releases added the second one.
+/// Settings that do not exist in all versions of PostgreSQL. The second setting was added in minor releases.
 const LATER_SETTINGS: [(&CStr, &CStr); 2] =
     [(c"transaction_timeout", c"0"), (c"restrict_nonsystem_relation_kind", c"")];
 
@@ -281,7 +285,7 @@ pub fn reload_settings() {
     }
 }
 
-/// Reports the process's activity to pg_stat_activity; `None` if it waits for work.
+/// Shows in pg_stat_activity what this process is doing. `None` means that the process waits for work.
 pub fn report_activity(what: Option<&CStr>) {
     let (state, text) = match what {
         Some(what) => (pg_sys::BackendState::STATE_RUNNING, what.as_ptr()),
@@ -291,8 +295,8 @@ pub fn report_activity(what: Option<&CStr>) {
     unsafe { pg_sys::pgstat_report_activity(state, text) }
 }
 
-/// Reports table statistics, so that autovacuum sees changes of the extension's tables. Called outside any
-/// transaction.
+/// Sends the table statistics of this process, so that autovacuum sees the changes of the extension's tables. Must be called
+/// outside a transaction.
 pub fn report_statistics() {
     // SAFETY: called between transactions.
     unsafe { pg_sys::pgstat_report_stat(true) };
@@ -306,14 +310,14 @@ pub fn own_pid() -> i32 {
 
 /// Returns true if a server process with this id exists, and is of a kind that may run transactions.
 pub fn is_backend(pid: i32) -> bool {
-    // SAFETY: the function reads shared memory under a lock that it takes. The entry itself is not read here.
+    // SAFETY: BackendPidGetProc takes a lock while it reads shared memory. This code does not read the returned entry.
     unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
 }
 
 /// Asks a server process to end, as pg_terminate_backend() does.
 pub fn terminate(pid: i32) {
     if pid != 0 && is_backend(pid) {
-        // SAFETY: sends a signal that every server process handles; the process existed a moment ago.
+        // SAFETY: every server process handles SIGTERM. The process still existed a moment ago.
         unsafe { libc::kill(pid, SIGTERM) };
     }
 }
@@ -322,7 +326,7 @@ pub fn terminate(pid: i32) {
 // pgrx declares proc_exit as not returning for some versions only.
 #[allow(unreachable_code)]
 pub fn exit() -> ! {
-    // SAFETY: outside any transaction; callbacks run as at every backend's end.
+    // SAFETY: no transaction is open. proc_exit runs the exit callbacks, as at the end of every backend.
     unsafe { pg_sys::proc_exit(0) };
     unreachable!("proc_exit does not return")
 }
@@ -330,8 +334,8 @@ pub fn exit() -> ! {
 /// Runs `work` with all signals blocked. Threads that `work` starts inherit the signal mask, so the server's handlers only run on
 /// the process's own thread.
 pub fn without_signals<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: both sets are initialised by the calls. The mask is restored on every way out. `work` only
-    // starts threads, so it does not unwind.
+    // SAFETY: the calls initialise both signal sets. `work` only starts threads and does not unwind, so the signal mask is
+    // always restored.
     unsafe {
         let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
         libc::sigfillset(&mut all);

@@ -18,8 +18,8 @@ pub struct Extension {
 pub fn extension() -> Option<Extension> {
     let mut found = None;
     let mut key = pg_sys::ScanKeyData::default();
-    // SAFETY: the catalog is open during the scan. Its rows begin with the fixed-width fields that are read. The
-    // version in a row is a text that is never null. The key's name is padded to a full NameData.
+    // SAFETY: pg_extension is open during the scan. Each row begins with the fixed-width fields that are read. The version in a
+    // row is a text that is never null. The name in the scan key is padded to a full NameData.
     unsafe {
         let mut name = pg_sys::NameData::default();
         pg_sys::namestrcpy(&mut name, c"cowrie_enrich".as_ptr());
@@ -52,19 +52,19 @@ pub fn extension() -> Option<Extension> {
     found
 }
 
-/// A database that accepts connections and is not a template. A template has no clients, and copying it
-/// requires that no process is connected.
+/// A database that accepts connections and is not a template. Templates are left out, because they have no clients, and because
+/// a template can be copied only while no process is connected to it.
 #[derive(Clone, Debug)]
 pub struct Database {
     pub oid: pg_sys::Oid,
     pub name: String,
 }
 
-/// Returns all databases that allow connections, without the templates. Reads only the shared catalog, so it works in a process
-/// without a database. Called inside a transaction.
+/// Returns all databases that allow connections, except templates. Reads only pg_database, which is a shared catalog, so a
+/// process that is connected to no database can call this function. Must be called inside a transaction.
 pub fn databases() -> Vec<Database> {
     let mut databases = Vec::new();
-    // SAFETY: reads the catalog as the autovacuum launcher does, by a catalog scan that takes its own snapshot.
+    // SAFETY: this code reads pg_database as the autovacuum launcher does. The catalog scan takes its own snapshot.
     unsafe {
         let relation =
             pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
@@ -75,7 +75,7 @@ pub fn databases() -> Vec<Database> {
                 break;
             }
             let form: *mut pg_sys::FormData_pg_database = pg_sys::GETSTRUCT(tuple).cast();
-            // -2: a DROP DATABASE was interrupted (from 15.4 on).
+            // The limit -2 means that a DROP DATABASE was interrupted. Servers set this value from version 15.4 on.
             if (*form).datallowconn && !(*form).datistemplate && (*form).datconnlimit != -2 {
                 let name = text::from_c((*form).datname.data.as_ptr()).unwrap_or_default().into_owned();
                 databases.push(Database { oid: (*form).oid, name });
@@ -88,9 +88,10 @@ pub fn databases() -> Vec<Database> {
 }
 
 /// # Safety
-/// The scan is open and is not used afterwards.
+/// The scan is open. The caller does not use the scan after this call.
 unsafe fn end_scan(scan: pg_sys::TableScanDesc) {
-    // SAFETY: as the caller promises; a catalog scan registered its own snapshot and releases it.
+    // SAFETY: the caller promises that the scan is open. The catalog scan registered its own snapshot, and table_endscan
+    // releases that snapshot.
     unsafe { pg_sys::table_endscan(scan) }
 }
 
@@ -100,8 +101,8 @@ pub fn own_database() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
-/// Returns the name of a database, inside a transaction. The encoding of the name is unknown, because it is
-/// the encoding of the database in which CREATE DATABASE ran: see [`text::distinct`].
+/// Returns the name of a database. Must be called inside a transaction. The encoding of the name is unknown, because CREATE
+/// DATABASE stores the name in the encoding of the database in which it ran. See [`text::distinct`].
 pub fn database_name(database: pg_sys::Oid) -> Option<String> {
     // SAFETY: a palloc'ed string or null.
     unsafe {
@@ -113,21 +114,22 @@ pub fn database_name(database: pg_sys::Oid) -> Option<String> {
 /// Returns the OID of a role by its name.
 pub fn role(name: &str) -> Option<pg_sys::Oid> {
     let name = CString::new(name).ok()?;
-    // SAFETY: a system cache lookup that returns InvalidOid for a missing role.
+    // SAFETY: get_role_oid looks the name up in the system cache. It returns InvalidOid for a missing role.
     let oid = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
 /// Returns the OID of a schema by its name.
 pub fn schema(name: &CStr) -> Option<pg_sys::Oid> {
-    // SAFETY: a system cache lookup that returns InvalidOid for a missing schema.
+    // SAFETY: get_namespace_oid looks the name up in the system cache. It returns InvalidOid for a missing schema.
     let oid = unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) };
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
-/// Returns the OID of a database that the current user owns, by its name. Called inside a transaction.
+/// Returns the OID of the database with this name, if the current user owns the database. Must be called inside a transaction.
 pub fn owned_database(name: &CStr) -> Option<pg_sys::Oid> {
-    // SAFETY: lookups that return InvalidOid for a missing database and false for another owner's.
+    // SAFETY: get_database_oid returns InvalidOid for a missing database. `owns` returns false if another role owns the
+    // database.
     unsafe {
         let database = pg_sys::get_database_oid(name.as_ptr(), true);
         (database != pg_sys::InvalidOid && owns(database)).then_some(database)
@@ -151,10 +153,10 @@ unsafe extern "C-unwind" {
     fn get_relation_constraint_oid(table: pg_sys::Oid, name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
 }
 
-/// Returns true if a table has a constraint of this name.
+/// Returns true if a table has a constraint with this name.
 pub fn has_constraint(table: pg_sys::Oid, name: &CStr) -> bool {
-    // SAFETY: a scan of a catalog, which returns InvalidOid for a missing constraint; the guard handles the
-    // errors that any scan may raise.
+    // SAFETY: get_relation_constraint_oid scans a catalog, and returns InvalidOid for a missing constraint. The guard handles
+    // the errors that any scan may raise.
     let found = unsafe {
         pg_sys::ffi::pg_guard_ffi_boundary(|| get_relation_constraint_oid(table, name.as_ptr(), true))
     };
@@ -167,9 +169,9 @@ pub struct ColumnType {
     pub is_generated: bool,
 }
 
-/// Returns a column of a table by its name, if there is one.
+/// Returns the type of the column with this name, if the table has such a column.
 pub fn column_type(table: pg_sys::Oid, name: &CStr) -> Option<ColumnType> {
-    // SAFETY: lookups in the system caches, which return 0 for a missing column.
+    // SAFETY: these functions look the column up in the system caches. They return 0 for a missing column.
     unsafe {
         let number = pg_sys::get_attnum(table, name.as_ptr());
         (number > 0).then(|| ColumnType {
@@ -181,7 +183,7 @@ pub fn column_type(table: pg_sys::Oid, name: &CStr) -> Option<ColumnType> {
 
 /// Returns true for a table, partitioned or plain.
 pub fn is_table(relation: pg_sys::Oid) -> bool {
-    // SAFETY: a system cache lookup, which returns 0 for a missing relation.
+    // SAFETY: get_rel_relkind looks the relation up in the system cache. It returns 0 for a missing relation.
     let kind = unsafe { pg_sys::get_rel_relkind(relation) } as u8;
     kind == pg_sys::RELKIND_RELATION || kind == pg_sys::RELKIND_PARTITIONED_TABLE
 }
@@ -201,7 +203,7 @@ pub fn is_superuser(role: pg_sys::Oid) -> bool {
 /// Returns a role's name, quoted for SQL, in the server's encoding. Raises an error if the role does not
 /// exist.
 pub fn quoted_role_name(role: pg_sys::Oid) -> Vec<u8> {
-    // SAFETY: a palloc'ed string, and a NUL-terminated one that is copied.
+    // SAFETY: GetUserNameFromId returns a palloc'ed string. The quoted name is NUL-terminated, and its bytes are copied.
     unsafe {
         let name = pg_sys::GetUserNameFromId(role, false);
         CStr::from_ptr(pg_sys::quote_identifier(name)).to_bytes().to_vec()
@@ -214,14 +216,14 @@ pub fn quoted_name(name: &CStr) -> Vec<u8> {
     unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())).to_bytes().to_vec() }
 }
 
-/// Returns whether the current user owns a table. Raises an error if there is no such table.
+/// Returns true if the current user owns a table. Raises an error if the table does not exist.
 #[cfg(feature = "pg15")]
 pub fn owns_table(table: pg_sys::Oid) -> bool {
     // SAFETY: a system cache lookup.
     unsafe { pg_sys::pg_class_ownercheck(table, pg_sys::GetUserId()) }
 }
 
-/// Returns whether the current user owns a table. Raises an error if there is no such table.
+/// Returns true if the current user owns a table. Raises an error if the table does not exist.
 #[cfg(not(feature = "pg15"))]
 pub fn owns_table(table: pg_sys::Oid) -> bool {
     // SAFETY: a system cache lookup.
@@ -237,7 +239,8 @@ pub fn table_name(table: pg_sys::Oid) -> String {
 
 /// Returns a table's name with its schema, quoted for SQL, in the server's encoding.
 pub fn quoted_table_name(table: pg_sys::Oid) -> Vec<u8> {
-    // SAFETY: palloc'ed strings of an existing table and its schema; quote_qualified_identifier copies them.
+    // SAFETY: the table and its schema exist, so both names are palloc'ed strings. quote_qualified_identifier copies both
+    // names.
     unsafe {
         let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(table));
         let name = pg_sys::get_rel_name(table);
@@ -254,10 +257,11 @@ pub fn is_standby() -> bool {
     unsafe { pg_sys::RecoveryInProgress() }
 }
 
-/// Returns whether row-level security filters the rows of a table for a role. Forced row-level security also
-/// applies to the owner of the table.
+/// Returns true if row-level security filters the rows of a table when this role reads the table. Forced row-level security
+/// also applies to the owner of the table.
 pub fn is_filtered(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
-    // SAFETY: lookups in the system caches; with noError it returns a result for any setting of row_security.
+    // SAFETY: check_enable_rls looks the table and the role up in the system caches. Because its argument noError is true, it
+    // returns a result for any setting of row_security.
     unsafe {
         pg_sys::check_enable_rls(table, role, true)
             == pg_sys::CheckEnableRlsResult::RLS_ENABLED as std::ffi::c_int
@@ -266,7 +270,7 @@ pub fn is_filtered(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
 
 /// Returns the owner of a table.
 pub fn owner_of_table(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
-    // SAFETY: a system cache lookup; the tuple is released after its fixed-width field is read.
+    // SAFETY: the tuple comes from the system cache. It is released after one of its fixed-width fields was read.
     unsafe {
         let cache = pg_sys::SysCacheIdentifier::RELOID as c_int;
         let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(table));
@@ -282,18 +286,19 @@ pub fn owner_of_table(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
 
 /// Returns the name of a role, in the server's encoding.
 pub fn role_name(role: pg_sys::Oid) -> Option<Vec<u8>> {
-    // SAFETY: a palloc'ed string, or null where the role does not exist.
+    // SAFETY: GetUserNameFromId returns a palloc'ed string, or null if the role does not exist.
     unsafe {
         let name = pg_sys::GetUserNameFromId(role, true);
         (!name.is_null()).then(|| CStr::from_ptr(name).to_bytes().to_vec())
     }
 }
 
-/// Returns a table and its parents, from the nearest to the root: partitioned tables, or the first parent of
-/// each inheriting table.
+/// Returns a table and all tables above it, from the nearest parent to the root. For a partition, these are the partitioned
+/// tables. If a table inherits from several tables, only its first parent is followed.
 pub fn table_and_parents(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     let mut tables = vec![table];
-    // SAFETY: a lookup in the catalogs that may raise. It returns null or a list of OIDs in the current memory context.
+    // SAFETY: get_partition_ancestors reads the catalogs, and the guard handles an ERROR. The result is null or a list of OIDs
+    // in the current memory context.
     unsafe {
         let list = pg_sys::ffi::pg_guard_ffi_boundary(|| get_partition_ancestors(table));
         tables.extend(oids(list));
@@ -301,10 +306,11 @@ pub fn table_and_parents(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     tables
 }
 
-/// Returns a table, and its partitions and inheritance children of all levels, ordered by level. Takes the lock on all of these
-/// tables except the table itself.
+/// Returns a table with its partitions and inheritance children of all levels, ordered by level. Locks all of these tables,
+/// except the table itself, in the mode `lock`.
 pub(super) fn table_and_descendants(table: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
-    // SAFETY: a lookup in the catalogs that may raise. It returns a list of OIDs in the current memory context.
+    // SAFETY: find_all_inheritors reads the catalogs, and the guard handles an ERROR. The result is a list of OIDs in the
+    // current memory context.
     unsafe {
         let list = pg_sys::ffi::pg_guard_ffi_boundary(|| {
             find_all_inheritors(table, lock as pg_sys::LOCKMODE, std::ptr::null_mut())
@@ -324,9 +330,9 @@ pub(super) unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = pg_sy
     })
 }
 
-/// Returns whether a column may be null; `None` if the table has no such column.
+/// Returns true if a column accepts null. Returns `None` if the table has no such column.
 pub fn accepts_null(table: pg_sys::Oid, column: i16) -> Option<bool> {
-    // SAFETY: a system cache lookup; the tuple is released after its fixed-width field is read.
+    // SAFETY: the tuple comes from the system cache. It is released after one of its fixed-width fields was read.
     unsafe {
         let cache = pg_sys::SysCacheIdentifier::ATTNUM as c_int;
         let tuple = pg_sys::SearchSysCache2(cache, pg_sys::Datum::from(table), pg_sys::Datum::from(column));
@@ -341,12 +347,12 @@ pub fn accepts_null(table: pg_sys::Oid, column: i16) -> Option<bool> {
 }
 
 unsafe extern "C-unwind" {
-    /// src/backend/catalog/partition.c; pgrx has no binding. For a table that is not a partition, the
-    /// function follows the first inheritance parent.
+    /// Defined in src/backend/catalog/partition.c. Declared here because pgrx has no binding for this function. If the relation
+    /// is not a partition, the function follows the first inheritance parent.
     fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
 
-    /// src/backend/catalog/pg_inherits.c; pgrx has no binding. The function locks all relations that it
-    /// finds, except the parent.
+    /// Defined in src/backend/catalog/pg_inherits.c. Declared here because pgrx has no binding for this function. The function
+    /// locks all relations that it finds, except the parent.
     fn find_all_inheritors(
         parent: pg_sys::Oid,
         lock: pg_sys::LOCKMODE,
@@ -354,11 +360,11 @@ unsafe extern "C-unwind" {
     ) -> *mut pg_sys::List;
 }
 
-/// Returns whether a superuser is connected to this process's database with a client program of this name.
-/// The name is the one that the client reported. Called inside a transaction. At the end of the transaction,
-/// the server frees the data that was read.
+/// Returns true if a superuser is connected to the database of this process with a client program of this name. The client
+/// itself reported the name of the program. Must be called inside a transaction. When the transaction ends, the server frees
+/// the statistics that were read.
 pub fn has_superusers_client(name: &CStr) -> bool {
-    // SAFETY: entries are copies in this process's memory, their texts NUL-terminated.
+    // SAFETY: the entries are copies in this process's memory. The texts in an entry are NUL-terminated.
     unsafe {
         (1..=pg_sys::pgstat_fetch_stat_numbackends()).any(|n| {
             let entry = local_entry(n);

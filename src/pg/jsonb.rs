@@ -22,7 +22,7 @@ pub fn object(fill: impl FnOnce(&mut Object)) -> Typed<Jsonb> {
     object.push(pg_sys::JsonbIteratorToken::WJB_BEGIN_OBJECT, None);
     fill(&mut object);
     let whole = object.push(pg_sys::JsonbIteratorToken::WJB_END_OBJECT, None);
-    // SAFETY: closing the outermost object returns the finished value.
+    // SAFETY: the token that closes the outermost object makes the server return the finished value.
     Typed::made(unsafe { pg_sys::Datum::from(pg_sys::JsonbValueToJsonb(whole)) })
 }
 
@@ -67,14 +67,15 @@ impl Object {
         self.push(pg_sys::JsonbIteratorToken::WJB_END_OBJECT, None);
     }
 
-    /// Adds any JSON value from outside. NUL characters, which the server cannot store, are removed from its
-    /// strings.
+    /// Adds any JSON value from outside the extension. Removes NUL characters from the strings of the value, because the server
+    /// cannot store NUL characters.
     pub fn json(&mut self, key: &str, value: &serde_json::Value) {
         self.key(without_nul(key));
         self.nested(pg_sys::JsonbIteratorToken::WJB_VALUE, value);
     }
 
-    /// Adds a value or an element. The parser limits the depth of the recursion.
+    /// Adds a value under a key, or an element of an array. The JSON parser limits how deeply values are nested, so it also
+    /// limits the depth of this recursion.
     fn nested(&mut self, token: pg_sys::JsonbIteratorToken::Type, value: &serde_json::Value) {
         use serde_json::Value as Json;
         let scalar = match value {
@@ -103,8 +104,8 @@ impl Object {
         self.push(token, Some(scalar));
     }
 
-    /// Adds an existing object or array as a value. The bytes of the added value must stay valid until the object under
-    /// construction is finished.
+    /// Adds an existing object or array as a value. The bytes of the existing object or array must stay valid until the new
+    /// object is finished.
     pub fn nested_container(&mut self, key: &str, container: Container<'_>) {
         self.key(key);
         let size = container.size as i32;
@@ -129,9 +130,9 @@ impl Object {
     ) -> *mut pg_sys::JsonbValue {
         let mut value = value;
         let pointer = value.as_mut().map_or(std::ptr::null_mut(), |v| v as *mut _);
-        // SAFETY: this object owns the state, and tokens arrive in the order of the grammar. The value is
-        // copied, but its string bytes are not. JsonbValueToJsonb reads these bytes later, so `string_value`
-        // copies them.
+        // SAFETY: this object owns the parse state, and its methods push the tokens in an order that the grammar allows. The
+        // server copies the JsonbValue, but not the bytes of a string. JsonbValueToJsonb reads these bytes later, so
+        // `string_value` has copied them to server memory.
         unsafe { pg_sys::pushJsonbValue(&mut self.state, token, pointer) }
     }
 }
@@ -157,7 +158,7 @@ fn without_nul(text: &str) -> Cow<'_, [u8]> {
 /// Returns a number from its digits.
 fn numeric_value(digits: &str) -> pg_sys::JsonbValue {
     let digits = std::ffi::CString::new(digits).unwrap_or_default();
-    // SAFETY: numeric_in takes a NUL-terminated text, a type that it ignores and no modifier.
+    // SAFETY: numeric_in gets a NUL-terminated text, a type OID that it ignores, and -1, which means no type modifier.
     let numeric = unsafe {
         pgrx::direct_function_call_as_datum(
             pg_sys::numeric_in,
@@ -214,7 +215,7 @@ pub struct Number<'a> {
 impl Number<'_> {
     /// Returns the number as the server writes it.
     pub fn text(self) -> String {
-        // SAFETY: numeric_out takes a numeric, which outlives `self`, and returns a NUL-terminated string.
+        // SAFETY: the numeric outlives `self`. numeric_out reads it and returns a NUL-terminated string.
         unsafe {
             let numeric = Some(pg_sys::Datum::from(self.numeric));
             let text = pgrx::direct_function_call_as_datum(pg_sys::numeric_out, &[numeric]);
@@ -230,10 +231,11 @@ const COUNT: u32 = pg_sys::JB_CMASK;
 
 impl<'a> Container<'a> {
     /// # Safety
-    /// `datum` must be a non-null jsonb datum that outlives `'a`; a detoasted copy lives in the current context.
+    /// `datum` must be a jsonb datum that is not null and stays valid for `'a`. If the datum must be detoasted, the copy is in
+    /// the current memory context.
     pub(super) unsafe fn read(datum: pg_sys::Datum) -> Self {
-        // SAFETY: detoasting returns a plain varlena with a header of four bytes. jsonb is int-aligned, and `pg_detoast_datum`
-        // expands short headers. The bytes after the header are the root container.
+        // SAFETY: `pg_detoast_datum` returns a plain varlena with a header of four bytes, because it also expands short
+        // headers. The varlena is aligned to four bytes. The bytes after the header are the root container.
         unsafe {
             let plain = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
             let pointer = plain.cast::<u8>().add(pg_sys::VARHDRSZ).cast();
@@ -242,7 +244,7 @@ impl<'a> Container<'a> {
     }
 
     fn bytes(self) -> &'a [u8] {
-        // SAFETY: `pointer` is a container of `size` bytes that outlives 'a.
+        // SAFETY: `pointer` is the address of a container of `size` bytes, which stays valid for 'a.
         unsafe { std::slice::from_raw_parts(self.pointer.cast::<u8>(), self.size) }
     }
 
@@ -251,13 +253,14 @@ impl<'a> Container<'a> {
         unsafe { (*self.pointer).header }
     }
 
-    /// Returns the value of a key; `None` if the value is not an object or lacks the key.
+    /// Returns the value of a key. Returns `None` if this container is not an object or does not have the key.
     pub fn get(self, key: &str) -> Option<Value<'a>> {
         if self.header() & OBJECT == 0 {
             return None;
         }
         let mut found = pg_sys::JsonbValue::default();
-        // SAFETY: the container is an object. The function fills and returns `found`, or returns null.
+        // SAFETY: the container is an object. The called function fills `found` and returns the address of `found`, or it
+        // returns null.
         let hit = unsafe {
             pg_sys::getKeyJsonValueFromContainer(
                 self.pointer,
@@ -277,8 +280,8 @@ impl<'a> Container<'a> {
         }
     }
 
-    /// Returns the text under a key without conversion. The extension's own texts are ASCII, which is the
-    /// same in every encoding.
+    /// Returns the text under a key without converting it from the database's encoding. The extension itself writes only ASCII
+    /// texts, whose bytes are the same in every encoding.
     pub fn text(self, key: &str) -> Option<&'a str> {
         match self.get(key) {
             Some(Value::String(Cow::Borrowed(text))) => Some(text),
@@ -311,15 +314,15 @@ impl<'a> Container<'a> {
 
     /// Returns it as JSON text.
     pub fn json(self) -> String {
-        // SAFETY: JsonbToCString reads the container, which outlives 'a, and returns a palloc'ed string.
+        // SAFETY: the container stays valid for 'a. JsonbToCString reads it and returns a palloc'ed string.
         unsafe {
             let text = pg_sys::JsonbToCString(std::ptr::null_mut(), self.pointer, self.size as i32);
             text::from_server(CStr::from_ptr(text).to_bytes()).into_owned()
         }
     }
 
-    /// Returns the keys of an object. Keys that are not UTF-8, in a database of another encoding, are left
-    /// out.
+    /// Returns the keys of an object. Leaves out keys that are not valid UTF-8. Such keys occur only in databases with another
+    /// encoding.
     pub fn keys(self) -> Vec<&'a str> {
         if !self.is_object() {
             return Vec::new();
@@ -338,7 +341,7 @@ impl<'a> Container<'a> {
         let header = self.header();
         let count = if header & ARRAY != 0 && header & SCALAR == 0 { header & COUNT } else { 0 };
         (0..count).filter_map(move |i| {
-            // SAFETY: the container is an array and `i` is below its count.
+            // SAFETY: the container is an array, and `i` is less than the number of its elements.
             let element = unsafe { pg_sys::getIthJsonbValueFromContainer(self.pointer, i) };
             // SAFETY: a non-null result is a JsonbValue allocated for the caller.
             (!element.is_null()).then(|| read_value(unsafe { &*element }))
@@ -347,7 +350,7 @@ impl<'a> Container<'a> {
 }
 
 fn read_value<'a>(value: &pg_sys::JsonbValue) -> Value<'a> {
-    // SAFETY: each arm reads the union member that `type_` announces.
+    // SAFETY: each arm reads the member of the union that `type_` names.
     unsafe {
         match value.type_ {
             pg_sys::jbvType::jbvNull => Value::Null,
@@ -374,8 +377,8 @@ fn read_value<'a>(value: &pg_sys::JsonbValue) -> Value<'a> {
 }
 
 impl Typed<Jsonb> {
-    /// Returns the root container of the document, or `None` if the value is null. The container stays valid until
-    /// the memory context in which the value was made is reset or deleted.
+    /// Returns the root container of the document, or `None` if the document is null. The container stays valid until the
+    /// memory context in which the document was made is reset or deleted.
     pub fn container(&self) -> Option<Container<'_>> {
         // SAFETY: the type guarantees a jsonb.
         self.datum().map(|datum| unsafe { Container::read(datum) })
@@ -384,11 +387,12 @@ impl Typed<Jsonb> {
 
 /// Returns an owned document for reading.
 pub fn container(document: &OwnedVarlena) -> Container<'_> {
-    // SAFETY: the owned bytes are a plain jsonb datum, so the container points into them and not into a copy.
+    // SAFETY: the owned bytes are a plain jsonb datum. Therefore `read` makes no copy, and the container points into the owned
+    // bytes.
     unsafe { Container::read(document.datum()) }
 }
 
-/// Returns whether an owned document is an object without keys.
+/// Returns true if an owned document is an object without keys.
 pub fn is_empty(document: &OwnedVarlena) -> bool {
     container(document).header() & (COUNT | OBJECT) == OBJECT
 }
@@ -399,15 +403,15 @@ const ENTRY_LENGTH: u32 = 0x0FFF_FFFF;
 const ENTRY_HAS_OFFSET: u32 = 0x8000_0000;
 const ENTRY_NUMERIC: u32 = 0x1000_0000;
 const ENTRY_CONTAINER: u32 = 0x5000_0000;
-/// An entry whose index is a multiple of this number holds the offset of the child's end. Every other entry
-/// holds the child's length.
+/// In a container, an entry whose index is a multiple of this number holds the offset of the end of its child. Every other
+/// entry holds the length of its child.
 const OFFSET_STRIDE: usize = 32;
 
-/// Returns an object without one of its keys. Returns any other value unchanged. The result outlives the
-/// memory context of the document.
+/// If the document is an object, returns the object without the key. Returns any other document unchanged. The result outlives
+/// the memory context of the document.
 ///
-/// Children are copied as bytes. The SQL operator decomposes and rebuilds every nested value, which costs
-/// more than finding the document's row.
+/// Copies the children as bytes. The SQL operator `-` would decompose and rebuild every nested value. That takes longer than
+/// finding the document's row.
 pub fn owned_without(document: Container<'_>, key: &str) -> OwnedVarlena {
     let (bytes, header) = (document.bytes(), document.header());
     if header & OBJECT == 0 || document.get(key).is_none() {
@@ -443,7 +447,7 @@ fn is_aligned(kind: u32) -> bool {
     kind == ENTRY_NUMERIC || kind == ENTRY_CONTAINER
 }
 
-/// Returns type bits and bytes (without padding) of a container's children.
+/// Returns the type bits and the bytes (without padding) of each child of a container.
 fn children(bytes: &[u8], count: usize) -> Vec<(u32, &[u8])> {
     let (entries, data) = bytes[4..].split_at(4 * count);
     let mut end = 0;
@@ -475,12 +479,13 @@ pub fn empty() -> Typed<Jsonb> {
     object(|_| ())
 }
 
-/// Returns `left || right`, as the SQL operator does for two objects; null if both are null.
+/// Merges two objects, as the SQL operator `left || right` does. If one object is null, returns the other object. The result is
+/// null only if both objects are null.
 pub fn concat(left: Typed<Jsonb>, right: Typed<Jsonb>) -> Typed<Jsonb> {
     let (Some(first), Some(second)) = (left.datum(), right.datum()) else {
         return if left.is_null() { right } else { left };
     };
-    // SAFETY: both are jsonb datums; jsonb_concat takes any two.
+    // SAFETY: both values are jsonb datums, and jsonb_concat accepts any two jsonb datums.
     let both =
         unsafe { pgrx::direct_function_call_as_datum(pg_sys::jsonb_concat, &[Some(first), Some(second)]) };
     both.map_or(left, Typed::made)

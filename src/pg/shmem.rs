@@ -1,8 +1,9 @@
 //! One block of shared memory with one lock, for all processes of the server.
 //!
-//! The block has two parts, whose types the application defines with [`zeroable!`](crate::zeroable). All processes use the first
-//! part at any time, so it consists of atomics. A process uses the second part only under the lock. Zeroed memory is the initial
-//! state of both parts. Without preload there is no shared memory, and every process has a private block.
+//! The block has two parts, whose types the application defines with [`zeroable!`](crate::zeroable). The first part consists of
+//! atomics, because all processes use it at any time. A process uses the second part only while it holds the lock. Zeroed
+//! memory is the initial state of both parts. If the library is not preloaded, there is no shared memory, and every process has
+//! a private block.
 
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::{CStr, c_void};
@@ -27,7 +28,7 @@ pub unsafe trait Zeroable {}
 
 macro_rules! zeroable_types {
     ($($type:ty),*) => {
-        // SAFETY: zeroed memory means 0 or false, no latch, or an unset timestamp.
+        // SAFETY: for these types, zeroed memory means 0, false, no latch, or an unset timestamp.
         $(unsafe impl Zeroable for $type {})*
     };
 }
@@ -38,11 +39,11 @@ zeroable_types!(Timestamp, AtomicTimestamp, AtomicDuration);
 
 // SAFETY: each element is valid.
 unsafe impl<T: Zeroable, const N: usize> Zeroable for [T; N] {}
-// SAFETY: numbers only; zeroed, it is an empty ring.
+// SAFETY: the type consists of numbers only. Zeroed memory is an empty ring.
 unsafe impl<const WORDS: usize, const SLOTS: usize> Zeroable for Ring<WORDS, SLOTS> {}
 // SAFETY: numbers only; zeroed, the breaker is closed.
 unsafe impl Zeroable for Breaker {}
-// SAFETY: numbers only; zeroed, nothing is used on the first day.
+// SAFETY: the type consists of numbers only. In zeroed memory, the day is the first day, and nothing of the quota is used.
 unsafe impl Zeroable for Quota {}
 
 /// Defines a struct that may be in shared memory. Compiles only if all of its fields may be there.
@@ -69,10 +70,11 @@ macro_rules! zeroable {
 
 /// The block of the application, or its private replacement.
 pub struct SharedMemory<B: 'static, G: 'static> {
-    /// Name of the block and of its lock, as pg_shmem_allocations and wait events show them.
+    /// The name of the block in pg_shmem_allocations, and of its lock in wait events.
     name: &'static CStr,
     initialize: fn(&B),
-    /// Null if the library is not in shared_preload_libraries. The server replaces the block when it restarts after a crash.
+    /// The address of the shared block. Null if the library is not in shared_preload_libraries. When the server restarts after
+    /// a crash, it makes a new block.
     shared: AtomicPtr<Content<B, G>>,
     lock: AtomicPtr<pg_sys::LWLock>,
     private: OnceLock<Box<Content<B, G>>>,
@@ -84,7 +86,7 @@ struct Content<B, G> {
     guarded: UnsafeCell<G>,
 }
 
-// SAFETY: `guarded` is only reached under a lock that all processes respect.
+// SAFETY: each process uses `guarded` only while it holds the lock.
 unsafe impl<B: Sync, G: Send> Sync for Content<B, G> {}
 
 thread_local! {
@@ -98,16 +100,16 @@ thread_local! {
 }
 
 impl<B: Zeroable + Send + Sync, G: Zeroable + Send> SharedMemory<B, G> {
-    /// `initialize` completes a new shared block; it is not called for a private one.
+    /// Makes the description of a block. `initialize` is called to complete a new shared block, but not for a private block.
     pub const fn new(name: &'static CStr, initialize: fn(&B)) -> Self {
         let (shared, lock) = (AtomicPtr::new(std::ptr::null_mut()), AtomicPtr::new(std::ptr::null_mut()));
         SharedMemory { name, initialize, shared, lock, private: OnceLock::new() }
     }
 
-    /// Requests the block; called from `_PG_init`. Does nothing and returns false unless the library is being
-    /// preloaded.
+    /// Requests the block. Must be called from `_PG_init`. If the library is not being preloaded, does nothing and returns
+    /// false.
     pub fn request(&'static self) -> bool {
-        // SAFETY: hooks are chained while the postmaster starts, on its only thread.
+        // SAFETY: the hooks are set while the postmaster starts. The postmaster has only one thread.
         unsafe {
             if !pg_sys::process_shared_preload_libraries_in_progress || REQUESTED.get().is_some() {
                 return false;
@@ -131,15 +133,15 @@ impl<B: Zeroable + Send + Sync, G: Zeroable + Send> SharedMemory<B, G> {
         &self.content().block
     }
 
-    /// Runs `work` under the lock. `work` must be short, and must neither raise an error nor wait. Panics if this
-    /// process has the lock already.
+    /// Runs `work` while this process holds the lock. `work` must be short, and must neither raise an error nor wait. Panics if
+    /// this process already holds the lock.
     pub fn locked<T>(&'static self, work: impl FnOnce(&mut G) -> T) -> T {
         let guarded = self.content().guarded.get();
         let lock = self.lock.load(Ordering::Relaxed);
         let _is_locked = IsLocked::begin();
-        // SAFETY: the lock keeps all other processes out, and `IsLocked` excludes a second reference in this one. The
-        // reference ends before the lock is released. Without a lock, the block is private to this process, which uses
-        // it on its only thread.
+        // SAFETY: while this process holds the lock, no other process uses the value. `IsLocked` prevents a second reference in
+        // this process. The reference ends before the lock is released. If there is no lock, the block is private to this
+        // process, which uses the block on its only thread.
         unsafe {
             if lock.is_null() {
                 return work(&mut *guarded);
@@ -152,7 +154,8 @@ impl<B: Zeroable + Send + Sync, G: Zeroable + Send> SharedMemory<B, G> {
     }
 
     fn content(&'static self) -> &'static Content<B, G> {
-        // SAFETY: null, or the block that `attach` stored. It stays mapped as long as this process uses it.
+        // SAFETY: the pointer is null, or it is the address of the block that `attach` stored. The block stays mapped as long
+        // as this process uses it.
         if let Some(shared) = unsafe { self.shared.load(Ordering::Relaxed).as_ref() } {
             return shared;
         }
@@ -163,7 +166,7 @@ impl<B: Zeroable + Send + Sync, G: Zeroable + Send> SharedMemory<B, G> {
     }
 }
 
-/// Marks the lock as held by this process until the mark is dropped.
+/// While a value of this type exists, this process holds the lock.
 struct IsLocked(());
 
 impl IsLocked {
@@ -189,7 +192,8 @@ trait Request {
     fn size(&self) -> usize;
 
     /// # Safety
-    /// `block` is shared memory of this size that starts zeroed, and `lock` excludes all other processes.
+    /// `block` is shared memory of at least `size()` bytes, and was zeroed when it was created. `lock` excludes all other
+    /// processes.
     unsafe fn attach(&self, block: *mut c_void, lock: *mut pg_sys::LWLock, is_new: bool);
 }
 
@@ -207,7 +211,7 @@ impl<B: Zeroable + Send + Sync, G: Zeroable + Send> Request for SharedMemory<B, 
         self.shared.store(content, Ordering::Relaxed);
         self.lock.store(lock, Ordering::Relaxed);
         if is_new {
-            // SAFETY: as the caller promises; both types are zeroable.
+            // SAFETY: the caller promises that the block is valid. Both types are zeroable.
             (self.initialize)(unsafe { &(*content).block });
         }
     }
@@ -215,7 +219,7 @@ impl<B: Zeroable + Send + Sync, G: Zeroable + Send> Request for SharedMemory<B, 
 
 #[pgrx::pg_guard]
 extern "C-unwind" fn on_request() {
-    // SAFETY: called by the postmaster at the time when memory may be requested.
+    // SAFETY: the postmaster calls this hook at the time when memory may be requested.
     unsafe {
         if let Some(previous) = PREVIOUS_REQUEST.get() {
             previous();
@@ -229,8 +233,8 @@ extern "C-unwind" fn on_request() {
 
 #[pgrx::pg_guard]
 extern "C-unwind" fn on_startup() {
-    // SAFETY: ShmemInitStruct returns the same, suitably aligned block in every process. The process that creates the
-    // block zeroes it under AddinShmemInitLock. The block lives as long as the process.
+    // SAFETY: ShmemInitStruct returns the same block in every process, with a suitable alignment. The process that creates the
+    // block zeroes it while it holds AddinShmemInitLock. The block stays valid as long as the process exists.
     unsafe {
         if let Some(previous) = PREVIOUS_STARTUP.get() {
             previous();
@@ -250,11 +254,12 @@ extern "C-unwind" fn on_startup() {
     }
 }
 
-/// Index of AddinShmemInitLock among the individual locks (lwlocknames.txt), the same from 9.5 on.
+/// Index of AddinShmemInitLock in the server's list of individual locks (lwlocknames.txt). The index has not changed since
+/// version 9.5.
 const ADDIN_SHMEM_INIT_LOCK: usize = 21;
 
-/// Registers `work` to run when this process ends for any reason except a crash, while it still has shared memory. The
-/// last registered function runs first. A second registration of the same function changes nothing.
+/// Registers `work` as a function that runs before this process ends for any reason except a crash. Shared memory is still
+/// attached then. The last registered function runs first. A second registration of the same function changes nothing.
 pub fn at_exit(work: fn()) {
     let index = AT_EXIT.with_borrow_mut(|registered| {
         let is_registered = registered.iter().any(|other| std::ptr::fn_addr_eq(*other, work));
@@ -264,7 +269,7 @@ pub fn at_exit(work: fn()) {
         })
     });
     if let Some(index) = index {
-        // SAFETY: a static function, and an index that it checks.
+        // SAFETY: `on_exit` is a static function, and it checks the index.
         unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(index)) };
     }
 }

@@ -1,4 +1,4 @@
-//! Statements on the extension's tables, prepared once per backend. Statements on tables of users are in
+//! Statements on the extension's tables. Each backend prepares each statement once. Statements on tables of users are in
 //! [`super::user_table`].
 
 use std::cell::RefCell;
@@ -28,7 +28,8 @@ pub struct Statement<P, C = ()> {
 }
 
 impl<P: Parameters, C: Columns> Statement<P, C> {
-    /// Called in a constant. Does not compile if the header of `text` declares other parameters.
+    /// Makes a statement. Must be called in a constant. Compilation fails if the header of `text` declares parameters other
+    /// than `P`.
     pub const fn new(name: &'static str, text: &'static str) -> Self {
         assert!(
             value::declares(text, P::NAMES),
@@ -38,15 +39,15 @@ impl<P: Parameters, C: Columns> Statement<P, C> {
         Statement { name, text, skips_locked: false, reads_keys: false, plan, of: PhantomData }
     }
 
-    /// Returns the same statement, skipping rows that another transaction has locked.
+    /// Changes the statement so that it skips rows that another transaction has locked.
     pub const fn skipping_locked(mut self) -> Self {
         self.skips_locked = true;
         self
     }
 
-    /// Returns the same statement, marked as one that does not write and looks up rows by arrays of keys. It
-    /// uses the snapshot of the calling statement, so a stable function may run it. Its plan does not depend
-    /// on the arguments, because planning for each key of a long array takes longer than reading the rows.
+    /// Declares that the statement does not write and looks up rows by arrays of keys. The statement then uses the snapshot of
+    /// the client's running statement, so a stable function may run it. The plan does not depend on the arguments, because
+    /// planning for each key of a long array takes longer than reading the rows.
     pub const fn reading_keys(mut self) -> Self {
         self.reads_keys = true;
         self
@@ -56,7 +57,7 @@ impl<P: Parameters, C: Columns> Statement<P, C> {
         let Some(name) = quoted_schema(schema) else {
             pgrx::error!("the schema of extension cowrie_enrich does not exist");
         };
-        // Compared by name, because the schema may have been renamed.
+        // The names are compared, not the OIDs, because the schema may have been renamed.
         let plan = match &*self.plan.borrow() {
             (prepared_for, plan) if *prepared_for == name && !plan.is_null() => return *plan,
             (_, plan) => *plan,
@@ -69,8 +70,8 @@ impl<P: Parameters, C: Columns> Statement<P, C> {
             pgrx::error!("statement \"{}\" contains a NUL byte", self.name);
         };
         let mut types = P::OIDS.to_vec();
-        // SAFETY: the type list has the given length; SPI_keepplan moves the plan to memory that lives as
-        // long as the backend; the plan for a former schema is freed.
+        // SAFETY: the list of types has the given length. SPI_keepplan moves the plan to memory that lives as long as the
+        // backend. The plan for a former schema is freed.
         memory::returning(|| unsafe {
             let options = if self.reads_keys { pg_sys::CURSOR_OPT_GENERIC_PLAN as i32 } else { 0 };
             let fresh =
@@ -90,7 +91,7 @@ impl<P: Parameters, C: Columns> Statement<P, C> {
 
 /// Runs a statement of this thread.
 pub trait Run<P: Parameters, C: Columns> {
-    /// Executes the statement and passes its rows to `read`, which allocates in the caller's memory.
+    /// Executes the statement and passes the resulting rows to `read`. `read` allocates in the caller's memory context.
     fn run<T>(
         &'static self,
         connection: &Connection,
@@ -103,7 +104,7 @@ pub trait Run<P: Parameters, C: Columns> {
         self.run(connection, arguments, |_| ());
     }
 
-    /// Executes the statement and passes its first row to `read`, if there is one.
+    /// Executes the statement and passes the first resulting row, if there is one, to `read`.
     fn first<T>(
         &'static self,
         connection: &Connection,
@@ -137,7 +138,8 @@ impl<P: Parameters, C: Columns> Run<P, C> for LocalKey<Statement<P, C>> {
     }
 }
 
-/// The result of one execution, valid inside the closure that it is passed to. Its columns have the types `C`.
+/// The result of one execution of a statement. It is valid only inside the closure that receives it. Its columns have the types
+/// `C`.
 pub struct Rows<C> {
     table: *mut pg_sys::SPITupleTable,
     count: usize,
@@ -145,13 +147,14 @@ pub struct Rows<C> {
 }
 
 impl<C: Columns> Rows<C> {
-    /// Returns the result of the last execution. Raises an error if the columns have other types. The owner
-    /// of a table may have changed a type since the statement was written, and the datum would be misread.
+    /// Returns the result of the last execution. Raises an error if its columns do not have the types `C`. The owner of a table
+    /// may have changed the type of a column, and a datum would then be read as a value of the wrong type.
     ///
     /// # Safety
     /// The global variables of SPI are those of a successful execution.
     unsafe fn of_last_execution(statement: &str) -> Rows<C> {
-        // SAFETY: as the caller promises. SPI_gettypeid returns InvalidOid for a column that does not exist.
+        // SAFETY: the caller promises that the last execution was successful. SPI_gettypeid returns InvalidOid for a column
+        // that does not exist.
         unsafe {
             let table = pg_sys::SPI_tuptable;
             if !table.is_null() {
@@ -184,7 +187,7 @@ impl<C: Columns> Rows<C> {
 
     pub fn iter(&self) -> impl Iterator<Item = C::Row<'_>> {
         (0..self.count).map(move |row| {
-            // SAFETY: the types were compared, and the rows outlive the borrow.
+            // SAFETY: the types of the columns were compared with `C`. The rows stay valid while `self` is borrowed.
             unsafe { C::read(|column| self.datum(row, column)) }
         })
     }
@@ -202,13 +205,13 @@ impl<C: Columns> Rows<C> {
         Value { datum: Some(datum), type_oid }
     }
 
-    /// Returns column `column`, from 1, of row `row`, from 0.
+    /// Returns the datum in a column of a row. Columns are counted from 1, and rows from 0.
     fn datum(&self, row: usize, column: i32) -> Option<pg_sys::Datum> {
         if row >= self.count || self.table.is_null() {
             return None;
         }
         let mut is_null = false;
-        // SAFETY: the row exists, and SPI_getbinval returns null for a missing column.
+        // SAFETY: the row exists. SPI_getbinval returns null for a missing column.
         let datum = unsafe {
             let tuple = *(*self.table).vals.add(row);
             pg_sys::SPI_getbinval(tuple, (*self.table).tupdesc, column, &mut is_null)
@@ -216,12 +219,12 @@ impl<C: Columns> Rows<C> {
         (!is_null).then_some(datum)
     }
 
-    /// Returns a row as a composite value outside the SPI connection's memory.
+    /// Returns a row as a composite value. The value is allocated outside the memory of the SPI connection.
     pub fn composite(&self, row: usize) -> Option<Value> {
         if row >= self.count || self.table.is_null() {
             return None;
         }
-        // SAFETY: SPI_returntuple copies the row to the context outside SPI and stamps its row type.
+        // SAFETY: SPI_returntuple copies the row to the memory context outside SPI, and sets the row type in the copy.
         unsafe {
             let tuple = *(*self.table).vals.add(row);
             let row = pg_sys::SPI_returntuple(tuple, (*self.table).tupdesc);
@@ -236,18 +239,19 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Runs `work` inside an SPI connection. Its allocations there are freed at the end.
+    /// Runs `work` inside an SPI connection. Memory that `work` allocates in the connection is freed at the end.
     pub fn with<T>(schema: pg_sys::Oid, work: impl FnOnce(&Connection) -> T) -> T {
         Self::connect(schema, 0, work)
     }
 
-    /// Runs `work` in a connection, for a procedure that may commit between its steps.
+    /// Runs `work` inside an SPI connection in which a procedure may commit between its steps.
     pub fn with_commits<T>(schema: pg_sys::Oid, work: impl FnOnce(&Connection) -> T) -> T {
         Self::connect(schema, pg_sys::SPI_OPT_NONATOMIC as i32, work)
     }
 
     fn connect<T>(schema: pg_sys::Oid, options: i32, work: impl FnOnce(&Connection) -> T) -> T {
-        // SAFETY: SPI_finish closes what SPI_connect_ext opened. On ERROR, the abort of the transaction closes the connection.
+        // SAFETY: SPI_finish closes the connection that SPI_connect_ext opened. After an ERROR, the abort of the transaction
+        // closes the connection.
         unsafe {
             if pg_sys::SPI_connect_ext(options) != pg_sys::SPI_OK_CONNECT as i32 {
                 pgrx::error!("could not connect to the SPI manager");
@@ -258,9 +262,9 @@ impl Connection {
         }
     }
 
-    /// Ends the transaction and begins the next; only inside [`Connection::with_commits`].
+    /// Commits the transaction and begins the next one. May be called only inside [`Connection::with_commits`].
     pub fn commit(&self) {
-        // SAFETY: the connection is not atomic, and the extension has no open snapshot or cursor.
+        // SAFETY: the connection allows a commit. The extension has no open snapshot or cursor.
         unsafe { pg_sys::SPI_commit() }
     }
 
@@ -276,7 +280,7 @@ impl Connection {
         if code < 0 {
             pgrx::error!("could not run statement \"{name}\": SPI code {code}");
         }
-        // SAFETY: the execution has just ended without an error; the table is freed once, after its last use.
+        // SAFETY: the execution has just ended without an error. The tuple table is freed once, after its last use.
         unsafe {
             let rows = Rows::of_last_execution(name);
             let result = read(&rows);

@@ -90,9 +90,10 @@ impl Call {
         self.fcinfo
     }
 
-    /// Returns argument `n`, from 0, or `None` if it is null.
+    /// Returns argument `n`, counted from 0. Returns `None` if the argument is null.
     fn datum(&self, n: usize) -> Option<pg_sys::Datum> {
-        // SAFETY: SQL declares the number of arguments, and each body requests only these.
+        // SAFETY: the SQL declaration of the function fixes the number of its arguments. Each body reads only arguments that
+        // the declaration has.
         unsafe {
             let argument = (*self.fcinfo).args.as_ptr().add(n);
             (!(*argument).isnull).then(|| (*argument).value)
@@ -113,7 +114,7 @@ impl Call {
         self.inet(n).map(|inet| inet.address)
     }
 
-    /// Returns an argument declared cidr. Returns `None` if the argument is null, or is a prefix of
+    /// Returns an argument of the declared type cidr. Returns `None` if the argument is null, or if it is a prefix of
     /// IPv4-mapped addresses that is shorter than /96.
     pub fn prefix(&self, n: usize) -> Option<Prefix> {
         // SAFETY: the argument is declared cidr.
@@ -122,14 +123,14 @@ impl Call {
 
     pub fn inets(&self, n: usize) -> Vec<Option<Inet>> {
         let Some(datum) = self.datum(n) else { return Vec::new() };
-        // SAFETY: the argument is declared inet[], its elements are inet.
+        // SAFETY: the argument is declared inet[], so its elements are inet datums.
         unsafe { array::read_inets(datum).into_iter().map(|e| e.and_then(|d| inet::read(d))).collect() }
     }
 
-    /// Returns the elements of a `text[]` argument; `None` if the argument is null.
+    /// Returns the elements of a `text[]` argument. Returns `None` if the argument is null.
     pub fn texts(&self, n: usize) -> Option<Vec<Option<String>>> {
         let datum = self.datum(n)?;
-        // SAFETY: the argument is declared text[], its elements are text.
+        // SAFETY: the argument is declared text[], so its elements are text datums.
         let read = |element| text::from_server(unsafe { text::bytes(element) }).into_owned();
         // SAFETY: as above.
         Some(unsafe { array::elements::<value::Text>(datum) }.into_iter().map(|e| e.map(read)).collect())
@@ -155,13 +156,13 @@ impl Call {
 
     /// Returns an argument declared name.
     pub fn name(&self, n: usize) -> Option<&CStr> {
-        // SAFETY: a name is NUL-terminated in its fixed length, and outlives the call.
+        // SAFETY: a name is NUL-terminated within its fixed length, and stays valid during the call.
         self.datum(n).map(|datum| unsafe { CStr::from_ptr(datum.cast_mut_ptr()) })
     }
 
     /// Returns an argument declared cstring, in the server's encoding.
     pub fn cstring(&self, n: usize) -> Option<&CStr> {
-        // SAFETY: a cstring is NUL-terminated, and outlives the call.
+        // SAFETY: a cstring is NUL-terminated, and stays valid during the call.
         self.datum(n).map(|datum| unsafe { CStr::from_ptr(datum.cast_mut_ptr()) })
     }
 
@@ -203,10 +204,10 @@ impl Call {
         unsafe { (*(*self.fcinfo).flinfo).fn_oid }
     }
 
-    /// Returns whether a procedure may not commit, because it was called inside a transaction block or a
-    /// function.
+    /// Returns true if a procedure may not commit, because it was called inside a transaction block or inside a function.
     pub fn is_atomic(&self) -> bool {
-        // SAFETY: for CALL the context is a CallContext node, otherwise it is null or another node.
+        // SAFETY: if a CALL statement runs the procedure, the context is a CallContext node. Otherwise, the context is null or
+        // a node of another type.
         unsafe {
             let context = (*self.fcinfo).context;
             if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_CallContext {
@@ -216,12 +217,12 @@ impl Call {
         }
     }
 
-    /// Returns all rows of a set-returning function; each row has as many values as the function has OUT
-    /// parameters.
+    /// Passes all rows of a set-returning function to the server. Each row must have one value for each OUT parameter of the
+    /// function.
     pub fn set(&self, rows: impl IntoIterator<Item = Vec<Value>>) {
-        // SAFETY: the server passes a ReturnSetInfo to a function that returns a set. InitMaterializedSRF sets its
-        // tuple store and descriptor, or raises an error if the caller does not accept a tuple store. Rows are copied
-        // into the store.
+        // SAFETY: the server passes a ReturnSetInfo to a function that returns a set. InitMaterializedSRF sets the tuple store
+        // and the descriptor in it, or raises an error if the caller does not accept a tuple store. Rows are copied into the
+        // tuple store.
         unsafe {
             pg_sys::InitMaterializedSRF(self.fcinfo, 0);
             let result = (*self.fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
@@ -242,8 +243,8 @@ impl Call {
     /// Returns a row of the function's result type.
     pub fn record(&self, values: Vec<Value>) -> Value {
         let mut descriptor: pg_sys::TupleDesc = std::ptr::null_mut();
-        // SAFETY: OUT parameters make the result type composite; the values are compared with the descriptor before the tuple
-        // is formed.
+        // SAFETY: the OUT parameters make the result type composite. The values are compared with the descriptor before the
+        // tuple is formed.
         unsafe {
             let class = pg_sys::get_call_result_type(self.fcinfo, std::ptr::null_mut(), &mut descriptor);
             if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE {
@@ -261,9 +262,9 @@ impl Call {
 /// Returns the types of a descriptor's columns.
 ///
 /// # Safety
-/// The descriptor is valid.
+/// The descriptor must be valid.
 unsafe fn column_types(descriptor: pg_sys::TupleDesc) -> Vec<pg_sys::Oid> {
-    // SAFETY: as the caller promises; SPI_gettypeid is called only for existing columns.
+    // SAFETY: the caller promises that the descriptor is valid. SPI_gettypeid is called only for existing columns.
     unsafe { (1..=(*descriptor).natts).map(|number| pg_sys::SPI_gettypeid(descriptor, number)).collect() }
 }
 
@@ -279,7 +280,7 @@ fn require_fitting(types: &[pg_sys::Oid], row: &[Value]) {
     }
 }
 
-/// Returns datums and null flags in the form that the server takes.
+/// Returns the datums and the null flags of a row, in the form that the server takes.
 fn parts(row: &[Value]) -> (Vec<pg_sys::Datum>, Vec<bool>) {
     row.iter().map(|value| (value.datum_or_zero(), value.is_null())).unzip()
 }
@@ -290,9 +291,9 @@ pub fn schema_of_function(function: pg_sys::Oid) -> pg_sys::Oid {
     unsafe { pg_sys::get_func_namespace(function) }
 }
 
-/// Returns the owner of a function of the extension, who also owns the extension.
+/// Returns the owner of a function of the extension. The same role owns the extension.
 pub fn owner_of_function(function: pg_sys::Oid) -> pg_sys::Oid {
-    // SAFETY: a system cache lookup; the tuple is released after its fixed-width field is read.
+    // SAFETY: the tuple comes from the system cache. It is released after one of its fixed-width fields was read.
     unsafe {
         let tuple = pg_sys::SearchSysCache1(
             pg_sys::SysCacheIdentifier::PROCOID as i32,

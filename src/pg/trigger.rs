@@ -33,7 +33,7 @@ pub struct Tuple {
 }
 
 impl TriggerCall {
-    /// Returns `None` if the function was not called as a row trigger.
+    /// Returns `None` if the server did not call the function as a row trigger.
     pub fn of(call: &Call) -> Option<TriggerCall> {
         let trigger_call = TriggerCall::any(call)?;
         let instead =
@@ -85,7 +85,7 @@ impl TriggerCall {
         self.flags() & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_BEFORE
     }
 
-    /// Returns whether this is a constraint trigger, made for a foreign key.
+    /// Returns true if the trigger belongs to a constraint, such as a foreign key.
     pub fn is_constraint(&self) -> bool {
         // SAFETY: tg_trigger is set for every call of a trigger.
         unsafe { (*(*self.data).tg_trigger).tgconstraint != pg_sys::InvalidOid }
@@ -97,7 +97,7 @@ impl TriggerCall {
         unsafe { (*(*(*self.data).tg_relation).rd_rel).relispartition }
     }
 
-    /// Returns the trigger's OID in pg_trigger. A partition's triggers have separate OIDs.
+    /// Returns the OID of the trigger in pg_trigger. The triggers of each partition have separate OIDs.
     pub fn trigger(&self) -> pg_sys::Oid {
         // SAFETY: tg_trigger is set for every call of a trigger.
         unsafe { (*(*self.data).tg_trigger).tgoid }
@@ -105,7 +105,7 @@ impl TriggerCall {
 
     /// Returns the trigger's argument `n`, from 0.
     pub fn argument(&self, n: usize) -> Option<&CStr> {
-        // SAFETY: tgargs holds tgnargs NUL-terminated strings that live as long as the relation's cache entry.
+        // SAFETY: tgargs holds tgnargs NUL-terminated strings. They stay valid as long as the relation's cache entry exists.
         unsafe {
             let trigger = (*self.data).tg_trigger;
             (n < (*trigger).tgnargs as usize).then(|| CStr::from_ptr(*(*trigger).tgargs.add(n)))
@@ -117,35 +117,36 @@ impl TriggerCall {
         Tuple { tuple, descriptor: unsafe { (*(*self.data).tg_relation).rd_att } }
     }
 
-    /// Returns the row before an UPDATE or DELETE, or the inserted row.
+    /// For an UPDATE or DELETE, returns the row as it was before. For an INSERT, returns the inserted row.
     pub fn old_row(&self) -> Tuple {
         // SAFETY: see `any`.
         self.tuple(unsafe { (*self.data).tg_trigtuple })
     }
 
-    /// Returns the tuple id of the row that an UPDATE or DELETE replaces.
+    /// Returns the tuple id of the row that an UPDATE replaces or a DELETE removes.
     pub fn old_tuple_id(&self) -> Option<TupleId> {
-        // SAFETY: see `any`; the slot holds the row before the UPDATE or DELETE, until the call ends.
+        // SAFETY: `any` checked that this is a trigger call. Until the call ends, the slot holds the row as it was before the
+        // UPDATE or DELETE.
         let slot = unsafe { (*self.data).tg_trigslot };
         (!slot.is_null()).then(|| Row { slot }.tuple_id())
     }
 
     /// Returns the row after an INSERT or UPDATE.
     pub fn new_row(&self) -> Tuple {
-        // SAFETY: see `any`; tg_newtuple is set for UPDATE only.
+        // SAFETY: `any` checked that this is a trigger call. The server sets tg_newtuple only for an UPDATE.
         let (old, new) = unsafe { ((*self.data).tg_trigtuple, (*self.data).tg_newtuple) };
         self.tuple(if new.is_null() { old } else { new })
     }
 }
 
 impl Tuple {
-    /// Returns a column of the row's table, or `None` if it has no such column.
+    /// Returns the column with this name, or `None` if the table of the row has no such column.
     pub fn column(&self, name: &CStr) -> Option<Column> {
-        // SAFETY: the descriptor belongs to the row's table, which is open during the call.
+        // SAFETY: the descriptor belongs to the table of the row. This table is open during the call.
         unsafe { Column::named(self.descriptor, name) }
     }
 
-    /// Returns whether two rows of one table hold the same bytes in a column.
+    /// Returns true if two rows of one table hold the same bytes in a column.
     pub fn same(&self, other: &Tuple, column: Column) -> bool {
         match (self.datum(column), other.datum(column)) {
             (None, None) => true,
@@ -154,7 +155,8 @@ impl Tuple {
             {
                 left.value() == right.value()
             }
-            // SAFETY: every other type here is a varlena; the raw bytes are compared in their stored form.
+            // SAFETY: all other types that are compared here are varlenas. Their bytes are compared in the form in which they
+            // are stored.
             (Some(left), Some(right)) => unsafe {
                 let bytes = |datum: pg_sys::Datum| {
                     let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
@@ -166,18 +168,18 @@ impl Tuple {
         }
     }
 
-    /// Returns a hash of the names and stored values of all columns that are not generated. A row has the same hash after PostgreSQL
-    /// has rewritten it with the columns of another partition.
+    /// Returns a hash of the names and stored values of all columns that are not generated. If PostgreSQL converts the row to
+    /// the columns of another partition, the hash stays the same.
     ///
     /// `table` is the table of the row.
     pub fn content(&self, table: pg_sys::Oid) -> u64 {
-        // SAFETY: the descriptor belongs to the row's table, which is open during the call.
+        // SAFETY: the descriptor belongs to the table of the row. This table is open during the call.
         let count = unsafe { (*self.descriptor).natts } as i16;
         (1..=count).map(|number| self.content_of(table, number)).fold(0, u64::wrapping_add)
     }
 
     fn content_of(&self, table: pg_sys::Oid, number: i16) -> u64 {
-        // SAFETY: the number is that of a column in the descriptor. A dropped column has no type.
+        // SAFETY: the descriptor has a column with this number. A dropped column has no type.
         let column = Column { number, type_oid: unsafe { type_of(self.descriptor, number) } };
         if column.type_oid == pg_sys::InvalidOid || column.generated(table) != Generated::Never {
             return 0;
@@ -205,7 +207,8 @@ impl Tuple {
     /// Returns the datum of a column, or `None` if it is null. The datum is valid while the tuple exists.
     fn datum(&self, column: Column) -> Option<pg_sys::Datum> {
         let mut is_null = false;
-        // SAFETY: the column is one of a table, and heap_getattr returns null for a number beyond the descriptor.
+        // SAFETY: the number is that of a column in some table. heap_getattr returns null for a number that is larger than the
+        // number of columns in the descriptor.
         let datum = unsafe {
             pg_sys::heap_getattr(self.tuple, i32::from(column.number), self.descriptor, &mut is_null)
         };
@@ -239,12 +242,12 @@ impl Tuple {
     /// Returns the bytes of a text-like column.
     pub fn text(&self, column: Column) -> Option<&[u8]> {
         let datum = self.datum(column).filter(|_| column.is_text_like())?;
-        // SAFETY: the type of the column was compared, and the tuple outlives `self`.
+        // SAFETY: the type of the column was checked, and the tuple outlives `self`.
         Some(unsafe { super::text::bytes(datum) })
     }
 
-    /// Returns a session's time as timestamptz. Times without zone are read in the inserting connection's
-    /// TimeZone. Returns `Err` for a time that timestamptz cannot hold, `Ok(None)` for null.
+    /// Returns the time in a column as timestamptz. A time without time zone is interpreted in the TimeZone setting of the
+    /// connection that inserts the row. Returns `Err` for a time that timestamptz cannot hold, and `Ok(None)` for null.
     pub fn time(&self, column: Column) -> Result<Option<Timestamp>, OutOfRange> {
         match self.datum(column) {
             Some(value) => timestamptz(value, column.type_oid).map(Some).ok_or(OutOfRange),
@@ -252,8 +255,8 @@ impl Tuple {
         }
     }
 
-    /// Returns this row with some columns replaced, as a new tuple in the current memory context. Raises an
-    /// error if a column does not accept its value.
+    /// Returns a copy of this row in which some columns are replaced. The copy is in the current memory context. Raises an
+    /// error if a column does not accept its new value.
     pub fn with(&self, changes: &[(Column, Value)]) -> Tuple {
         for (column, value) in changes {
             if !value.fits(column.type_oid) {
@@ -266,8 +269,7 @@ impl Tuple {
         let mut numbers: Vec<i32> = changes.iter().map(|(column, _)| i32::from(column.number)).collect();
         let mut values: Vec<_> = changes.iter().map(|(_, value)| value.datum_or_zero()).collect();
         let mut nulls: Vec<bool> = changes.iter().map(|(_, value)| value.is_null()).collect();
-        // SAFETY: three parallel arrays of the same length; the column numbers belong to columns of these
-        // types.
+        // SAFETY: the three arrays have the same length. The numbers belong to columns whose types fit the values.
         let tuple = unsafe {
             pg_sys::heap_modify_tuple_by_cols(
                 self.tuple,

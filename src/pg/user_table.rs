@@ -1,19 +1,20 @@
 //! Statements on tables that belong to users.
 //!
-//! A name can mean another table a moment later. The table or its schema can be renamed, and a new table of this name created. So a
-//! statement on a user's table runs in these steps, and this file offers no other way to run one.
+//! A name can mean another table a moment later: a user can rename the table or its schema, and then create a new table with
+//! the old name. So a statement on a user's table runs in these steps, and this file offers no other way to run such a
+//! statement.
 //!
 //! 1. [`UserTable::lock`] locks the table by its OID, and checks that it is an ordinary or a partitioned table. From then on
 //!    the table can be neither renamed nor altered nor dropped. Its schema can still be renamed.
 //! 2. The statement gets the name that the table has now.
-//! 3. The server looks the name up once, when it analyses the statement. `plan` compares each relation that the server
-//!    found with the locked one.
+//! 3. The server looks the name up once, when it analyses the statement. `plan` compares each relation that the server found
+//!    with the locked table.
 //! 4. The server rewrites, plans and executes this query tree, which holds OIDs. It uses no cached plan, because
 //!    the server rebuilds a cached plan from the text, by name.
 //!
-//! Utility statements have no query tree, and look names up while they run. For them [`FrozenTable::lock`] also locks the row of
-//! the schema in `pg_namespace`, as a foreign key would. The schema can then be neither renamed nor dropped until the transaction
-//! ends, so the name keeps its meaning.
+//! Utility statements have no query tree, and look names up while they run. Before such a statement, [`FrozenTable::lock`] also
+//! locks the row of the schema in `pg_namespace`, as the check of a foreign key locks a referenced row. Then the schema can be
+//! neither renamed nor dropped until the transaction ends, so the name keeps its meaning.
 
 use std::ffi::{CStr, CString};
 use std::marker::PhantomData;
@@ -65,13 +66,13 @@ pub struct UserTable {
     oid: pg_sys::Oid,
     owner: pg_sys::Oid,
     has_partitions: bool,
-    /// True if statements reach the partitions or inheritance children.
+    /// True if statements also apply to the partitions or inheritance children.
     reaches_children: bool,
 }
 
-/// A statement from `sql/queries/` on one user's table. `@table@` stands for the table: with ONLY, unless the statement
-/// reaches its children. Lines that begin with `--` are left out. The parameters and columns have types, and the header of
-/// the file declares the parameters.
+/// A statement from `sql/queries/` on one user's table. In its text, `@table@` stands for the table: with ONLY, unless the
+/// statement also applies to the partitions or inheritance children. Lines that begin with `--` are left out. The parameters
+/// and columns have types. The header of the file declares the parameters.
 pub struct TableStatement<'a, P, C> {
     /// Name of the statement, for messages.
     name: &'static str,
@@ -83,7 +84,8 @@ pub struct TableStatement<'a, P, C> {
 }
 
 impl<'a, P: Parameters, C: Columns> TableStatement<'a, P, C> {
-    /// Called in a constant. Does not compile if the header of `text` declares other parameters.
+    /// Makes a statement. Must be called in a constant. Compilation fails if the header of `text` declares parameters other
+    /// than `P`.
     pub const fn new(name: &'static str, text: &'static str) -> Self {
         assert!(
             value::declares(text, P::NAMES),
@@ -99,7 +101,7 @@ impl<'a, P: Parameters, C: Columns> TableStatement<'a, P, C> {
         }
     }
 
-    /// Adds further placeholders, and the text that replaces each, in the server's encoding.
+    /// Adds further placeholders, each with the text that replaces it. The texts are in the server's encoding.
     pub fn with_parts(mut self, parts: &'a [(&'static str, &'a [u8])]) -> Self {
         self.parts = parts;
         self
@@ -111,7 +113,7 @@ impl<'a, P: Parameters, C: Columns> TableStatement<'a, P, C> {
         self
     }
 
-    /// The statement must not write. It then uses the snapshot of the calling statement.
+    /// Declares that the statement does not write. The statement then uses the snapshot of the client's running statement.
     pub fn read_only(mut self) -> Self {
         self.is_read_only = true;
         self
@@ -119,11 +121,12 @@ impl<'a, P: Parameters, C: Columns> TableStatement<'a, P, C> {
 }
 
 impl UserTable {
-    /// Waits for the lock. Returns `None` if the table was dropped or is another kind of relation. Also returns `None` for a
-    /// temporary table of another session, because its pages are in the memory of that session.
+    /// Locks a table, and waits for the lock if necessary. Returns `None` if the table was dropped, or if the relation is
+    /// neither an ordinary nor a partitioned table. Also returns `None` for a temporary table of another session, because its
+    /// pages are in the memory of that session.
     pub fn lock(table: pg_sys::Oid, lock: Lock) -> Option<UserTable> {
-        // SAFETY: a lock on an OID is valid even if no relation has this OID. The catalogs are read
-        // afterwards.
+        // SAFETY: the server allows a lock on an OID even if no relation has this OID. The catalogs are read again after the
+        // lock was taken.
         unsafe {
             // Indexes and composite types are not locked like tables.
             class(table).filter(RelationClass::is_table)?;
@@ -152,7 +155,7 @@ impl UserTable {
         self.oid
     }
 
-    /// Returns the owner, who cannot change while the table is locked.
+    /// Returns the owner of the table. The owner cannot change while the table is locked.
     pub fn owner(&self) -> pg_sys::Oid {
         self.owner
     }
@@ -161,26 +164,26 @@ impl UserTable {
         self.has_partitions
     }
 
-    /// Runs `work` as the owner, in a restricted operation. Deferrable triggers fire within this operation,
-    /// because at commit they would run as another role.
+    /// Runs `work` as the owner of the table, in a security-restricted operation. Deferred triggers fire before the operation
+    /// ends, because at commit they would run as another role.
     pub fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
         in_restricted_operation_as(self.owner, || {
             transaction::defer_nothing();
             let result = work();
-            // Code of the owner may have deferred them again.
+            // The owner's code may have deferred triggers again.
             transaction::fire_deferred_triggers();
             result
         })
     }
 
-    /// Returns the partitions and inheritance children of all levels. Locks them for reading.
+    /// Returns the partitions and inheritance children of all levels, and locks them for reading.
     pub fn descendants(&self) -> Vec<pg_sys::Oid> {
         descendants(self.oid, pg_sys::AccessShareLock)
     }
 
-    /// Returns a column by its name, and whether and how its values are generated.
+    /// Returns the column with this name, and how its values are generated, if they are.
     pub fn column(&self, name: &CStr) -> Option<(Column, Generated)> {
-        // SAFETY: the table is locked, so that it can be opened, and its definition cannot change.
+        // SAFETY: the table is locked. Therefore it can be opened without a further lock, and its definition cannot change.
         unsafe {
             let relation = pg_sys::table_open(self.oid, pg_sys::NoLock as pg_sys::LOCKMODE);
             let column = Column::named((*relation).rd_att, name);
@@ -194,7 +197,7 @@ impl UserTable {
         filled(statement.text, statement.parts, &self.reference())
     }
 
-    /// Returns the table's current name, in the form that a statement needs.
+    /// Returns the current name of the table, in the form in which a statement contains it.
     fn reference(&self) -> Vec<u8> {
         let name = catalog::quoted_table_name(self.oid);
         if name.is_empty() {
@@ -219,14 +222,15 @@ impl FrozenTable {
         &self.0
     }
 
-    /// Locks the table, and its permanent inheritance children of all levels that have the same owner. Parents come first. An
-    /// exclusive lock includes the indexes, so that their names keep their meaning too.
+    /// Locks a table and its inheritance children of all levels. Leaves out children that are not permanent or have another
+    /// owner. Parents come first in the result. With [`Lock::Alter`], also locks the indexes, so that their names keep their
+    /// meaning.
     pub fn lock_tree(table: pg_sys::Oid, lock: Lock) -> Vec<FrozenTable> {
         let Some(first) = FrozenTable::lock(table, lock) else { return Vec::new() };
         let owner = first.0.owner;
         let has_partitions = first.0.has_partitions;
         let mut tables = vec![first];
-        // A locked table gets no more children. Once a child is locked, the set of its children is final too.
+        // While a table is locked, it gets no new children. So once a child is locked, the child gets no new children either.
         loop {
             let known: Vec<pg_sys::Oid> = tables.iter().map(|table| table.0.oid).collect();
             let children = if has_partitions { Vec::new() } else { descendants(table, pg_sys::NoLock) };
@@ -269,8 +273,8 @@ impl FrozenTable {
 }
 
 impl Connection {
-    /// Runs a statement on a locked table, and passes its rows to `read`. No argument is null. The statement must return
-    /// rows of the declared types, because the owner or the caller may have written part of its text.
+    /// Runs a statement on a locked table, and passes the resulting rows to `read`. No argument may be null. The types of the
+    /// rows are checked, because the owner of the table or the caller may have written part of the statement.
     pub fn run_on<P: Parameters, C: Columns, T>(
         &self,
         table: &UserTable,
@@ -284,8 +288,9 @@ impl Connection {
         }
         let arguments: Vec<_> = arguments.as_ref().iter().map(|value| value.datum_or_zero()).collect();
         let text = terminated(table.text(statement));
-        // SAFETY: the portal is closed below, or by the abort of the (sub)transaction. All trees live in its memory.
-        // The query tree was compared with the locked table, and is executed as it is.
+        // SAFETY: this function closes the portal below. After an ERROR, the abort of the transaction or subtransaction closes
+        // it. All trees live in the portal's memory. The query tree was compared with the locked table, and is executed
+        // unchanged.
         unsafe {
             let portal = pg_sys::CreateNewPortal();
             (*portal).visible = false;
@@ -329,7 +334,7 @@ impl Connection {
     }
 }
 
-/// Returns the statement with all placeholders replaced. The replacements are not searched for placeholders.
+/// Returns the statement with all placeholders replaced. Placeholders in the replacing texts are not replaced.
 fn filled(text: &str, parts: &[(&'static str, &[u8])], table: &[u8]) -> Vec<u8> {
     // Comments may contain placeholders.
     let code: String = text.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");

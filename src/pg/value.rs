@@ -1,9 +1,8 @@
 //! SQL types, and values of them in server memory.
 //!
-//! [`ToSql::to_sql`] makes a value from a Rust type that fits its SQL type ([`super::conversion`]), so a
-//! datum of one type cannot be passed as a value of another type. A value that is stored by reference is in
-//! the memory context that was current when it was made. The value stays valid until this memory context is
-//! reset or deleted.
+//! [`ToSql::to_sql`] makes a value of an SQL type only from the Rust types that fit this SQL type ([`super::conversion`]). So a
+//! datum of one type cannot be passed as a value of another type. If a value is stored by reference, it is in the memory
+//! context that was current when it was made. Such a value stays valid until this memory context is reset or deleted.
 
 use std::ffi::c_char;
 use std::marker::PhantomData;
@@ -107,7 +106,7 @@ impl<T: SqlType> Typed<T> {
     }
 }
 
-/// A value of any type, for rows and results of functions.
+/// A value of any type, for rows and for the results of functions.
 #[derive(Clone, Copy)]
 pub struct Value {
     pub(super) datum: Option<pg_sys::Datum>,
@@ -149,7 +148,7 @@ pub fn value<T: SqlType>(value: impl ToSql<T>) -> Value {
     value.to_sql().into()
 }
 
-/// Rust values that can be written as a value of the type `T`, into the current memory context.
+/// A Rust type whose values can be converted to the SQL type `T`. The result is in the current memory context.
 pub trait ToSql<T: SqlType> {
     fn to_sql(self) -> Typed<T>;
 }
@@ -166,7 +165,7 @@ impl<T: SqlType, V: ToSql<T>> ToSql<T> for Option<V> {
     }
 }
 
-/// Makes the values of a row: `row![Text: name, Bigint: asn]`, each of the SQL type before it.
+/// Makes the values of a row. In `row![Text: name, Bigint: asn]`, the name before each value is its SQL type.
 #[macro_export]
 macro_rules! row {
     ($($type:ident: $value:expr),* $(,)?) => {
@@ -195,7 +194,7 @@ where
         }
         let (length, by_value, align) = T::LAYOUT;
         let (mut count, mut lower) = (datums.len() as i32, 1);
-        // SAFETY: both vectors hold `count` entries of the element type; the result is a copy.
+        // SAFETY: both vectors hold `count` entries. The datums are of the element type, and construct_md_array copies them.
         Typed::made(unsafe {
             pg_sys::Datum::from(pg_sys::construct_md_array(
                 datums.as_mut_ptr(),
@@ -221,8 +220,8 @@ pub trait Parameters: 'static {
 
 /// Values for a statement's parameters.
 pub trait Arguments<P: Parameters> {
-    /// One value for each parameter. The values are on the stack, because a session's commit appends rows of
-    /// such values.
+    /// An array with one value for each parameter. The array is on the stack, without an allocation, because the commit of a
+    /// session often writes rows with such arrays.
     #[doc(hidden)]
     type Written: AsRef<[Value]>;
     #[doc(hidden)]
@@ -232,11 +231,11 @@ pub trait Arguments<P: Parameters> {
 /// How a result's column is read.
 pub trait ColumnType: 'static {
     type Value<'r>;
-    /// The type itself, and all types that are stored in the same form.
+    /// The OIDs of this type, and of all types whose values are stored in the same form.
     #[doc(hidden)]
     const TYPES: &'static [pg_sys::Oid];
     /// # Safety
-    /// The datum is of one of the types, and outlives `'r`.
+    /// The datum has one of the types in `TYPES`, and stays valid for `'r`.
     #[doc(hidden)]
     unsafe fn read<'r>(datum: pg_sys::Datum) -> Option<Self::Value<'r>>;
 }
@@ -247,8 +246,8 @@ pub trait Columns: 'static {
     #[doc(hidden)]
     const TYPES: &'static [&'static [pg_sys::Oid]];
     /// # Safety
-    /// `column` takes the number of a column, from 1, and returns its datum. The datum has one of the types
-    /// that `TYPES` lists for the column, and is valid for `'r`.
+    /// `column` takes the number of a column, counted from 1, and returns the datum of this column. The datum has one of the
+    /// types that `TYPES` lists for the column, and stays valid for `'r`.
     #[doc(hidden)]
     unsafe fn read<'r>(column: impl Fn(i32) -> Option<pg_sys::Datum>) -> Self::Row<'r>;
 }
@@ -304,8 +303,8 @@ tuples! {
     (A a 1, B b 2, C c 3, D d 4, E e 5, F f 6, G g 7, H h 8, I i 9, J j 10, K k 11, L l 12, M m 13, N n 14, O o 15);
 }
 
-/// Returns whether a statement's header declares these parameters: a line `-- $1 text: description` for each,
-/// in order.
+/// Returns true if the header of a statement declares these parameters. The header must have one line `-- $1 text: description`
+/// for each parameter, in the same order.
 pub(super) const fn declares(statement: &str, parameters: &[&str]) -> bool {
     let text = statement.as_bytes();
     let (mut at, mut found) = (0, 0);
