@@ -4,19 +4,20 @@ use pgrx::pg_sys;
 
 use super::value::{Element, Inet};
 
-/// Returns the elements of an `inet[]` of any number of dimensions; `None` for null elements.
+/// Returns the elements of an `inet[]` with any number of dimensions. A null element becomes `None`.
 ///
 /// # Safety
-/// `datum` must be a non-null `inet[]`; the datums point into a detoasted copy in the current memory context.
+/// `datum` must be an `inet[]` that is not null. The returned datums point into a detoasted copy in the current memory context.
 pub(super) unsafe fn read_inets(datum: pg_sys::Datum) -> Vec<Option<pg_sys::Datum>> {
     // SAFETY: as the caller promises.
     unsafe { elements::<Inet>(datum) }
 }
 
-/// Returns the elements of an array of any number of dimensions; `None` for null elements.
+/// Returns the elements of an array with any number of dimensions. A null element becomes `None`.
 ///
 /// # Safety
-/// `datum` must be a non-null array of `T`; the datums point into a detoasted copy in the current memory context.
+/// `datum` must be an array of `T` that is not null. The returned datums point into a detoasted copy in the current memory
+/// context.
 pub(super) unsafe fn elements<T: Element>(datum: pg_sys::Datum) -> Vec<Option<pg_sys::Datum>> {
     let (length, by_value, align) = T::LAYOUT;
     let (mut values, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);

@@ -65,8 +65,8 @@ const LAUNCHER_RESTARTS_AFTER: c_int = 5;
 /// has ended. Must be called from `_PG_init`. Does nothing if the library is not being preloaded, or if pg_upgrade started the
 /// server.
 pub fn register(program: Program) {
-    // SAFETY: this code reads two flags of the server. It registers the program only if the flags show that the postmaster is
-    // starting. Only then the server allows a registration.
+    // SAFETY: this code reads two flags of the server. The flags show whether the postmaster is starting. The code registers the
+    // program only in this case, because the server allows a registration only at that time.
     unsafe {
         if !pg_sys::process_shared_preload_libraries_in_progress || pg_sys::IsBinaryUpgrade {
             return;

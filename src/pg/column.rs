@@ -8,22 +8,22 @@ use pgrx::pg_sys;
 use super::value::{SqlType, TEXT_LIKE};
 
 unsafe extern "C-unwind" {
-    /// src/backend/executor/spi.c. Declared here without pgrx's guard against ERRORs, because the guard costs many
-    /// times as much as the function. The function raises no error for a positive number.
+    /// Defined in src/backend/executor/spi.c. Declared here without pgrx's guard against ERRORs, because the guard takes many
+    /// times as long as the function. The function raises no error for a positive number.
     fn SPI_gettypeid(descriptor: pg_sys::TupleDesc, number: c_int) -> pg_sys::Oid;
 }
 
-/// Returns the type of a column by its number, from 1; InvalidOid if there is none.
+/// Returns the type of the column with this number. Columns are counted from 1. Returns InvalidOid if there is no such column.
 ///
 /// # Safety
-/// The descriptor is valid.
+/// The descriptor must be valid.
 pub(super) unsafe fn type_of(descriptor: pg_sys::TupleDesc, number: i16) -> pg_sys::Oid {
-    // SAFETY: the caller promises a valid descriptor. Numbers of system columns are not passed on, because some of them raise
-    // errors.
+    // SAFETY: the caller promises that the descriptor is valid. SPI_gettypeid raises an error for some system columns, so it is
+    // not called with their numbers, which are negative.
     if number > 0 { unsafe { SPI_gettypeid(descriptor, c_int::from(number)) } } else { pg_sys::InvalidOid }
 }
 
-/// A column: its number, from 1, and its type.
+/// A column of a table: its number, counted from 1, and its type.
 #[derive(Clone, Copy)]
 pub struct Column {
     pub number: i16,
@@ -31,12 +31,13 @@ pub struct Column {
 }
 
 impl Column {
-    /// Returns the column of this name, if there is one.
+    /// Returns the column with this name, if there is one.
     ///
     /// # Safety
-    /// The descriptor is valid.
+    /// The descriptor must be valid.
     pub(super) unsafe fn named(descriptor: pg_sys::TupleDesc, name: &CStr) -> Option<Column> {
-        // SAFETY: as the caller promises; a positive number is the number of a column.
+        // SAFETY: the caller promises that the descriptor is valid. If SPI_fnumber returns a positive number, this is the
+        // number of a column.
         unsafe {
             let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
             (number > 0).then(|| Column {
@@ -46,7 +47,7 @@ impl Column {
         }
     }
 
-    /// Returns whether its values are stored as plain text.
+    /// Returns true if the values of the column are stored as plain text.
     pub fn is_text_like(self) -> bool {
         TEXT_LIKE.contains(&self.type_oid)
     }
@@ -56,28 +57,28 @@ impl Column {
         self.type_oid == T::OID
     }
 
-    /// Returns whether its values can be read as addresses.
+    /// Returns true if the values of the column can be read as addresses.
     pub fn holds_addresses(self) -> bool {
         self.type_oid == pg_sys::INETOID || self.is_text_like()
     }
 
-    /// Returns whether its values can be read as times.
+    /// Returns true if the values of the column can be read as times.
     pub fn holds_times(self) -> bool {
         matches!(self.type_oid, pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID | pg_sys::DATEOID)
     }
 
-    /// Returns whether its values are times without a time zone.
+    /// Returns true if the values of the column are times without a time zone.
     pub fn holds_local_times(self) -> bool {
         matches!(self.type_oid, pg_sys::TIMESTAMPOID | pg_sys::DATEOID)
     }
 
-    /// Returns whether the column's type came with the server. No user owns such a type.
+    /// Returns true if the type of the column is built into the server. No user owns such a type.
     pub fn has_builtin_type(self) -> bool {
         self.type_oid.to_u32() < pg_sys::FirstNormalObjectId
     }
 
-    /// Returns true if two values of the column's type are equal exactly when their texts are equal. The
-    /// server then groups the values themselves, which takes less time than grouping their texts.
+    /// Returns true if two values of the column's type are equal exactly when their texts are equal. In this case, the server
+    /// groups rows by the values themselves, because grouping by their texts takes longer.
     pub fn groups_like_its_text(self) -> bool {
         matches!(
             self.type_oid,
@@ -85,7 +86,7 @@ impl Column {
         )
     }
 
-    /// Returns how a column of this table gets its values.
+    /// Returns whether and how the values of this column are generated, in the given table.
     pub fn generated(self, table: pg_sys::Oid) -> Generated {
         // SAFETY: a system cache lookup of an existing column.
         match unsafe { pg_sys::get_attgenerated(table, self.number) } as u8 {
@@ -95,8 +96,8 @@ impl Column {
         }
     }
 
-    /// Returns how many characters a text-like column of this table accepts: a maximum for varchar, an exact
-    /// number for char.
+    /// Returns how many characters a text-like column of the given table accepts. For varchar this is a maximum, for char an
+    /// exact number.
     pub fn length(self, table: pg_sys::Oid) -> Length {
         let (mut type_oid, mut modifier, mut collation) = (pg_sys::InvalidOid, -1, pg_sys::InvalidOid);
         // SAFETY: a system cache lookup of an existing column.
@@ -118,7 +119,7 @@ pub enum Generated {
     Never,
     /// After all BEFORE triggers.
     Stored,
-    /// Each query that reads the column generates the value. No trigger sees it.
+    /// Each query that reads the column computes the value. Triggers do not see the value.
     Virtual,
 }
 
@@ -140,12 +141,12 @@ impl Length {
     }
 }
 
-/// Returns a value of a type that [`Column::holds_times`] as timestamptz. `None` for a time that timestamptz
+/// Converts a value of a type that [`Column::holds_times`] accepts to timestamptz. Returns `None` for a time that timestamptz
 /// cannot hold.
 pub(super) fn timestamptz(value: pg_sys::Datum, type_oid: pg_sys::Oid) -> Option<Timestamp> {
     let mut overflow = 0;
-    // SAFETY: each conversion takes a value of the matched type, which is passed by value. It reports an overflow and
-    // raises no error.
+    // SAFETY: each conversion function gets a value of its own type, and this type is passed by value. The function reports an
+    // overflow without raising an error.
     let converted = unsafe {
         match type_oid {
             pg_sys::TIMESTAMPTZOID => value.value() as i64,

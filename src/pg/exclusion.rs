@@ -2,8 +2,8 @@
 
 use pgrx::pg_sys;
 
-/// Distinguishes these locks from the locks of the SQL functions pg_advisory_lock(…). These functions use 1
-/// and 2. So no statement can take a lock of this kind.
+/// Distinguishes the locks of the extension from the locks of the SQL functions pg_advisory_lock(…). The SQL functions use the
+/// numbers 1 and 2 in the same field of a lock tag. So no SQL statement can take a lock of the extension.
 const OURS: u16 = 0xC0;
 
 /// Reaction to a lock that another process holds.
@@ -13,16 +13,16 @@ pub enum Wait {
     No,
 }
 
-/// Releases all advisory locks of the session when the guard is dropped. They are locks of the functions pg_advisory_lock(…), or
-/// locks of the extension.
+/// Releases all advisory locks of the session when the guard is dropped. This includes the locks that code took with
+/// pg_advisory_lock(…), and the session-level locks of the extension.
 ///
-/// A table owner's code may take advisory locks in another user's session. Without this guard, the locks would stay in that
-/// session.
+/// The code of a table owner may take advisory locks in the session of another user. Without this guard, the session would keep
+/// these locks.
 pub struct AdvisoryLockGuard(());
 
 impl AdvisoryLockGuard {
-    /// The session must not hold advisory locks when the guard begins. Then all locks that the guard releases come from work that
-    /// ran while the guard existed.
+    /// Begins the guard. The session must not hold advisory locks at this time. Then all locks that the guard releases were
+    /// taken while the guard existed.
     pub fn begin() -> AdvisoryLockGuard {
         AdvisoryLockGuard(())
     }
@@ -30,14 +30,15 @@ impl AdvisoryLockGuard {
 
 impl Drop for AdvisoryLockGuard {
     fn drop(&mut self) {
-        // SAFETY: changes only the lock table, which stays usable while an ERROR unwinds.
+        // SAFETY: LockReleaseSession changes only the lock table, which stays usable while an ERROR unwinds.
         unsafe { pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as pg_sys::LOCKMETHODID) };
     }
 }
 
 const MODE: pg_sys::LOCKMODE = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
 
-/// In pg_locks, `classid` is the OID of the object, `objid` is the part of the object, and `objsubid` is the kind.
+/// Returns the tag of a lock. In pg_locks, `classid` is the OID of the object, `objid` is the part of the object, and
+/// `objsubid` is the kind.
 fn tag(object: pg_sys::Oid, part: u32, kind: u16) -> pg_sys::LOCKTAG {
     pg_sys::LOCKTAG {
         // SAFETY: reads a static.
@@ -50,10 +51,11 @@ fn tag(object: pg_sys::Oid, part: u32, kind: u16) -> pg_sys::LOCKTAG {
     }
 }
 
-/// Takes a lock on `object` until the transaction ends, so that only one transaction works on it. Returns whether the lock was
-/// taken.
+/// Takes a lock on `object` until the transaction ends, so that only one transaction works on the object. Returns true if the
+/// lock was taken.
 pub fn exclude_others(object: pg_sys::Oid, wait: Wait) -> bool {
-    // SAFETY: the tag is complete. The lock belongs to the transaction and is released with it.
+    // SAFETY: all fields of the tag are set. The lock belongs to the transaction, and the server releases it when the
+    // transaction ends.
     let result = unsafe { pg_sys::LockAcquire(&tag(object, 0, OURS), MODE, false, wait == Wait::No) };
     result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
@@ -62,35 +64,35 @@ pub fn exclude_others(object: pg_sys::Oid, wait: Wait) -> bool {
 pub struct HeldLock(pg_sys::LOCKTAG);
 
 impl HeldLock {
-    /// Returns `None` if another process holds the lock. `kind` distinguishes the kinds of work on one part;
-    /// see [`kind_in_pg_locks`].
+    /// Takes a lock on one part of an object. Returns `None` if another process holds the lock. `kind` distinguishes the kinds
+    /// of work on one part: see [`kind_in_pg_locks`].
     pub fn take(object: pg_sys::Oid, part: u32, kind: u16) -> Option<HeldLock> {
         let tag = tag(object, part, kind_in_pg_locks(kind));
-        // SAFETY: the tag is complete. The lock belongs to the process. It is released when this is dropped, or when
-        // the process ends.
+        // SAFETY: all fields of the tag are set. The lock belongs to the process. It is released when the `HeldLock` is
+        // dropped, or when the process ends.
         let result = unsafe { pg_sys::LockAcquire(&tag, MODE, true, true) };
-        // `then` with a closure creates the value only if the lock was taken. Otherwise the drop of an unused value would release a
-        // lock that this process does not have.
+        // `then` makes the `HeldLock` only if the lock was taken. If it were made without the lock, its drop would release a
+        // lock that this process does not hold.
         (result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL).then(|| HeldLock(tag))
     }
 }
 
-/// `objsubid` of a lock of this kind in pg_locks.
+/// Returns the `objsubid` that locks of this kind have in pg_locks.
 pub const fn kind_in_pg_locks(kind: u16) -> u16 {
     OURS + 1 + kind
 }
 
 impl Drop for HeldLock {
     fn drop(&mut self) {
-        // SAFETY: taken once; releasing changes only the lock table, which stays usable while an ERROR
-        // unwinds.
+        // SAFETY: the lock was taken once, and is released once. LockRelease changes only the lock table, which stays usable
+        // while an ERROR unwinds.
         unsafe { pg_sys::LockRelease(&self.0, MODE, true) };
     }
 }
 
-/// A mark of a prepared transaction. It tells other processes what the transaction's commit will change. The
-/// mark is a lock. The server keeps the locks of prepared transactions, even after a restart. So other
-/// processes see the mark while the transaction is prepared.
+/// A mark of a prepared transaction. It tells other processes what the commit of the transaction will change. The mark is a
+/// lock. The server keeps the locks of a prepared transaction, even after a restart. So other processes see the mark while the
+/// transaction is prepared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 pub enum Mark {
@@ -116,19 +118,20 @@ fn mark_tag(database: pg_sys::Oid, mark: Mark) -> pg_sys::LOCKTAG {
     }
 }
 
-/// Marks this transaction until it ends. Marks do not wait for each other.
+/// Sets a mark on this transaction. The mark stays until the transaction ends. Several transactions can have the same mark at
+/// the same time.
 pub fn mark(mark: Mark) {
     let tag = mark_tag(super::catalog::own_database(), mark);
-    // SAFETY: all fields of the tag are set. The lock belongs to the transaction, and no process takes a lock that conflicts with
-    // it.
+    // SAFETY: all fields of the tag are set. The lock belongs to the transaction. No process takes a lock that conflicts with
+    // this lock.
     unsafe { pg_sys::LockAcquire(&tag, pg_sys::ShareLock as pg_sys::LOCKMODE, false, false) };
 }
 
-/// Returns whether another transaction in a database has this mark. Reads only the lock table. Called inside
-/// a transaction.
+/// Returns true if another transaction in a database has this mark. Reads only the lock table. Must be called inside a
+/// transaction.
 pub fn is_marked(database: pg_sys::Oid, mark: Mark) -> bool {
     let mut count = 0;
-    // SAFETY: a complete tag; the list is allocated in the current memory context and freed once.
+    // SAFETY: all fields of the tag are set. The list is allocated in the current memory context and freed once.
     unsafe {
         let holders = pg_sys::GetLockConflicts(&mark_tag(database, mark), MODE, &mut count);
         pg_sys::pfree(holders.cast());

@@ -1,16 +1,17 @@
-//! Hooks that report three events: an extension is created or dropped, a prepared transaction commits,
-//! another session needs exclusive access to a database.
+//! Hooks that report three events: an extension is created or dropped, a prepared transaction commits, or another session needs
+//! exclusive access to a database.
 //!
-//! DROP DATABASE, ALTER DATABASE … RENAME or SET TABLESPACE and CREATE DATABASE … TEMPLATE fail while any
-//! process is connected to the database, including background processes. They wait five seconds for such a
-//! process to end. So a hook detects these statements, and the extension's processes disconnect.
+//! Some statements fail while any process, even a background process, is connected to the database: DROP DATABASE, ALTER
+//! DATABASE … RENAME or SET TABLESPACE, and CREATE DATABASE … TEMPLATE. They wait at most five seconds until all such processes
+//! have ended. So a hook detects these statements, and the extension's processes disconnect.
 //!
-//! No callback runs for a transaction that COMMIT PREPARED commits. So a hook detects the statement itself.
+//! When COMMIT PREPARED commits a transaction, the server calls no transaction callback. So a hook detects the statement
+//! itself.
 //!
 //! The hooks are plain functions that call the next hook without pgrx's guard. An ERROR of a utility statement must reach the
-//! client with all its fields, and pgrx's conversion to Rust would lose some fields. So a hook itself runs no Rust code that can
-//! panic. It calls a function with pgrx's guard, which turns a panic into an ERROR. A panic that unwinds into the server's frames
-//! would end the process and restart the cluster.
+//! client with all its fields, and pgrx's conversion to Rust would lose some fields. A panic that unwinds into the server's
+//! frames would end the process and restart the cluster. So a hook itself runs no Rust code that can panic. The hook calls a
+//! function with pgrx's guard, which turns a panic into an ERROR.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -24,10 +25,10 @@ use super::catalog;
 pub struct Listener {
     /// This transaction creates, alters or drops some extension.
     pub extension_changes: fn(),
-    /// The statement that is about to run needs exclusive access to this database. The user has the privilege
-    /// to run the statement.
+    /// Called before a statement runs that needs exclusive access to this database. The user has the privilege to run the
+    /// statement.
     pub database_is_needed: fn(pg_sys::Oid),
-    /// COMMIT PREPARED is about to run in this database.
+    /// Called before COMMIT PREPARED runs in the database of this process.
     pub prepared_commits: fn(),
 }
 
@@ -40,7 +41,7 @@ thread_local! {
 /// Installs the hooks in this process and in all its child processes.
 pub fn listen(listener: Listener) {
     LISTENER.set(Some(listener));
-    // SAFETY: hooks are chained while the library is loaded, on the process's only thread.
+    // SAFETY: the hooks are set while the library is loaded, on the only thread of the process.
     unsafe {
         PREVIOUS_ACCESS.set(pg_sys::object_access_hook);
         pg_sys::object_access_hook = Some(on_access);
@@ -96,7 +97,7 @@ unsafe extern "C-unwind" fn on_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: the server passes a planned statement around a utility node; the arguments are passed on
+    // SAFETY: the server passes a planned statement that contains a utility node. All arguments are passed to the next hook
     // unchanged.
     unsafe {
         let node = (*statement).utilityStmt;
@@ -137,8 +138,8 @@ extern "C-unwind" fn cowrie_enrich_on_object_access(
         {
             (listener.extension_changes)();
         }
-        // The server calls this hook after it has checked the privilege to drop, and before it checks for
-        // connections.
+        // For DROP DATABASE, the server calls this hook after it has checked the user's privilege, and before it checks whether
+        // processes are connected.
         pg_sys::ObjectAccessType::OAT_DROP if class == pg_sys::DatabaseRelationId => {
             (listener.database_is_needed)(object);
         }
@@ -151,15 +152,15 @@ extern "C-unwind" fn cowrie_enrich_on_object_access(
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn cowrie_enrich_on_utility(node: *mut pg_sys::Node) {
     let Some(listener) = LISTENER.get() else { return };
-    // SAFETY: the caller checked the node's tag; names are NUL-terminated strings of the parse tree.
+    // SAFETY: the caller checked the tag of the node. The names in the parse tree are NUL-terminated strings.
     let database = unsafe { needed_database(node).and_then(catalog::owned_database) };
     if let Some(database) = database {
         (listener.database_is_needed)(database);
     }
 }
 
-/// Calls the listener, which requests actions for the end of the transaction. If the statement fails, these
-/// actions are dropped.
+/// Calls the listener, which requests actions for the end of the transaction. If the statement fails, the requested actions are
+/// not run.
 #[unsafe(no_mangle)]
 #[doc(hidden)]
 #[pgrx::pg_guard]
@@ -169,10 +170,10 @@ extern "C-unwind" fn cowrie_enrich_on_commit_prepared() {
     }
 }
 
-/// Returns the name of the database that a statement needs exclusively.
+/// Returns the name of the database to which a statement needs exclusive access.
 ///
 /// # Safety
-/// `node` is a RenameStmt, an AlterDatabaseStmt or a CreatedbStmt.
+/// `node` must be a RenameStmt, an AlterDatabaseStmt or a CreatedbStmt.
 unsafe fn needed_database<'a>(node: *mut pg_sys::Node) -> Option<&'a CStr> {
     // SAFETY: the casts follow the tag.
     unsafe {
@@ -197,7 +198,7 @@ unsafe fn needed_database<'a>(node: *mut pg_sys::Node) -> Option<&'a CStr> {
 /// Returns the value of an option of a statement.
 ///
 /// # Safety
-/// `options` is null or a list of DefElem.
+/// `options` must be null or a list of DefElem nodes.
 unsafe fn option<'a>(options: *mut pg_sys::List, name: &CStr) -> Option<&'a CStr> {
     // SAFETY: as the caller promises.
     unsafe {

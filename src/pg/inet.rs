@@ -1,7 +1,7 @@
-//! `inet` datums, read and written in binary. pgrx's own type converts through text.
+//! Reads and writes `inet` datums in their binary form. The `inet` type of pgrx converts values through text.
 //!
-//! Layout (src/include/utils/inet.h): a varlena whose payload is the family byte, the prefix length and 4 or 16
-//! address bytes in network order.
+//! An `inet` is a varlena (src/include/utils/inet.h). Its payload is the family byte, the prefix length, and 4 or 16 bytes of
+//! the address in network order.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,7 +14,7 @@ use super::varlena;
 
 /// PGSQL_AF_INET: AF_INET + 0.
 const FAMILY_V4: u8 = 2;
-/// PGSQL_AF_INET6: AF_INET + 1, independent of the platform's AF_INET6.
+/// The value of PGSQL_AF_INET6, which is AF_INET + 1. It does not depend on the platform's AF_INET6.
 const FAMILY_V6: u8 = 3;
 
 /// An `inet` value.
@@ -23,12 +23,11 @@ pub struct Inet {
     pub address: Address,
     /// True if the prefix length denotes a single host.
     pub is_host: bool,
-    /// True if the value has the form of the inventory's keys: a single host whose address is not
-    /// IPv4-mapped.
+    /// True if the value has the form of the keys in the inventory: it is a single host, and the address is not IPv4-mapped.
     pub is_canonical: bool,
 }
 
-/// Reads a non-null `inet` datum. Returns `None` if its bytes are not a valid `inet`.
+/// Reads an `inet` datum that is not null. Returns `None` if its bytes are not a valid `inet`.
 ///
 /// # Safety
 /// `datum` must be a valid pointer to a varlena.
@@ -53,7 +52,8 @@ pub(super) unsafe fn read(datum: pg_sys::Datum) -> Option<Inet> {
     }
 }
 
-/// Reads a non-null `cidr` datum. Returns `None` if its bytes are not a valid `cidr`. Bits after the length are zero.
+/// Reads a `cidr` datum that is not null. Returns `None` if its bytes are not a valid `cidr`. In a valid `cidr`, all bits after
+/// the prefix length are zero.
 ///
 /// # Safety
 /// `datum` must be a valid pointer to a varlena.
@@ -76,10 +76,10 @@ pub(super) unsafe fn read_prefix(datum: pg_sys::Datum) -> Option<Prefix> {
 /// Returns the bytes of an `inet` or `cidr`.
 ///
 /// # Safety
-/// `datum` must be a valid pointer to a varlena, which must outlive the result.
+/// `datum` must be a valid pointer to a varlena. The varlena must outlive the result.
 unsafe fn payload<'a>(datum: pg_sys::Datum) -> &'a [u8] {
-    // SAFETY: the caller vouches for the varlena. An inet is never long enough to be compressed or moved out of
-    // line, so the payload starts behind a one- or four-byte header.
+    // SAFETY: the caller promises that the varlena is valid. An inet is too short to be compressed or stored out of line, so
+    // the payload follows a header of one or four bytes.
     unsafe {
         let value = datum.cast_mut_ptr::<pg_sys::varlena>();
         std::slice::from_raw_parts(
@@ -102,7 +102,7 @@ pub fn everything() -> Typed<super::value::Inet> {
     Typed::made(allocate(FAMILY_V4, 0, &[0; 4]))
 }
 
-/// Writes a `cidr` into the current memory context; `cidr` has the same layout as `inet`.
+/// Writes a `cidr` into the current memory context. The type `cidr` has the same layout as `inet`.
 pub(super) fn write_prefix(prefix: Prefix) -> pg_sys::Datum {
     match prefix.network().ip() {
         IpAddr::V4(ip) => allocate(FAMILY_V4, prefix.length(), &ip.octets()),

@@ -1,8 +1,7 @@
-//! Cache invalidation: detects that the catalogs, or a table of the extension, changed since data was cached.
+//! Cache invalidation. Detects that the catalogs, or a table of the extension, changed after data was cached.
 //!
-//! The server calls back when this backend accepts invalidation messages: at the start of a transaction, when
-//! a lock is taken, after its own commands. The callbacks only increase counts. Code that caches data
-//! compares these counts.
+//! The server calls the callbacks when this backend accepts invalidation messages: at the start of a transaction, when it takes
+//! a lock, and after its own commands. The callbacks only increase counts. Code that caches data compares these counts.
 
 use std::cell::Cell;
 
@@ -16,13 +15,13 @@ thread_local! {
     static CONSTRAINTS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Grows when any table's definition or any function may have changed.
+/// Returns a number that increases when a function or the definition of a table may have changed.
 pub fn catalog_version() -> u64 {
     register();
     CATALOG.get()
 }
 
-/// Grows when any constraint may have been added, dropped or changed.
+/// Returns a number that increases when a constraint may have been added, dropped or changed.
 pub fn constraints_version() -> u64 {
     register();
     CONSTRAINTS.get()
@@ -38,9 +37,10 @@ pub fn content_version(table: pg_sys::Oid) -> u64 {
     CONTENT.get()
 }
 
-/// Announces a relevant change in a table's content: to this backend now, and to all backends at commit.
+/// Announces a relevant change in the content of a table. This backend sees the announcement now, and all backends see it at
+/// commit.
 pub fn announce(table: pg_sys::Oid) {
-    // SAFETY: queues a message; the table is open in the statement whose trigger calls this.
+    // SAFETY: the function only queues a message. The table is open in the statement whose trigger calls this code.
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table) }
 }
 
@@ -48,8 +48,8 @@ fn register() {
     if REGISTERED.replace(true) {
         return;
     }
-    // SAFETY: static functions, registered once per backend; there is room for 64 callbacks and 10 relation
-    // callbacks.
+    // SAFETY: the callbacks are static functions, and are registered once per backend. The server has room for 64 callbacks and
+    // 10 relation callbacks.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(on_relation), pg_sys::Datum::from(0));
         let functions = pg_sys::SysCacheIdentifier::PROCOID as i32;

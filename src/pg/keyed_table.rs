@@ -1,5 +1,5 @@
-//! Reads one row of a table of the extension by its key of type oid. A session's insert uses this to look up
-//! rules, once per statement. The read does not use the executor, and does not wait for a lock.
+//! Reads one row of a table of the extension by a key of type oid. The insert of a session reads rules in this way, once per
+//! statement. The read does not use the executor, and does not wait for a lock.
 
 use std::ffi::CStr;
 
@@ -21,14 +21,14 @@ pub struct KeyedRow<'a> {
 
 impl Keyed {
     /// Opens a table whose first column is the key, of type oid or regclass. Returns `None` if the table or the index does not
-    /// exist. Also returns `None` if another transaction's lock prevents reading it.
+    /// exist. Also returns `None` if the lock of another transaction prevents reading the table or the index.
     pub fn open(schema: pg_sys::Oid, table: &CStr, index: &CStr) -> Option<Keyed> {
         let (table, index) = (find(schema, table), find(schema, index));
         if [table, index].contains(&pg_sys::InvalidOid) {
             return None;
         }
         let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        // SAFETY: a lock on an OID is valid even if no relation has this OID. try_table_open returns null for a
+        // SAFETY: the server allows a lock on an OID even if no relation has this OID. try_table_open returns null for a
         // relation that does not exist. Otherwise the relation is locked, and `drop` closes it.
         unsafe {
             if !pg_sys::ConditionalLockRelationOid(table, mode)
@@ -47,11 +47,11 @@ impl Keyed {
         }
     }
 
-    /// Passes the committed row with this key to `read`.
+    /// If there is a committed row with this key, passes the row to `read`.
     pub fn find<T>(&self, key: pg_sys::Oid, read: impl FnOnce(&KeyedRow<'_>) -> T) -> Option<T> {
         let mut scan_key = pg_sys::ScanKeyData::default();
-        // SAFETY: the table is open, its first column is an oid, and the index belongs to the table and is
-        // locked; see `open`. The scan takes a catalog snapshot and releases it.
+        // SAFETY: `open` checked that the first column of the open table is an oid, and that the index belongs to the table.
+        // `open` also locked the index. The scan takes a catalog snapshot and releases it.
         unsafe {
             pg_sys::ScanKeyInit(
                 &mut scan_key,
@@ -78,16 +78,18 @@ impl Keyed {
 
 impl Drop for Keyed {
     fn drop(&mut self) {
-        // SAFETY: opened once in `open`; NoLock keeps the lock until the transaction ends.
+        // SAFETY: `open` opened this table, and it is closed only once. With NoLock, closing does not release the lock. The
+        // transaction holds the lock until it ends.
         unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE) }
     }
 }
 
 impl KeyedRow<'_> {
-    /// Returns a column of this type; `None` if it is null, or the table has no such column.
+    /// Returns the value of a column with this name and type. Returns `None` if the value is null, or if the table has no such
+    /// column.
     fn column(&self, name: &CStr, type_oid: pg_sys::Oid) -> Option<pg_sys::Datum> {
         let mut is_null = false;
-        // SAFETY: the tuple is of the open table, whose descriptor names the column and its type.
+        // SAFETY: the tuple belongs to the open table. The descriptor of the table gives the column's number and type.
         unsafe {
             let descriptor = (*self.table.relation).rd_att;
             let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
@@ -106,7 +108,7 @@ impl KeyedRow<'_> {
 
     /// Returns a column of type name, in the server's encoding.
     pub fn name(&self, name: &CStr) -> Option<Vec<u8>> {
-        // SAFETY: a name is NUL-terminated within its fixed length, and stays valid while the row exists.
+        // SAFETY: a value of type name is NUL-terminated within its fixed length, and stays valid while the row exists.
         self.column(name, pg_sys::NAMEOID)
             .map(|datum| unsafe { CStr::from_ptr(datum.cast_mut_ptr()) }.to_bytes().to_vec())
     }

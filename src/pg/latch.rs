@@ -9,15 +9,15 @@ use pgrx::pg_sys;
 /// The latch of a process, in shared memory.
 ///
 /// The number is the address of a process's latch, or 0 for none. Latches are in the server's main shared memory. Every process
-/// maps this memory at the same address, and it is never freed. If the process of a latch has ended, setting the latch has no
-/// effect, or wakes a new process. The new process finds no work and sleeps again.
+/// maps this memory at the same address, and the server never frees it. If the process of a latch has ended, setting the latch
+/// has no effect, or wakes a new process that uses the same latch. The new process finds no work and sleeps again.
 #[repr(transparent)]
 pub struct SharedLatch(AtomicUsize);
 
 impl SharedLatch {
     /// Stores the address of this process's latch.
     pub fn own(&self) {
-        // SAFETY: reads a static that is set before any library code runs in a backend.
+        // SAFETY: this code reads a static variable, which the server sets before any code of a library runs in a backend.
         let latch = unsafe { pg_sys::MyLatch };
         self.0.store(latch as usize, Ordering::Release);
     }
@@ -31,15 +31,15 @@ impl SharedLatch {
     pub fn set(&self) {
         let latch = self.0.load(Ordering::Acquire);
         if latch != 0 {
-            // SAFETY: see the type; SetLatch neither raises nor blocks.
+            // SAFETY: as the type explains, the latch is never freed. SetLatch neither raises an error nor waits.
             unsafe { pg_sys::SetLatch(latch as *mut pg_sys::Latch) }
         }
     }
 }
 
-/// Sleeps until this process is woken, `also` becomes readable, or the timeout ends. Ends the process if the
-/// postmaster has ended. After the sleep, handles cancellation, shutdown and barriers, because other
-/// processes may wait for these.
+/// Sleeps until another process sets this process's latch, `also` becomes readable, or the timeout ends. Ends the process if
+/// the postmaster has ended. After the sleep, handles cancellation, shutdown and barriers, because other processes may wait
+/// until this process has handled them.
 pub fn wait(timeout: Duration, also: Option<BorrowedFd<'_>>) {
     let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     if also.is_some() {
@@ -47,7 +47,7 @@ pub fn wait(timeout: Duration, also: Option<BorrowedFd<'_>>) {
     }
     let descriptor = also.map_or(pg_sys::PGINVALID_SOCKET, |also| also.as_raw_fd());
     let milliseconds = timeout.as_millis().clamp(1, i32::MAX as u128) as std::ffi::c_long;
-    // SAFETY: waits on this process's own latch and on a descriptor that is open while it is borrowed.
+    // SAFETY: the process waits on its own latch, and on a descriptor that is open while it is borrowed.
     unsafe {
         pg_sys::WaitLatchOrSocket(
             pg_sys::MyLatch,

@@ -7,10 +7,10 @@ use memmap2::Mmap;
 
 /// Maps a whole file.
 ///
-/// Used only for the private copies of the mmdb files, because these files are never changed in place. They are written under a
-/// temporary name, renamed, and later only unlinked. Truncating a mapped file would cause a SIGBUS in the backend and a restart of
-/// the cluster.
+/// Used only for the private copies of the mmdb files, because these files are never changed in place. A copy is written under
+/// a temporary name, then renamed, and later only unlinked. If a file were truncated while it is mapped, a backend would get a
+/// SIGBUS, and the cluster would restart.
 pub fn map(file: &File) -> io::Result<Mmap> {
-    // SAFETY: see above; the data directory belongs to the server alone.
+    // SAFETY: the private copies are never truncated. Only the server writes in the data directory.
     unsafe { Mmap::map(file) }
 }

@@ -2,11 +2,11 @@
 
 use pgrx::pg_sys;
 
-/// Runs `work` in a new memory context, which is deleted afterwards with all its allocations. The result of
-/// `work` must not point there. On ERROR the context is deleted with its parent.
+/// Runs `work` in a new memory context, and then deletes this context with all its allocations. The result of `work` must not
+/// point into the new context. After an ERROR, the new context is deleted together with its parent.
 pub fn scratch<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: the new context is a child of the current context, which becomes current again before the new
-    // context is deleted.
+    // SAFETY: the new context is a child of the current context. The parent becomes current again before the new context is
+    // deleted.
     unsafe {
         let parent = pg_sys::CurrentMemoryContext;
         let own = pg_sys::AllocSetContextCreateInternal(
@@ -24,9 +24,9 @@ pub fn scratch<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Runs `work`, which may switch the memory context, and restores the current context afterwards.
+/// Runs `work`, which may switch to another memory context, and then restores the current context.
 pub(super) fn returning<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: the context was current and belongs to a caller, so it outlives `work`.
+    // SAFETY: the restored context was current before `work`. It belongs to a caller, so it outlives `work`.
     unsafe {
         let own = pg_sys::CurrentMemoryContext;
         let result = work();

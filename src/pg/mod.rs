@@ -1,29 +1,28 @@
 //! The unsafe code of the extension: each module is a safe interface to one facility of the server.
 //!
-//! All `unsafe` code and all version differences are in this folder. Every function is called on the
-//! backend's only thread, inside a transaction. A PostgreSQL ERROR passes through as the Rust panic that pgrx
-//! makes of it.
+//! All `unsafe` code and all differences between server versions are in this folder. Every function is called on the backend's
+//! only thread, inside a transaction. pgrx turns a PostgreSQL ERROR into a Rust panic, and these functions let the panic pass.
 //!
-//! No safe function here takes or returns a datum or a pointer of the server. A value has its SQL type in its
-//! Rust type ([`value`]). OIDs are plain numbers.
+//! No safe function in this folder takes or returns a datum or a pointer of the server. The Rust type of a value states its SQL
+//! type ([`value`]). OIDs are plain numbers.
 //!
-//! For many of these modules, pgrx has a similar facility. The table gives the reason why the extension does not use it, and the
-//! change in pgrx that would remove this reason.
+//! For many of these modules, pgrx has a similar facility. The table gives the reason why the extension does not use the
+//! facility, and the change in pgrx that would remove this reason.
 //!
-//! | module | pgrx's | reason | change in pgrx |
+//! | module | facility of pgrx | reason | change in pgrx |
 //! |---|---|---|---|
-//! | [`spi`], [`user_table`] | `Spi` | the backend keeps plans, the types of parameters and columns are compared, and procedures commit inside a connection | keeps plans and connects non-atomically |
-//! | [`value`], `conversion`, [`array`] | `IntoDatum`, `FromDatum`, `Array` | here, a value of the wrong type for its parameter does not compile | statements have types |
-//! | [`text`] | `String`, `&str` | names in a database may be in any encoding, and a character that it lacks must not fail an INSERT | converts with replacement |
-//! | [`inet`] | `Inet` | is a text there, and parsing it costs more than a look-up | is binary |
-//! | [`jsonb`] | `JsonB` | goes through text and serde, and costs many times as much as the server's binary form | reads that form |
-//! | [`sql_function`] | `#[pg_extern]` | the extension's SQL is in install scripts, with comments and grants | accepts separate SQL |
-//! | [`trigger`], [`column`] | `PgTrigger` | copies rows, which is too slow for an INSERT | borrows rows |
+//! | [`spi`], [`user_table`] | `Spi` | the extension keeps plans, compares the types of parameters and columns, and lets procedures commit inside a connection | `Spi` keeps plans and connects non-atomically |
+//! | [`value`], `conversion`, [`array`] | `IntoDatum`, `FromDatum`, `Array` | in the extension, code that passes a value of the wrong type to a parameter does not compile | statements have types |
+//! | [`text`] | `String`, `&str` | a name can be in any encoding, and a character that the database's encoding does not have must not make an INSERT fail | the conversion replaces such characters |
+//! | [`inet`] | `Inet` | `Inet` holds a text, and parsing this text takes longer than a lookup | `Inet` holds the binary form |
+//! | [`jsonb`] | `JsonB` | `JsonB` converts through text and serde, which takes many times as long as reading the server's binary form | `JsonB` reads the binary form |
+//! | [`sql_function`] | `#[pg_extern]` | the extension's SQL is in install scripts, with comments and grants | `#[pg_extern]` accepts separate SQL |
+//! | [`trigger`], [`column`] | `PgTrigger` | `PgTrigger` copies rows, which is too slow for an INSERT | `PgTrigger` borrows rows |
 //! | [`relation`], [`prober`], [`row`], [`scan`], [`keyed_table`], [`mvcc_snapshot`] | none | | |
-//! | [`subtransaction`], [`transaction`], [`timeouts`], [`time_limit`] | `PgTryBuilder`, callbacks | are used; pgrx has no subtransactions and no timeouts | |
-//! | [`background`], [`latch`] | `BackgroundWorkerBuilder`, `wait_latch` | workers are started at any time, watched by handle, connect by OID as a role, and wait for sockets too | does all of these |
-//! | [`shmem`] | `pg_shmem_init!` | most of the memory is atomics without a lock, and a process that ends clears its slot | supports both |
-//! | [`settings`] | `GucRegistry` | is used; only the check of a value is separate, because pgrx has no check hook with a message | |
+//! | [`subtransaction`], [`transaction`], [`timeouts`], [`time_limit`] | `PgTryBuilder`, callbacks | the extension uses both facilities; pgrx has no subtransactions and no timeouts | |
+//! | [`background`], [`latch`] | `BackgroundWorkerBuilder`, `wait_latch` | the extension starts workers at any time, watches them by their handles, connects by OID as a role, and also waits for sockets | pgrx supports all of these |
+//! | [`shmem`] | `pg_shmem_init!` | most of the memory consists of atomics without a lock, and a process that ends clears its slot | pgrx supports both |
+//! | [`settings`] | `GucRegistry` | the extension uses `GucRegistry`; only the check of a value is separate, because pgrx has no check hook with a message | |
 //! | [`hooks`], [`exclusion`], [`invalidation`], [`role`], [`catalog`], [`clock`], [`memory`], [`parser`], [`varlena`] | none, or single bindings | | |
 
 #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18")))]
@@ -70,34 +69,36 @@ pub mod varlena;
 pub use pgrx::pg_sys::Oid;
 pub use pgrx::pg_sys::panic::ErrorReport;
 
-/// Makes unknown settings under a prefix an error instead of a placeholder.
+/// Makes the server raise an error for an unknown setting with this prefix. Otherwise, the server would store such a setting as
+/// a placeholder.
 pub fn reserve_setting_prefix(prefix: &'static std::ffi::CStr) {
-    // SAFETY: the prefix is a static string; called while the library is loaded.
+    // SAFETY: the prefix is a static string. The function is called while the library is loaded.
     unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) }
 }
 
-/// Returns the data directory, which is also every backend's working directory.
+/// Returns the data directory. It is also the working directory of every backend.
 pub fn data_directory() -> std::path::PathBuf {
     // SAFETY: DataDir is set before any library is loaded.
     let path = unsafe { text::from_c(pgrx::pg_sys::DataDir) };
     std::path::PathBuf::from(path.unwrap_or_default().into_owned())
 }
 
-/// Returns an identifier of this server. Two servers have different identifiers. The identifier changes if
-/// the server moves to another host or data directory. It consists of the cluster's number, and of a hash of
-/// the host name and the data directory. Standbys and copies have the same cluster's number.
+/// Returns an identifier of this server. Two servers have different identifiers. The identifier changes if the server moves to
+/// another host or data directory. It consists of the system identifier of the cluster, and of a hash of the host name and the
+/// data directory. The hash is needed because a standby or a copy has the same system identifier.
 pub fn server_identity() -> String {
     let mut host = [0_u8; 256];
-    // SAFETY: writes at most this number of bytes; the name is read from the written bytes.
+    // SAFETY: gethostname writes at most the given number of bytes. The name is read only from these bytes.
     unsafe { libc::gethostname(host.as_mut_ptr().cast(), host.len() - 1) };
     let host = std::ffi::CStr::from_bytes_until_nul(&host).unwrap_or_default();
     let directory = data_directory();
-    // FNV-1a: the same in every version of the extension, even if the library's hashes change.
+    // The hash function is FNV-1a. It stays the same in every version of the extension, even if the hash function of Rust's
+    // library changes.
     let place = host.to_bytes_with_nul().iter().chain(directory.as_os_str().as_encoded_bytes());
     let place = place.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
-    // SAFETY: reads a value that the server read from the control file at its start.
+    // SAFETY: the function returns a value that the server read from the control file when it started.
     let cluster = unsafe { pgrx::pg_sys::GetSystemIdentifier() };
     format!("{cluster}-{place:016x}")
 }
@@ -121,7 +122,7 @@ pub fn detailed_notice(message: String, detail: String, hint: &str) {
         .report(pgrx::prelude::PgLogLevel::NOTICE);
 }
 
-/// Warns the caller. As in [`log`], interrupts wait until the message is sent.
+/// Sends a warning to the client. As in [`log`], interrupts wait until the message is sent.
 pub fn warning(message: &str, hint: &str) {
     let code = pgrx::prelude::PgSqlErrorCode::ERRCODE_WARNING;
     let report =
@@ -129,15 +130,15 @@ pub fn warning(message: &str, hint: &str) {
     holding_interrupts(|| report.report(pgrx::prelude::PgLogLevel::WARNING));
 }
 
-/// Writes to the server's log. While the server writes a message, it handles interrupts, which can raise an
-/// error. The caller may not expect an error here, so interrupts wait until the message is written.
+/// Writes a message to the server's log. While the server writes a message, it handles interrupts, and an interrupt can raise
+/// an error. The callers of this function do not expect an error, so interrupts wait until the message is written.
 pub fn log(message: &str) {
     holding_interrupts(|| pgrx::log!("{message}"));
 }
 
-/// Reports a message below ERROR, which does not unwind, while interrupts are held.
+/// Holds interrupts while `report` sends a message of a level below ERROR. Such a message does not unwind.
 fn holding_interrupts(report: impl FnOnce()) {
-    // SAFETY: the count of this process is restored below.
+    // SAFETY: the count belongs to this process, and is restored below.
     unsafe { pgrx::pg_sys::InterruptHoldoffCount += 1 };
     report();
     // SAFETY: as above.

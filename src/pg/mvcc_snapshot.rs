@@ -14,12 +14,13 @@ impl View<'_> {
     }
 }
 
-/// A registered snapshot of this instant, which includes all changes of this transaction so far.
+/// A registered snapshot of the current time. It also includes all earlier changes of this transaction.
 pub struct Latest(pg_sys::Snapshot);
 
 impl Latest {
     pub fn take() -> Self {
-        // SAFETY: both calls are valid inside a transaction; registration keeps the snapshot until drop.
+        // SAFETY: both calls are valid inside a transaction. The registration keeps the snapshot until it is unregistered in
+        // `drop`.
         Latest(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
     }
 
@@ -35,7 +36,7 @@ impl Drop for Latest {
     }
 }
 
-/// The snapshot of a repeatable read transaction, registered. It shows the database as all statements of the transaction see it.
+/// The registered snapshot of a repeatable read transaction. All statements of the transaction see the database in this state.
 pub struct TransactionSnapshot(pg_sys::Snapshot);
 
 impl TransactionSnapshot {
@@ -72,9 +73,10 @@ impl Dirty {
         self.0
     }
 
-    /// Returns whether the row that was last read with this snapshot was inserted by another transaction that is still in progress.
+    /// Returns true if another transaction that is still in progress inserted the row that was last read with this snapshot.
     pub fn saw_insertion(&self) -> bool {
-        // SAFETY: allocated in `new` and freed on drop; the server writes to it only while it checks a row.
+        // SAFETY: the snapshot is allocated in `new` and freed on drop. The server writes to it only while the server checks a
+        // row.
         unsafe { (*self.0).xmin != pg_sys::InvalidTransactionId }
     }
 }
@@ -86,9 +88,9 @@ impl Drop for Dirty {
     }
 }
 
-/// Returns the snapshot of the running statement, if one is active. It is valid until the statement ends.
+/// Returns the snapshot of the running statement, if a snapshot is active. The snapshot is valid until the statement ends.
 pub fn of_statement() -> Option<View<'static>> {
-    // SAFETY: GetActiveSnapshot is valid whenever one is set.
+    // SAFETY: if a snapshot is active, GetActiveSnapshot returns it.
     unsafe { pg_sys::ActiveSnapshotSet().then(|| View(pg_sys::GetActiveSnapshot(), PhantomData)) }
 }
 
@@ -98,17 +100,16 @@ pub fn is_serializable() -> bool {
     unsafe { pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32 }
 }
 
-/// Returns whether all statements of the transaction see the same snapshot, as in REPEATABLE READ.
+/// Returns true if all statements of the transaction see the same snapshot, as in REPEATABLE READ.
 pub fn is_kept_for_transaction() -> bool {
     // SAFETY: reads a static of the transaction system.
     unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
-/// Returns the snapshot with which a session's insert reads the inventory: the statement's snapshot, if there
-/// is one. In a serializable transaction, returns SnapshotSelf, which sees all committed rows and takes no
-/// predicate locks. The user did not request these reads, and their predicate locks could make transactions
-/// fail. A read with SnapshotSelf may miss a row that is being updated. The attribution then comes from the
-/// mmdb files.
+/// Returns the snapshot with which the insert of a session reads the inventory. Normally, this is the snapshot of the
+/// statement, if there is one. In a serializable transaction, it is SnapshotSelf, which sees all committed rows and takes no
+/// predicate locks. The user did not request these reads, and predicate locks for them could make transactions fail. A read
+/// with SnapshotSelf may miss a row that is being updated. In this case, the attribution comes from the mmdb files.
 pub fn for_probe() -> Option<View<'static>> {
     if is_serializable() {
         return Some(View(&raw mut pg_sys::SnapshotSelfData, PhantomData));
@@ -116,10 +117,10 @@ pub fn for_probe() -> Option<View<'static>> {
     of_statement()
 }
 
-/// Takes a new snapshot, and runs `work` while this snapshot is active. Statements at commit need this,
-/// because no snapshot is active then.
+/// Takes a new snapshot, and runs `work` while this snapshot is active. Statements at commit need a new snapshot, because no
+/// snapshot is active at that time.
 pub fn with_fresh<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: a pushed snapshot is popped below, or by the abort of the enclosing subtransaction on ERROR.
+    // SAFETY: the pushed snapshot is popped below. After an ERROR, the abort of the enclosing subtransaction pops it.
     unsafe {
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         let result = work();

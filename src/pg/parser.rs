@@ -4,11 +4,11 @@ use std::ffi::CString;
 
 use pgrx::pg_sys;
 
-/// Returns whether a text in the server's encoding is a single expression. Raises an error for a syntax
-/// error. The text is parsed inside parentheses.
+/// Returns true if a text in the server's encoding is a single expression. The text is parsed inside parentheses. Raises an
+/// error if the text has a syntax error.
 pub fn is_expression(text: &[u8]) -> bool {
     let Ok(statement) = CString::new([b"SELECT (\n", text, b"\n)"].concat()) else { return false };
-    // SAFETY: the text is NUL-terminated; the parse tree lives in the current memory context.
+    // SAFETY: the text is NUL-terminated. The parse tree is in the current memory context.
     unsafe {
         let statements = pg_sys::raw_parser(statement.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
         if statements.is_null() || (*statements).length != 1 {
@@ -20,9 +20,9 @@ pub fn is_expression(text: &[u8]) -> bool {
     }
 }
 
-/// Returns whether `select` is a `SELECT` of one value without further clauses.
+/// Returns true if `select` is a `SELECT` of one value without further clauses.
 fn is_bare(select: &pg_sys::SelectStmt) -> bool {
-    // SAFETY: a list of the parse tree or null.
+    // SAFETY: the pointer is null, or points to a list of the parse tree.
     let is_one = !select.targetList.is_null() && unsafe { (*select.targetList).length } == 1;
     let no_lists = [
         select.distinctClause,

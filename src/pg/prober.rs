@@ -1,4 +1,4 @@
-//! Probes of an index of the extension below the executor.
+//! Finds rows by an index of the extension without using the executor.
 
 use std::ffi::CStr;
 
@@ -11,7 +11,7 @@ use super::mvcc_snapshot::{Dirty, View};
 use super::relation::Table;
 use super::row::{Row, TupleId};
 
-/// A table and an index, open for finding rows by a key.
+/// An open table and an open index, for finding rows by a key.
 pub struct Prober {
     // Declared before the table, hence dropped before it.
     scan: Scan,
@@ -35,9 +35,9 @@ impl KeyType {
         })
     }
 
-    /// Returns the operator family of btree for keys of this type, and the type of the index's column. The
-    /// families are `network_ops` and `integer_ops`. Their OIDs are from src/include/catalog/pg_opfamily.dat,
-    /// and are the same in all versions.
+    /// Returns the btree operator family for index keys of this type, and the type of the index's column. The families are
+    /// `network_ops` and `integer_ops`. Their OIDs come from src/include/catalog/pg_opfamily.dat, and are the same in all
+    /// server versions.
     fn operators(self) -> (pg_sys::Oid, pg_sys::Oid) {
         match self {
             KeyType::Inet => (pg_sys::Oid::from_u32(1974), pg_sys::INETOID),
@@ -53,8 +53,8 @@ pub enum Key {
     Number(i64),
 }
 
-/// An open table and an index of its keys. Finds out whether another transaction in progress has inserted a
-/// key, and never waits for that transaction.
+/// An open table and an open index. They are used to find out whether another transaction in progress has inserted a row with a
+/// key. The search never waits for that transaction.
 pub struct InsertionProber {
     // Declared before the snapshot, hence dropped before it.
     prober: Prober,
@@ -62,15 +62,15 @@ pub struct InsertionProber {
 }
 
 impl InsertionProber {
-    /// Opens a table and an index on it with one column of this type; `None` if either does not exist (any
-    /// more).
+    /// Opens a table, and an index on it that has one column of this type. Returns `None` if the table or the index does not
+    /// exist (any more).
     pub fn open(table: pg_sys::Oid, index: pg_sys::Oid, key_type: KeyType) -> Option<InsertionProber> {
         let snapshot = Dirty::new();
         let prober = Prober::open_raw(table, index, key_type, snapshot.raw())?;
         Some(InsertionProber { prober, snapshot })
     }
 
-    /// Returns whether another transaction in progress has inserted a row with this key.
+    /// Returns true if another transaction that is still in progress has inserted a row with this key.
     pub fn is_being_inserted(&mut self, key: Key) -> bool {
         self.prober.holds(key) && self.snapshot.saw_insertion()
     }
@@ -80,15 +80,16 @@ struct Scan {
     index: pg_sys::Relation,
     scan: pg_sys::IndexScanDesc,
     slot: *mut pg_sys::TupleTableSlot,
-    /// The memory context in which the scan began. The access method allocates memory for the scan later, in
-    /// the current context. The caller's context may be freed before the scan ends.
+    /// The memory context in which the scan began. The index access method allocates memory for the scan later, in the memory
+    /// context that is current then. The memory context of the caller may be freed before the scan ends, so `context` is made
+    /// current.
     context: pg_sys::MemoryContext,
 }
 
 impl Scan {
     fn in_its_memory<T>(&self, work: impl FnOnce() -> T) -> T {
-        // SAFETY: the context outlives the scan. The caller's context is restored afterwards; after an ERROR,
-        // the error handler sets the current context.
+        // SAFETY: `context` outlives the scan. The memory context of the caller is restored afterwards. After an ERROR, the
+        // error handler sets the current memory context.
         unsafe {
             let outside = pg_sys::MemoryContextSwitchTo(self.context);
             let result = work();
@@ -99,13 +100,13 @@ impl Scan {
 }
 
 impl Prober {
-    /// Opens a table and an index on it whose first column is inet; `None` if either does not exist (any
-    /// more).
+    /// Opens a table, and an index on it whose first column is of type inet. Returns `None` if the table or the index does not
+    /// exist (any more).
     pub fn open(table: pg_sys::Oid, index: pg_sys::Oid, view: View<'_>) -> Option<Prober> {
         Prober::open_by(table, index, KeyType::Inet, view)
     }
 
-    /// Opens a table and an index on it, like [`Prober::open`], for a key of any type.
+    /// Opens a table and an index on it, as [`Prober::open`] does, for a key of any type.
     pub fn open_by(
         table: pg_sys::Oid,
         index: pg_sys::Oid,
@@ -122,14 +123,14 @@ impl Prober {
         snapshot: pg_sys::Snapshot,
     ) -> Option<Prober> {
         let table = Table::open(table, pg_sys::AccessShareLock)?;
-        // SAFETY: the index belongs to the open table, which outlives the scan; the snapshot outlives the prober, as
-        // its users ensure.
+        // SAFETY: the code checks that the index belongs to the open table, and the table outlives the scan. The callers ensure
+        // that the snapshot outlives the prober.
         unsafe {
             let index = pg_sys::try_index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             if index.is_null() {
                 return None;
             }
-            // The operator family and the key type that a probe requires of an index.
+            // The index must have this operator family and this type of key.
             let (family, type_oid) = key_type.operators();
             let form = (*index).rd_index;
             let is_expected = (*form).indrelid == (*table.relation).rd_id
@@ -148,12 +149,12 @@ impl Prober {
         }
     }
 
-    /// Returns whether there is a row with this key. Returns false for a key of another type.
+    /// Returns true if there is a row with this key. Returns false if the key has another type than the index.
     pub fn holds(&mut self, key: Key) -> bool {
         self.seek(key) && self.next().is_some()
     }
 
-    /// Passes the row with this key to `read`, while its buffer is pinned.
+    /// Passes the row with this key to `read`, while the buffer of the row is pinned.
     pub fn probe<T>(&mut self, key: Key, read: impl FnOnce(&Row) -> T) -> Option<T> {
         if !self.seek(key) {
             return None;
@@ -161,8 +162,8 @@ impl Prober {
         self.next().map(|row| read(&row))
     }
 
-    /// Returns the tuple ids of the rows with this key for which `wanted` returns true. Returns at most
-    /// `most` of them.
+    /// Returns the tuple ids of the rows that have this key and for which `wanted` returns true. Returns at most `most` tuple
+    /// ids.
     pub fn tuple_ids(&mut self, key: Key, most: usize, wanted: impl Fn(&Row) -> bool) -> Vec<TupleId> {
         let mut tuple_ids = Vec::new();
         if most == 0 || !self.seek(key) {
@@ -180,11 +181,11 @@ impl Prober {
 
     /// Returns a column of the table by its name.
     pub fn column(&self, name: &CStr) -> Option<Column> {
-        // SAFETY: the table is open, and so is its descriptor.
+        // SAFETY: the table is open, so its descriptor is valid.
         unsafe { Column::named((*self.table.relation).rd_att, name) }
     }
 
-    /// Begins a search for a key. Returns false for a key of another type.
+    /// Begins a search for a key. Returns false if the key has another type than the index.
     fn seek(&mut self, key: Key) -> bool {
         let key = match (self.key_type, key) {
             (KeyType::Inet, Key::Address(address)) => inet::write(address),
@@ -192,8 +193,8 @@ impl Prober {
             _ => return false,
         };
         let mut scan_key = pg_sys::ScanKeyData::default();
-        // SAFETY: the index's first column is of the key's type with the default operator class; the scan is open and copies
-        // the key.
+        // SAFETY: the first column of the index has the type of the key, with the default operator class. The scan is open and
+        // copies the key.
         unsafe {
             pg_sys::ScanKeyInit(
                 &mut scan_key,
@@ -235,14 +236,14 @@ unsafe fn begin_scan(
     index: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
 ) -> pg_sys::IndexScanDesc {
-    // SAFETY: the caller holds both relations open; no instrumentation is requested.
+    // SAFETY: the caller keeps both relations open. The null pointer requests no instrumentation.
     unsafe { pg_sys::index_beginscan(table, index, snapshot, std::ptr::null_mut(), 1, 0) }
 }
 
 impl Drop for Scan {
     fn drop(&mut self) {
-        // SAFETY: opened in `Prober::open`, closed once. After an ERROR, the server's cleanup comes after
-        // this unwinding.
+        // SAFETY: `Prober::open_raw` opened the scan, and the scan is closed once. After an ERROR, the server's own cleanup
+        // runs later than this code.
         unsafe {
             pg_sys::index_endscan(self.scan);
             pg_sys::ExecDropSingleTupleTableSlot(self.slot);

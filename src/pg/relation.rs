@@ -1,8 +1,9 @@
-//! Access to the extension's tables below the executor: locks, and appending. [`prober`](super::prober) finds rows by an
+//! Access to the extension's tables without the executor: locks, and appending rows. [`prober`](super::prober) finds rows by an
 //! index.
 //!
-//! A session's insert may cost only microseconds; a statement through SPI costs more than that. Access rights
-//! are not checked here, because only the extension's tables are opened, on behalf of its owner.
+//! This access is used because a session's insert may take only microseconds longer, and a statement through SPI takes more
+//! than that. Access rights are not checked here, because only the extension's tables are opened, and only in the name of the
+//! extension's owner.
 
 use std::ffi::CStr;
 use std::time::Duration;
@@ -13,43 +14,43 @@ use super::column::type_of;
 use super::value::{Arguments, Parameters, Value};
 use super::{role, text};
 
-/// An open table; its lock is kept until the transaction ends.
+/// An open table. Its lock is kept until the transaction ends.
 pub struct Table {
     pub(super) relation: pg_sys::Relation,
 }
 
-/// Returns the OID of a relation of the extension, or InvalidOid.
+/// Returns the OID of a relation of the extension, or InvalidOid if there is no such relation.
 pub fn find(schema: pg_sys::Oid, name: &CStr) -> pg_sys::Oid {
     // SAFETY: a system cache lookup.
     unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) }
 }
 
-/// Waits until a table can be read, and keeps it from being emptied or rewritten until the transaction ends.
-/// Takes no snapshot. Ignores a table that was dropped.
+/// Waits until a table can be read, and locks the table until the transaction ends, so that no other session can truncate or
+/// rewrite it. Takes no snapshot. Does nothing if the table was dropped.
 pub fn lock_for_reading(table: pg_sys::Oid) {
-    // SAFETY: a lock on an OID is valid even if no table has this OID.
+    // SAFETY: the server allows a lock on an OID even if no table has this OID.
     unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
 }
 
-/// Takes the lock for reading on a table or an index of the extension, if it is available without waiting.
-/// Returns whether it was taken. The transaction keeps the lock, so opening the relation does not wait.
+/// Takes the lock for reading on a table or an index of the extension, if the lock is available without waiting. Returns true
+/// if the lock was taken. The transaction keeps the lock, so the relation can be opened later without waiting.
 pub fn lock_for_reading_if_free(relation: pg_sys::Oid) -> bool {
-    // SAFETY: a lock on an OID is valid even if no relation has this OID.
+    // SAFETY: the server allows a lock on an OID even if no relation has this OID.
     unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
 }
 
-/// Returns whether a table of the extension may have rows, that is, has pages. Returns `false` while another
-/// session's lock prevents reading it.
+/// Returns true if a table of the extension may have rows, that is, if its file has pages. Returns false while the lock of
+/// another session prevents reading the table.
 pub fn may_have_rows(table: pg_sys::Oid) -> bool {
     lock_for_reading_if_free(table)
         && Table::open(table, pg_sys::AccessShareLock).is_some_and(|table| table.pages() > 0)
 }
 
-/// Takes the lock for appending to a table of the extension, until the transaction ends. Raises an error if
-/// another session keeps it for longer than `longest`. The session's own `lock_timeout` does not apply.
+/// Takes the lock for appending to a table of the extension, until the transaction ends. Raises an error if the lock of another
+/// session prevents this for longer than `longest`. The setting `lock_timeout` of this session does not apply.
 pub fn lock_for_appending(table: pg_sys::Oid, longest: Duration) {
     let mode = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
-    // SAFETY: a lock on an OID is valid even if no table has this OID.
+    // SAFETY: the server allows a lock on an OID even if no table has this OID.
     if unsafe { pg_sys::ConditionalLockRelationOid(table, mode) } {
         return;
     }
@@ -59,15 +60,15 @@ pub fn lock_for_appending(table: pg_sys::Oid, longest: Duration) {
     role::with_settings(&[(c"lock_timeout", &limit)], || unsafe { pg_sys::LockRelationOid(table, mode) });
 }
 
-/// Prevents other sessions from writing and from altering a table, until the transaction ends. Adding a
+/// Locks a table until the transaction ends, so that other sessions can neither write to the table nor alter it. Adding a
 /// foreign key takes the same lock.
 pub fn lock_against_writers(table: pg_sys::Oid) {
-    // SAFETY: a lock on an OID is valid even if no table has this OID.
+    // SAFETY: the server allows a lock on an OID even if no table has this OID.
     unsafe { pg_sys::LockRelationOid(table, pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE) }
 }
 
 impl Table {
-    /// Opens a table; returns `None` if it does not exist (any more).
+    /// Opens a table. Returns `None` if the table does not exist (any more).
     pub(super) fn open(table: pg_sys::Oid, lock: u32) -> Option<Table> {
         if table == pg_sys::InvalidOid {
             return None;
@@ -91,20 +92,20 @@ impl Table {
         unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
     }
 
-    /// Opens a table of the extension for appending. Raises an error if there is none.
+    /// Opens a table of the extension for appending. Raises an error if the table does not exist.
     pub fn open_for_appending(schema: pg_sys::Oid, name: &CStr) -> Table {
         Table::open(find(schema, name), pg_sys::RowExclusiveLock)
             .unwrap_or_else(|| pgrx::error!("table \"{}\" does not exist", name.to_string_lossy()))
     }
 
-    /// Returns the horizon of VACUUM: the changes of every transaction before it are visible to all snapshots in use.
+    /// Returns the horizon of VACUUM. All snapshots in use see the changes of every transaction before this horizon.
     pub fn oldest_visible_to_all(&self) -> pg_sys::TransactionId {
-        // SAFETY: the table is open. The function reads shared memory and raises nothing.
+        // SAFETY: the table is open. The function reads shared memory and raises no error.
         unsafe { pg_sys::GetOldestNonRemovableTransactionId(self.relation) }
     }
 
-    /// Raises an error, because the table's owner has changed the table and this code requires the original
-    /// definition.
+    /// Raises an error that says that the owner of the table has changed the table. The code in this module requires the
+    /// original definition.
     pub(super) fn is_altered(&self, how: &str) -> ! {
         // SAFETY: the relation is open.
         let name = unsafe { text::from_c((*(*self.relation).rd_rel).relname.data.as_ptr()) };
@@ -124,8 +125,8 @@ impl Table {
         Table::open(table, pg_sys::RowExclusiveLock)
     }
 
-    /// Appends rows whose columns have the types `P`; the table must have no index, and its triggers do not fire. Several
-    /// rows of a page are one WAL record.
+    /// Appends rows whose columns have the types `P`. The table must have no index. Triggers of the table do not fire. Several
+    /// rows of a page are written as one WAL record.
     pub fn append<P: Parameters>(&self, rows: impl Iterator<Item = impl Arguments<P>>) {
         for (number, wanted) in (1..).zip(P::OIDS.iter().copied()) {
             // SAFETY: the relation is open, and so is its descriptor.
@@ -154,8 +155,8 @@ impl Table {
         }
     }
 
-    /// Stores a row in a slot of this table. The row's values fill the first columns. Further columns, which
-    /// an upgrade may have added, become null.
+    /// Stores a row in a slot of this table. The values of the row fill the first columns of the table. An upgrade may have
+    /// added further columns, which become null.
     fn fill(&self, slot: *mut pg_sys::TupleTableSlot, row: &[Value]) {
         // SAFETY: the slot has as many columns as the table's descriptor.
         unsafe {
@@ -170,7 +171,7 @@ impl Table {
     }
 
     fn flush(&self, slots: &mut [*mut pg_sys::TupleTableSlot]) {
-        // SAFETY: the slots hold rows of this table, which is locked for writing.
+        // SAFETY: the slots hold rows of this table. The table is locked for writing.
         unsafe {
             match slots {
                 [] => {}
@@ -188,12 +189,13 @@ impl Table {
     }
 }
 
-/// Number of rows that are inserted at once. A page holds about two hundred deltas.
+/// The number of rows that are inserted at once. A page has room for about two hundred rows with session deltas.
 const APPEND_BATCH: usize = 256;
 
 impl Drop for Table {
     fn drop(&mut self) {
-        // SAFETY: opened once in `open`; NoLock keeps the lock until the transaction ends.
+        // SAFETY: `open` opened this table, and it is closed only once. With NoLock, closing does not release the lock. The
+        // transaction holds the lock until it ends.
         unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE) }
     }
 }

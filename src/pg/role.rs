@@ -4,16 +4,15 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
-/// Sets a setting until the surrounding [`acting_as`] or [`with_settings`] returns.
+/// Changes a setting until the surrounding call of [`acting_as`] or [`with_settings`] returns.
 pub fn set_locally(name: &CStr, value: &CStr) {
     set(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
 }
 
 /// Sets a setting for the scope of `action`.
 pub(super) fn set(name: &CStr, value: &CStr, action: pg_sys::GucAction::Type) {
-    // SAFETY: two NUL-terminated strings. The server keeps the old value for the GUC level that the caller
-    // opened, or for the transaction. Only the extension chooses the settings, so the current role's rights
-    // do not matter.
+    // SAFETY: both strings are NUL-terminated. The server keeps the old value for the GUC level that the caller opened, or for
+    // the transaction. The rights of the current role are not checked, because only the extension chooses the settings.
     unsafe {
         pg_sys::set_config_option(
             name.as_ptr(),
@@ -30,7 +29,7 @@ pub(super) fn set(name: &CStr, value: &CStr, action: pg_sys::GucAction::Type) {
 
 /// Returns the current search_path, in the server's encoding.
 pub fn search_path() -> Vec<u8> {
-    // SAFETY: the setting always exists; its text is copied before anything can change it.
+    // SAFETY: the setting always exists. Its text is copied before any code can change the setting.
     unsafe {
         let value = pg_sys::GetConfigOption(c"search_path".as_ptr(), false, false);
         if value.is_null() { Vec::new() } else { CStr::from_ptr(value).to_bytes().to_vec() }
@@ -43,13 +42,13 @@ pub fn current() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
-/// Returns true in a security-restricted operation, in which code cannot change the state of the session.
+/// Returns true inside a security-restricted operation. There, code cannot change the state of the session.
 pub fn is_restricted() -> bool {
     // SAFETY: reads a static.
     unsafe { pg_sys::InSecurityRestrictedOperation() }
 }
 
-/// Returns true if the current user is a superuser or has the privileges of a role.
+/// Returns true if the current user is a superuser or has the privileges of the given role.
 pub fn has_privileges_of(role: pg_sys::Oid) -> bool {
     // SAFETY: lookups in the system caches.
     unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
@@ -62,7 +61,8 @@ pub fn setting_text(bytes: &[u8]) -> CString {
 
 /// Runs `work` with some settings changed.
 pub fn with_settings<T>(settings: &[(&CStr, &CStr)], work: impl FnOnce() -> T) -> T {
-    // SAFETY: the level is closed below, or by the abort of the surrounding (sub)transaction.
+    // SAFETY: the GUC level is closed below. After an ERROR, the abort of the surrounding transaction or subtransaction closes
+    // it.
     let level = unsafe { pg_sys::NewGUCNestLevel() };
     for (name, value) in settings {
         set_locally(name, value);
@@ -75,11 +75,11 @@ pub fn with_settings<T>(settings: &[(&CStr, &CStr)], work: impl FnOnce() -> T) -
 
 /// Runs `work` as `role` with `search_path = pg_catalog, pg_temp`.
 ///
-/// On ERROR, the abort of the surrounding (sub)transaction restores the role and search_path, as it does for SECURITY
-/// DEFINER functions.
+/// After an ERROR, the abort of the surrounding transaction or subtransaction restores the role and search_path, as it does for
+/// SECURITY DEFINER functions.
 ///
-/// Names in results are quoted only where necessary, regardless of the session's `quote_all_identifiers`,
-/// because the statements store and compare names.
+/// Names in results are quoted only where this is necessary, because the statements store and compare names. The setting
+/// `quote_all_identifiers` of the session has no effect.
 pub fn acting_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     switched(role, pg_sys::SECURITY_LOCAL_USERID_CHANGE, || {
         // SAFETY: reads a setting of this process.
@@ -90,12 +90,12 @@ pub fn acting_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     })
 }
 
-/// Like [`acting_as`], for the owner of a user's table. The owner's triggers, defaults and policies run with the owner's rights,
-/// and cannot get the caller's rights.
+/// Like [`acting_as`], but for the owner of a user's table. The triggers, defaults and policies of the owner run with the
+/// owner's rights, and cannot get the rights of the caller.
 ///
-/// Triggers and foreign keys fire regardless of the session's `session_replication_role`. A superuser may have switched triggers
-/// off in the session. They must still fire for the owner's code, in every table. In a client's session, errors of the owner's code
-/// cannot end the session either.
+/// A superuser may have turned triggers off in the session with `session_replication_role`. This setting has no effect on
+/// `work`: triggers and foreign keys of all tables fire. In a client's session, an error in the owner's code cannot end the
+/// session.
 pub fn in_restricted_operation_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     let flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
     // SAFETY: reads a static.
@@ -109,7 +109,7 @@ pub fn in_restricted_operation_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T
 
 fn switched<T>(role: pg_sys::Oid, flags: u32, work: impl FnOnce() -> T) -> T {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: user and GUC level are restored below, in reverse order.
+    // SAFETY: the user and the GUC level are restored below, in reverse order.
     let level = unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         pg_sys::SetUserIdAndSecContext(role, context | flags as i32);
@@ -125,9 +125,10 @@ fn switched<T>(role: pg_sys::Oid, flags: u32, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A setting that no code can change until this is dropped.
+/// While this value exists, no code can change a setting.
 ///
-/// Every role may set `exit_on_error`, and it has no check hook with which an extension could refuse a value.
+/// It is used for `exit_on_error`, because every role may set this setting, and the setting has no check hook with which an
+/// extension could refuse a value.
 struct FixedSetting {
     record: *mut pg_sys::config_generic,
     context: pg_sys::GucContext::Type,
@@ -136,9 +137,10 @@ struct FixedSetting {
 impl FixedSetting {
     fn exit_on_error() -> Option<FixedSetting> {
         let record = setting(c"exit_on_error")?;
-        // SAFETY: the record of a built-in setting lives as long as the process.
+        // SAFETY: the record of a built-in setting exists as long as the process.
         let context = unsafe { (*record).context };
-        // SAFETY: see above. `context` determines who may set it; restoring a GUC level does not check it.
+        // SAFETY: the record exists as long as the process. `context` determines who may change the setting. When the server
+        // restores a GUC level, it does not check `context`.
         unsafe { (*record).context = pg_sys::GucContext::PGC_INTERNAL };
         Some(FixedSetting { record, context })
     }
@@ -153,8 +155,7 @@ impl Drop for FixedSetting {
 
 #[cfg(feature = "pg15")]
 fn setting(name: &CStr) -> Option<*mut pg_sys::config_generic> {
-    // SAFETY: the server's array has this number of pointers to records, and each record has a NUL-terminated
-    // name.
+    // SAFETY: the server's array contains the given number of pointers to records. Each record has a NUL-terminated name.
     unsafe {
         let records =
             std::slice::from_raw_parts(pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions() as usize);
@@ -164,7 +165,7 @@ fn setting(name: &CStr) -> Option<*mut pg_sys::config_generic> {
 
 #[cfg(not(feature = "pg15"))]
 fn setting(name: &CStr) -> Option<*mut pg_sys::config_generic> {
-    // SAFETY: a NUL-terminated name; the server's record, or null.
+    // SAFETY: the name is NUL-terminated. The result is a record of the server, or null.
     let record = unsafe { pg_sys::find_option(name.as_ptr(), false, true, pg_sys::DEBUG5 as i32) };
     (!record.is_null()).then_some(record)
 }

@@ -1,4 +1,4 @@
-//! A row that was found below the executor, and its tuple id.
+//! A row that was found without the executor, and its tuple id.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::timestamp::Timestamp;
@@ -9,7 +9,7 @@ use super::jsonb::Container;
 use super::value::Value;
 use super::{inet, text};
 
-/// The tuple id of a row in its table; valid until the end of the transaction that read it.
+/// The tuple id of a row in its table. It is valid until the transaction that read the row ends.
 #[derive(Clone, Copy)]
 pub struct TupleId(pg_sys::ItemPointerData);
 
@@ -35,13 +35,13 @@ impl TupleId {
         TupleId(unsafe { *datum.cast_mut_ptr::<pg_sys::ItemPointerData>() })
     }
 
-    /// Returns the tuple id before the first row of a page.
+    /// Returns a tuple id that is lower than the tuple id of the first row of a page.
     pub fn beginning_of(page: u32) -> TupleId {
         let block = pg_sys::BlockIdData { bi_hi: (page >> 16) as u16, bi_lo: page as u16 };
         TupleId(pg_sys::ItemPointerData { ip_blkid: block, ip_posid: 0 })
     }
 
-    /// Returns the tuple id after the last row of the preceding page.
+    /// Returns a tuple id that is higher than the tuple id of the last row on the preceding page.
     pub fn end_of_those_before(page: u32) -> TupleId {
         let mut tuple_id = TupleId::beginning_of(page.saturating_sub(1));
         tuple_id.0.ip_posid = u16::MAX;
@@ -58,12 +58,12 @@ impl TupleId {
         format!("({},{})", self.page(), self.0.ip_posid)
     }
 
-    /// Makes a tuple id from the numbers of a page and of a row in it.
+    /// Makes a tuple id from the number of a page and the number of a row on this page.
     pub fn at(page: u32, row: u16) -> TupleId {
         TupleId(pg_sys::ItemPointerData { ip_posid: row, ..TupleId::beginning_of(page).0 })
     }
 
-    /// Returns the numbers of the page and of the row in it.
+    /// Returns the number of the page, and the number of the row on this page.
     pub fn numbers(&self) -> (u32, u16) {
         let (high, low, row) = self.parts();
         (u32::from(high) << 16 | u32::from(low), row)
@@ -73,14 +73,14 @@ impl TupleId {
         (self.0.ip_blkid.bi_hi, self.0.ip_blkid.bi_lo, self.0.ip_posid)
     }
 
-    /// Returns a pointer for functions of the server. The pointer is valid while `self` exists.
+    /// Returns a pointer that functions of the server accept. The pointer is valid while `self` exists.
     pub(super) fn pointer(&mut self) -> pg_sys::ItemPointer {
         &raw mut self.0
     }
 
     /// Writes a tid into the current memory context.
     pub(super) fn write(self) -> pg_sys::Datum {
-        // SAFETY: palloc returns memory for a whole tid, or raises an error.
+        // SAFETY: palloc returns memory for a complete tid, or raises an error.
         unsafe {
             let tid = pg_sys::palloc(size_of::<pg_sys::ItemPointerData>()).cast::<pg_sys::ItemPointerData>();
             tid.write(self.0);
@@ -100,18 +100,19 @@ impl Row {
         TupleId(unsafe { (*self.slot).tts_tid })
     }
 
-    /// Returns column `number`, from 1. A datum that is stored by reference is valid while the row is pinned.
+    /// Returns the datum of the column with this number. Columns are counted from 1. If the datum is stored by reference, it is
+    /// valid while the row is pinned.
     pub(super) fn column(&self, number: i16) -> Option<pg_sys::Datum> {
         let mut is_null = false;
-        // SAFETY: the slot holds a row. Column numbers are those of the table's definition.
+        // SAFETY: the slot holds a row. The column numbers come from the definition of the table.
         let datum = unsafe { pg_sys::slot_getattr(self.slot, i32::from(number), &mut is_null) };
         (!is_null).then_some(datum)
     }
 
-    /// Returns a column that must have this type. Raises an error if the table's owner has changed the type,
-    /// because the datum would be misread.
+    /// Returns the datum of a column that must have the type `wanted`. Raises an error if the table's owner has changed the
+    /// type, because the datum would then be read as a value of the wrong type.
     fn typed(&self, number: i16, wanted: pg_sys::Oid) -> Option<pg_sys::Datum> {
-        // SAFETY: the slot holds a row, and so has a descriptor.
+        // SAFETY: the slot holds a row, so it has a descriptor.
         if unsafe { type_of((*self.slot).tts_tupleDescriptor, number) } != wanted {
             pgrx::error!("column {number} of a table does not have the type that cowrie_enrich requires");
         }
@@ -153,7 +154,7 @@ impl Row {
 
     /// Returns a column of type jsonb.
     pub fn jsonb(&self, number: i16) -> Option<Container<'_>> {
-        // SAFETY: the column is jsonb; the container points into the row or into a detoasted copy of it.
+        // SAFETY: the column is of type jsonb. The container points into the row, or into a detoasted copy of the value.
         self.typed(number, pg_sys::JSONBOID).map(|datum| unsafe { Container::read(datum) })
     }
 
@@ -163,9 +164,9 @@ impl Row {
         self.typed(number, pg_sys::TEXTOID).map(|datum| unsafe { text::bytes(datum) })
     }
 
-    /// Returns the whole row as a composite value, copied to the current memory context.
+    /// Returns the whole row as a composite value. The value is a copy in the current memory context.
     pub fn composite(&self) -> Value {
-        // SAFETY: the slot holds a row of a table, whose descriptor has a registered row type.
+        // SAFETY: the slot holds a row of a table. The row type of a table is always registered.
         Value::composite(unsafe { pg_sys::ExecFetchSlotHeapTupleDatum(self.slot) })
     }
 }

@@ -1,7 +1,7 @@
-//! Reads a user's table below the executor.
+//! Reads a user's table without the executor.
 //!
-//! No code of the user runs: no cast, no policy, no view. That matters when the reader has more rights than
-//! the table's owner.
+//! No code of the user runs during the read: no cast, no policy, no view. This is necessary because the reader may have more
+//! rights than the owner of the table.
 
 use std::ffi::CStr;
 use std::ops::{ControlFlow, Range};
@@ -20,9 +20,8 @@ pub enum AddressValue<'a> {
     Text(&'a [u8]),
 }
 
-/// Passes every non-null value of a column to `read`. Reads the table, or all partitions of a partitioned
-/// table. Skips partitions that are not tables, such as foreign tables. Returns whether every table had such
-/// a column.
+/// Passes every value of a column that is not null to `read`. Reads the table, or all partitions of a partitioned table. Skips
+/// partitions that are not tables, such as foreign tables. Returns true if every table that was read had the column.
 pub fn column(table: pg_sys::Oid, name: &CStr, mut read: impl FnMut(AddressValue<'_>)) -> bool {
     let latest = mvcc_snapshot::Latest::take();
     let mut is_whole = true;
@@ -53,7 +52,7 @@ fn parts(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 /// Returns the value of an address column in a row. The value is valid while the row is pinned.
 pub fn value(row: &Row, column: Column) -> Option<AddressValue<'_>> {
     let datum = row.column(column.number)?;
-    // SAFETY: the column's type decides how its datum is read.
+    // SAFETY: the datum is read according to the type of the column.
     unsafe {
         if column.is_text_like() {
             Some(AddressValue::Text(text::bytes(datum)))
@@ -63,18 +62,19 @@ pub fn value(row: &Row, column: Column) -> Option<AddressValue<'_>> {
     }
 }
 
-/// Returns the value of a time column in a row as timestamptz. Times without zone are read in the session's
-/// TimeZone. `None` for a time that timestamptz cannot hold.
+/// Returns the value of a time column in a row as timestamptz. A time without time zone is interpreted in the TimeZone setting
+/// of the session. Returns `None` for a time that timestamptz cannot hold.
 pub fn time(row: &Row, column: Column) -> Option<Timestamp> {
     column::timestamptz(row.column(column.number)?, column.type_oid)
 }
 
-/// Returns a column's value as the server writes it, for built-in types.
+/// Returns the value of a column in a row, in the text form of the server. Returns `None` for types other than a few built-in
+/// ones.
 pub fn shown(row: &Row, column: Column) -> Option<String> {
     const SHOWN: [pg_sys::Oid; 5] =
         [pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID, pg_sys::UUIDOID, pg_sys::INETOID];
     let datum = row.column(column.number)?;
-    // SAFETY: the datum is of the column's type. The output functions of these types belong to the server.
+    // SAFETY: the datum has the type of the column. The output functions of these types belong to the server.
     unsafe {
         if column.is_text_like() {
             return Some(text::from_server(text::bytes(datum)).trim_end().to_owned());
@@ -88,17 +88,18 @@ pub fn shown(row: &Row, column: Column) -> Option<String> {
     }
 }
 
-/// A plain table open for reading. Its lock is kept until the transaction ends.
+/// A plain table that is open for reading. Its lock is kept until the transaction ends.
 pub struct ReadableTable {
     relation: pg_sys::Relation,
 }
 
 impl ReadableTable {
-    /// Returns `None` if the table was dropped or is not a plain table. Also returns `None` for another session's temporary table,
-    /// because its pages are in the memory of that session.
+    /// Opens a table for reading. Returns `None` if the table was dropped or is not a plain table. Also returns `None` for a
+    /// temporary table of another session, because its pages are in the memory of that session.
     pub fn open(table: pg_sys::Oid) -> Option<ReadableTable> {
-        // SAFETY: the kind is checked before opening, which raises an error for an index. It is checked again
-        // when it cannot change any more. try_table_open returns null for a dropped table.
+        // SAFETY: opening raises an error for an index, so the kind of the relation is checked first. The kind is checked again
+        // after the relation was locked, because the kind cannot change any more then. try_table_open returns null for a
+        // dropped table.
         unsafe {
             if pg_sys::get_rel_relkind(table) as u8 != pg_sys::RELKIND_RELATION {
                 return None;
@@ -118,11 +119,12 @@ impl ReadableTable {
 
     /// Returns a column by its name.
     pub fn column(&self, name: &CStr) -> Option<Column> {
-        // SAFETY: the table is open, and so is its descriptor.
+        // SAFETY: the table is open, so its descriptor is valid.
         unsafe { Column::named((*self.relation).rd_att, name) }
     }
 
-    /// Returns a column from which addresses can be read. A row does not hold the values of a virtual column.
+    /// Returns a column from which addresses can be read. A virtual generated column is not returned, because its values are
+    /// not in the rows.
     pub fn address_column(&self, name: &CStr) -> Option<Column> {
         // SAFETY: the table is open.
         let table = unsafe { (*self.relation).rd_id };
@@ -130,7 +132,7 @@ impl ReadableTable {
             .filter(|column| column.holds_addresses() && column.generated(table) != Generated::Virtual)
     }
 
-    /// Returns the number of the table's file, which changes when the table is rewritten or emptied.
+    /// Returns the number of the table's file. This number changes when the table is rewritten or truncated.
     pub fn file(&self) -> u32 {
         // SAFETY: the table is open.
         unsafe { (*(*self.relation).rd_rel).relfilenode.to_u32() }
@@ -145,7 +147,8 @@ impl ReadableTable {
     /// Returns the planner's estimate of the number of rows.
     pub fn rows_estimated(&self) -> i64 {
         let (mut pages, mut rows, mut visible) = (0, 0.0, 0.0);
-        // SAFETY: the table is open; the planner's own estimate fills three numbers and requests no widths.
+        // SAFETY: the table is open. The planner's own function writes three numbers, and the null pointer requests no column
+        // widths.
         unsafe {
             pg_sys::estimate_rel_size(
                 self.relation,
@@ -158,14 +161,14 @@ impl ReadableTable {
         rows as i64
     }
 
-    /// Passes all rows that a snapshot sees to `read`, until `read` stops.
+    /// Passes all rows that a snapshot sees to `read`. `read` can end the scan.
     pub fn rows(&self, view: View<'_>, read: impl FnMut(&Row) -> ControlFlow<()>) {
         // SAFETY: the table is open during the scan.
         let scan = unsafe { pg_sys::table_beginscan(self.relation, view.raw(), 0, std::ptr::null_mut()) };
         self.scan(scan, pg_sys::table_scan_getnextslot, read);
     }
 
-    /// Passes the rows in a range of pages to `read`, in order, until `read` stops.
+    /// Passes the rows in a range of pages to `read`, in order. `read` can end the scan.
     pub fn rows_of_pages(
         &self,
         view: View<'_>,
@@ -177,8 +180,8 @@ impl ReadableTable {
         }
         let (mut first, mut last) =
             (TupleId::beginning_of(pages.start), TupleId::end_of_those_before(pages.end));
-        // SAFETY: the table is open during the scan, which copies both tuple ids. Not every access method
-        // supports such a scan.
+        // SAFETY: the table is open during the scan, and the scan copies both tuple ids. Some access methods do not support
+        // such a scan, so this is checked first.
         let scan = unsafe {
             if (*(*self.relation).rd_tableam).scan_set_tidrange.is_none() {
                 pgrx::error!("the table access method of a session table does not support TID range scans");
@@ -188,7 +191,7 @@ impl ReadableTable {
         self.scan(scan, pg_sys::table_scan_getnextslot_tidrange, read);
     }
 
-    /// Allocations of `read` in server memory are freed with the row.
+    /// Memory that `read` allocates from the server is freed after each row.
     fn scan(
         &self,
         scan: pg_sys::TableScanDesc,
@@ -199,8 +202,8 @@ impl ReadableTable {
         ) -> bool,
         mut read: impl FnMut(&Row) -> ControlFlow<()>,
     ) {
-        // SAFETY: scan and slot are released below, or by the abort of the (sub)transaction; the context is a child of the
-        // current one, and current only while `read` runs.
+        // SAFETY: the scan and the slot are released below. After an ERROR, the abort of the transaction or subtransaction
+        // releases them. The new memory context is a child of the current one, and is current only while `read` runs.
         unsafe {
             let outside = pg_sys::CurrentMemoryContext;
             let of_row = pg_sys::AllocSetContextCreateInternal(
@@ -230,7 +233,8 @@ impl ReadableTable {
 
 impl Drop for ReadableTable {
     fn drop(&mut self) {
-        // SAFETY: opened once; NoLock keeps the lock until the transaction ends.
+        // SAFETY: `open` opened this table, and it is closed only once. With NoLock, closing does not release the lock. The
+        // transaction holds the lock until it ends.
         unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE) }
     }
 }

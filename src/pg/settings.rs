@@ -1,5 +1,5 @@
-//! Settings that are declared as data: their definitions in the server, and their current values. Also texts
-//! that are checked when they are set.
+//! Settings that are declared as data: their definitions in the server, and their current values. This module also defines text
+//! settings whose values are checked when a user sets them.
 //!
 //! The server keeps pointers to the definitions for the lifetime of the process.
 
@@ -25,14 +25,14 @@ enum Cell {
     Switch(&'static GucSetting<bool>),
 }
 
-// SAFETY: the pointer of a choice points to the value of a setting. Only the server's own thread reads and
-// writes the values of settings.
+// SAFETY: the pointer in `Choice` points to the value of a setting. Only the server's own thread reads and writes the values of
+// settings.
 unsafe impl Sync for DefinedSetting {}
 // SAFETY: as above.
 unsafe impl Send for DefinedSetting {}
 
-/// Defines a setting; called while the library is loaded. Settings change only by a reload, because the
-/// workers must see the same values as every backend.
+/// Defines a setting. Must be called while the library is loaded. A setting changes only when the configuration is reloaded,
+/// because the workers must see the same value as every backend.
 pub fn define(declared: &'static Setting) -> DefinedSetting {
     let guard = if declared.guarded { GucFlags::SUPERUSER_ONLY } else { GucFlags::default() };
     let cell = match declared.kind {
@@ -84,7 +84,7 @@ fn define_choice(
     options.push(entry(std::ptr::null(), 0));
     let options = Box::leak(options.into_boxed_slice());
     let value: *mut c_int = Box::leak(Box::new(default));
-    // SAFETY: name, descriptions, value and options live as long as the process; the options end with a null name.
+    // SAFETY: the name, descriptions, value and options exist as long as the process. The last option has a null name.
     unsafe {
         pg_sys::DefineCustomEnumVariable(
             declared.name.as_ptr(),
@@ -109,21 +109,22 @@ impl DefinedSetting {
         match self.cell {
             Cell::Text(cell) => Value::Text(super::text::setting(cell.get())),
             Cell::Number(cell) => Value::Number(cell.get()),
-            // SAFETY: written by the server's own thread, which is the current thread.
+            // SAFETY: only the server's own thread writes this value, and that is the current thread.
             Cell::Choice(value) => Value::Number(unsafe { *value }),
             Cell::Switch(cell) => Value::Number(i32::from(cell.get())),
         }
     }
 }
 
-/// A check of a text value. It must not call the server, because it runs in every process that reads
-/// settings, even in the postmaster.
+/// A check of a text value. The check must not call the server, because it runs in every process that reads settings, including
+/// the postmaster.
 pub trait Check {
-    /// Checks the text. The text has no surrounding blanks and is not empty.
+    /// Checks a text that has no surrounding blanks and is not empty.
     fn check(text: &str) -> Result<(), Refusal>;
 }
 
-/// Defines a text that only superusers may see and that must pass its check. An empty text always passes.
+/// Defines a text setting that only superusers may see. The server accepts a new value only if it passes the check `C`. An
+/// empty text is always accepted.
 pub fn define_checked<C: Check>(
     name: &'static CStr,
     short: &'static CStr,
@@ -133,7 +134,7 @@ pub fn define_checked<C: Check>(
     define_with_check::<C>(name, short, long, setting, GucFlags::SUPERUSER_ONLY);
 }
 
-/// Like [`define_checked`], for a text that all roles may see.
+/// Like [`define_checked`], but for a text that all roles may see.
 pub fn define_checked_for_all<C: Check>(
     name: &'static CStr,
     short: &'static CStr,
@@ -166,8 +167,8 @@ fn define_with_check<C: Check>(
     }
 }
 
-/// Refuses the value if the check panics or raises an ERROR. For example, memory may run out while a reason
-/// is copied.
+/// The server's check hook for a text setting. Refuses the value if the check panics or raises an ERROR, for example because
+/// memory runs out while the reason is copied.
 unsafe extern "C-unwind" fn check_text<C: Check>(
     value: *mut *mut c_char,
     _extra: *mut *mut c_void,
@@ -183,8 +184,7 @@ unsafe extern "C-unwind" fn check_text<C: Check>(
         match C::check(text) {
             Ok(()) => true,
             Err(refusal) => {
-                // SAFETY: the fields in which the macros GUC_check_errdetail and GUC_check_errhint store
-                // their texts.
+                // SAFETY: these are the fields in which the macros GUC_check_errdetail and GUC_check_errhint store their texts.
                 unsafe {
                     pg_sys::GUC_check_errdetail_string = for_the_report(refusal.reason);
                     pg_sys::GUC_check_errhint_string = for_the_report(refusal.hint);
@@ -196,15 +196,15 @@ unsafe extern "C-unwind" fn check_text<C: Check>(
     catch_unwind(AssertUnwindSafe(check)).unwrap_or(false)
 }
 
-/// Returns a copy that lives until the error has been reported; null if memory is exhausted.
+/// Returns a copy that stays valid until the error has been reported. Returns null if no memory is available.
 fn for_the_report(text: &str) -> *mut c_char {
     let text = CString::new(text).unwrap_or_default();
-    // SAFETY: copies a NUL-terminated text into the context that the server resets after it has handled an
-    // error.
+    // SAFETY: MemoryContextStrdup copies a NUL-terminated text into ErrorContext. The server resets this memory context after
+    // it has handled an error.
     unsafe { pg_sys::MemoryContextStrdup(pg_sys::ErrorContext, text.as_ptr()) }
 }
 
-/// Returns the current `lock_timeout`; `None` if statements wait without limit.
+/// Returns the current `lock_timeout`, or `None` if statements wait for locks without limit.
 pub fn lock_timeout() -> Option<Duration> {
     // SAFETY: reads a setting of this process.
     let milliseconds = unsafe { pg_sys::LockTimeout };

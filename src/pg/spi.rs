@@ -45,8 +45,8 @@ impl<P: Parameters, C: Columns> Statement<P, C> {
         self
     }
 
-    /// Declares that the statement does not write and looks up rows by arrays of keys. The statement then uses the snapshot of
-    /// the client's running statement, so a stable function may run it. The plan does not depend on the arguments, because
+    /// Declares that the statement does not write and looks up rows by arrays of keys. A stable function may run such a statement,
+    /// because it uses the snapshot of the statement that called the function. The plan does not depend on the arguments, because
     /// planning for each key of a long array takes longer than reading the rows.
     pub const fn reading_keys(mut self) -> Self {
         self.reads_keys = true;

@@ -1,4 +1,4 @@
-//! Containment: work of the extension that may fail without failing the user's transaction.
+//! Containment: runs work of the extension that may fail, so that its failure does not fail the user's transaction.
 
 use std::panic::AssertUnwindSafe;
 
@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 /// The error that the contained work raised.
 pub struct Failure {
     pub message: String,
-    /// True if another transaction held a lock, or renamed the table: the work may succeed a moment later.
+    /// True if another transaction held a lock, or renamed the table. In both cases, the work may succeed a moment later.
     pub was_lock: bool,
     code: PgSqlErrorCode,
     hint: Option<String>,
@@ -32,7 +32,7 @@ impl Failure {
         }
     }
 
-    /// Returns whether the server was out of memory, locks or disk space.
+    /// Returns true if the server lacked memory, locks or disk space.
     pub fn was_resource(&self) -> bool {
         matches!(
             self.code,
@@ -60,20 +60,21 @@ impl Failure {
     }
 }
 
-/// Runs `work` in a subtransaction. An ERROR or a panic rolls it back and is returned as a value.
+/// Runs `work` in a subtransaction. After an ERROR or a panic, rolls the subtransaction back and returns the error as a value.
 ///
-/// A cancellation or a shutdown is raised again after the rollback, because it concerns the whole statement of the user.
+/// If the error is a cancellation or a shutdown, raises it again after the rollback, because it concerns the whole statement of
+/// the user.
 pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     contained_unless(work, must_be_raised)
 }
 
-/// Like [`contained`], but raises the errors for which `must_be_raised` returns true.
+/// Like [`contained`], but raises those errors again for which `must_be_raised` returns true.
 pub(super) fn contained_unless<T>(
     work: impl FnOnce() -> T,
     must_be_raised: impl Fn(&CaughtError) -> bool,
 ) -> Result<T, Failure> {
-    // SAFETY: the pattern of PL/pgSQL's exception block: the previous context and resource owner are restored
-    // on every way out.
+    // SAFETY: this follows the pattern of PL/pgSQL's exception block. The previous memory context and resource owner are
+    // restored in all cases.
     let (context, owner) = unsafe {
         let before = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
@@ -81,7 +82,7 @@ pub(super) fn contained_unless<T>(
         before
     };
     let restore = || {
-        // SAFETY: both were current before the subtransaction and outlive it.
+        // SAFETY: the memory context and the resource owner were current before the subtransaction, and outlive it.
         unsafe {
             pg_sys::MemoryContextSwitchTo(context);
             pg_sys::CurrentResourceOwner = owner;
@@ -92,7 +93,7 @@ pub(super) fn contained_unless<T>(
     let result = PgTryBuilder::new(work).catch_others(caught).catch_rust_panic(caught).execute();
     match result {
         Ok(value) => {
-            // SAFETY: the subtransaction begun above is the current one.
+            // SAFETY: the current subtransaction is the one that this function began above.
             unsafe { pg_sys::ReleaseCurrentSubTransaction() };
             restore();
             Ok(value)

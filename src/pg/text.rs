@@ -9,13 +9,13 @@ use pgrx::pg_sys;
 use super::value::Text;
 use super::varlena::OwnedVarlena;
 
-/// Returns the bytes of a text-like datum (text, varchar, bpchar), copied only if they were compressed or out
+/// Returns the bytes of a text-like datum (text, varchar, bpchar). Copies the bytes only if they were compressed or stored out
 /// of line.
 ///
 /// # Safety
 /// `datum` must be a valid pointer to a varlena that outlives the returned slice.
 pub(super) unsafe fn bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
-    // SAFETY: the caller vouches for the varlena; a detoasted copy lives in the current memory context.
+    // SAFETY: the caller promises that the varlena is valid. A detoasted copy is in the current memory context.
     unsafe {
         let plain = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
         std::slice::from_raw_parts(
@@ -30,10 +30,10 @@ pub(super) fn write(text: &str) -> pg_sys::Datum {
     write_bytes(&to_server(text))
 }
 
-/// Writes a name, truncated to the server's limit, into the current memory context.
+/// Writes a value of type name into the current memory context. Truncates the text to the server's limit for names.
 pub(super) fn name(text: &str) -> pg_sys::Datum {
     let text = std::ffi::CString::new(text).unwrap_or_default();
-    // SAFETY: palloc returns a whole NameData or raises; namestrcpy fills and terminates it.
+    // SAFETY: palloc returns memory for a complete NameData, or raises an error. namestrcpy fills and terminates the name.
     unsafe {
         let name = pg_sys::palloc(size_of::<pg_sys::NameData>()).cast::<pg_sys::NameData>();
         pg_sys::namestrcpy(name, text.as_ptr());
@@ -41,10 +41,10 @@ pub(super) fn name(text: &str) -> pg_sys::Datum {
     }
 }
 
-/// Returns a text as a literal of SQL. Both are in the server's encoding.
+/// Returns a text as an SQL literal. The text and the literal are in the server's encoding.
 pub fn quoted(text: &[u8]) -> Vec<u8> {
     let text = std::ffi::CString::new(text).unwrap_or_default();
-    // SAFETY: a NUL-terminated text; the result is a NUL-terminated text in the current memory context.
+    // SAFETY: the argument is NUL-terminated. The result is a NUL-terminated text in the current memory context.
     unsafe { CStr::from_ptr(pg_sys::quote_literal_cstr(text.as_ptr())).to_bytes().to_vec() }
 }
 
@@ -56,7 +56,7 @@ pub(super) fn write_bytes(bytes: &[u8]) -> pg_sys::Datum {
     }
 }
 
-/// All 676 texts of two capital letters. Each text is a varlena of six bytes, padded to eight.
+/// All 676 texts of two capital letters. Each text is a varlena of six bytes, padded to eight bytes.
 static CAPITALS: [u64; 676] = {
     let header = if cfg!(target_endian = "big") { 6u32.to_ne_bytes() } else { (6u32 << 2).to_ne_bytes() };
     let mut texts = [0; 676];
@@ -69,8 +69,8 @@ static CAPITALS: [u64; 676] = {
     texts
 };
 
-/// Returns a text of two letters A to Z. Such texts are the result of every lookup of a country. They are made once and never
-/// freed.
+/// Returns a text of two letters A to Z. Every lookup of a country returns such a text. Therefore these texts are made once and
+/// never freed.
 pub(super) fn two_capitals(letters: [u8; 2]) -> pg_sys::Datum {
     match letters.map(|letter| usize::from(letter.wrapping_sub(b'A'))) {
         [first @ 0..26, second @ 0..26] => pg_sys::Datum::from(&raw const CAPITALS[first * 26 + second]),
@@ -84,9 +84,9 @@ pub fn owned(text: &str) -> OwnedVarlena<Text> {
     unsafe { OwnedVarlena::copy(write(text)) }
 }
 
-/// Converts a text to the database's encoding, by the server's own conversion. A character that the encoding
-/// lacks becomes `?`, because an organisation's name must not fail a session's insert. SQL_ASCII accepts
-/// every byte unchanged. Called inside a transaction, because the conversion is a row of a catalog.
+/// Converts a text to the database's encoding, with the server's own conversion. A character that the encoding does not have
+/// becomes `?`, because the name of an organisation must not make the insert of a session fail. SQL_ASCII accepts every byte
+/// unchanged. Must be called inside a transaction, because the conversion is looked up in a catalog.
 pub fn to_server(text: &str) -> Cow<'_, [u8]> {
     if text.is_ascii() || holds_everything() {
         return Cow::Borrowed(text.as_bytes());
@@ -98,7 +98,7 @@ pub fn to_server(text: &str) -> Cow<'_, [u8]> {
         let (_, left) = rest.split_at_checked(done).unwrap_or((rest, ""));
         let mut characters = left.chars();
         if let Some(unknown) = characters.next() {
-            // If the catalog has no conversion, this code handles every character.
+            // If the catalog has no conversion, this code converts every character.
             converted.push(if unknown.is_ascii() { unknown as u8 } else { b'?' });
         }
         rest = characters.as_str();
@@ -106,8 +106,8 @@ pub fn to_server(text: &str) -> Cow<'_, [u8]> {
     Cow::Owned(converted)
 }
 
-/// Converts bytes in the database's encoding to a text. Bytes without a conversion become U+FFFD. Called
-/// inside a transaction, as [`to_server`].
+/// Converts bytes in the database's encoding to a text. Bytes that cannot be converted become U+FFFD. Must be called inside a
+/// transaction, like [`to_server`].
 pub fn from_server(bytes: &[u8]) -> Cow<'_, str> {
     if bytes.is_ascii() || holds_everything() {
         return String::from_utf8_lossy(bytes);
@@ -135,15 +135,15 @@ enum Direction {
 }
 
 thread_local! {
-    /// The conversions to and from this backend's encoding. InvalidOid if there is none.
+    /// The conversions to this backend's encoding and from it. A conversion that does not exist is InvalidOid.
     static CONVERSIONS: OnceCell<[pg_sys::Oid; 2]> = const { OnceCell::new() };
 }
 
-/// Bytes converted by one call. One byte becomes at most four.
+/// The number of bytes that one call converts. One byte becomes at most four bytes.
 const CONVERTED_AT_ONCE: usize = 8192;
 
-/// Converts `from` up to a character that cannot be converted, or up to a NUL, and appends the result to
-/// `to`. Returns the number of bytes of `from` that were converted.
+/// Converts `from` and appends the result to `to`. Stops before a character that cannot be converted, and before a NUL. Returns
+/// the number of bytes of `from` that were converted.
 fn convert(from: &[u8], direction: Direction, to: &mut Vec<u8>) -> usize {
     let conversion = CONVERSIONS.with(|known| known.get_or_init(conversions)[direction as usize]);
     if conversion == pg_sys::InvalidOid {
@@ -159,8 +159,8 @@ fn convert(from: &[u8], direction: Direction, to: &mut Vec<u8>) -> usize {
     while done < from.len() {
         let mut part = from[done..].to_vec();
         part.truncate(CONVERTED_AT_ONCE);
-        // SAFETY: the conversion is one of the server's own, between these encodings; source and target have
-        // the given lengths, and the target ends with a NUL. It does not write to the source.
+        // SAFETY: the conversion is one of the server's own, and it converts between these two encodings. The source and the
+        // target have the given lengths, and the target ends with a NUL. The conversion does not write to the source.
         let read = unsafe {
             pg_sys::pg_do_encoding_conversion_buf(
                 conversion,
@@ -185,14 +185,14 @@ fn convert(from: &[u8], direction: Direction, to: &mut Vec<u8>) -> usize {
     done
 }
 
-/// Returns the server's own conversions. A conversion that a role created does not count. A role may create a default conversion in
-/// a schema of its search_path.
+/// Returns the server's own conversions. A role may create a default conversion in a schema of its search_path. Such a
+/// conversion is not used.
 fn conversions() -> [pg_sys::Oid; 2] {
     let (utf8, server) = (pg_sys::pg_enc::PG_UTF8 as i32, encoding());
     let catalog = pg_sys::Oid::from(pg_sys::PG_CATALOG_NAMESPACE);
     [(utf8, server), (server, utf8)].map(|(from, to)| {
-        // SAFETY: a lookup in the system caches, inside a transaction, which returns InvalidOid for a missing
-        // conversion. The guard turns an ERROR of the server into a panic before it passes a Rust frame.
+        // SAFETY: FindDefaultConversion looks in the system caches and needs a transaction. It returns InvalidOid for a missing
+        // conversion. The guard turns an ERROR of the server into a panic, so that the ERROR does not pass a Rust frame.
         unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| FindDefaultConversion(catalog, from, to)) }
     })
 }
@@ -212,8 +212,8 @@ fn holds_everything() -> bool {
     encoding == pg_sys::pg_enc::PG_UTF8 || encoding == pg_sys::pg_enc::PG_SQL_ASCII
 }
 
-/// Returns a name of unknown encoding so that different names stay different. A byte is written in the form `\xE9` if it is not
-/// valid UTF-8, or if this database's encoding lacks the character.
+/// Converts a name of unknown encoding to a text. Different names become different texts: a byte is written in the form `\xE9`
+/// if it is not valid UTF-8, or if this database's encoding does not have the character.
 pub fn distinct(name: &[u8]) -> String {
     let holds_everything = holds_everything();
     let (mut text, mut bytes) = (String::with_capacity(name.len()), [0; 4]);
@@ -234,12 +234,12 @@ fn push_bytes(text: &mut String, bytes: &[u8]) {
     bytes.iter().for_each(|byte| text.push_str(&format!("\\x{byte:02X}")));
 }
 
-/// Returns the value of a setting, without surrounding blanks; `None` if nothing remains.
+/// Returns the value of a setting, without surrounding blanks. Returns `None` if the result is empty.
 pub fn setting(value: Option<std::ffi::CString>) -> Option<String> {
     value.map(|value| value.to_string_lossy().trim().to_owned()).filter(|value| !value.is_empty())
 }
 
-/// Returns the string behind a C pointer of the server, or `None` for a null pointer.
+/// Returns the string to which a C pointer of the server points. Returns `None` for a null pointer.
 ///
 /// # Safety
 /// `pointer` must be null or point to a NUL-terminated string that outlives the returned reference.

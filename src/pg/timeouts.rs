@@ -1,11 +1,11 @@
-//! Suspends the timeouts of a client during work of the extension that these timeouts must not end.
+//! Suspends timeouts of the client while the extension does work that these timeouts must not end.
 
 use std::ffi::c_int;
 
 use pgrx::pg_sys;
 
-/// Timeouts that end a statement or a session in the middle of a commit. `transaction_timeout` is the ninth in
-/// src/include/utils/timeout.h, from PostgreSQL 17 on.
+/// Timeouts that could end a statement or a session in the middle of a commit. From PostgreSQL 17 on, `transaction_timeout` is
+/// the ninth timeout in src/include/utils/timeout.h.
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 const ENDING: [c_int; 1] = [STATEMENT_TIMEOUT];
 #[cfg(any(feature = "pg17", feature = "pg18"))]
@@ -18,15 +18,15 @@ unsafe extern "C-unwind" {
     fn enable_timeout_at(timeout: c_int, at: pg_sys::TimestampTz);
 }
 
-/// Suspends the client's timeouts until the value is dropped. A timeout that expires meanwhile fires at the drop. Used only for
-/// work with its own time limit.
+/// Suspends the client's timeouts until the value is dropped. If a timeout expires before that, it fires when the value is
+/// dropped. Used only for work that has its own time limit.
 pub struct Suspended([Option<pg_sys::TimestampTz>; ENDING.len()]);
 
 impl Suspended {
     pub fn begin() -> Suspended {
         Suspended(ENDING.map(|timeout| {
-            // SAFETY: numbers of timeouts that the server registers in every session. It stores the time at
-            // which an active timeout would fire.
+            // SAFETY: the server registers the timeouts with these numbers in every session. For an active timeout, the server
+            // stores the time at which it would fire.
             unsafe {
                 if !get_timeout_active(timeout) {
                     return None;
@@ -43,7 +43,8 @@ impl Drop for Suspended {
     fn drop(&mut self) {
         for (timeout, at) in ENDING.into_iter().zip(self.0) {
             if let Some(at) = at {
-                // SAFETY: as above; a time that has passed fires at once.
+                // SAFETY: the server registers this timeout in every session. If the time has passed already, the timeout fires
+                // at once.
                 unsafe { enable_timeout_at(timeout, at) };
             }
         }
@@ -53,7 +54,7 @@ impl Drop for Suspended {
 /// src/include/utils/timeout.h: the fourth in all versions since 9.3.
 pub(super) const STATEMENT_TIMEOUT: c_int = 3;
 
-/// src/include/utils/timeout.h: the first number that is free for extensions.
+/// The first number that src/include/utils/timeout.h leaves free for extensions.
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 pub(super) const USER_TIMEOUT: c_int = 12;
 #[cfg(any(feature = "pg17", feature = "pg18"))]

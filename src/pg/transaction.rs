@@ -1,7 +1,7 @@
-//! Ends of transactions and subtransactions.
+//! Callbacks that the server calls when transactions and subtransactions end.
 //!
-//! Callbacks are registered once per backend. A callback before commit may do anything that a deferred trigger may do. A callback
-//! after the commit has begun must not fail, because an ERROR there restarts the whole cluster.
+//! Callbacks are registered once per backend. A callback before commit may do everything that a deferred trigger may do. A
+//! callback that runs after the commit has begun must not fail, because an ERROR at that time restarts the whole cluster.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,9 +27,9 @@ pub enum Outcome {
 /// Callbacks at the ends of transactions and subtransactions.
 #[derive(Clone, Copy)]
 pub struct Callbacks {
-    /// Called last before commit or PREPARE TRANSACTION, after deferred triggers. May run SQL.
+    /// The last callback before a commit or PREPARE TRANSACTION, after deferred triggers. May run SQL.
     pub before_commit: fn(),
-    /// The transaction has ended. Changes only this backend's memory.
+    /// Called after the transaction has ended. May change only the memory of this backend.
     pub ended: fn(Outcome),
     /// A subtransaction was released into its parent.
     pub released: fn(Level, Level),
@@ -42,12 +42,12 @@ thread_local! {
     static PREPARING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Returns whether `before_commit` runs for PREPARE TRANSACTION. The commit then comes later or never.
+/// Returns true if `before_commit` is running for PREPARE TRANSACTION. In this case, the transaction commits later or never.
 pub fn is_being_prepared() -> bool {
     PREPARING.get()
 }
 
-/// Registers the only callbacks of this backend; later calls change nothing.
+/// Registers the callbacks of this backend. Only the first call has an effect.
 pub fn register(callbacks: Callbacks) {
     if CALLBACKS.get().is_some() {
         return;
@@ -60,11 +60,11 @@ pub fn register(callbacks: Callbacks) {
     }
 }
 
-/// Runs `work` in a new transaction and commits it. Called in background processes, outside any transaction.
-/// An ERROR rolls back and is returned as a value. A cancellation is returned too, because only an operator
-/// cancels a background process. A shutdown ends the process.
+/// Runs `work` in a new transaction and commits the transaction. Must be called in a background process, outside any
+/// transaction. After an ERROR, rolls the transaction back and returns the error as a value. A cancellation is returned in the
+/// same way, because only an operator cancels a background process. A shutdown ends the process.
 pub fn run<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
-    // SAFETY: inside the transaction; the snapshot is popped before it ends.
+    // SAFETY: the code runs inside the transaction. The snapshot is popped before the transaction ends.
     run_after(|| unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) }, work)
 }
 
@@ -75,8 +75,8 @@ pub fn run_without_snapshot<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
 
 fn run_after<T>(prepare: impl FnOnce(), work: impl FnOnce() -> T) -> Result<T, Failure> {
     let attempt = AssertUnwindSafe(|| {
-        // SAFETY: the process is in no transaction; the transaction begun here is ended here, or aborted
-        // below.
+        // SAFETY: no transaction is open in this process. The code below commits the transaction that begins here. After an
+        // ERROR, it aborts this transaction.
         unsafe {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
@@ -95,15 +95,15 @@ fn run_after<T>(prepare: impl FnOnce(), work: impl FnOnce() -> T) -> Result<T, F
     let caught = |error| Err(Box::new(error));
     PgTryBuilder::new(attempt).catch_others(caught).catch_rust_panic(caught).execute().map_err(|error| {
         let failure = Failure::of(&error);
-        // SAFETY: the error has been taken off the server's error stack; this ends any open transaction.
+        // SAFETY: the error is no longer on the server's error stack. The function aborts the transaction if one is open.
         unsafe { pg_sys::AbortOutOfAnyTransaction() };
         failure
     })
 }
 
 unsafe extern "C-unwind" {
-    /// src/backend/access/transam/xact.c. Declared here without pgrx's guard against ERRORs, because every
-    /// count calls the function and the guard costs many times as much. The function returns a static and
+    /// Defined in src/backend/access/transam/xact.c. Declared here without pgrx's guard against ERRORs. Every change of a count
+    /// calls the function, and the guard takes many times as long as the function. The function returns a static variable and
     /// cannot raise an error.
     safe fn GetCurrentSubTransactionId() -> Level;
 }
@@ -113,11 +113,11 @@ pub fn current_level() -> Level {
     GetCurrentSubTransactionId()
 }
 
-/// Makes all triggers of this transaction immediate, as SET CONSTRAINTS ALL IMMEDIATE does. The triggers that
-/// a statement fires then run as the role that runs the statement. Called inside a transaction.
+/// Makes all deferrable triggers of this transaction immediate, as SET CONSTRAINTS ALL IMMEDIATE does. Then the triggers that a
+/// statement fires run as the role that runs the statement. Must be called inside a transaction.
 pub fn defer_nothing() {
-    // SAFETY: the node has the type that the function expects. A zeroed node names no constraint, which means
-    // all constraints, and makes them immediate.
+    // SAFETY: the node has the type that the function expects. A zeroed node names no constraint, so it means all constraints.
+    // It also makes them immediate.
     unsafe {
         let node: *mut pg_sys::ConstraintsSetStmt =
             pg_sys::palloc0(size_of::<pg_sys::ConstraintsSetStmt>()).cast();
@@ -128,15 +128,15 @@ pub fn defer_nothing() {
 
 /// Fires deferred triggers that were queued while the transaction was already committing.
 pub fn fire_deferred_triggers() {
-    // SAFETY: called before commit, outside any query; does nothing when nothing is queued.
+    // SAFETY: this code runs before the commit and outside any query. If no trigger is queued, the function does nothing.
     unsafe { pg_sys::AfterTriggerFireDeferred() }
 }
 
-/// Fires deferred triggers, and fills cursors WITH HOLD that a trigger left open, as the current user. The commit would do this
-/// work as the user that the session or the background process had at its start.
+/// As the current user, fires deferred triggers and fills the cursors WITH HOLD that a trigger left open. Otherwise the commit
+/// would do this work as the user with which the session or the background process started.
 pub fn end_as_current_user() {
-    // SAFETY: a commit calls the same functions. The extension has no open cursor. In a session of a client, the commit of the
-    // client's last transaction has handled the client's cursors.
+    // SAFETY: the commit of a transaction calls the same functions. The extension has no open cursor. In a session of a client,
+    // the cursors of the client were handled when the client's last transaction committed.
     unsafe {
         loop {
             pg_sys::AfterTriggerFireDeferred();
@@ -178,7 +178,7 @@ extern "C-unwind" fn at_subtransaction_end(
     }
 }
 
-/// A panic here would become an ERROR where no ERROR is allowed.
+/// Runs `work` and ignores a panic, because a panic would become an ERROR here, and no ERROR is allowed at this point.
 fn quietly(work: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(work));
 }
@@ -192,11 +192,11 @@ pub enum Isolation {
     RepeatableRead,
 }
 
-/// Sets the isolation of the current transaction, regardless of default_transaction_isolation. The
-/// transaction must not have read anything yet.
+/// Sets the isolation level of the current transaction, regardless of default_transaction_isolation. Must be called before the
+/// transaction reads data.
 pub fn isolate(isolation: Isolation) {
-    // SAFETY: a static of the transaction system. The next transaction sets it again. The server uses it from the first snapshot
-    // on.
+    // SAFETY: this is a static variable of the transaction system. Each new transaction sets it again. The server uses it when
+    // the transaction takes its first snapshot, and later.
     unsafe {
         if pg_sys::FirstSnapshotSet {
             pgrx::error!(
@@ -210,14 +210,14 @@ pub fn isolate(isolation: Isolation) {
     }
 }
 
-/// Makes this transaction's commit wait until it is on disk, regardless of synchronous_commit.
+/// Makes the commit of this transaction wait until the commit is on disk, regardless of synchronous_commit.
 pub fn commit_durably() {
     // SAFETY: sets a flag of the current transaction.
     unsafe { pg_sys::ForceSyncCommit() }
 }
 
-/// Makes this transaction's commit not wait for the disk. Used before a later commit that waits for the disk,
-/// because that commit also makes this one durable. If the server crashes before that commit, the work is
+/// Makes the commit of this transaction return without waiting for the disk. Used before a later commit that waits for the
+/// disk, because the later commit also makes this one durable. If the server crashes before the later commit, the work is
 /// repeated.
 pub fn commit_lazily() {
     role::set(c"synchronous_commit", c"off", pg_sys::GucAction::GUC_ACTION_LOCAL);

@@ -113,7 +113,8 @@ impl<'a, P: Parameters, C: Columns> TableStatement<'a, P, C> {
         self
     }
 
-    /// Declares that the statement does not write. The statement then uses the snapshot of the client's running statement.
+    /// Declares that the statement does not write. The statement then uses the active snapshot. This snapshot belongs to the
+    /// statement that called the function.
     pub fn read_only(mut self) -> Self {
         self.is_read_only = true;
         self

@@ -1,5 +1,5 @@
-//! Values of variable length (varlenas): code that writes them, and copies of them that outlive the memory context in which
-//! they were made.
+//! Values of variable length (varlenas). This module writes such values, and makes copies that outlive the memory context in
+//! which the original value was made.
 
 use std::marker::PhantomData;
 
@@ -7,9 +7,9 @@ use pgrx::pg_sys;
 
 use super::value::{Jsonb, SqlType, Text, ToSql, Typed};
 
-/// Writes a varlena into the current memory context. The payload consists of `parts`, one after the other.
+/// Writes a varlena into the current memory context. The payload consists of all `parts` in order.
 pub(super) fn write(parts: &[&[u8]]) -> pg_sys::Datum {
-    // SAFETY: palloc returns this number of writable bytes or raises.
+    // SAFETY: palloc returns the requested number of writable bytes, or raises an error.
     unsafe {
         let start = pg_sys::palloc(size_of_parts(parts)).cast::<u8>();
         fill(start, parts);
@@ -21,10 +21,10 @@ fn size_of_parts(parts: &[&[u8]]) -> usize {
     pg_sys::VARHDRSZ + parts.iter().map(|part| part.len()).sum::<usize>()
 }
 
-/// Writes the header of a varlena, and its payload.
+/// Writes the header and the payload of a varlena.
 ///
 /// # Safety
-/// `start` must have [`size_of_parts`] writable bytes.
+/// At least [`size_of_parts`] bytes from `start` on must be writable.
 unsafe fn fill(start: *mut u8, parts: &[&[u8]]) {
     // SAFETY: as the caller promises.
     unsafe {
@@ -37,14 +37,14 @@ unsafe fn fill(start: *mut u8, parts: &[&[u8]]) {
     }
 }
 
-/// Returns the bytes of a varlena in their stored form, which may be compressed or toasted. Leaves out the header of a
-/// value that is in the row itself.
+/// Returns the bytes of a varlena in their stored form, which may be compressed or toasted. If the value is in the row itself,
+/// the bytes do not include the header.
 ///
 /// # Safety
-/// The varlena must be valid, and outlive the bytes.
+/// The varlena must be valid, and must outlive the returned bytes.
 pub(super) unsafe fn stored<'a>(varlena: *const pg_sys::varlena) -> &'a [u8] {
     use pgrx::varlena::{varatt_is_1b_e, vardata_any, varsize_any, varsize_any_exhdr};
-    // SAFETY: as the caller promises. A pointer to a toasted value is read as a whole.
+    // SAFETY: the caller promises that the varlena is valid. If the value is toasted, the whole pointer to it is read.
     unsafe {
         let (start, length) = if varatt_is_1b_e(varlena) {
             (varlena.cast(), varsize_any(varlena))
@@ -55,7 +55,7 @@ pub(super) unsafe fn stored<'a>(varlena: *const pg_sys::varlena) -> &'a [u8] {
     }
 }
 
-/// A copy of a value of variable length in Rust's memory, with the alignment of PostgreSQL's varlenas.
+/// A copy of a value of variable length, in memory that Rust allocates. The copy has the alignment of PostgreSQL's varlenas.
 pub struct OwnedVarlena<T = Jsonb> {
     words: Box<[u64]>,
     of: PhantomData<T>,
@@ -79,7 +79,8 @@ impl<T: Varlena> OwnedVarlena<T> {
     /// # Safety
     /// `datum` must be a valid pointer to a varlena of the type `T`.
     pub(super) unsafe fn copy(datum: pg_sys::Datum) -> OwnedVarlena<T> {
-        // SAFETY: detoasting yields a varlena whose four-byte header holds its size; the box is at least as large.
+        // SAFETY: detoasting returns a varlena whose header of four bytes holds the size. The box is at least as large as the
+        // varlena.
         unsafe {
             let plain = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
             let size = pgrx::varlena::varsize_any(plain);
@@ -89,7 +90,7 @@ impl<T: Varlena> OwnedVarlena<T> {
         }
     }
 
-    /// Makes a varlena with this payload. The payload must be of the type `T`.
+    /// Makes a varlena with this payload. The payload must be that of a value of type `T`.
     pub(super) fn from_payload(payload: &[u8]) -> OwnedVarlena<T> {
         let mut words = vec![0u64; size_of_parts(&[payload]).div_ceil(8)].into_boxed_slice();
         // SAFETY: the box holds at least this number of bytes.
@@ -109,7 +110,7 @@ impl<T: Varlena> OwnedVarlena<T> {
 
     /// Writes the value into the current memory context.
     pub(super) fn write(&self) -> pg_sys::Datum {
-        // SAFETY: the words hold a plain varlena; palloc returns as many bytes or raises.
+        // SAFETY: the words hold a plain varlena. palloc returns as many bytes as the varlena has, or raises an error.
         unsafe {
             let size = pgrx::varlena::varsize_any(self.words.as_ptr().cast());
             let copy = pg_sys::palloc(size).cast::<u8>();
@@ -120,7 +121,7 @@ impl<T: Varlena> OwnedVarlena<T> {
 }
 
 impl<T: Varlena> Typed<T> {
-    /// Returns a copy of the value. The copy outlives the value's memory context.
+    /// Returns a copy of the value. The copy outlives the memory context of the value.
     pub fn into_owned(self) -> Option<OwnedVarlena<T>> {
         // SAFETY: the type guarantees a varlena.
         self.datum().map(|datum| unsafe { OwnedVarlena::copy(datum) })

@@ -1,5 +1,5 @@
-//! Locks the parts of a user's table, such as indexes and the row of its schema. Reads the facts that show which locks are
-//! necessary.
+//! Locks parts of a user's table, such as its indexes, and the row of its schema. Also reads the facts that show which locks
+//! are necessary.
 
 use std::ffi::c_int;
 
@@ -28,7 +28,7 @@ impl RelationClass {
 
 /// Returns the row of a relation in pg_class.
 pub fn class(relation: pg_sys::Oid) -> Option<RelationClass> {
-    // SAFETY: a system cache lookup; the tuple is released after its fixed-width fields are read.
+    // SAFETY: the tuple comes from the system cache. It is released after some of its fixed-width fields were read.
     unsafe {
         let cache = pg_sys::SysCacheIdentifier::RELOID as c_int;
         let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(relation));
@@ -47,14 +47,14 @@ pub fn class(relation: pg_sys::Oid) -> Option<RelationClass> {
     }
 }
 
-/// Returns the partitions and inheritance children of all levels, ordered by level. Takes the given lock on each.
+/// Returns the partitions and inheritance children of all levels, ordered by level. Takes the given lock on each of them.
 pub fn descendants(table: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
     catalog::table_and_descendants(table, lock).split_off(1)
 }
 
-/// Locks the indexes of a table. The lock of the table does not keep them from being renamed.
+/// Locks the indexes of a table. This is necessary because a lock on the table alone does not prevent a rename of an index.
 pub fn lock_indexes(table: pg_sys::Oid) {
-    // SAFETY: the table is locked. So it can be opened, and no session can add an index.
+    // SAFETY: the table is locked. So it can be opened without a further lock, and no session can add an index.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
         for index in catalog::oids(pg_sys::RelationGetIndexList(relation)) {
@@ -64,11 +64,11 @@ pub fn lock_indexes(table: pg_sys::Oid) {
     }
 }
 
-/// Locks the row of a table's schema as a foreign key to it would: no transaction can rename or drop the schema. If another
-/// transaction is renaming or dropping the schema, waits for it.
+/// Locks the row of a table's schema, as the check of a foreign key locks a referenced row. Then no transaction can rename or
+/// drop the schema. If another transaction is renaming or dropping the schema, waits for that transaction.
 pub fn hold_schema(table: pg_sys::Oid) {
-    // SAFETY: the catalog is open while it is scanned. The row is locked at the place that the scan found; if another
-    // transaction has changed it since, the catalog is read again.
+    // SAFETY: the catalog is open while it is scanned. The row is locked at the tuple id that the scan found. If another
+    // transaction has changed the row in the meantime, the catalog is read again.
     unsafe {
         let Some(class) = class(table) else { errors::changed(table) };
         let mode = pg_sys::RowShareLock as pg_sys::LOCKMODE;

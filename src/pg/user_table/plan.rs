@@ -1,4 +1,4 @@
-//! Plans a statement on a user's table. Before that, checks that the names in the statement mean the locked table.
+//! Plans a statement on a user's table. First checks that the names in the statement denote the locked table.
 
 use std::ffi::{c_char, c_int};
 
@@ -16,26 +16,27 @@ pub struct Target<'a> {
     pub others: OtherRelations<'a>,
 }
 
-/// Relations that a statement may name besides the table.
+/// The relations that a statement may name in addition to the user's table.
 #[derive(Clone, Copy)]
 pub enum OtherRelations<'a> {
     None,
-    /// The extension's part of the statement may name only these relations. A parenthesised expression that the owner or the caller
-    /// wrote may name any relation.
+    /// The part of the statement that belongs to the extension may name only these relations. An expression in parentheses,
+    /// which the table's owner or the caller wrote, may name any relation.
     InExpression(&'a [pg_sys::Oid]),
 }
 
-/// Analyses a statement, compares its relations with the locked table, then rewrites and plans the statement.
+/// Analyses a statement, and compares the relations in it with the locked table. Then rewrites and plans the statement.
 ///
 /// # Safety
-/// The text is NUL-terminated and outlives the plan; the parameters are of the declared types.
+/// The text must be NUL-terminated and outlive the plan. The parameters must have the declared types.
 pub unsafe fn planned(
     target: Target<'_>,
     types: &[pg_sys::Oid],
     source: *const c_char,
     parameters: pg_sys::ParamListInfo,
 ) -> *mut pg_sys::PlannedStmt {
-    // SAFETY: as the caller promises. The trees live in the current memory context, and the snapshot is popped below.
+    // SAFETY: the caller promises a valid text and valid parameters. The trees are in the current memory context, and the
+    // snapshot is popped below.
     unsafe {
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         let raw = only(pg_sys::pg_parse_query(source));
@@ -66,14 +67,14 @@ pub unsafe fn planned(
     }
 }
 
-/// Compares the locked table with the relations that the server found under the names in a statement. Raises
-/// an error if they differ.
+/// Compares the locked table with the relations that the server found for the names in a statement. Raises an error if they
+/// differ.
 ///
 /// # Safety
-/// The query is a tree that parse analysis has made.
+/// The query must be a tree that parse analysis has made.
 unsafe fn compare(query: *mut pg_sys::Query, target: Target<'_>) {
     let mut found = 0;
-    // SAFETY: as the caller promises; the lists are lists of OIDs.
+    // SAFETY: the caller promises a tree from parse analysis. The lists hold OIDs.
     unsafe {
         let known = match target.others {
             OtherRelations::None => &[][..],
@@ -95,18 +96,18 @@ unsafe fn compare(query: *mut pg_sys::Query, target: Target<'_>) {
     }
 }
 
-/// A part of [`compare`]: compares the target, and the relations in FROM and WITH on all levels.
+/// The part of [`compare`] that compares the target, and the relations in FROM and WITH on all levels.
 ///
 /// # Safety
-/// As for [`compare`].
+/// The query must be a tree that parse analysis has made, as for [`compare`].
 unsafe fn compare_from(
     query: *mut pg_sys::Query,
     target: Target<'_>,
     known: &[pg_sys::Oid],
     found: &mut usize,
 ) {
-    // SAFETY: the lists of a query tree hold range table entries and common table expressions. Parse analysis has made
-    // the queries of these expressions too.
+    // SAFETY: the lists of a query tree hold range table entries and common table expressions. The queries in these expressions
+    // are also trees that parse analysis has made.
     unsafe {
         for entry in pointers::<pg_sys::RangeTblEntry>((*query).rtable) {
             match (*entry).rtekind {
@@ -128,7 +129,7 @@ unsafe fn compare_from(
 }
 
 /// # Safety
-/// The list is null or holds nodes of this type.
+/// The list must be null or hold nodes of the type `T`.
 unsafe fn pointers<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
     // SAFETY: as the caller promises.
     let length = if list.is_null() { 0 } else { unsafe { (*list).length as usize } };
@@ -141,7 +142,7 @@ unsafe fn pointers<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
 /// Returns the single statement of a text.
 ///
 /// # Safety
-/// The list comes from the parser.
+/// The list must come from the parser.
 pub unsafe fn only(statements: *mut pg_sys::List) -> *mut pg_sys::RawStmt {
     // SAFETY: as the caller promises.
     unsafe {
@@ -158,7 +159,7 @@ pub unsafe fn parameters(types: &[pg_sys::Oid], arguments: &[pg_sys::Datum]) -> 
     if types.is_empty() {
         return std::ptr::null_mut();
     }
-    // SAFETY: makeParamList makes room for this number of entries.
+    // SAFETY: makeParamList allocates as many entries as there are types.
     unsafe {
         let list = pg_sys::makeParamList(types.len() as c_int);
         let entries = (*list).params.as_mut_ptr();
@@ -171,9 +172,9 @@ pub unsafe fn parameters(types: &[pg_sys::Oid], arguments: &[pg_sys::Datum]) -> 
     }
 }
 
-/// Returns whether a locked table has an enabled rule for a kind of command.
+/// Returns true if a locked table has an enabled rule for a kind of command.
 fn has_rule_for(table: pg_sys::Oid, command: pg_sys::CmdType::Type) -> bool {
-    // SAFETY: the relation is open while its rules are read, and numLocks is their number.
+    // SAFETY: the relation is open while its rules are read. numLocks is the number of its rules.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
         let rules = (*relation).rd_rules;
