@@ -242,7 +242,7 @@ fn connect_with(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
     }
 }
 
-/// These flags allow that the session user of a background process is a role without LOGIN.
+/// These flags allow a role without LOGIN to be the session user of a background process.
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 const CONNECTION_FLAGS: u32 = 0;
 #[cfg(any(feature = "pg17", feature = "pg18"))]
@@ -323,7 +323,7 @@ pub fn terminate(pid: i32) {
 }
 
 /// Ends the process normally.
-// pgrx declares proc_exit as not returning for some versions only.
+// For some server versions only, pgrx declares that proc_exit does not return.
 #[allow(unreachable_code)]
 pub fn exit() -> ! {
     // SAFETY: no transaction is open. proc_exit runs the exit callbacks, as at the end of every backend.

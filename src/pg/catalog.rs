@@ -75,7 +75,7 @@ pub fn databases() -> Vec<Database> {
                 break;
             }
             let form: *mut pg_sys::FormData_pg_database = pg_sys::GETSTRUCT(tuple).cast();
-            // The limit -2 means that a DROP DATABASE was interrupted. Servers set this value from version 15.4 on.
+            // The connection limit -2 means that a DROP DATABASE was interrupted. Servers set this value from version 15.4 on.
             if (*form).datallowconn && !(*form).datistemplate && (*form).datconnlimit != -2 {
                 let name = text::from_c((*form).datname.data.as_ptr()).unwrap_or_default().into_owned();
                 databases.push(Database { oid: (*form).oid, name });

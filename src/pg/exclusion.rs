@@ -60,7 +60,7 @@ pub fn exclude_others(object: pg_sys::Oid, wait: Wait) -> bool {
     result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
 
-/// A lock on a part of an object, held by this process over several transactions.
+/// A lock on a part of an object. This process can hold the lock over several transactions.
 pub struct HeldLock(pg_sys::LOCKTAG);
 
 impl HeldLock {
@@ -102,13 +102,13 @@ pub enum Mark {
     Rules,
     /// The transaction created, altered or dropped an extension.
     Extension,
-    /// The transaction could append neither its counts nor a request for a recount.
+    /// The transaction could not append its counts. It also could not append a request for a recount.
     Recount,
     /// The transaction could not queue its lookups.
     Sweep,
 }
 
-/// `objsubid` of the first mark in pg_locks. It is greater than any `objsubid` of the procedures' locks.
+/// The `objsubid` that the first mark has in pg_locks. It is greater than every `objsubid` of a lock that a procedure takes.
 const FIRST_MARK: u16 = 0xE0;
 
 fn mark_tag(database: pg_sys::Oid, mark: Mark) -> pg_sys::LOCKTAG {

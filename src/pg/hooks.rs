@@ -25,8 +25,8 @@ use super::catalog;
 pub struct Listener {
     /// This transaction creates, alters or drops some extension.
     pub extension_changes: fn(),
-    /// Called before a statement runs that needs exclusive access to this database. The user has the privilege to run the
-    /// statement.
+    /// Called before the server runs a statement that needs exclusive access to a database. The argument is the OID of the
+    /// database. The user has the privilege to run the statement.
     pub database_is_needed: fn(pg_sys::Oid),
     /// Called before COMMIT PREPARED runs in the database of this process.
     pub prepared_commits: fn(),

@@ -1,4 +1,4 @@
-//! `jsonb` datums, built and read in the server's binary form, without conversion to text.
+//! Builds and reads `jsonb` datums in the server's binary form, without conversion to text.
 
 use std::borrow::Cow;
 use std::ffi::CStr;
@@ -146,7 +146,7 @@ fn value_of(
     value
 }
 
-/// Returns a text without NUL characters, which JSON allows and the server does not.
+/// Removes NUL characters from a text, because JSON allows such characters and the server does not.
 fn without_nul(text: &str) -> Cow<'_, [u8]> {
     if text.contains('\0') {
         Cow::Owned(text::to_server(&text.replace('\0', "")).into_owned())
@@ -464,7 +464,7 @@ fn children(bytes: &[u8], count: usize) -> Vec<(u32, &[u8])> {
         .collect()
 }
 
-/// Parses a text in the server's encoding. Returns `None` if the server rejects it for any reason.
+/// Parses a text in the server's encoding. Returns `None` if the server rejects the text for any reason.
 pub fn parse(text: &[u8]) -> Option<Typed<Jsonb>> {
     let text = std::ffi::CString::new(text).ok()?;
     // SAFETY: jsonb_in takes a NUL-terminated text, which outlives the call.

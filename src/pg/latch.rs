@@ -37,9 +37,9 @@ impl SharedLatch {
     }
 }
 
-/// Sleeps until another process sets this process's latch, `also` becomes readable, or the timeout ends. Ends the process if
-/// the postmaster has ended. After the sleep, handles cancellation, shutdown and barriers, because other processes may wait
-/// until this process has handled them.
+/// Sleeps until another process sets this process's latch, the file descriptor `also` becomes readable, or the timeout ends.
+/// Ends the process if the postmaster has ended. After the sleep, handles cancellation, shutdown and barriers, because other
+/// processes may wait until this process has handled them.
 pub fn wait(timeout: Duration, also: Option<BorrowedFd<'_>>) {
     let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     if also.is_some() {

@@ -14,7 +14,7 @@ impl View<'_> {
     }
 }
 
-/// A registered snapshot of the current time. It also includes all earlier changes of this transaction.
+/// A registered snapshot, as new as possible when it is taken. It also shows all earlier changes of this transaction.
 pub struct Latest(pg_sys::Snapshot);
 
 impl Latest {
@@ -106,7 +106,7 @@ pub fn is_kept_for_transaction() -> bool {
     unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
-/// Returns the snapshot with which the insert of a session reads the inventory. Normally, this is the snapshot of the
+/// Returns the snapshot with which an INSERT of honeypot sessions reads the inventory. Normally, this is the snapshot of the
 /// statement, if there is one. In a serializable transaction, it is SnapshotSelf, which sees all committed rows and takes no
 /// predicate locks. The user did not request these reads, and predicate locks for them could make transactions fail. A read
 /// with SnapshotSelf may miss a row that is being updated. In this case, the attribution comes from the mmdb files.

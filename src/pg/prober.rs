@@ -1,4 +1,4 @@
-//! Finds rows by an index of the extension without using the executor.
+//! Finds rows through an index of the extension, without using the executor.
 
 use std::ffi::CStr;
 

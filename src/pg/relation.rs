@@ -1,9 +1,9 @@
 //! Access to the extension's tables without the executor: locks, and appending rows. [`prober`](super::prober) finds rows by an
 //! index.
 //!
-//! This access is used because a session's insert may take only microseconds longer, and a statement through SPI takes more
-//! than that. Access rights are not checked here, because only the extension's tables are opened, and only in the name of the
-//! extension's owner.
+//! The extension may add only microseconds to the INSERT of a honeypot session. A statement through SPI takes longer, so this
+//! module does not use SPI. Access rights are not checked here, because only the extension's tables are opened, and only in the
+//! name of the extension's owner.
 
 use std::ffi::CStr;
 use std::time::Duration;
@@ -189,7 +189,7 @@ impl Table {
     }
 }
 
-/// The number of rows that are inserted at once. A page has room for about two hundred rows with session deltas.
+/// The number of rows that are inserted at once. A page has room for about two hundred such rows (session deltas).
 const APPEND_BATCH: usize = 256;
 
 impl Drop for Table {

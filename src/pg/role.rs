@@ -127,8 +127,8 @@ fn switched<T>(role: pg_sys::Oid, flags: u32, work: impl FnOnce() -> T) -> T {
 
 /// While this value exists, no code can change a setting.
 ///
-/// It is used for `exit_on_error`, because every role may set this setting, and the setting has no check hook with which an
-/// extension could refuse a value.
+/// This type is used for `exit_on_error`, because every role may set this setting, and the setting has no check hook with which
+/// an extension could refuse a value.
 struct FixedSetting {
     record: *mut pg_sys::config_generic,
     context: pg_sys::GucContext::Type,

@@ -20,7 +20,7 @@ pub enum AddressValue<'a> {
     Text(&'a [u8]),
 }
 
-/// Passes every value of a column that is not null to `read`. Reads the table, or all partitions of a partitioned table. Skips
+/// Passes every value of a column, except nulls, to `read`. Reads the table, or all partitions of a partitioned table. Skips
 /// partitions that are not tables, such as foreign tables. Returns true if every table that was read had the column.
 pub fn column(table: pg_sys::Oid, name: &CStr, mut read: impl FnMut(AddressValue<'_>)) -> bool {
     let latest = mvcc_snapshot::Latest::take();

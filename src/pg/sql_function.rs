@@ -49,7 +49,7 @@ impl<R: Returned> Returned for Option<R> {
     }
 }
 
-/// The result of a function that returns nothing, and of a trigger whose result the server ignores.
+/// Used for a function that returns nothing, and for a trigger whose result the server ignores.
 impl Returned for () {
     fn returned(self) -> Value {
         Value { datum: Some(pg_sys::Datum::from(0)), type_oid: pg_sys::VOIDOID }

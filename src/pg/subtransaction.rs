@@ -9,7 +9,8 @@ use pgrx::prelude::*;
 /// The error that the contained work raised.
 pub struct Failure {
     pub message: String,
-    /// True if another transaction held a lock, or renamed the table. In both cases, the work may succeed a moment later.
+    /// True if the work failed because another transaction held a lock or renamed the table. In both cases, the work may
+    /// succeed a moment later.
     pub was_lock: bool,
     code: PgSqlErrorCode,
     hint: Option<String>,

@@ -85,8 +85,8 @@ pub fn owned(text: &str) -> OwnedVarlena<Text> {
 }
 
 /// Converts a text to the database's encoding, with the server's own conversion. A character that the encoding does not have
-/// becomes `?`, because the name of an organisation must not make the insert of a session fail. SQL_ASCII accepts every byte
-/// unchanged. Must be called inside a transaction, because the conversion is looked up in a catalog.
+/// becomes `?`, because the name of an organisation must not make the INSERT of a honeypot session fail. SQL_ASCII accepts
+/// every byte unchanged. Must be called inside a transaction, because the conversion is looked up in a catalog.
 pub fn to_server(text: &str) -> Cow<'_, [u8]> {
     if text.is_ascii() || holds_everything() {
         return Cow::Borrowed(text.as_bytes());
@@ -139,7 +139,7 @@ thread_local! {
     static CONVERSIONS: OnceCell<[pg_sys::Oid; 2]> = const { OnceCell::new() };
 }
 
-/// The number of bytes that one call converts. One byte becomes at most four bytes.
+/// The number of bytes that one call of the server's function converts. One byte becomes at most four bytes.
 const CONVERTED_AT_ONCE: usize = 8192;
 
 /// Converts `from` and appends the result to `to`. Stops before a character that cannot be converted, and before a NUL. Returns

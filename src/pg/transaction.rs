@@ -95,7 +95,8 @@ fn run_after<T>(prepare: impl FnOnce(), work: impl FnOnce() -> T) -> Result<T, F
     let caught = |error| Err(Box::new(error));
     PgTryBuilder::new(attempt).catch_others(caught).catch_rust_panic(caught).execute().map_err(|error| {
         let failure = Failure::of(&error);
-        // SAFETY: the error is no longer on the server's error stack. The function aborts the transaction if one is open.
+        // SAFETY: the error is no longer on the server's error stack. AbortOutOfAnyTransaction aborts the transaction if one is
+        // open.
         unsafe { pg_sys::AbortOutOfAnyTransaction() };
         failure
     })

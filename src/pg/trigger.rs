@@ -169,7 +169,7 @@ impl Tuple {
     }
 
     /// Returns a hash of the names and stored values of all columns that are not generated. If PostgreSQL converts the row to
-    /// the columns of another partition, the hash stays the same.
+    /// the column order of another partition, the hash stays the same.
     ///
     /// `table` is the table of the row.
     pub fn content(&self, table: pg_sys::Oid) -> u64 {
@@ -207,8 +207,8 @@ impl Tuple {
     /// Returns the datum of a column, or `None` if it is null. The datum is valid while the tuple exists.
     fn datum(&self, column: Column) -> Option<pg_sys::Datum> {
         let mut is_null = false;
-        // SAFETY: the number is that of a column in some table. heap_getattr returns null for a number that is larger than the
-        // number of columns in the descriptor.
+        // SAFETY: the column number comes from the definition of a table. heap_getattr returns null for a number that is larger
+        // than the number of columns in the descriptor.
         let datum = unsafe {
             pg_sys::heap_getattr(self.tuple, i32::from(column.number), self.descriptor, &mut is_null)
         };

@@ -182,7 +182,7 @@ impl UserTable {
         descendants(self.oid, pg_sys::AccessShareLock)
     }
 
-    /// Returns the column with this name, and how its values are generated, if they are.
+    /// Returns the column with this name, and whether and how the values of the column are generated.
     pub fn column(&self, name: &CStr) -> Option<(Column, Generated)> {
         // SAFETY: the table is locked. Therefore it can be opened without a further lock, and its definition cannot change.
         unsafe {

@@ -221,7 +221,7 @@ pub trait Parameters: 'static {
 /// Values for a statement's parameters.
 pub trait Arguments<P: Parameters> {
     /// An array with one value for each parameter. The array is on the stack, without an allocation, because the commit of a
-    /// session often writes rows with such arrays.
+    /// transaction that inserts honeypot sessions writes rows with such arrays.
     #[doc(hidden)]
     type Written: AsRef<[Value]>;
     #[doc(hidden)]
