@@ -1,7 +1,6 @@
 -- Returns expired addresses that are greater than $2, in ascending order. An address in ip_inventory has expired if it
 -- had no session since $1. An address that is not in ip_inventory has expired if a row of the history, of the dead
--- letters or of the blocklist exceptions is older than $1. Leaves out addresses with an exception that was added since
--- $1.
+-- letters or of the blocklist exceptions is older than $1. If an exception was added since $1, its address is left out.
 -- $1 timestamptz: addresses with a session at or after this time are left out
 -- $2 inet: last address of the previous batch, or null for the first batch
 -- $3 bigint: maximum number of addresses to return

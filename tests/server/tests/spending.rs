@@ -49,7 +49,7 @@ fn a_call_for_many_addresses_says_what_it_spends() {
         ),
         "{notice}"
     );
-    assert!(notice.contains("HINT:") && notice.contains("sources and max_requests"), "{notice}");
+    assert!(notice.contains("HINT:") && notice.contains("\"sources\" and \"max_requests\""), "{notice}");
     assert_eq!(requested(&mut db), ["cymru|10000", "dshield|10000", "greynoise|10000"]);
     assert_eq!(db.notices(&call), "", "all of them wait already");
 }
