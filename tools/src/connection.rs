@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use postgres::Config;
+use postgres::{Client, Config, NoTls};
 
 /// Returns the settings of a connection of `cowrie-load`.
 pub fn config(dsn: &str) -> Result<Config, Box<dyn Error>> {
@@ -37,4 +37,12 @@ pub fn config_of(program: &str, dsn: &str) -> Result<Config, Box<dyn Error>> {
         config.application_name(program);
     }
     Ok(config)
+}
+
+/// Connects. The time zone of the connection is UTC, because Cowrie's columns have no time zone and Cowrie stores times in
+/// UTC. So a time zone that is set for the server, the database or the role changes no stored time.
+pub fn open(config: &Config) -> Result<Client, postgres::Error> {
+    let mut client = config.connect(NoTls)?;
+    client.batch_execute("SET timezone = 'UTC'")?;
+    Ok(client)
 }

@@ -46,6 +46,26 @@ fn a_log_loaded_in_parts_or_in_small_batches_gives_the_same_rows() {
     assert_eq!(small.contents(), expected);
 }
 
+/// The hour before the end of summer time occurs twice in Berlin.
+#[test]
+fn times_are_stored_in_utc_whatever_time_zone_the_database_has() {
+    let Some(mut database) = Database::new("zone") else {
+        return;
+    };
+    let name = database.one("SELECT quote_ident(current_database())");
+    database.client.batch_execute(&format!("ALTER DATABASE {name} SET timezone = 'Europe/Berlin'")).unwrap();
+    let connect = |hour: u32| {
+        let time = format!("2024-10-27T0{hour}:30:00");
+        line(&format!("s{hour}"), 0, "session.connect", "").replace("2024-01-01T00:00:00", &time)
+    };
+    let hours: String = (0..4).map(connect).collect();
+    database.report(&["-"], hours.as_bytes());
+    assert_eq!(
+        database.one("SELECT string_agg(starttime::text, ' ' ORDER BY id) FROM sessions"),
+        "2024-10-27 00:30:00 2024-10-27 01:30:00 2024-10-27 02:30:00 2024-10-27 03:30:00"
+    );
+}
+
 #[test]
 fn a_directory_gives_its_logs_in_the_order_of_their_events() {
     let Some(mut whole) = Database::new("directory_whole") else {

@@ -17,7 +17,6 @@ use cowrie_enrich_tools::session::{Limits, Session, SessionAssembler};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use lexopt::prelude::*;
-use postgres::NoTls;
 
 const HELP: &str = "\
 Loads JSON logs of the honeypot Cowrie into the tables of Cowrie's own PostgreSQL schema.
@@ -292,7 +291,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let (files, unreadable) = logs_of(&arguments.files)?;
     let config = connection::config(&arguments.dsn)?;
     let client =
-        config.connect(NoTls).map_err(|error| format!("could not connect: {}", explained(&error)))?;
+        connection::open(&config).map_err(|error| format!("could not connect: {}", explained(&error)))?;
     let mut loader = Loader::new(client).map_err(|error| {
         format!("could not find Cowrie's tables in this database: {}{CREATE_TABLES}", explained(&error))
     })?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use postgres::{Config, NoTls};
+use postgres::Config;
 
 use super::check::{Refusal, checked};
 use super::logs::Logs;
@@ -14,6 +14,7 @@ use super::open::{OpenLimits, OpenSessions};
 use super::report::Reported;
 use super::state::{Batch, StateDirectory};
 use super::writer::{Inserted, Outcome, Prepared, Writer, is_caused_by_a_row, is_timeout};
+use crate::connection;
 use crate::load::explained;
 use crate::log::{self, Rejected};
 use crate::session::Session;
@@ -298,7 +299,7 @@ impl Follower {
     /// Connects. Returns the time to wait if this failed. Missing tables and privileges are errors at the first
     /// connection. Later they are a reason to wait, because an administrator may be changing the database.
     fn connect(&mut self) -> Result<Option<Duration>, String> {
-        let problem = match self.database.connect(NoTls) {
+        let problem = match connection::open(&self.database) {
             Err(error) => format!("could not connect, and will try again: {}", explained(&error)),
             Ok(client) => match checked(client) {
                 Ok(writer) => {
