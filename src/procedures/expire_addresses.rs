@@ -37,7 +37,7 @@ pub fn expire(call: &Call) {
         let (mut addresses, mut after, mut is_over) = (0, None, false);
         while !is_over {
             run.batch(|connection| {
-                let expired = erase::expired(connection, before, after);
+                let expired = erase::expired(connection, before, after, rel.is_some());
                 (after, is_over) = (expired.last().copied(), expired.is_empty());
                 erase::lock(connection, &expired);
                 let erased = erase::erase_unused(oids, connection, &expired);

@@ -58,7 +58,7 @@ thread_local! {
         "moment_before", include_str!("../../sql/queries/erase/moment_before.sql")) };
     static STATUS: Statement<(), (Bigint, Timestamptz, Boolean)> = const { Statement::new(
         "erasure_status", include_str!("../../sql/queries/erase/erasure_status.sql")) };
-    static EXPIRED: Statement<(Timestamptz, Inet, Bigint), (Inet,)> = const { Statement::new(
+    static EXPIRED: Statement<(Timestamptz, Inet, Bigint, Boolean), (Inet,)> = const { Statement::new(
         "expired_addresses", include_str!("../../sql/queries/erase/expired_addresses.sql")) };
 }
 
@@ -326,9 +326,15 @@ pub fn moment_before(connection: &Connection, age: Interval) -> Option<Timestamp
 }
 
 /// Returns addresses that had no session since the time `moment`. Returns them in key order, and begins after the address
-/// `after`.
-pub fn expired(connection: &Connection, moment: Timestamp, after: Option<Address>) -> Vec<Address> {
-    EXPIRED.run(connection, (moment, after, ADDRESSES as i64), |rows| {
+/// `after`. If `of_table` is true, the caller acts for one session table. Then returns only addresses of the inventory that have
+/// no exception.
+pub fn expired(
+    connection: &Connection,
+    moment: Timestamp,
+    after: Option<Address>,
+    of_table: bool,
+) -> Vec<Address> {
+    EXPIRED.run(connection, (moment, after, ADDRESSES as i64, of_table), |rows| {
         rows.iter().filter_map(|(address,)| address).collect()
     })
 }

@@ -4,6 +4,8 @@
 -- $1 timestamptz: addresses with a session at or after this time are left out
 -- $2 inet: last address of the previous batch, or null for the first batch
 -- $3 bigint: maximum number of addresses to return
+-- $4 boolean: true to return only addresses in ip_inventory that have no exception. The owner of one session table may
+-- delete such rows, but not rows that other roles wrote.
 SELECT e.ip_address
 FROM (
     SELECT i.ip_address
@@ -14,20 +16,20 @@ FROM (
     UNION
     SELECT h.ip_address
     FROM @extschema@.ip_asn_history h
-    WHERE h.observed_at < $1 AND ($2 IS NULL OR h.ip_address > $2)
+    WHERE NOT $4 AND h.observed_at < $1 AND ($2 IS NULL OR h.ip_address > $2)
       AND NOT EXISTS (SELECT FROM @extschema@.ip_inventory i WHERE i.ip_address = h.ip_address)
     UNION
     SELECT d.ip_address
     FROM @extschema@.dead_letter d
-    WHERE d.died_at < $1 AND ($2 IS NULL OR d.ip_address > $2)
+    WHERE NOT $4 AND d.died_at < $1 AND ($2 IS NULL OR d.ip_address > $2)
       AND NOT EXISTS (SELECT FROM @extschema@.ip_inventory i WHERE i.ip_address = d.ip_address)
     UNION
     SELECT x.prefix::inet
     FROM @extschema@.blocklist_exception x
-    WHERE x.added_at < $1 AND masklen(x.prefix) = CASE family(x.prefix) WHEN 4 THEN 32 ELSE 128 END
+    WHERE NOT $4 AND x.added_at < $1 AND masklen(x.prefix) = CASE family(x.prefix) WHEN 4 THEN 32 ELSE 128 END
       AND ($2 IS NULL OR x.prefix::inet > $2)
       AND NOT EXISTS (SELECT FROM @extschema@.ip_inventory i WHERE i.ip_address = x.prefix::inet)) e
 WHERE NOT EXISTS (
-    SELECT FROM @extschema@.blocklist_exception x WHERE x.prefix = e.ip_address::cidr AND x.added_at >= $1)
+    SELECT FROM @extschema@.blocklist_exception x WHERE x.prefix = e.ip_address::cidr AND (x.added_at >= $1 OR $4))
 ORDER BY e.ip_address
 LIMIT $3

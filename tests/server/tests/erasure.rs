@@ -397,10 +397,10 @@ fn old_sessions_and_addresses_without_newer_ones_expire() {
     );
     assert_eq!(known(&mut db), ["1.1.1.1", "8.8.4.4", "8.8.8.10", "89.160.20.1", "139.59.0.1"]);
     assert_eq!(mentions(&db, V4), [""; 0]);
-    assert_eq!(mentions(&db, "8.8.8.11"), [""; 0]);
     assert_counts_are_exact(&mut db, &TABLES);
 
     db.run("CALL expire_addresses('60 days', delete_sessions => true)");
+    assert_eq!(mentions(&db, "8.8.8.11"), [""; 0]);
     assert_eq!(db.rows("SELECT session_id FROM session_summaries"), ["n"]);
     assert_eq!(known(&mut db), ["1.1.1.1", "8.8.4.4", "8.8.8.10", "89.160.20.1"]);
     assert_eq!(mentions(&db, "139.59.0.1"), [""; 0]);
@@ -411,6 +411,30 @@ fn old_sessions_and_addresses_without_newer_ones_expire() {
     assert_eq!(known(&mut db), ["1.1.1.1", "8.8.4.4", "89.160.20.1"]);
     // The session whose time is unknown expires by the time at which it was enriched.
     assert_eq!(db.number("SELECT count(*) FROM session_summaries WHERE source_ip IS NOT NULL"), 1);
+}
+
+/// The owner of a session table has no rights on rows of other roles.
+#[test]
+fn a_call_for_one_table_erases_no_exception_and_no_history_of_other_tables() {
+    let mut db = database();
+    SUMMARIES.create_attached(&mut db);
+    db.run(
+        "INSERT INTO session_summaries (session_id, source_ip, first_event_at)
+             VALUES ('a', '8.8.8.1', now() - interval '100 days'), ('b', '8.8.8.2', now() - interval '100 days');
+         INSERT INTO ip_asn_history VALUES ('8.8.8.11', 15169, now() - interval '1 year', 'cymru');
+         INSERT INTO blocklist_exception (prefix, added_at)
+             SELECT a, now() - interval '1 year' FROM unnest('{8.8.8.2,192.0.2.7}'::cidr[]) a",
+    );
+    db.run("CALL expire_addresses('90 days', 'session_summaries')");
+    assert_eq!(db.rows("SELECT host(ip_address) FROM ip_inventory"), ["8.8.8.2"]);
+    assert_eq!(
+        db.rows("SELECT prefix FROM blocklist_exception ORDER BY prefix"),
+        ["8.8.8.2/32", "192.0.2.7/32"]
+    );
+    assert_eq!(db.number("SELECT count(*) FROM ip_asn_history WHERE ip_address = '8.8.8.11'"), 1);
+    db.run("CALL expire_addresses('90 days')");
+    assert_eq!(db.number("SELECT count(*) FROM blocklist_exception"), 0);
+    assert_eq!(db.number("SELECT count(*) FROM ip_inventory"), 0);
 }
 
 #[test]
