@@ -17,6 +17,9 @@ const KEPT_POSITIONS: usize = 1000;
 /// Time after which a last line without an end is taken as it is, if a later log exists.
 const LAST_LINE_WAIT: Duration = Duration::from_secs(60);
 
+/// A log that could not be read is read again after this time. Meanwhile the other logs are read.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(5);
+
 /// The position in one log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -43,6 +46,8 @@ pub struct Logs {
     pub positions: HashMap<LogId, Position>,
     found: Vec<Found>,
     stalled: HashMap<LogId, Stalled>,
+    /// Logs that could not be read, and the time of the last attempt.
+    failed: HashMap<LogId, Instant>,
     /// Compressed files without unread lines.
     exhausted: HashSet<FileVersion>,
     /// Errors since the last call of [`Logs::take_errors`].
@@ -59,6 +64,7 @@ impl Logs {
             positions,
             found: Vec::new(),
             stalled: HashMap::new(),
+            failed: HashMap::new(),
             exhausted: HashSet::new(),
             errors: Vec::new(),
             error_count: 0,
@@ -91,6 +97,7 @@ impl Logs {
         self.exhausted.retain(|version| versions.contains(version));
         let ids: HashSet<LogId> = found.iter().map(|log| log.head.id).collect();
         self.stalled.retain(|id, _| ids.contains(id));
+        self.failed.retain(|id, _| ids.contains(id));
         self.found = found;
         self.forget_old_positions(&ids);
     }
@@ -108,9 +115,15 @@ impl Logs {
         }
     }
 
-    /// Reads a piece of the oldest log that has unread lines. Returns false if no log has any.
+    /// Reads a piece of the oldest log that has unread lines. Leaves out a log that could not be read a moment ago. Returns
+    /// false if no other log has unread lines.
     pub fn read(&mut self, each: &mut dyn FnMut(&Path, &[u8])) -> bool {
-        let Some(index) = (0..self.found.len()).find(|index| self.has_unread(*index)) else {
+        let pauses = |index: usize| {
+            let failed = self.failed.get(&self.found[index].head.id);
+            failed.is_some_and(|at| at.elapsed() < PAUSE_AFTER_ERROR)
+        };
+        let mut readable = (0..self.found.len()).filter(|index| !pauses(*index));
+        let Some(index) = readable.find(|index| self.has_unread(*index)) else {
             return false;
         };
         let last_line = self.last_line(index);
@@ -144,6 +157,7 @@ impl Logs {
             Ok(None) => drop(self.found.remove(index)),
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
+                    self.failed.insert(id, Instant::now());
                     self.fail(format!("{}: {error}", log.path.display()));
                 }
                 self.found.remove(index);
