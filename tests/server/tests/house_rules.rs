@@ -235,3 +235,14 @@ fn install_scripts_are_ascii_so_that_every_encoding_takes_them() {
 fn read(file: &Path) -> String {
     std::fs::read_to_string(file).unwrap_or_else(|e| panic!("could not read {}: {e}", file.display()))
 }
+
+/// fuzz/ is a separate workspace, whose lock file cargo does not update together with the other one.
+#[test]
+fn the_lock_file_of_the_fuzz_targets_is_up_to_date() {
+    let output = std::process::Command::new("cargo")
+        .args(["metadata", "--locked", "--format-version", "1", "--manifest-path"])
+        .arg(workspace().join("fuzz/Cargo.toml"))
+        .output()
+        .expect("cargo can be started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
