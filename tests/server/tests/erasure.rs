@@ -335,6 +335,29 @@ fn a_call_that_is_killed_and_called_again_ends_as_one_clean_run() {
     assert_counts_are_exact(&mut db, &TABLES);
 }
 
+/// An address that a trigger of the owner puts back is not erased, and the calls say so.
+#[test]
+fn a_trigger_that_puts_the_address_back_makes_the_erasure_fail() {
+    let mut db = database();
+    stored(&mut db);
+    db.run(
+        "CREATE FUNCTION put_back() RETURNS trigger LANGUAGE plpgsql AS $f$
+             BEGIN new.source_ip := coalesce(new.source_ip, old.source_ip); RETURN new; END $f$;
+         CREATE TRIGGER a_put_back BEFORE UPDATE ON session_summaries
+             FOR EACH ROW EXECUTE FUNCTION put_back()",
+    );
+    for call in ["CALL erase_address('8.8.8.8')", "CALL expire_addresses('1 day', 'session_summaries')"] {
+        let refusal = db.refused(call);
+        assert!(refusal.message.contains("session_summaries"), "{call}: {refusal:?}");
+    }
+    assert_ne!(db.number("SELECT count(*) FROM session_summaries WHERE source_ip = '8.8.8.8'"), 0);
+    assert_counts_are_exact(&mut db, &TABLES);
+    db.run("DROP TRIGGER a_put_back ON session_summaries");
+    db.run("CALL erase_address('8.8.8.8')");
+    assert_eq!(mentions(&db, V4), [""; 0]);
+    assert_counts_are_exact(&mut db, &TABLES);
+}
+
 /// Waits until a server that restarts after a kill accepts connections.
 fn wait_for_server(cluster: &server_tests::Cluster, name: &str) -> Session {
     wait_until("the server is back", || cluster.try_session(name).is_ok(), |is_back| *is_back);
