@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use postgres::{Client, NoTls};
 
-use crate::support::{bundled, checkout};
+use crate::support::{bundled, checkout, cluster};
 
 /// The build time of the mmdb files.
 pub const BUILD: &str = "1746057600";
@@ -14,44 +14,29 @@ pub const BUILD: &str = "1746057600";
 /// The directory of the cluster.
 fn server() -> Option<&'static str> {
     static SERVER: OnceLock<Option<String>> = OnceLock::new();
-    SERVER
-        .get_or_init(|| {
-            if std::env::var_os("COWRIE_ENRICH_PG_CONFIG").is_none() {
-                eprintln!("not tested: COWRIE_ENRICH_PG_CONFIG is not set");
-                return None;
-            }
-            let directory = checkout().join("target/postgres/report-mmdb");
-            std::fs::create_dir_all(&directory).unwrap();
-            let file = |kind: &str| {
-                let path = directory.join(format!("{kind}.mmdb"));
-                run(Command::new(env!("CARGO_BIN_EXE_mmdb-build"))
-                    .args(["--build-epoch", BUILD, &format!("--{kind}")])
-                    .arg(&path)
-                    .arg(checkout().join("demo/networks-before.tsv")));
-                path.canonicalize().unwrap()
-            };
-            let cluster = |action: &str, settings: &[String]| {
-                run(Command::new(checkout().join("scripts/cluster"))
-                    .args([action, "tools-report"])
-                    .args(settings))
-            };
-            cluster(
-                "start",
-                &[
-                    "fsync = off".to_owned(),
-                    "shared_preload_libraries = 'cowrie_enrich'".to_owned(),
-                    // Counts are folded by the tests. No request leaves the machine.
-                    "cowrie_enrich.worker_enabled = off".to_owned(),
-                    "cowrie_enrich.enabled_sources = 'maxmind'".to_owned(),
-                    format!("cowrie_enrich.city_database = '{}'", file("city").display()),
-                    format!("cowrie_enrich.asn_database = '{}'", file("asn").display()),
-                ],
-            );
-            let environment = cluster("env", &[]);
-            let host = environment.split_whitespace().find_map(|pair| pair.strip_prefix("PGHOST=")).unwrap();
-            Some(host.to_owned())
-        })
-        .as_deref()
+    SERVER.get_or_init(|| cluster("tools-report", settings)).as_deref()
+}
+
+fn settings() -> Vec<String> {
+    let directory = checkout().join("target/postgres/report-mmdb");
+    std::fs::create_dir_all(&directory).unwrap();
+    let file = |kind: &str| {
+        let path = directory.join(format!("{kind}.mmdb"));
+        run(Command::new(env!("CARGO_BIN_EXE_mmdb-build"))
+            .args(["--build-epoch", BUILD, &format!("--{kind}")])
+            .arg(&path)
+            .arg(checkout().join("demo/networks-before.tsv")));
+        path.canonicalize().unwrap()
+    };
+    vec![
+        "fsync = off".to_owned(),
+        "shared_preload_libraries = 'cowrie_enrich'".to_owned(),
+        // Counts are folded by the tests. No request leaves the machine.
+        "cowrie_enrich.worker_enabled = off".to_owned(),
+        "cowrie_enrich.enabled_sources = 'maxmind'".to_owned(),
+        format!("cowrie_enrich.city_database = '{}'", file("city").display()),
+        format!("cowrie_enrich.asn_database = '{}'", file("asn").display()),
+    ]
 }
 
 /// Returns the standard output.

@@ -22,28 +22,54 @@ pub fn checkout() -> PathBuf {
 /// The directory of the one cluster that these tests share.
 pub fn server() -> Option<&'static str> {
     static SERVER: OnceLock<Option<String>> = OnceLock::new();
-    SERVER
-        .get_or_init(|| {
-            if std::env::var_os("COWRIE_ENRICH_PG_CONFIG").is_none() {
-                eprintln!("not tested: COWRIE_ENRICH_PG_CONFIG is not set");
-                return None;
-            }
-            let cluster = |action: &str, settings: &[&str]| {
-                let output = Command::new(checkout().join("scripts/cluster"))
-                    .args([action, "tools-test"])
-                    .args(settings)
-                    .stderr(Stdio::inherit())
-                    .output()
-                    .unwrap();
-                assert!(output.status.success(), "scripts/cluster {action}");
-                String::from_utf8(output.stdout).unwrap()
-            };
-            cluster("start", &["fsync = off"]);
-            let environment = cluster("env", &[]);
-            let host = environment.split_whitespace().find_map(|pair| pair.strip_prefix("PGHOST=")).unwrap();
-            Some(host.to_owned())
-        })
-        .as_deref()
+    SERVER.get_or_init(|| cluster("tools-test", || vec!["fsync = off".to_owned()])).as_deref()
+}
+
+/// Starts a cluster of this name with these settings. Returns its directory, or `None` if there is no private PostgreSQL.
+pub fn cluster(name: &str, settings: impl FnOnce() -> Vec<String>) -> Option<String> {
+    if std::env::var_os("COWRIE_ENRICH_PG_CONFIG").is_none() {
+        eprintln!("not tested: COWRIE_ENRICH_PG_CONFIG is not set");
+        return None;
+    }
+    let cluster = |action: &str, settings: &[String]| {
+        let output = Command::new(checkout().join("scripts/cluster"))
+            .args([action, name])
+            .args(settings)
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "scripts/cluster {action}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    cluster("start", &settings());
+    let environment = cluster("env", &[]);
+    let host = environment.split_whitespace().find_map(|pair| pair.strip_prefix("PGHOST=")).unwrap();
+    Some(host.to_owned())
+}
+
+/// Asserts that systemd accepts a service and finds it hardened. `units` are the names and texts of the service and its other units.
+/// The units are written to a directory of this name below target/tmp. Without systemd, only reports that this was not tested.
+pub fn assert_systemd_accepts(directory: &str, service: &str, units: &[(&str, String)]) {
+    let directory = checkout().join("target/tmp").join(directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    for (name, text) in units {
+        std::fs::write(directory.join(name), text).unwrap();
+    }
+    let analyze = |arguments: &[&str]| {
+        let output =
+            Command::new("systemd-analyze").args(arguments).arg(directory.join(service)).output().ok()?;
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        Some((output.status.success(), text.concat()))
+    };
+    let Some((is_good, said)) = analyze(&["verify", "--man=no"]) else {
+        eprintln!("not tested: systemd-analyze is not installed");
+        return;
+    };
+    assert!(is_good && !said.contains(&format!("{service}:")), "{said}");
+    // On the scale of systemd, 2.0 and less is OK, and an ordinary service has 9.6.
+    let (is_good, said) = analyze(&["security", "--offline=yes", "--threshold=20", "--no-pager"]).unwrap();
+    assert!(is_good, "{said}");
 }
 
 /// A separate database for one test, with Cowrie's tables.
