@@ -10,6 +10,7 @@ use cowrie_enrich_tools::report::{self, Options, page};
 use cowrie_enrich_tools::{connection, publish};
 use jiff::{SignedDuration, Timestamp};
 use lexopt::prelude::*;
+use postgres::NoTls;
 
 const HELP: &str = "\
 Writes a report about the sessions of a honeypot as one HTML page, which needs no other file and no network.
@@ -97,7 +98,7 @@ fn positive(parser: &mut lexopt::Parser, most: u32) -> Result<i64, lexopt::Error
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let config = connection::config_of("cowrie-report", &arguments.dsn)?;
     let mut client =
-        connection::open(&config).map_err(|error| format!("could not connect: {}", explained(&error)))?;
+        config.connect(NoTls).map_err(|error| format!("could not connect: {}", explained(&error)))?;
     let report = report::read(&mut client, &arguments.options).map_err(|error| {
         match error.downcast_ref::<postgres::Error>() {
             Some(error) => format!("could not read the report: {}", explained(error)),

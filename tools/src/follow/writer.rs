@@ -195,7 +195,7 @@ fn insert_statement(table: Table) -> String {
     let array_type = |column: &&str| match *column {
         "success" => "boolean[]",
         "size" | "dst_port" => "integer[]",
-        // The connection's TimeZone converts times, as TO_TIMESTAMP does in Cowrie's own inserts.
+        // The server converts times by the connection's time zone, which is UTC.
         "\"timestamp\"" => "timestamptz[]",
         _ => "text[]",
     };
