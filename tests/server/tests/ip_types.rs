@@ -506,7 +506,7 @@ fn invalid_settings_are_refused_with_a_hint() {
     let mut db = fresh_database(&cluster);
     let thirty_three: Vec<String> = (0..33).map(|n| format!("/a{n}")).collect();
     for (setting, value, detail, hint) in [
-        ("ip_type_max_age", "TOR", "An age is not a number", "7 days, TOR: 1 day"),
+        ("ip_type_max_age", "TOR", "Each age must be a number and a unit", "7 days, TOR: 1 day"),
         ("ip_type_max_age", "0 days", "shorter than 1 minute", "7 days, TOR: 1 day"),
         ("ip_type_max_age", "tor: 1 day", "A type must consist of capital letters", "7 days, TOR: 1 day"),
         ("ip_type_databases", "/a,,/b", "an empty path", "single commas"),
