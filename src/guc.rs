@@ -259,7 +259,7 @@ fn define_worker() {
             &TTL_ISP_PERCENT,
         ),
     ] {
-        number(name, short, c"For networks of no special kind, and for answers about networks themselves, the lifetime is cymru_ttl.", setting, (1, 1000), GucFlags::default());
+        number(name, short, c"The lifetime is cymru_ttl if no such percentage applies: if the network is of another kind, or if the answer is about a network itself.", setting, (1, 1000), GucFlags::default());
     }
     guarded(
         c"cowrie_enrich.worker_role",

@@ -16,7 +16,7 @@ COMMENT ON FUNCTION geo_country_of(jsonb) IS
 CREATE FUNCTION ip_types_of(enrichment jsonb) RETURNS text[]
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_types_of_wrapper';
 COMMENT ON FUNCTION ip_types_of(jsonb) IS
-    'types of an address according to SPUR, for example VPN or DATACENTER, in upper case and without duplicates; the argument is a value of ip_inventory.enrichment; the types are those of tunnels, infrastructure and clients in the key "spur"';
+    'types of an address according to SPUR, for example VPN or DATACENTER, in upper case and without duplicates. The argument is a value of ip_inventory.enrichment. The types are those of the tunnels, the infrastructure and the clients in SPUR''s answer (the key "spur")';
 
 CREATE FUNCTION is_scanner_of(enrichment jsonb) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_scanner_of_wrapper';

@@ -111,7 +111,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION known_network_restored() IS
-    'trigger on known_networks: deletes the row that came with the extension if a user or a restore inserts a row for the same network; if is_seed is true in the inserted row, deletes no row, and sets source to ''cowrie_enrich''';
+    'trigger on known_networks: before a user or a restore inserts a row for a network, deletes the seed row of this network (the row that came with the extension). If the inserted row is itself a seed row (is_seed is true), deletes nothing, and sets source to ''cowrie_enrich''';
 CREATE TRIGGER known_network_restored BEFORE INSERT ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_restored();
 
@@ -279,7 +279,7 @@ CREATE FUNCTION ensure_asn_inventory(
     RETURNS asn_inventory
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'ensure_asn_inventory_wrapper';
 COMMENT ON FUNCTION ensure_asn_inventory(bigint, text, text, text, boolean) IS
-    'create the row of a network in asn_inventory, or set last_seen of the existing row to the current time. The arguments replace null values and values from sources such as Team Cymru. They replace values of an earlier call only if the argument "overwrite" is true. Answers that arrive later do not replace the values of a call';
+    'create the row of a network in asn_inventory, or set last_seen of the existing row to the current time. The arguments replace null values and values from sources such as Team Cymru. They replace values of an earlier call only if the argument "overwrite" is true. Later answers of sources do not replace values that a call has set';
 
 CREATE FUNCTION enrich_ip(ip inet, force boolean DEFAULT false) RETURNS ip_inventory
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_ip_wrapper';

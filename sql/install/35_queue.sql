@@ -84,7 +84,7 @@ CREATE TRIGGER request_appended AFTER INSERT ON enrichment_request
 CREATE FUNCTION requests_removed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'requests_removed_wrapper';
 COMMENT ON FUNCTION requests_removed() IS
-    'trigger on enrichment_request: after a request was deleted, triggers of session tables can insert a request for the same lookup again';
+    'trigger on enrichment_request: while no worker runs, a transaction does not insert a request that is already in the table; after a DELETE or TRUNCATE, this trigger lets transactions insert the deleted requests again';
 -- While no worker reads the requests, equal requests are appended only once. After a request was deleted, the same
 -- request may be appended again. This trigger makes that possible.
 CREATE TRIGGER requests_removed AFTER DELETE OR TRUNCATE ON enrichment_request
@@ -216,7 +216,7 @@ COMMENT ON FUNCTION retry_dead_letters(text) IS
 CREATE FUNCTION cancel_requests(provider text, ip inet DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cancel_requests_wrapper';
 COMMENT ON FUNCTION cancel_requests(text, inet) IS
-    'remove the waiting lookups of one provider from the queue, or only the lookup of one address. Removes lookups for sessions too. Returns the number of addresses and networks. Does not remove lookups that a worker has leased. The worker does not queue a removed lookup again before a new session of the address';
+    'remove the waiting lookups of one provider from the queue, including lookups for sessions. If "ip" is not null, remove only the lookup of this address. Returns the number of addresses and networks whose lookups were removed. Lookups that a worker has leased stay in the queue. The worker queues a removed lookup again only after a new session from the address or network';
 
 CREATE VIEW queue_status AS
     SELECT p.provider,

@@ -3,12 +3,12 @@
 CREATE FUNCTION create_address_key(rel regclass, ip_column name) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'create_address_key_wrapper';
 COMMENT ON FUNCTION create_address_key(regclass, name) IS
-    'add a foreign key from a table of the caller to ip_inventory; the address column must have type inet; the caller does not need the REFERENCES privilege on ip_inventory';
+    'add a foreign key to ip_inventory from a session table that the caller owns; the address column must have type inet; the caller does not need the REFERENCES privilege on ip_inventory';
 
 CREATE FUNCTION lock_session_table(rel regclass, exclusively boolean) RETURNS regclass[]
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'lock_session_table_wrapper';
 COMMENT ON FUNCTION lock_session_table(regclass, boolean) IS
-    'lock a table of the caller and the inheritance children that have the same owner; until the transaction ends, other transactions cannot rename or drop these tables; returns the locked tables';
+    'lock a table that the caller owns, and its inheritance children with the same owner; until the transaction ends, other transactions cannot rename or drop these tables; returns the locked tables';
 
 CREATE FUNCTION reference_addresses(rel regclass, whole boolean) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$

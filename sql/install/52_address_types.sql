@@ -6,7 +6,7 @@ CREATE FUNCTION stored_types_of(
     RETURNS SETOF record
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE ROWS 1 AS 'MODULE_PATHNAME', 'stored_types_of_wrapper';
 COMMENT ON FUNCTION stored_types_of(jsonb) IS
-    'types of an address in an enrichment document (a value of ip_inventory.enrichment), one row for each type and source; the column "source" is ''spur'', or ''ip_classification'' for a type that the Python system (the predecessor of the extension) determined; the column "provider" is the cloud operator that the source names';
+    'types of an address in an enrichment document (a value of ip_inventory.enrichment), one row for each type and source. The column "source" is ''spur'', or ''ip_classification'' for a type that the Python system (the predecessor of the extension) determined. The column "provider" is the cloud operator that the source names';
 
 CREATE VIEW address_types AS
     SELECT i.ip_address, t.type, t.source, false AS is_list, t.provider, NULL::text AS region, NULL::text AS service,
