@@ -10,7 +10,8 @@
 //!
 //! If a clock is set back by more than a day, the earlier time was wrong. In this case the number of used requests is copied from
 //! the later day to the day that the clock shows now. Otherwise requests could be blocked until a date years in the future. For the
-//! same reason, an entry of a ledger is used only if its day is the day that the clock shows.
+//! same reason, an entry of a ledger (a table with the number of used requests of each day) is used only if its day is the day that
+//! the clock shows.
 
 use crate::timestamp::Timestamp;
 

@@ -33,9 +33,9 @@ pub enum Admission {
 const MICROS_PER_MINUTE: u64 = 60_000_000;
 const MICROS_PER_SECOND: u64 = 1_000_000;
 
-/// The requests that are allowed in one second are spread over this time, in thousandths of a second. A provider with a limit per
-/// second counts a request when the request arrives. If a request arrives 50 ms late and a later request arrives without delay, the
-/// time between them is 50 ms shorter. So 50 ms are added. Another 20 ms are added for `MOST_EARLY`.
+/// The requests that are allowed in one second are spread over this time: 1,070 ms. A provider with a limit per second counts a
+/// request when the request arrives. If one request arrives 50 ms late and a later request arrives without delay, the provider sees
+/// 50 ms less between the two. So the time is 50 ms longer than a second, and another 20 ms longer because of `MOST_EARLY`.
 const STRETCH: u64 = 1_070;
 
 /// On a busy machine, a process wakes up some milliseconds late. With this tolerance, the next request may be sent earlier, so the

@@ -2,7 +2,9 @@
 //!
 //! Each slot holds one record. A record has a fixed number of words, and each word is an atomic. One pass over all slots is a
 //! round. While a slot is free, its `turn` is twice the number of the round. While the slot holds a record, its `turn` is one
-//! higher. A writer claims the next slot by increasing `head`, writes the record, and then sets `turn`. A reader claims a slot by
+//! higher.
+//!
+//! A writer claims the next slot by increasing `head`, writes the record, and then sets `turn`. A reader claims a slot by
 //! increasing `tail`, reads the record, and then sets `turn` to the value for the next round. If the ring is full, a new record is
 //! refused. If a writer stops between these steps, readers cannot pass its slot. Other writers can continue until the ring is full.
 //!

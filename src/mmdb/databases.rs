@@ -40,7 +40,7 @@ pub struct Found<'a, T> {
     pub value: T,
     /// The first file with data about the address.
     pub file: &'a Facts,
-    /// Later files that contain fields of `value` which the first file lacks.
+    /// The later files from which `value` has those fields that the first file lacks.
     pub more: Vec<&'a Facts>,
 }
 

@@ -2,10 +2,12 @@
 //!
 //! For each configured file, the directory `<data directory>/cowrie_enrich/` contains the private copy
 //! (`city-<build>-<inode>.mmdb`) and its status (`city.json`). For the second file of a setting, both names begin with `city.2`,
-//! and so on. A process that replaces a status holds the lock on the file `lock`, and renames the new status over the old status.
-//! After a copy has been renamed, no process writes to the copy. Processes only unlink it. Readers take no lock. A reader reads the
-//! status, and then opens the copy that the status names. If the copy was replaced meanwhile, the reader starts again. If a copy is
-//! unlinked, a backend that has mapped the copy can still use it.
+//! and so on.
+//!
+//! A process that replaces a status holds the lock on the file `lock`, and renames the new status over the old status. After a copy
+//! has been renamed, no process writes to the copy. Processes only unlink it. Readers take no lock. A reader reads the status, and
+//! then opens the copy that the status names. If the copy was replaced meanwhile, the reader starts again. If a copy is unlinked, a
+//! backend that has mapped the copy can still use it.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

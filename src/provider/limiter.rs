@@ -1,11 +1,13 @@
 //! Limits the requests to providers with rate limits, pauses and circuit breakers. The limits apply to all processes of the cluster
 //! together.
 //!
-//! A process takes a permit before it sends a request to a provider. There are as many permits as the provider allows parallel
-//! requests. Permits are granted at most at the rate that the provider allows. During a pause no permit is granted. After the
-//! request, the process returns the permit with a verdict about the provider. The verdict changes the state of the circuit breaker.
-//! When a process ends, it returns its permits. The state is in shared memory. If the library is not preloaded, each backend has
-//! its own state and limits only its own requests.
+//! A process takes a permit before it sends a request to a provider. A provider has as many permits as it allows parallel requests.
+//! Permits are granted at most at the rate that the provider allows. During a pause no permit is granted. After the request, the
+//! process returns the permit, and says whether the provider worked (the verdict). The verdict changes the state of the circuit
+//! breaker. When a process ends, it returns its permits.
+//!
+//! The state of permits, pauses and circuit breakers is in shared memory. If the library is not preloaded, each backend has its own
+//! state and limits only its own requests.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;

@@ -36,7 +36,8 @@ struct Pending {
     /// True if all addresses must stay in memory. This is the case if the rows of the addresses must be created before PostgreSQL
     /// checks a foreign key.
     referenced: bool,
-    /// These entries are kept after a rollback, because an unnecessary completion of sessions costs little.
+    /// For some addresses, further tables in which sessions have gaps. A rollback to a savepoint does not remove these entries,
+    /// because an unnecessary completion of sessions costs little.
     other_incomplete: OtherIncomplete,
 }
 

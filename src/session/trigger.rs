@@ -163,9 +163,11 @@ const SNAPSHOT: [(&CStr, IsFit); 5] = [
 ///
 /// An UPDATE can move a row to another partition. PostgreSQL then fires the UPDATE triggers of the old partition. Next, it fires
 /// the INSERT triggers of the new partition with the same values. The INSERT trigger compares the values to recognise the moved
-/// row, and keeps the snapshot of this row. It cannot confuse the moved row with a different row, because the values of a row
-/// determine its partition. If the values belong to another partition, PostgreSQL moves the updated row there. Otherwise no row
-/// with these values can be inserted into another partition.
+/// row, and keeps the snapshot of this row.
+///
+/// The INSERT trigger cannot confuse the moved row with a different row, because the values of a row determine its partition. If
+/// the values belong to another partition, PostgreSQL moves the updated row there. Otherwise no row with these values can be
+/// inserted into another partition.
 #[derive(Clone, Copy)]
 struct UpdatedRow {
     partition: Oid,
@@ -419,8 +421,8 @@ fn source_address(layout: &TriggerLayout, row: Tuple, invalid: InvalidAddress) -
 /// Entry point of `forget_sessions()`, which runs before a TRUNCATE. Subtracts the sessions that the TRUNCATE removes from the
 /// counts.
 ///
-/// The owner of the table may have attached any code to the table. So this function reads the table below the executor, where no
-/// code of the owner runs.
+/// The owner of the table may have attached any code to the table. So this function reads the table directly from storage, without
+/// the executor, so no code of the owner runs.
 pub fn forget_sessions(call: &Call) {
     let Some(trigger_call) = TriggerCall::of_truncate(call) else { error::not_a_trigger_call() };
     let oids = ExtensionOids::of(call);

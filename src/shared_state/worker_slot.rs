@@ -68,12 +68,12 @@ impl WorkerSlot {
         }
     }
 
-    /// Sets the flag that the process waits until another process returns a permit for a provider.
+    /// Sets the flag which says that the process waits until another process returns a permit for a provider.
     pub fn waits_for(&self, provider: usize) {
         self.waits_for.fetch_or(1 << provider, Ordering::AcqRel);
     }
 
-    /// Clears the flag that the process waits for a permit of a provider. Returns whether the flag was set.
+    /// Clears the flag that the function `waits_for` sets. Returns true if the flag was set.
     pub fn waits_no_more(&self, provider: usize) -> bool {
         self.waits_for.fetch_and(!(1 << provider), Ordering::AcqRel) & 1 << provider != 0
     }

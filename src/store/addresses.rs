@@ -1,4 +1,4 @@
-//! Reads single rows of `ip_inventory` below the executor, and deletes addresses.
+//! Reads single rows of `ip_inventory` without the executor, and deletes addresses.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::providers::Purpose;

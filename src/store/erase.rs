@@ -1,9 +1,9 @@
 //! Erases addresses from sessions, and from all tables of the extension.
 //!
-//! Most sessions are erased in separate transactions. The commits of these transactions append negative counts. The last
-//! transaction erases the address itself, although new sessions of the address may arrive at any time. It locks the row of the
-//! address, so folds skip the pending counts of this address. Then it takes a snapshot. It erases the sessions and pending
-//! counts that the snapshot sees, and the row of the address. If a session is stored later, the snapshot does not see its
+//! Most sessions are erased in separate transactions. The commits of these transactions append negative counts, as for any deleted
+//! session. The last transaction erases the address itself, although new sessions of the address may arrive at any time. It locks
+//! the row of the address, so folds skip the pending counts of this address. Then it takes a snapshot. It erases the sessions and
+//! pending counts that the snapshot sees, and the row of the address. If a session is stored later, the snapshot does not see its
 //! pending count, so this count is kept. Therefore the counts stay exact.
 //!
 //! Sessions are found by a scan of the table, not by a query. They are erased with the rights of the table's owner.
@@ -325,9 +325,9 @@ pub fn moment_before(connection: &Connection, age: Interval) -> Option<Timestamp
     is_short.then(|| MOMENT_BEFORE.first(connection, (months, days, seconds), |(moment,)| moment))?.flatten()
 }
 
-/// Returns addresses that had no session since the time `moment`. Returns them in key order, and begins after the address
-/// `after`. If `of_table` is true, the caller acts for one session table. Then returns only addresses of the inventory that have
-/// no exception.
+/// Returns addresses that had no session since the time `moment`. Returns them in key order, and begins after the address `after`.
+/// If `of_table` is true, the caller acts for one session table. In this case, returns only addresses that are in `ip_inventory`
+/// and have no row in `blocklist_exception`.
 pub fn expired(
     connection: &Connection,
     moment: Timestamp,

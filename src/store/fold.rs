@@ -6,9 +6,9 @@
 //! networks. Until then, the counts of networks stay pending.
 //!
 //! A fold does not wait for other transactions. If another transaction is creating or has locked an address, the counts of this
-//! address are left. The same applies to a new address whose network another transaction is creating or has locked. The next
-//! pass tries the counts that were left. After the check, another transaction may still begin to create one of the rows. Then
-//! the INSERT of the fold waits for that row. [`WAITS`] limits this wait.
+//! address are left to the next pass. The same applies to a new address whose network another transaction is creating or has
+//! locked. After the fold has checked for such transactions, another transaction may still begin to create one of the rows. In this
+//! case the INSERT of the fold waits for that row. [`WAITS`] limits this wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;

@@ -142,8 +142,8 @@ pub fn run_for_worker<T>(work: impl FnOnce(ExtensionOids, &Connection) -> T) -> 
     is_compatible.then(|| ExtensionOids::of_extension(&extension).with_worker_role().run_by_owner(work))
 }
 
-/// Returns true if a table of the extension has a visible row. Returns `None` if the table cannot be read below the executor.
-/// No statement is planned, because an idle worker calls this function every naptime.
+/// Returns true if a table of the extension has a visible row. Returns `None` if the table does not exist or is not an ordinary
+/// table. No statement is planned, because an idle worker calls this function every naptime.
 pub fn has_rows(oids: ExtensionOids, table: &CStr) -> Option<bool> {
     let readable = ReadableTable::open(relation::find(oids.schema, table))?;
     let latest = mvcc_snapshot::Latest::take();

@@ -57,8 +57,8 @@ pub fn announce(oids: ExtensionOids) {
 
 /// Returns true if the extension trusts the snapshots and documents that clients write into this table or partition.
 ///
-/// Reads below the executor and never waits for a lock. While the options are locked, the function returns false for every
-/// table.
+/// Reads the options without the executor, and never waits for a lock. While the options are locked, the function returns false for
+/// every table.
 pub fn is_input_trusted(oids: ExtensionOids, table: Oid) -> bool {
     let Some(keyed) = Keyed::open(oids.schema, c"session_table_option", c"session_table_option_pkey") else {
         return false;

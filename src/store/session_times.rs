@@ -105,9 +105,9 @@ impl SessionTimes {
     }
 }
 
-/// Returns the argument of `timezone()` for a time zone. For UTC, the argument is an interval instead of a name, because the
-/// server converts times much faster with an interval. For any other time zone, it is `parameter`, which is the parameter with
-/// the name.
+/// Returns the argument of `timezone()` for a time zone. For UTC, the argument is an interval instead of a name, because the server
+/// converts times much faster with an interval. For any other time zone, it is `parameter`: the statement's parameter that holds
+/// the name of the time zone.
 pub fn zone_argument(time_zone: &[u8], parameter: &'static str) -> &'static str {
     if is_utc(time_zone) { UTC } else { parameter }
 }
@@ -118,9 +118,9 @@ fn is_utc(time_zone: &[u8]) -> bool {
 
 const UTC: &str = "'00:00:00'::interval";
 
-/// The limits of periods that are compared with the column before it is converted. They are from 1970-01-03 to 2999, in
-/// microseconds since 2000. The conversion of other limits could fail. For these limits, the comparison of the converted time
-/// is enough.
+/// If a limit of a period is in this range, the limit is also compared with the column itself, without a conversion of the column.
+/// The range is from 1970-01-03 to 2999, in microseconds since 2000. The conversion of a limit outside the range could fail. For
+/// such a limit, the comparison with the converted time is enough.
 const USEFUL: std::ops::Range<i64> = -10_955 * 86_400_000_000..365_243 * 86_400_000_000;
 
 fn joined(parts: &[&dyn AsRef<[u8]>]) -> Vec<u8> {

@@ -2,9 +2,9 @@
 //!
 //! The inventory does not record how many sessions of a count came from which table. So a recount must read all attached tables
 //! with one snapshot. This takes long for large tables, so a separate process runs the recount in one transaction. The process
-//! reads the tables below the executor, where no code of a table owner runs. It appends corrections as the extension's owner. The
-//! transaction also deletes the requests for a recount that its snapshot contains. Other requests stay, because their sessions are
-//! not counted yet.
+//! reads the tables directly from storage, without the executor, so no code of a table owner runs. It appends corrections as the
+//! extension's owner. The transaction also deletes the requests for a recount that its snapshot contains. Other requests stay,
+//! because their sessions are not counted yet.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

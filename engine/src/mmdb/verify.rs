@@ -8,6 +8,7 @@
 //!   to the same nodes as IPv4. If the tree has a loop, or a path that is longer than an address, the file is refused. The verify
 //!   function of `maxminddb` visits every path instead of every node. It would take 2^96 steps in a file with 96 nodes if both
 //!   branches of each node led to the next node.
+//!
 //! - Each value is checked once. A set with one bit for each byte of data has the positions of the checked values. Overlapping
 //!   values could still be read many times, so the total work is limited. `VALUES_A_RECORD` and `TEXT_A_RECORD` also limit the data
 //!   that one lookup has to skip.

@@ -3,8 +3,8 @@
 -- caller.
 --
 -- Sessions are grouped by address first, so that addresses are counted without sorting all sessions. In joins, 0 stands
--- for an unknown network, because no network has the ASN 0. The condition is on separate lines, because it may end in a
--- comment.
+-- for an unknown network, because no network has the ASN 0. The caller's condition is on lines of its own in this
+-- statement, because it may end in an SQL comment.
 WITH address AS MATERIALIZED (
     SELECT s.snapshot_asn AS asn_number, s.snapshot_country::pg_catalog.text AS country,
            s.snapshot_ip_type::pg_catalog.text AS ip_type, @address@ AS ip_address,

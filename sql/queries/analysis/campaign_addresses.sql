@@ -3,7 +3,8 @@
 -- address. Runs with the rights of the caller.
 --
 -- The sessions of an address are grouped by the values of their snapshot columns. The values of the last session come
--- from the group that contains this session. The condition is on separate lines, because it may end in a comment.
+-- from the group that contains this session. The caller's condition is on lines of its own in this statement, because
+-- it may end in an SQL comment.
 -- $1 timestamptz: earliest time of a session, or null
 WITH snapshot AS MATERIALIZED (
     SELECT @address@ AS ip_address, s.snapshot_asn AS asn_number,

@@ -1,7 +1,7 @@
 -- Counts sessions of a table by time, and optionally by the value of a column. Runs with the rights of the caller.
 -- Groups the sessions by address first, so that addresses are counted without sorting all sessions. The bounds of the
 -- period are compared with the time column itself and not with an expression, so that the server can use an index on
--- this column. The condition is on separate lines, because it may end in a comment.
+-- this column. The caller's condition is on lines of its own in this statement, because it may end in an SQL comment.
 -- $1 text: time zone of the buckets
 -- $2 timestamptz: earliest time of a session, or null
 -- $3 timestamptz: end of the period, or null

@@ -1,5 +1,6 @@
 -- Computes the priorities of some rows of a table by the priority rule of the table. Runs as the owner of the table,
--- who wrote the rule. The expression of the rule is on separate lines, because it may end in a comment.
+-- who wrote the rule. The expression of the rule is on lines of its own in this statement, because it may end in an SQL
+-- comment.
 -- $1 tid[]: tuple ids of the rows
 SELECT s.ctid, CAST((
 @expression@

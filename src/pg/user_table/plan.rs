@@ -96,7 +96,8 @@ unsafe fn compare(query: *mut pg_sys::Query, target: Target<'_>) {
     }
 }
 
-/// The part of [`compare`] that compares the target, and the relations in FROM and WITH on all levels.
+/// Compares the target table of a query with the locked table, and also the relations in FROM and WITH on all levels of the query.
+/// [`compare`] calls this function.
 ///
 /// # Safety
 /// The query must be a tree that parse analysis has made, as for [`compare`].

@@ -6,8 +6,9 @@
 //! is killed, the next call continues at the page where the killed call stopped. At the end, all sessions are recounted. If there
 //! is a foreign key, it is validated.
 //!
-//! The table is read below the executor, so code that is attached to the table never runs with the extension's rights. Writes to
-//! the table run with the rights of the table's owner. Triggers process the rows and row versions that are written during the call.
+//! The table is read directly from storage, without the executor, so code that is attached to the table never runs with the
+//! extension's rights. Writes to the table run with the rights of the table's owner. Triggers process the rows and row versions
+//! that are written during the call.
 
 mod complete;
 mod gather;

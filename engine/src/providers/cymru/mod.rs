@@ -198,8 +198,8 @@ fn exchange<K, A>(
     }
 }
 
-/// Returns the reply of the DNS exchange. If DNS failed too, because the server was unreachable or silent, the failure
-/// contains both reasons and counts as unreachable.
+/// Returns the reply of the DNS exchange that replaced a failed whois exchange. If the DNS server was unreachable or silent too,
+/// the failure of the reply contains the reasons of both exchanges, and counts as unreachable.
 fn instead<K, A>(whois: &Failure, mut dns: CymruReply<K, A>) -> CymruReply<K, A> {
     if let Some(failure) = &dns.failure
         && (failure.is_unreachable() || *failure == Failure::Silent)
