@@ -304,7 +304,8 @@ fn missing_and_due(oids: ExtensionOids, batch: &Batch, databases: &Databases) ->
     plan
 }
 
-/// Drops the counts of missing addresses if their sum is 0 or negative. Removes these addresses from `missing`.
+/// If an address has no row in `ip_inventory`, and the sum of its pending counts is 0 or negative, deletes these counts. Removes
+/// such an address from `missing`, and returns it.
 fn drop_uncounted(
     connection: &Connection,
     batch: &Batch,

@@ -1,4 +1,4 @@
-//! Keeps the values that the extension is now writing into null snapshots.
+//! Keeps the values that the extension is now writing into null snapshot columns.
 //!
 //! On a table that is not trusted, the UPDATE of a client cannot set snapshot columns. The extension also uses an UPDATE to
 //! complete sessions. This UPDATE runs with the rights of the table's owner and fires the owner's triggers. So before this

@@ -169,9 +169,9 @@ fn check_again(database: u32, state: &mut DatabaseState, seniority: &mut Databas
     state.backoff_until = Timestamp::UNSET;
 }
 
-/// Checks the databases without the extension for prepared transactions that change an extension. When such a transaction has
-/// ended, the extension may exist. The statement that ended it may not have announced the extension, so the database is checked
-/// again. Returns true if such transactions remain.
+/// Looks for databases without the extension in which a prepared transaction that changes an extension has ended. The transaction
+/// may have created the extension, and the statement that ended the transaction may not have announced this. So such a database is
+/// checked again. Returns true if such prepared transactions remain.
 fn process_ended_transactions(
     states: &mut BTreeMap<u32, DatabaseState>,
     marked: &[u32],

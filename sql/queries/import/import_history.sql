@@ -1,6 +1,7 @@
 -- Adds observations to the history. An observation says that an address was in a network at a time. If the history
--- already has an observation from another source, returns the index of this observation in the arguments, and the other
--- source. The result has at least one row. Each row of the result also has the total number of added observations.
+-- already has the same observation from another source, the observation is not added. For each such observation,
+-- returns a row with its index in the arguments, and the source in the history. If there is none, returns one row
+-- without them. Each row also has the total number of added observations.
 -- $1 inet[]: address of each observation
 -- $2 bigint[]: network (ASN) of each observation
 -- $3 timestamptz[]: time of each observation

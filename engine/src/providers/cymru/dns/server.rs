@@ -65,7 +65,7 @@ pub(super) mod invariants {
             && socket.port() > 0
             && !text.contains('%')
         {
-            let (host, port) = named.expect("an address with a port");
+            let (host, port) = named.expect("must parse an address with a port");
             assert_eq!((host.parse(), port), (Ok(socket.ip()), socket.port()), "{text}");
         }
         if let Some((host, port)) = named {
