@@ -238,7 +238,7 @@ ALTER TABLE recount_request REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('recount_request', '');
 COMMENT ON TABLE recount_request IS
     'requests to recount all sessions: a transaction inserts a row if it could not insert rows into session_delta or incomplete_session; the worker then recounts all sessions; the recount deletes the row';
-COMMENT ON COLUMN recount_request.requested_at IS 'time when the transaction committed';
+COMMENT ON COLUMN recount_request.requested_at IS 'time when the row was written, during the commit of the transaction';
 COMMENT ON COLUMN recount_request.sessions IS
     'number of honeypot sessions that the transaction could not count; 0 if the transaction counted all its sessions';
 COMMENT ON COLUMN recount_request.has_gaps IS

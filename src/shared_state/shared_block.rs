@@ -106,8 +106,8 @@ crate::zeroable! {
         /// Databases that need a worker and have none. The database that has waited for the longest time comes
         /// first. The launcher writes this field.
         waiting: [WaitingDatabase; WAITING],
-        /// OIDs of databases that need a recount, although no row in their table `recount_request` requests the
-        /// recount. 0 marks an empty entry.
+        /// OIDs of databases that need a recount, but in which a commit could not append a row to `recount_request`. 0 marks an
+        /// empty entry.
         pub recounts: [u32; WORKER_SLOTS],
         /// Databases in which no worker may start until a given time.
         pub cooldowns: [DatabaseCooldown; 16],

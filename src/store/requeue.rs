@@ -37,8 +37,9 @@ thread_local! {
     };
 }
 
-/// Reads some addresses or networks. Queues lookups at those providers that have never been asked about them. Also queues
-/// lookups of networks whose answers have expired. Returns the new progress. Returns `None` if the sweep has ended.
+/// Reads some addresses or networks, and queues those of their lookups that are due but not queued. For example, a lookup is due if
+/// the provider was never asked, or if a network's answer has expired. Returns the new progress. Returns `None` if the sweep has
+/// ended.
 pub fn queue_unasked(connection: &Connection, providers: Providers, progress: Progress) -> Option<Progress> {
     match progress {
         Progress::Addresses(after) => {

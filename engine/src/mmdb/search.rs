@@ -12,7 +12,7 @@ use std::net::IpAddr;
 /// In a tree of IPv6 addresses, an IPv4 address has this number of zero bits before its own bits.
 const IPV4_DEPTH: usize = 96;
 
-/// The results of the search are stored for this number of first bits of an IPv4 address.
+/// Number of first bits of an IPv4 address. For each value of these bits, the result of their steps of the search is stored.
 const STORED_BITS: usize = 8;
 
 /// Stored results of the first steps of a search for an IPv4 address. In an IPv6 tree, the first 96 steps are the same for all IPv4

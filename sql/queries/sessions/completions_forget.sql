@@ -1,6 +1,7 @@
--- Deletes the rows that belong to dropped tables. If the address of a row is not in ip_inventory, also marks this row
--- as due, because no answer will mark it. When a process later visits the sessions of such an address and finds none,
--- the process deletes the row. Leaves out rows that another transaction has locked.
+-- Deletes the rows of session_completion that belong to dropped tables. Also makes rows due whose address is no longer
+-- in ip_inventory: usually an answer about the address makes a row due, but such an address gets no answer. A process
+-- then looks for sessions of the address, and deletes the row if there are none. Leaves out rows that another
+-- transaction has locked.
 WITH waiting AS MATERIALIZED (
     SELECT c.ip_address, c.rel, NOT EXISTS (SELECT FROM pg_class t WHERE t.oid = c.rel) AS is_dropped
     FROM @extschema@.session_completion c
