@@ -206,7 +206,7 @@ COMMENT ON TABLE provider_quota IS
     'number of requests per day (UTC) to providers with a daily quota; each request is counted before it is sent';
 COMMENT ON COLUMN provider_quota.requests IS 'number of requests that this database sent on this day';
 COMMENT ON COLUMN provider_quota.cluster_spent IS
-    'number of requests that all databases of the cluster had sent on this day when this database sent its last request; later requests of other databases are not included, so the total of the cluster is the highest cluster_spent in any database';
+    'number of requests that all databases of the cluster had sent on this day when this database last wrote this row; later requests of other databases are not included, so the total of the cluster is the highest cluster_spent in any database';
 
 CREATE FUNCTION retry_dead_letters(provider text DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'retry_dead_letters_wrapper';

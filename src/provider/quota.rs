@@ -46,8 +46,8 @@ pub fn reserve(provider: Provider, wanted: usize, limits: &Limits) -> Option<Quo
     (limits.daily_quota != 0).then_some(reserved)
 }
 
-/// Returns the current day, and the number of requests that the whole cluster has spent on this day. The number includes only the
-/// requests that this server knows about.
+/// Returns the current day, and the number of requests that the whole cluster has spent on this day. After a start of the server,
+/// the number may be too low until the workers have read their ledgers.
 pub fn spent(provider: Provider) -> (i32, i64) {
     let now = clock::now();
     shared_state::locked(|guarded| {

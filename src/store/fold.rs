@@ -264,11 +264,14 @@ impl Batch {
     }
 }
 
-/// Creates addresses that have pending counts but no row. The row of such an address is missing because of an error, or because
-/// the sessions were replicated from another node. The sessions of these addresses are counted later, when the batch is folded.
-/// Also renews addresses that were created without their networks. Leaves addresses that another transaction blocks. If the
-/// counts of an address without a row sum up to 0 or less, the counts are dropped, because no session of the address was
-/// counted. Returns the addresses whose counts were dropped.
+/// Creates rows for addresses that have pending counts but no row. The row of such an address is missing because of an error, or
+/// because the sessions were replicated from another node. The new row counts no sessions until the batch is folded.
+///
+/// Also looks up, in the mmdb files, the addresses whose rows were created without networks. Leaves addresses that another
+/// transaction blocks.
+///
+/// If the counts of an address without a row sum up to 0 or less, the address gets no row and its counts are dropped, because no
+/// session of the address is left to count. Returns the addresses whose counts were dropped.
 fn create_missing(oids: ExtensionOids, connection: &Connection, batch: &Batch) -> BTreeSet<Address> {
     mmdb::with(LoadPolicy::None, |databases| {
         let mut dropped = None;

@@ -4,8 +4,7 @@
 -- $1 timestamptz: addresses with a session at or after this time are left out
 -- $2 inet: last address of the previous batch, or null for the first batch
 -- $3 bigint: maximum number of addresses to return
--- $4 boolean: true to return only addresses in ip_inventory that have no exception. The owner of one session table may
--- delete such rows, but not rows that other roles wrote.
+-- $4 boolean: true if the caller acts for the owner of one session table. This owner may not delete rows that other roles wrote, such as exceptions, so the result has only addresses in ip_inventory without an exception
 SELECT e.ip_address
 FROM (
     SELECT i.ip_address
