@@ -13,7 +13,7 @@ use super::row::{Row, TupleId};
 
 /// An open table and an open index, for finding rows by a key.
 pub struct Prober {
-    // Declared before the table, hence dropped before it.
+    // The scan uses the table, so it must be dropped first: this field is declared before `table`.
     scan: Scan,
     table: Table,
     key_type: KeyType,
@@ -56,7 +56,7 @@ pub enum Key {
 /// An open table and an open index. They are used to find out whether another transaction in progress has inserted a row with a
 /// key. The search never waits for that transaction.
 pub struct InsertionProber {
-    // Declared before the snapshot, hence dropped before it.
+    // The prober uses the snapshot, so it must be dropped first: this field is declared before `snapshot`.
     prober: Prober,
     snapshot: Dirty,
 }

@@ -115,7 +115,8 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
     let oids = ExtensionOids::of_caller(call);
     let kind = procedure as u16;
     let calls_table = relation::find(oids.schema, c"procedure_call");
-    // This variable is declared before `_held`, so it is dropped after `_held`.
+    // The guard in this variable releases all advisory locks of the session. It must be dropped after `_held`, which releases its
+    // own lock. So this variable is declared before `_held`.
     let mut released = None;
     let Some(_held) = HeldLock::take(calls_table, options.relation.to_u32(), kind) else {
         error::already_running(procedure.name());

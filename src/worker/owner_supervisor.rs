@@ -299,7 +299,8 @@ impl Owners {
         self.look();
     }
 
-    /// Suspends the owners and ends the leases that are listed for this. If a step fails, the next round retries it.
+    /// Stores the decisions of earlier rounds: suspends the owners and ends the leases that these rounds have listed. If a step
+    /// fails, the next round retries it.
     fn store_decisions(&mut self, steps: &Steps) -> Result<(), Stop> {
         for (role, reason) in self.to_suspend.clone() {
             let suspended = steps.step(StepKind::Supervise, |oids, connection| {
