@@ -210,8 +210,8 @@ fn define_worker() {
     number(
         c"cowrie_enrich.max_attempts",
         c"Number of failures after which the worker stops repeating a lookup.",
-        c"After this number of failures, a lookup becomes a dead letter. The worker repeats a dead letter only after a call of retry_dead_letters(). \
-        Failures do not count while the provider fails for all lookups.",
+        c"After this number of failures, a lookup becomes a dead letter. The worker repeats a dead letter only after a call of \
+        retry_dead_letters(). Failures do not count while the provider fails for all lookups.",
         &MAX_ATTEMPTS,
         (1, 100),
         GucFlags::default(),

@@ -238,7 +238,8 @@ fn before_event(
             }
             let (row, is_filled) = protect(layout, trigger_call, before);
             let Some(source) = source_address(layout, row, InvalidAddress::Report) else { return row };
-            // If the extension itself fills a snapshot, the trigger does not change the spelling of the address.
+            // If a foreign key requires it, the trigger stores the address in the spelling of `ip_inventory`. But if the extension
+            // itself fills snapshot columns of the row, the address stays as it is.
             let is_same = layout.ip.is_some_and(|column| old.same(&row, column));
             let row = if is_filled && is_same { row } else { source.respelled(row) };
             // If the row had no valid address before the UPDATE, the trigger fills the snapshot now. If the row had a valid

@@ -4,8 +4,8 @@
 //! The text has the build time of each file. For example, the text is `1530576000/1781222400` for one city file and one ASN file.
 //! For two city files and no ASN file, the text is `1530576000+1781222400/-`.
 
-/// Describes the files in both settings. The files have the same order as in the settings. `None` means that the file is not
-/// loaded.
+/// Returns the text for the files of the settings `city_database` and `asn_database`. The arguments are the build times of the
+/// files, in the order of the settings. `None` means that the file is not loaded.
 pub fn describe(city: &[Option<u64>], asn: &[Option<u64>]) -> String {
     format!("{}/{}", describe_setting(city), describe_setting(asn))
 }

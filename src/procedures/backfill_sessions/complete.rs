@@ -123,7 +123,8 @@ pub struct IncompleteSessions {
     pub page: u32,
 }
 
-/// Maximum number of sessions in a batch. The number is limited, because the values for these sessions are held in memory.
+/// If a batch has this number of sessions with null snapshot columns, it reads no further page. The number is limited, because the
+/// values for these sessions are held in memory.
 const MOST_ADDRESSES: usize = 50_000;
 
 /// Reads pages from the beginning of `stretch`, until the sessions are enough for a batch. Returns `None` if the table was dropped
