@@ -1,4 +1,4 @@
--- Tables whose sessions the worker does not complete, and the reason for each table.
+-- Tables in which the worker does not fill null snapshot columns, and the reason for each table.
 
 -- PostgreSQL does not record who created a trigger. So the owners of the code that a trigger runs are treated as the
 -- creators of the trigger.

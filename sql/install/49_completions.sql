@@ -5,7 +5,7 @@
 -- rows.
 --
 -- A transaction locks rows of session_completion after jobs, networks and addresses, and in the order of their primary
--- keys. While a process runs code of a table's owner, the process holds no lock on one of these tables.
+-- keys. While a process runs code of a table's owner, the process holds no lock on these tables.
 
 CREATE TABLE incomplete_session (
     rel           regclass NOT NULL,

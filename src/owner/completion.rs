@@ -15,14 +15,15 @@ use crate::worker::activity::StepKind;
 
 /// Duration of a lease. If a step takes too long, the step is abandoned before its lease ends.
 const LEASE: Duration = Duration::from_secs(60);
-/// The longest pause before sessions are visited again, after code of the table owner took too long.
+/// The longest pause before the worker tries again to complete sessions, after code of the table owner took too long.
 const LONGEST_AFTER_CODE: Duration = Duration::from_secs(300);
-/// The longest pause before the sessions of a table are visited again, after an UPDATE of the table failed.
+/// The longest pause before the worker tries again to complete the sessions of a table, after an UPDATE of the table failed.
 const LONGEST_AFTER_ERROR: Duration = Duration::from_secs(3_600);
 /// The longest pause after a slow visit of several sessions.
 const LONGEST_AFTER_SLOW_VISIT: Duration = Duration::from_secs(1);
-/// A visit counts as fast if its duration is less than the time limit divided by this number. After a fast visit, the next visit
-/// has twice as many sessions, and should still take at most half of the limit.
+/// A visit (one attempt to fill the null snapshot columns of some sessions) counts as fast if its duration is less than the time
+/// limit divided by this number. After a fast visit, the next visit has twice as many sessions, and should still take at most half
+/// of the limit.
 const FAST: u32 = 4;
 /// Reasons why sessions still have null snapshot columns. Users read these texts in `completion_status`.
 const TOO_SLOW: &str = "code of the table owner, such as a trigger, took too long and was cancelled";
@@ -31,8 +32,8 @@ const UNCHANGED: &str =
 const FAILED: &str =
     "the transaction that fills the null snapshot columns failed; see the server log for the error";
 
-/// A visit whose transaction was rolled back, so its rows of `session_completion` are still leased. A separate step ends the leases
-/// of these rows.
+/// A visit (an attempt to complete sessions) whose transaction was rolled back, so its rows of `session_completion` are still
+/// leased. A separate step ends the leases of these rows.
 pub struct UnsettledLease {
     table: Oid,
     addresses: Vec<Address>,

@@ -75,7 +75,7 @@ pub fn step(worker: &mut Worker) -> Step {
         // this step ends.
         Err(failed) if failed.was_lock => return Step::Failed,
         // A second attempt with these pages would probably fail again, so the next step continues with the following pages. Because
-        // `has_gaps` is true, the worker repeats the evaluation later.
+        // `has_gaps` says that pages were left out, the worker repeats the evaluation later.
         Err(_) => {
             slot.has_gaps.store(true, Ordering::Release);
             evaluation.page = evaluation.page.saturating_add(evaluation.pages);

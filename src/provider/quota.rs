@@ -20,7 +20,7 @@ use crate::pg::clock;
 use crate::provider::{Limits, Provider};
 use crate::shared_state;
 
-/// How long requests wait for the ledgers of databases whose worker is not running.
+/// How long requests wait for the ledgers (tables of spent requests) of databases whose worker is not running.
 const WAITED_FOR: Duration = Duration::from_secs(60);
 
 /// A number of requests that were taken from the quota of one day. These requests may be sent only on this day.

@@ -182,7 +182,7 @@ pub fn queue_awaited(oids: ExtensionOids, addresses: &PendingAddresses, budget: 
     }
 }
 
-/// Records the tables that have sessions with gaps, if an enabled provider may fill these gaps.
+/// Records the tables that have sessions with null snapshot columns, if an enabled provider may fill these columns.
 pub fn note_incomplete(
     oids: ExtensionOids,
     addresses: &PendingAddresses,

@@ -36,8 +36,8 @@ struct Pending {
     /// True if all addresses must stay in memory. This is the case if the rows of the addresses must be created before PostgreSQL
     /// checks a foreign key.
     referenced: bool,
-    /// For some addresses, further tables in which sessions have gaps. A rollback to a savepoint does not remove these entries,
-    /// because an unnecessary completion of sessions costs little.
+    /// For some addresses, further tables in which sessions have null snapshot columns. A rollback to a savepoint does not remove
+    /// these entries, because an unnecessary completion of sessions costs little.
     other_incomplete: OtherIncomplete,
 }
 
@@ -51,7 +51,7 @@ thread_local! {
 }
 
 /// Records sessions of an address. `count` is negative if sessions were removed. Also records the state of the inventory row of the
-/// address, and the table in which the sessions have gaps.
+/// address, and the table in which the sessions have null snapshot columns.
 pub fn remember(
     oids: ExtensionOids,
     address: Address,

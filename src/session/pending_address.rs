@@ -27,10 +27,10 @@ pub fn count_rollback() {
     ROLLBACKS.set(ROLLBACKS.get() + 1);
 }
 
-/// The first table in which sessions of an address have gaps, with these gaps.
+/// The first table in which sessions of an address have null snapshot columns, and which columns are null.
 pub type IncompleteTable = Option<(Oid, Gaps)>;
 
-/// Additional tables in which sessions of an address have gaps, with these gaps.
+/// Additional tables in which sessions of an address have null snapshot columns, and which columns are null.
 pub type OtherIncomplete = HashMap<(Address, Oid), Gaps>;
 
 /// The sessions of one address, and what the transaction knows about the address.

@@ -56,8 +56,8 @@ pub struct CurrentAttribution {
     document: Option<OwnedVarlena>,
 }
 
-/// A table without partitions, and one index of this table. The index contains the sessions with gaps in their snapshots. The
-/// table's name is quoted for SQL and is in the server's encoding.
+/// A table without partitions, and one index of this table. The index contains the sessions with null snapshot columns. The table's
+/// name is quoted for SQL and is in the server's encoding.
 struct Table {
     oid: Oid,
     index: Oid,
@@ -153,8 +153,8 @@ pub fn visit(
     })
 }
 
-/// Returns a table and the index of its sessions with gaps. The second value is true if this index contains sessions that lack
-/// only the type of the address.
+/// Returns a table and the index of its sessions with null snapshot columns. The second value is true if this index contains
+/// sessions that lack only the type of the address.
 fn found(connection: &Connection, table: Oid) -> Option<(Table, bool)> {
     let indexes: Vec<Oid> =
         INDEXES.run(connection, (table,), |rows| rows.iter().filter_map(|(index,)| index).collect());
@@ -163,8 +163,8 @@ fn found(connection: &Connection, table: Oid) -> Option<(Table, bool)> {
     Some((Table { oid: table, index, name: catalog::quoted_table_name(table) }, has_types))
 }
 
-/// Returns true if an index contains sessions that lack only the type of the address. Returns `None` if the index is not one of
-/// the indexes that the extension creates for sessions with gaps.
+/// Returns true if an index contains sessions that lack only the type of the address. Returns `None` if the index is not one of the
+/// indexes that the extension creates for sessions with null snapshot columns.
 fn indexed(connection: &Connection, index: Oid) -> Option<bool> {
     INDEXED.first(connection, (index,), |(has_types,)| has_types).flatten()
 }
@@ -310,7 +310,7 @@ impl Columns {
         fitting(self.ip_type, known.ip_type.as_deref())
     }
 
-    /// Returns true if a row has a gap that a later answer may fill.
+    /// Returns true if a row has a null snapshot column that a later answer may fill.
     fn have_gap(&self, row: &Row, waits_for_types: bool) -> bool {
         let lacks = |number: i16| row.is_null(number);
         self.asn.is_some_and(lacks)

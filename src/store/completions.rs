@@ -16,7 +16,7 @@ use crate::pg::value::{self, Array, Bigint, Boolean, Float, Inet, Regclass, Text
 use crate::pg::{Oid, mvcc_snapshot};
 use crate::provider::Providers;
 
-/// Maximum number of rows that one transaction moves out of the inbox.
+/// Maximum number of rows that one transaction moves from the inbox `incomplete_session` to `session_completion`.
 pub const MOST_MOVED: i64 = 10_000;
 /// Maximum number of addresses that a process leases and visits together.
 pub const MOST_LEASED: i64 = 500;
@@ -114,7 +114,7 @@ pub struct IncompleteSessionRow {
     pub is_asked: bool,
 }
 
-/// The result of appending rows about sessions with gaps to the inbox.
+/// The result of appending rows about sessions with null snapshot columns to the inbox.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum AppendResult {
     Rows,
@@ -124,8 +124,8 @@ pub enum AppendResult {
     NoRoom,
 }
 
-/// Appends rows about sessions with gaps to the inbox. Does not use the executor, because this function runs during the commit
-/// of a session.
+/// Appends rows about sessions with null snapshot columns to the inbox. Does not use the executor, because this function runs
+/// during the commit of a session.
 pub fn append(
     oids: ExtensionOids,
     sessions: impl Iterator<Item = IncompleteSessionRow>,

@@ -47,7 +47,7 @@ pub fn needs(row: impl Hash) -> bool {
     APPENDED.with_borrow_mut(|appended| appended.len() >= MOST_REMEMBERED || appended.insert(fingerprint))
 }
 
-/// Begins a new epoch, because rows are being removed from an inbox.
+/// Begins a new epoch, in which no row counts as a duplicate yet, because rows are being removed from an inbox.
 pub fn begin_epoch() {
     shared_state::block().inbox_epoch.fetch_add(1, Ordering::AcqRel);
 }

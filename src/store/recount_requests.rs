@@ -23,7 +23,7 @@ thread_local! {
 pub struct RecountRequest {
     /// Number of sessions that are known to be missing in the counts.
     pub sessions: i64,
-    /// True if the transaction could not append rows about sessions with gaps in their snapshots.
+    /// True if the transaction could not append rows about sessions with null snapshot columns.
     pub has_gaps: bool,
 }
 
@@ -44,7 +44,7 @@ pub fn oldest(connection: &Connection) -> Option<Timestamp> {
     OLDEST.first(connection, (), |(oldest,)| oldest).flatten()
 }
 
-/// Returns true if a recount request says that rows about sessions with gaps could not be appended.
+/// Returns true if a recount request says that rows about sessions with null snapshot columns could not be appended.
 pub fn have_gaps(connection: &Connection) -> bool {
     HAVE_GAPS.first(connection, (), |(have_gaps,)| have_gaps).flatten() == Some(true)
 }

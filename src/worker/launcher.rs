@@ -74,7 +74,7 @@ struct DatabaseState {
     no_worker: Option<(NoWorkerReason, Timestamp)>,
     /// True if the database should have a worker.
     is_wanted: bool,
-    /// True if the database's worker has read the ledger of spent quotas.
+    /// True if the database's worker has read the ledger (the table `provider_quota`) of spent quotas.
     has_reported: bool,
     /// True if the workers of the other databases wait until this database's ledger is read.
     is_awaited: bool,

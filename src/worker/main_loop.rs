@@ -437,7 +437,7 @@ impl Worker {
         Ok(sessions >= completions::MOST_MOVED)
     }
 
-    /// Creates jobs from the requests in the inbox. Returns true if there may be more requests.
+    /// Creates jobs from the requests in the inbox (the table `enrichment_request`). Returns true if there may be more requests.
     fn create_jobs_from_requests(&mut self) -> Result<bool, Stop> {
         let lease =
             self.steps.lease(self.provider_queues.iter().map(|provider_queue| provider_queue.provider));

@@ -72,7 +72,7 @@ impl Snapshot {
     }
 }
 
-/// A session whose snapshot has gaps, with the values for these gaps that the session's own document contains.
+/// A session with null snapshot columns, and the values for these columns that the session's own document contains.
 struct Session {
     tuple_id: TupleId,
     key: String,
@@ -108,13 +108,14 @@ impl<T> Gap<T> {
         if let Gap::Of(own) = self { own.as_ref() } else { None }
     }
 
-    /// Returns the value that fills the gap: the value from the document, or otherwise `known`, the value from the inventory.
+    /// Returns the value for a null snapshot column: the value from the session's document, or otherwise `known`, the value from
+    /// the inventory.
     fn filling<'a>(&'a self, known: Option<&'a T>) -> Option<&'a T> {
         if self.is_some() { self.own().or(known) } else { None }
     }
 }
 
-/// Sessions with gaps in their snapshots that were read from some pages of a table.
+/// Sessions with null snapshot columns that were read from some pages of a table.
 pub struct IncompleteSessions {
     sessions: Vec<Session>,
     lengths: [Length; 2],
@@ -201,7 +202,7 @@ pub fn read(
     })
 }
 
-/// Returns the session in a row, if its snapshot has a gap that the extension may fill.
+/// Returns the session in a row, if it has a null snapshot column that the extension may fill.
 fn session(row: &Row, layout: &Layout, columns: &Snapshot) -> Option<Session> {
     let lacks = |column: Column| row.is_null(column.number);
     let is_null = [columns.asn, columns.country.0, columns.ip_type.0, columns.document].map(lacks);
@@ -232,7 +233,7 @@ fn session(row: &Row, layout: &Layout, columns: &Snapshot) -> Option<Session> {
 /// Maximum number of sessions per statement. This number limits the memory for the documents of these sessions.
 const CHUNK: usize = 2_000;
 
-/// Fills the gaps of the sessions, as far as values for these gaps exist.
+/// Fills the null snapshot columns of the sessions, as far as values for these columns exist.
 pub fn write(
     oids: ExtensionOids,
     connection: &Connection,
@@ -287,7 +288,7 @@ pub fn write(
 }
 
 impl Session {
-    /// Returns the gaps that a session still has after the session is filled with these values.
+    /// Returns which snapshot columns of a session are still null after they were filled with these values.
     fn gaps_left(&self, filling: Option<&SnapshotValues>) -> Gaps {
         let keeps =
             |is_gap: bool, is_filled: fn(&SnapshotValues) -> bool| is_gap && !filling.is_some_and(is_filled);
@@ -299,8 +300,8 @@ impl Session {
     }
 }
 
-/// Returns the values that fill the gaps of a session. If there are no such values, returns `None`. If a text does not fit into its
-/// column, leaves out this text.
+/// Returns the values for the null snapshot columns of a session. If there are no such values, returns `None`. If a text does not
+/// fit into its column, leaves out this text.
 fn filling<'a>(
     session: &'a Session,
     known: &'a HashMap<Address, InventoryValues>,
