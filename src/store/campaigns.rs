@@ -63,7 +63,7 @@ const ADDRESSES: Analysis<'static, (Timestamptz,), Addresses> = TableStatement::
 const NOW: &str = "i.current_asn AS asn_now, \
     CASE WHEN i.geo_country OPERATOR(pg_catalog.<>) 'XX' THEN i.geo_country END AS country_now, \
     i.ip_types AS ip_types_now, i.is_scanner";
-/// The same columns for a caller who may not read `ip_inventory`. All values are null, because the statement must not read
+/// The columns of `NOW` for a caller who may not read `ip_inventory`. All values are null, because the statement must not read
 /// `ip_inventory`.
 const NOT_NOW: &str = "NULL::pg_catalog.int8 AS asn_now, NULL::pg_catalog.text AS country_now, \
     NULL::pg_catalog.text[] AS ip_types_now, NULL::pg_catalog.bool AS is_scanner";

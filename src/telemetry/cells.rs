@@ -73,8 +73,8 @@ impl Source {
             Source::Manual => 1,
             Source::Import => 2,
             Source::Provider(provider) => 3 + provider.index(),
-            // These two sources create no networks. They have the last indexes, so that the cells for created networks need no
-            // space for them.
+            // The sources `Sessions` and `Iana` create no networks. They have the last indexes, so that the cells for created
+            // networks need no space for them.
             Source::Sessions => CREATORS,
             Source::Iana => CREATORS + 1,
         }

@@ -302,8 +302,8 @@ fn supervise_workers(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Orde
             order.seniority.add(oid);
         }
         if state.becomes_awaited() {
-            // This code runs before the database gets its worker. For all databases, the time limit of the wait for the ledgers
-            // starts again.
+            // A database that gets its first worker must report its spent quotas before any worker sends requests. So the time
+            // limit of this wait starts again for all databases. This code runs before the worker is started.
             block.awaited_since.store(clock::now(), Ordering::Release);
             block.ledgers_known.store(false, Ordering::Release);
         }
