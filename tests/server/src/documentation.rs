@@ -45,7 +45,7 @@ pub struct Block {
     pub skipped: Option<String>,
 }
 
-/// Returns the ```sql blocks of a page. A block below `<!-- not run: reason -->` is marked as skipped.
+/// Returns the ```sql blocks of a page. A block below `<!-- not run by the suite docs: reason -->` is marked as skipped.
 pub fn blocks_of(text: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut open: Option<Block> = None;
@@ -62,7 +62,7 @@ pub fn blocks_of(text: &str) -> Vec<Block> {
                 open = Some(Block { line: number + 2, sql: String::new(), skipped: reason.take() });
             }
             None => {
-                if let Some(rest) = trimmed.strip_prefix("<!-- not run:") {
+                if let Some(rest) = trimmed.strip_prefix("<!-- not run by the suite docs:") {
                     reason = Some(rest.trim_end_matches("-->").trim().to_owned());
                 } else if !trimmed.is_empty() {
                     // The reason belongs to the block that follows it immediately.

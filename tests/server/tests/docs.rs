@@ -1,6 +1,6 @@
 //! The documentation runs: psql executes every ```sql block of every page, in order. The database is as the README
 //! assumes it: Cowrie's tables exist, the extension can be installed, and settings name the mmdb files. A block below
-//! `<!-- not run: reason -->` is left out and counted.
+//! `<!-- not run by the suite docs: reason -->` is left out and counted.
 
 use std::sync::{Mutex, Once};
 
@@ -34,7 +34,7 @@ fn every_sql_block_of_the_other_pages_runs_after_the_readmes() {
 
 #[test]
 fn blocks_are_found_and_skipped_with_a_reason() {
-    let text = "a\n```sql\nSELECT 1;\nSELECT 2;\n```\n<!-- not run: needs a network -->\n\
+    let text = "a\n```sql\nSELECT 1;\nSELECT 2;\n```\n<!-- not run by the suite docs: needs a network -->\n\
                 ```sql\nSELECT 3;\n```\n```sh\nls\n```\n1. list\n   ```sql\n   SELECT 4;\n   ```\n";
     let found: Vec<_> = blocks_of(text).into_iter().map(|b| (b.line, b.sql, b.skipped)).collect();
     assert_eq!(
