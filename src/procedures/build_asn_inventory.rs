@@ -137,7 +137,7 @@ fn reclassify(run: &mut Run, state: &mut BuildProgress) {
     }
 }
 
-/// Fills missing registries from the lists of IANA. This function waits for no lock, so it may run while addresses are locked.
+/// Fills missing registries from IANA's list of AS numbers. Waits for no lock, so it may run while addresses are locked.
 fn fill_registries(run: &mut Run, state: &mut BuildProgress) {
     run.begin("registries", 0);
     let mut after = Some(0);

@@ -1,4 +1,4 @@
-//! Fills missing registries of existing networks. The values come from IANA's registries of AS numbers.
+//! Fills missing registries of existing networks. The values come from IANA's list of AS numbers.
 //!
 //! If the extension creates a network, the network gets its registry at once. Other rows of `asn_inventory` may lack a registry,
 //! for example rows that a client inserted. This module fills their registries in steps. A step skips networks that another

@@ -69,7 +69,7 @@ thread_local! {
         "network_read", include_str!("../../sql/queries/inventory/network_read.sql")) };
 }
 
-/// The source that is stored for a registry if the registry comes from IANA's registries of AS numbers.
+/// The source that is stored for the registry of a network if the registry comes from IANA's list of AS numbers.
 pub const IANA: &str = "iana";
 
 /// Returns the registry to which IANA assigned this ASN.
@@ -77,8 +77,8 @@ pub fn iana_registry(asn: i64) -> Option<&'static str> {
     as_registry::registry(u32::try_from(asn).ok()?).map(Registry::name)
 }
 
-/// Returns the registry of a new network, and the source of this registry. If the registry's source has a lower rank than
-/// IANA's registries, the registry from IANA is used. The SQL function `source_rank` defines the ranks.
+/// Returns the registry of a new network, and the source of this registry. If `source` has a lower rank than IANA,
+/// the registry from IANA is used. The SQL function `source_rank` defines the ranks.
 fn registry_and_source<'a>(asn: i64, known: Option<&'a str>, source: &'a str) -> (Option<&'a str>, &'a str) {
     let is_better = known.is_some() && matches!(source, "manual" | "cymru" | "maxmind");
     match iana_registry(asn) {

@@ -32,7 +32,7 @@ pub enum Source {
     Import,
     /// The times and documents of sessions.
     Sessions,
-    /// IANA's registries of AS numbers.
+    /// IANA's list of AS numbers.
     Iana,
     Provider(Provider),
 }

@@ -1,7 +1,7 @@
-//! IANA's registries of AS numbers. The tables say to which regional registry IANA has given each number, and which numbers are
-//! bogons.
+//! IANA's lists of AS numbers. The tables say to which regional internet registry IANA has given each number, and which numbers
+//! are bogons.
 //!
-//! The tables are constants, so a search reads no file and sends no request. The tables have the content of the IANA registries on
+//! The tables are constants, so a search reads no file and sends no request. The tables have the content of IANA's lists on
 //! 2026-06-01: <https://www.iana.org/assignments/as-numbers> and
 //! <https://www.iana.org/assignments/iana-as-numbers-special-registry>. `engine/tests/iana/README.md` says how to update them.
 //!
@@ -13,7 +13,7 @@ mod table;
 use crate::providers::Registry;
 use table::{RANGES, SPECIAL_PURPOSE};
 
-/// The AS number of the AS112 project. It is in the registry of special-purpose numbers, but it is not a bogon, because servers
+/// The AS number of the AS112 project. It is in the list of special-purpose numbers, but it is not a bogon, because servers
 /// around the world announce it. The address blocks of the project are not bogons either, see [`crate::bogon`].
 const AS112: u32 = 112;
 

@@ -1,4 +1,4 @@
-//! The registry of a network: from IANA's registries of AS numbers when the network is created, until a source of
+//! The registry of a network: from IANA's list of AS numbers when the network is created, until a source of
 //! higher rank has it.
 
 use server_tests::Session;
