@@ -84,7 +84,7 @@ CREATE TRIGGER request_appended AFTER INSERT ON enrichment_request
 CREATE FUNCTION requests_removed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'requests_removed_wrapper';
 COMMENT ON FUNCTION requests_removed() IS
-    'trigger on enrichment_request: while no worker runs, a transaction does not insert a request that is already in the table; after a DELETE or TRUNCATE, this trigger lets transactions insert the deleted requests again';
+    'trigger on DELETE from and TRUNCATE of enrichment_request: lets the extension append the same requests again. While no worker runs, the extension remembers appended requests, and appends no equal requests';
 -- While no worker reads the requests, equal requests are appended only once. After a request was deleted, the same
 -- request may be appended again. This trigger makes that possible.
 CREATE TRIGGER requests_removed AFTER DELETE OR TRUNCATE ON enrichment_request

@@ -69,4 +69,4 @@ WHERE t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::"char"[])
         AND p.relowner OPERATOR(pg_catalog.=) c.relowner
         AND pg_catalog.pg_get_userbyid(p.relowner) OPERATOR(pg_catalog.=) o.table_owner);
 COMMENT ON VIEW blocked_session_tables IS
-    'triggers that prevent the extension from filling null snapshot columns of a table; such a trigger would run code of a role that is neither the table owner, nor the extension''s owner, nor a superuser; the option run_triggers of the table allows such triggers';
+    'triggers for UPDATE with code of a role that is neither the table owner, nor the extension''s owner, nor a superuser. The extension does not fill null snapshot columns of a table that has such a trigger, because its UPDATE would run this code. Triggers that the option run_triggers allows are not listed';
