@@ -62,8 +62,8 @@ impl Prefix {
         let length: u8 = length.parse().ok().filter(|_| digits)?;
         let ip: IpAddr = ip.parse().ok()?;
         let address = Address::new(ip);
-        // An IPv4-mapped address must have a prefix length of at least 96. Otherwise the text is refused. For example,
-        // `::ffff:192.0.2.0/24` would become 192.0.2.0/24, which is a block of other addresses.
+        // If the prefix length of an IPv4-mapped address is less than 96, the text is refused. Otherwise `::ffff:192.0.2.0/24`
+        // would become 192.0.2.0/24, although the two prefixes contain different addresses.
         let is_mapped = ip.is_ipv6() && address.ip().is_ipv4();
         Self::new(address, if is_mapped { length.checked_sub(MAPPED)? } else { length })
     }

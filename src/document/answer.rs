@@ -69,7 +69,7 @@ impl<'a> Answer<'a> {
     }
 
     /// Returns the document that is stored for a new address. With `Meta::Omitted`, returns the document that is stored in the
-    /// snapshot columns of a session.
+    /// snapshot column `enrichment` of a session.
     pub fn document(&self, databases: &Databases, meta: Meta) -> Typed<Jsonb> {
         jsonb::object(|document| {
             if let Some(reason) = self.bogon {
@@ -100,12 +100,12 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// Whether the document gets the key `_meta`, which describes its answers.
+/// Whether the document gets the key `_meta`, which describes the state of each source.
 #[derive(Clone, Copy)]
 pub enum Meta {
     Omitted,
-    /// The document gets `_meta`. In `_meta`, the lookups at the `skipped` providers have the state that says that the caller left
-    /// them out.
+    /// The document gets `_meta`. For each provider in `skipped`, `_meta` has the state "skipped", because the caller left out the
+    /// lookup at this provider.
     Written {
         skipped: Providers,
     },

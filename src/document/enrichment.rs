@@ -82,7 +82,7 @@ pub enum SourceAnswer<'a> {
     },
 }
 
-/// Returns a document that says that all attempts to ask a source failed.
+/// Returns a document in which the source has the state `failed`, because all attempts to ask the source failed.
 pub fn failed(source: &str, at: Timestamp, error: &str) -> Typed<Jsonb> {
     jsonb::object(|document| {
         state_of(document, source, "failed", &clock::iso8601(at), Some(("error", error)))

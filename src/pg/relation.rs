@@ -104,8 +104,8 @@ impl Table {
         unsafe { pg_sys::GetOldestNonRemovableTransactionId(self.relation) }
     }
 
-    /// Raises an error that says that the owner of the table has changed the table. The code in this module requires the
-    /// original definition.
+    /// Raises the error for a table whose definition its owner has changed. The code in this module requires the original
+    /// definition.
     pub(super) fn is_altered(&self, how: &str) -> ! {
         // SAFETY: the relation is open.
         let name = unsafe { text::from_c((*(*self.relation).rd_rel).relname.data.as_ptr()) };

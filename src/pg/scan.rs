@@ -180,8 +180,8 @@ impl ReadableTable {
         }
         let (mut first, mut last) =
             (TupleId::beginning_of(pages.start), TupleId::end_of_those_before(pages.end));
-        // SAFETY: the table is open during the scan, and the scan copies both tuple ids. Some access methods do not support
-        // such a scan, so this is checked first.
+        // SAFETY: the table is open during the scan, and the scan copies both tuple ids. Some table access methods
+        // do not support TID range scans. So the function first checks that this table's method supports them.
         let scan = unsafe {
             if (*(*self.relation).rd_tableam).scan_set_tidrange.is_none() {
                 pgrx::error!("the table access method of a session table does not support TID range scans");

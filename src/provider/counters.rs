@@ -21,7 +21,7 @@ pub enum Count {
     LookupKeys,
     /// Applied answers with data.
     Values,
-    /// Applied answers that say that the provider has no data about the address.
+    /// Applied answers of providers that have no data about the address.
     Absent,
     /// Addresses that were served from an earlier answer for their block.
     Shared,

@@ -68,7 +68,7 @@ impl WorkerSlot {
         }
     }
 
-    /// Sets the flag which says that the process waits until another process returns a permit for a provider.
+    /// Records that the process waits for another process to return a permit for a provider.
     pub fn waits_for(&self, provider: usize) {
         self.waits_for.fetch_or(1 << provider, Ordering::AcqRel);
     }

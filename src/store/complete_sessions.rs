@@ -332,9 +332,9 @@ fn fitting(column: Option<(i16, Length)>, text: Option<&str>) -> Option<&str> {
     text.filter(|text| length.takes(text.chars().count()))
 }
 
-/// Returns sessions of these addresses that lack a value that is now known. Returns at most `most` sessions. Reads the extension's
-/// own index without the executor, because the planning of a query on a user's table can already run code of the user. Returns
-/// `None` if the table was dropped.
+/// Returns sessions of these addresses that lack a value that is now known. Returns at most `most` sessions. Reads the table
+/// by the extension's own index. No query is planned or executed, because even the planning of a query on a user's table can run
+/// code of the user. Returns `None` if the table was dropped.
 fn waiting<'a>(
     table: &Table,
     known: &'a [CurrentAttribution],

@@ -114,9 +114,10 @@ pub struct IncompleteSessionRow {
     pub is_asked: bool,
 }
 
-/// The result of appending rows about sessions with null snapshot columns to the inbox.
+/// The result of [`append`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum AppendResult {
+    /// At least one row was appended.
     Rows,
     /// Nothing was appended, because all these rows are already pending.
     Nothing,
@@ -124,8 +125,8 @@ pub enum AppendResult {
     NoRoom,
 }
 
-/// Appends rows about sessions with null snapshot columns to the inbox. Does not use the executor, because this function runs
-/// during the commit of a session.
+/// Appends rows to the inbox `incomplete_session`. The rows are about sessions with null snapshot columns. Does not use the
+/// executor, because this function runs during the commit of a session.
 pub fn append(
     oids: ExtensionOids,
     sessions: impl Iterator<Item = IncompleteSessionRow>,

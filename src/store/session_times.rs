@@ -5,8 +5,8 @@
 //! with summer time, one hour of each year occurs twice. PostgreSQL reads this hour as standard time.
 //!
 //! The conversion of some implausible times fails, but a comparison of the column itself never fails. So each expression
-//! compares the column before it converts the time. These comparisons do not convert the column. Therefore the server can use
-//! an index, and can estimate how many sessions they select.
+//! compares the column before it converts the time. For these comparisons of the column itself, the server can use an index,
+//! and can estimate the number of selected sessions.
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 

@@ -62,7 +62,8 @@ thread_local! {
     static RUNNING: RefCell<Vec<Statement>> = RefCell::default();
 }
 
-/// Keeps the values of a statement registered until this `Registration` is dropped. An ERROR also drops the `Registration`.
+/// The values that are registered for a statement. When this `Registration` is dropped, the values are removed from the
+/// register. An ERROR also drops the `Registration`.
 pub struct Registration {
     /// Number of statements that were already running when the statement of this registration was registered.
     depth: usize,

@@ -44,7 +44,8 @@ const STARTS_WITHIN: Duration = Duration::from_secs(10);
 /// Deadlines are checked with this delay, because a process may end by itself exactly at its deadline.
 const MARGIN: Duration = Duration::from_millis(1);
 
-/// Every time this duration has passed, the recorded time that an owner has used is halved.
+/// Half-life of the recorded time that code of an owner has used. Each time this duration has passed, the recorded time is
+/// halved.
 const HALF_LIFE: Duration = Duration::from_secs(60);
 /// Expected duration of the first process of a new owner. The real duration is not known before that process has ended.
 const UNKNOWN_COST: Duration = Duration::from_secs(5);

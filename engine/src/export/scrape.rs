@@ -110,8 +110,8 @@ impl Server {
         self.events.try_iter().collect()
     }
 
-    /// Gives the response to all requests whose ticket is not higher than `ticket`. If `text` is `None`, metrics are
-    /// not available.
+    /// Ends the wait of all requests whose ticket is not higher than `ticket`. These requests get the response `text`, the
+    /// metrics. If `text` is `None`, the metrics are not available, and these requests get the status 503.
     pub fn answer(&self, ticket: u64, text: Option<Vec<u8>>) {
         let mut state = self.shared.lock();
         (state.answered, state.text) = (ticket, text.map(Arc::from));

@@ -6,7 +6,7 @@ use pgrx::prelude::{PgLogLevel, PgSqlErrorCode};
 
 use crate::pg::catalog;
 
-/// Raises an error that says that the name of the table now denotes another relation.
+/// Raises the error for a table whose name now denotes another relation.
 pub fn changed(table: pg_sys::Oid) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
@@ -18,7 +18,7 @@ pub fn changed(table: pg_sys::Oid) -> ! {
     )
 }
 
-/// Raises an error that says that a rule of the table would turn the statement into other statements.
+/// Raises the error for a table with a rule that would turn the statement into other statements.
 pub fn has_rules(table: pg_sys::Oid) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,

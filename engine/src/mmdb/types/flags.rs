@@ -104,7 +104,7 @@ impl Family {
         let mut seen = Vec::new();
         let data = plan.data(bytes);
         for record in sample(bytes, plan) {
-            // An error is ignored here. A damaged record does not show the layout, and `verify` will report the damage.
+            // An error is ignored here, because `verify` will report the damaged record.
             let _ = pairs(data, record, |key, value| {
                 let is_of_residential = key == b"percent_days_seen";
                 let is_new = key.len() <= LONGEST_KEY && seen.len() < 64 && !seen.contains(&key);
