@@ -259,7 +259,8 @@ const OWN_SETTINGS: [(&CStr, &CStr); 8] = [
     (c"default_transaction_read_only", c"off"),
     (c"default_transaction_deferrable", c"off"),
     (c"session_replication_role", c"origin"),
-    // A worker that waits for a lock blocks other sessions. So the worker gives up and retries later.
+    // While a process waits for a lock, the locks that it holds block other connections. So the process gives up and retries
+    // later.
     (c"lock_timeout", c"500ms"),
     // The worker runs many short statements on tables whose size changes quickly. So each plan is made for the current values,
     // without JIT compilation.

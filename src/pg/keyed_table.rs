@@ -1,5 +1,5 @@
-//! Reads one row of a table of the extension by a key of type oid. An INSERT of honeypot sessions reads rules in this way, once
-//! per statement. The read does not use the executor, and does not wait for a lock.
+//! Reads one row of a table of the extension by a key of type oid. An INSERT of honeypot sessions reads the options of the
+//! session table in this way. The read does not use the executor, and does not wait for a lock.
 
 use std::ffi::CStr;
 

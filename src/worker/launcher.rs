@@ -427,8 +427,8 @@ fn take_slot(database: Oid) -> Option<usize> {
             && !is_anothers(worker_slot)
     };
     let is_free = |(_, worker_slot): &(usize, &WorkerSlot)| is_free(worker_slot);
-    // Prefers the slot of the database's previous worker. If that slot is not free, prefers a slot whose report belongs to no
-    // database.
+    // The new worker gets the slot that holds the report about this database, if that slot is free. Otherwise it gets a slot
+    // without a report, if there is one, because a report about another database would be lost.
     let key =
         |(_, worker_slot): &(usize, &WorkerSlot)| match worker_slot.report.database.load(Ordering::Acquire) {
             whose if whose == database.to_u32() => 0,

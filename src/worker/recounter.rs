@@ -96,7 +96,7 @@ fn run(worker_slot: i32) {
     background::accept_signals();
     let worker_slot = worker_process::worker_slot(worker_slot);
     let database = worker_slot.database.load(Ordering::Acquire);
-    // If the process of an earlier worker is still running, this process ends.
+    // If a recounter that an earlier worker started is still running, this recounter ends.
     if database == 0 || !worker_slot.recounter.take(database) {
         return;
     }
