@@ -28,6 +28,7 @@
 //! | `type_files` | a server with files that say types of addresses |
 //! | `wait` | waits for a condition, never for a time |
 
+pub mod analyst;
 pub mod clock;
 pub mod cluster;
 pub mod contents;
