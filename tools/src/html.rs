@@ -45,9 +45,18 @@ impl Html {
 
     /// Appends at most `most` characters of a text that can come from an attacker.
     pub fn text_up_to(&mut self, most: usize, text: &str) -> &mut Html {
+        match text.char_indices().nth(most) {
+            Some((end, _)) => self.text_cut(&text[..end], Some(text.chars().count())),
+            None => self.text_cut(text, None),
+        }
+    }
+
+    /// Appends a text that can come from an attacker. If it is the beginning of a longer text, `cut_from` is the number of
+    /// characters of the longer text.
+    pub fn text_cut(&mut self, text: &str, cut_from: Option<usize>) -> &mut Html {
         self.markup("<bdi>");
         let mut marks = 0;
-        for character in text.chars().take(most) {
+        for character in text.chars() {
             marks = if is_mark(character) { marks + 1 } else { 0 };
             match symbol(character) {
                 Some(symbol) => self.code(&symbol),
@@ -55,13 +64,12 @@ impl Html {
                 None => self.escaped(character),
             }
         }
-        let length = text.chars().count();
-        if length > most {
-            self.markup("</bdi><span class=cut>… (").number(length as u64).markup(" characters)</span>");
-        } else {
-            self.markup("</bdi>");
+        match cut_from {
+            Some(length) => {
+                self.markup("</bdi><span class=cut>… (").number(length as u64).markup(" characters)</span>")
+            }
+            None => self.markup("</bdi>"),
         }
-        self
     }
 
     /// Appends a whole number, in groups of three digits.

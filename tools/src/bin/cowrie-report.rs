@@ -11,6 +11,7 @@ use cowrie_enrich_tools::{connection, publish};
 use jiff::{SignedDuration, Timestamp};
 use lexopt::prelude::*;
 use postgres::NoTls;
+use postgres::error::SqlState;
 
 const HELP: &str = "\
 Writes a report about the sessions of a honeypot as one HTML page, which needs no other file and no network.
@@ -65,8 +66,8 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
             Long("days") => {
                 options.last = Some(SignedDuration::from_hours(24 * positive(&mut parser, 36_500)?));
             }
-            Long("since") => options.since = Some(parser.value()?.parse::<Timestamp>()?),
-            Long("until") => options.until = Some(parser.value()?.parse::<Timestamp>()?),
+            Long("since") => options.since = Some(time(&mut parser)?),
+            Long("until") => options.until = Some(time(&mut parser)?),
             Long("rows") => options.rows = positive(&mut parser, 1000)? as usize,
             Long("show-passwords") => options.shows_passwords = true,
             Long("stored-time-zone") => options.stored_time_zone = parser.value()?.string()?,
@@ -88,6 +89,15 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
     Ok(Some(parsed))
 }
 
+/// Returns a time. Sessions before 1970 have no plausible time, and PostgreSQL does not know all times before its calendar.
+fn time(parser: &mut lexopt::Parser) -> Result<Timestamp, lexopt::Error> {
+    let time = parser.value()?.parse::<Timestamp>()?;
+    if time < Timestamp::UNIX_EPOCH {
+        return Err("the time must not be before 1970-01-01T00:00:00Z".into());
+    }
+    Ok(time)
+}
+
 fn positive(parser: &mut lexopt::Parser, most: u32) -> Result<i64, lexopt::Error> {
     parser.value()?.parse_with(|text| match text.parse::<u32>() {
         Ok(number) if (1..=most).contains(&number) => Ok(i64::from(number)),
@@ -101,6 +111,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         config.connect(NoTls).map_err(|error| format!("could not connect: {}", explained(&error)))?;
     let report = report::read(&mut client, &arguments.options).map_err(|error| {
         match error.downcast_ref::<postgres::Error>() {
+            Some(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => format!(
+                "could not read the report: {}. docs/report.md#write-a-report has the grants that the role needs",
+                explained(error)
+            ),
             Some(error) => format!("could not read the report: {}", explained(error)),
             None => error.to_string(),
         }
@@ -109,7 +123,12 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     match &arguments.output {
         Some(path) => publish::publish(path, page.as_bytes())
             .map_err(|error| format!("could not write {}: {error}", path.display()))?,
-        None => io::stdout().write_all(page.as_bytes())?,
+        None => {
+            let mut out = io::stdout().lock();
+            out.write_all(page.as_bytes())
+                .and_then(|()| out.flush())
+                .map_err(|error| format!("could not write to standard output: {error}"))?;
+        }
     }
     Ok(())
 }

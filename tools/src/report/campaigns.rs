@@ -4,12 +4,15 @@
 use jiff::Timestamp;
 use postgres::Transaction;
 
+use super::passwords::{Passwords, Shown};
 use super::table::SessionTable;
 use super::{Absent, Period, Section, section};
 
 /// A value and the sessions that have it.
 pub struct Campaign {
     pub value: String,
+    /// The value without the passwords in it, unless the caller asks for passwords.
+    pub shown: Shown,
     pub sessions: u64,
     pub addresses: u64,
     pub networks: u64,
@@ -32,6 +35,8 @@ pub struct List {
 pub struct Campaigns {
     pub logins: Section<Logins>,
     pub lists: Vec<List>,
+    /// An error if the program cannot find passwords in the other lists.
+    pub passwords: Section<()>,
 }
 
 /// A kind of value by which sessions are grouped.
@@ -101,6 +106,7 @@ impl Campaigns {
         table: &SessionTable,
         period: Period,
         rows: usize,
+        shows_passwords: bool,
     ) -> Result<Section<Campaigns>, postgres::Error> {
         let logins = section(transaction, |transaction| logins(transaction, table, period))?;
         let mut lists = Vec::new();
@@ -115,7 +121,11 @@ impl Campaigns {
                     .to_owned(),
             )));
         }
-        Ok(Ok(Campaigns { logins, lists }))
+        let passwords = match shows_passwords {
+            true => Ok(()),
+            false => hide_passwords(&mut lists, transaction, table, period)?,
+        };
+        Ok(Ok(Campaigns { logins, lists, passwords }))
     }
 }
 
@@ -158,6 +168,7 @@ impl Kind {
             .iter()
             .map(|row| Campaign {
                 value: row.get(0),
+                shown: Shown::unchanged(row.get(0)),
                 sessions: number(row, 1),
                 addresses: number(row, 2),
                 networks: number(row, 3),
@@ -181,6 +192,30 @@ impl Kind {
         }
         table.beside(transaction, self.table, &[self.key, self.column])
     }
+}
+
+/// Hides the passwords in the lists of other values. The list of passwords is hidden on the page.
+fn hide_passwords(
+    lists: &mut [List],
+    transaction: &mut Transaction<'_>,
+    table: &SessionTable,
+    period: Period,
+) -> Result<Section<()>, postgres::Error> {
+    let mut campaigns: Vec<&mut Campaign> = lists
+        .iter_mut()
+        .filter(|list| !list.kind.is_password)
+        .filter_map(|list| list.campaigns.as_mut().ok())
+        .flatten()
+        .collect();
+    let values: Vec<&str> = campaigns.iter().map(|campaign| &campaign.value[..]).collect();
+    let passwords = match Passwords::among(&values, transaction, table, period)? {
+        Ok(passwords) => passwords,
+        Err(absent) => return Ok(Err(absent)),
+    };
+    for campaign in &mut campaigns {
+        campaign.shown = passwords.hide(&campaign.value, campaign.sessions);
+    }
+    Ok(Ok(()))
 }
 
 fn logins(

@@ -2,7 +2,7 @@
 //!
 //! - [`table`] finds the session table and the columns that the role may read.
 //! - [`sessions`] reads the sessions, grouped by address, and counts them. [`campaigns`], [`timeline`] and [`sources`] read the other
-//!   sections.
+//!   sections. [`passwords`] hides passwords in user names and commands.
 //! - [`page`] lays out the page, with [`world`] for the map and [`chart`] for bars. [`crate::html`] escapes texts.
 //!
 //! A section that cannot be read, because a table, a column or a privilege is missing, is left out with a sentence. Any other
@@ -11,6 +11,7 @@
 pub mod campaigns;
 pub mod chart;
 pub mod page;
+pub mod passwords;
 pub mod sessions;
 pub mod sources;
 pub mod table;
@@ -105,8 +106,9 @@ pub fn read(client: &mut Client, options: &Options) -> Result<Report, Box<dyn Er
     let timeline = section(&mut transaction, |transaction| {
         Timeline::read(transaction, &table, period, &sessions, written_at)
     })?;
-    let campaigns =
-        section(&mut transaction, |transaction| Campaigns::read(transaction, &table, period, options.rows))?;
+    let campaigns = section(&mut transaction, |transaction| {
+        Campaigns::read(transaction, &table, period, options.rows, options.shows_passwords)
+    })?;
     let sources = Sources::read(&mut transaction, &table)?;
     transaction.commit()?;
     Ok(Report {

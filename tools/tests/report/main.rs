@@ -1,4 +1,5 @@
-//! `cowrie-report` on a real server: its figures, hostile texts, missing rights, and the page in a browser.
+//! `cowrie-report` on a real server: its figures, hostile texts, missing rights, faults, and the page in a
+//! browser.
 //!
 //! The tests need the private PostgreSQL with the installed extension. `make test` provides both, and sets
 //! COWRIE_ENRICH_PG_CONFIG. Without this variable the tests only report that they were skipped.
@@ -8,9 +9,11 @@ mod support;
 
 mod browser;
 mod counted;
+mod faults;
 mod figures;
 mod hostile;
 mod page;
+mod passwords;
 mod place;
 mod rights;
 mod unit;

@@ -3,10 +3,9 @@
 use super::cells::{left_out, nothing, seen};
 use crate::html::Html;
 use crate::report::campaigns::{Campaign, Kind};
+use crate::report::passwords::MASK;
 use crate::report::{Options, Report};
 
-/// Shown instead of a password. It does not show the length of the password.
-const MASK: &str = "••••••••";
 /// Number of rows with hidden passwords. Their numbers show whether there are campaigns.
 const HIDDEN: usize = 5;
 
@@ -24,6 +23,9 @@ pub(super) fn campaigns(html: &mut Html, report: &Report, options: &Options) {
             } else {
                 "Passwords are hidden: <code>--show-passwords</code> shows them.</p>\n"
             });
+            if campaigns.passwords.is_err() {
+                html.markup("<p class=note>Passwords in commands are not hidden, because this role may not read the passwords.</p>\n");
+            }
             for list in &campaigns.lists {
                 html.markup("<h3>").markup(list.kind.title).markup("</h3>\n");
                 match &list.campaigns {
@@ -48,7 +50,7 @@ fn campaign_table(html: &mut Html, kind: &Kind, rows: &[Campaign], options: &Opt
         match &row.value[..] {
             _ if is_hidden => html.markup(MASK),
             "" => html.markup("<span class=soft>empty</span>"),
-            value => html.text_up_to(160, value),
+            _ => html.text_cut(&row.shown.text, row.shown.cut_from),
         };
         html.markup("<td class=n>").number(row.networks).markup("<td class=\"n opt\">").number(row.addresses);
         html.markup("<td class=n>").number(row.sessions);

@@ -38,7 +38,9 @@ pub(super) fn sources(html: &mut Html, sources: &Sources) {
             html.markup("<p class=note>None.</p>\n");
         }
         Ok(stored) => {
-            html.markup("<table><tr><th>source<th>vendor<th class=n>addresses<th>newest data</tr>\n");
+            html.markup(
+                "<div class=scroll><table><tr><th>source<th>vendor<th class=n>addresses<th>newest data</tr>\n",
+            );
             for source in stored {
                 html.markup("<tr><td>").markup(match &source.source[..] {
                     "maxmind" => "mmdb files",
@@ -48,14 +50,14 @@ pub(super) fn sources(html: &mut Html, sources: &Sources) {
                     "spur" => "SPUR",
                     _ => "another source",
                 });
-                html.markup("<td class=w>").text(source.vendor.as_deref().unwrap_or_default());
+                html.markup("<td>").text(source.vendor.as_deref().unwrap_or_default());
                 html.markup("<td class=n>")
                     .number(source.addresses)
                     .markup("<td class=d>")
                     .plain(&seen(source.newest));
                 html.markup("</tr>\n");
             }
-            html.markup("</table>\n");
+            html.markup("</table></div>\n");
         }
     }
     type_lists(html, sources);
