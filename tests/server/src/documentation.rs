@@ -155,7 +155,8 @@ pub fn code_spans(text: &str) -> Vec<&str> {
 /// those of the test.
 #[track_caller]
 pub fn grants(page_name: &str, role: &str, named: &str) -> String {
-    let creates = [format!("CREATE ROLE {role};"), format!("CREATE ROLE {role} LOGIN;")];
+    let creates =
+        ["", " LOGIN", " LOGIN CONNECTION LIMIT 10"].map(|options| format!("CREATE ROLE {role}{options};"));
     let blocks = blocks_of(&page(page_name));
     let block = blocks.into_iter().find(|block| creates.iter().any(|creation| block.sql.contains(creation)));
     let block = block.unwrap_or_else(|| panic!("{page_name} has no block with {}", creates[0]));
