@@ -490,7 +490,8 @@ fn a_standby_is_scraped_too_and_goes_on_when_it_is_promoted() {
     let up = format!("enrich_worker_up{{database=\"{name}\"}}");
     // The process must stay the same one. If a single scrape fails, the last check still says why.
     let worker_up = || request(there, "GET", "/metrics").map(|answer| answer.try_sample(&up));
-    wait_until("there is a worker", worker_up, |up| matches!(up, Ok(Some(1.0))));
+    let up = wait_until("there is a worker", worker_up, |up| matches!(up, Ok(Some(1.0))));
+    assert!(up.is_ok());
     assert_nothing_crashed(&standby);
     assert_eq!(exporters(&mut session), [pid], "{}", standby.log());
 }
