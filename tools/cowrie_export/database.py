@@ -31,17 +31,25 @@ NEWEST = """
     SELECT {newest} - %(since)s::pg_catalog.interval
     FROM (SELECT pg_catalog.max(s.{column}) AS newest FROM {name} s WHERE s.{column} <= {limit}) n"""
 
-# The condition may name tables of the search path of the caller, so this statement runs with that path.
+TARGETS = """
+    SELECT t.target, t.unit, t.sessions, t.addresses, t.reason, {first_seen}, {last_seen}, {expires_at},
+           t.asn, t.country, t.organization
+    FROM ({rows}) t"""
+
+# The condition may name tables of the search path of the caller, so this statement runs with that path. blocklist() computes the
+# same expiry. In UTC the sum does not depend on a time zone.
 CAMPAIGN = """
-    SELECT pg_catalog.host(a.ip_address), 'address', a.sessions, 1::bigint, NULL,
-           {first_seen}, {last_seen}, {expires_at}, a.asn_then, a.country_then, a.organization_then
+    SELECT pg_catalog.host(a.ip_address) AS target, 'address' AS unit, a.sessions, 1::bigint AS addresses, NULL AS reason,
+           a.first_seen, a.last_seen,
+           (a.last_seen AT TIME ZONE 'UTC' + %(lifetime)s::pg_catalog.interval) AT TIME ZONE 'UTC' AS expires_at,
+           a.asn_then AS asn, a.country_then AS country, a.organization_then AS organization
     FROM {schema}.campaign_addresses(%(table)s::pg_catalog.oid::pg_catalog.regclass, %(campaign)s, %(stored_time_zone)s,
         %(since)s::pg_catalog.timestamptz) a
     WHERE a.sessions >= %(min_sessions)s"""
 
 BLOCKLIST = """
-    SELECT b.target, b.target_unit, b.sessions, b.addresses, b.reason,
-           {first_seen}, {last_seen}, {expires_at}, NULL::bigint, NULL, NULL
+    SELECT b.target, b.target_unit AS unit, b.sessions, b.addresses, b.reason, b.first_seen, b.last_seen, b.expires_at,
+           NULL::bigint AS asn, NULL AS country, NULL AS organization
     FROM {schema}.blocklist(%(table)s::pg_catalog.oid::pg_catalog.regclass, %(since)s::pg_catalog.timestamptz,
         %(min_sessions)s, %(unit)s, %(min_density)s, %(lifetime)s::pg_catalog.interval, %(stored_time_zone)s) b"""
 
@@ -57,8 +65,9 @@ FACTS = """
         pg_catalog.unnest(%(countries)s::pg_catalog.text[]), pg_catalog.unnest(%(organizations)s::pg_catalog.text[])
     ) WITH ORDINALITY AS t(target, asn, country, organization, number)
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN t.target NOT LIKE 'AS%%' THEN t.target::pg_catalog.cidr END AS prefix,
-               CASE WHEN t.target NOT LIKE 'AS%%' THEN pg_catalog.host(t.target::pg_catalog.cidr)::pg_catalog.inet END AS address,
+        SELECT CASE WHEN t.target NOT LIKE 'AS%%' THEN t.target::pg_catalog.cidr END AS prefix) target
+    CROSS JOIN LATERAL (
+        SELECT target.prefix, pg_catalog.host(target.prefix)::pg_catalog.inet AS address,
                t.target LIKE '%%/%%' AS is_prefix) place
     LEFT JOIN {schema}.ip_inventory i ON i.ip_address = place.address AND NOT place.is_prefix
     LEFT JOIN LATERAL {schema}.ip_location(place.address) l ON true
@@ -77,8 +86,9 @@ FACTS = """
     WHERE place.prefix IS NULL OR NOT %(is_campaign)s OR NOT (
         {schema}.is_bogon(place.address) OR {schema}.is_benign_of(i.enrichment)
         OR {schema}.contains_benign_scanner(place.prefix)
-        OR EXISTS (SELECT FROM {schema}.blocklist_exception e WHERE e.prefix >>= place.prefix)
-        OR EXISTS (SELECT FROM {schema}.blocklist_exception e WHERE e.asn_number = network.asn))
+        OR EXISTS (
+            SELECT FROM {schema}.blocklist_exception e
+            WHERE e.prefix >>= place.prefix OR e.asn_number = network.asn))
     ORDER BY CASE WHEN %(is_campaign)s THEN pg_catalog.family(place.prefix) END,
              CASE WHEN %(is_campaign)s THEN place.prefix END, t.number"""
 
@@ -148,17 +158,13 @@ def _read(cursor, sql, arguments: argparse.Namespace) -> Export:
         values["since"] = _before_newest(run, sql, name, values)
         is_empty = values["since"] is None
     if not is_empty:
-        alias = "a" if values["is_campaign"] else "b"
-        end = f"{alias}.expires_at"
-        if values["is_campaign"]:
-            # blocklist() computes the same. In UTC the sum does not depend on a time zone.
-            end = "((a.last_seen AT TIME ZONE 'UTC' + %(lifetime)s::pg_catalog.interval) AT TIME ZONE 'UTC')"
         rows = run(
-            CAMPAIGN if values["is_campaign"] else BLOCKLIST,
+            TARGETS,
             values,
-            first_seen=time(f"{alias}.first_seen"),
-            last_seen=time(f"{alias}.last_seen"),
-            expires_at=time(end),
+            rows=sql.SQL(CAMPAIGN if values["is_campaign"] else BLOCKLIST).format(schema=schema),
+            first_seen=time("t.first_seen"),
+            last_seen=time("t.last_seen"),
+            expires_at=time("t.expires_at"),
         )
         rows = _merged(rows)
     # From here on no name of the caller is looked up.

@@ -12,10 +12,16 @@ from .targets import ExportError
 
 def write(parts: Iterable[str], path: Optional[str]) -> None:
     """Replaces the file by a new one, or copies the result to standard output after all parts exist."""
-    if path is None or path == "-":
-        to_standard_output(parts)
-    else:
-        replace(parts, path)
+    is_file = path is not None and path != "-"
+    try:
+        if is_file:
+            replace(parts, path)
+        else:
+            to_standard_output(parts)
+    except OSError as error:
+        # The error itself would name the temporary file.
+        place = path if is_file else "to standard output"
+        raise ExportError(f"could not write {place}: {error.strerror or error}") from error
 
 
 def to_standard_output(parts: Iterable[str]) -> None:

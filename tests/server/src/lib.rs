@@ -17,6 +17,7 @@
 //! | `networks` | lookups of networks at a stand-in for Team Cymru, and the expected values of the networks |
 //! | `world` | the small internet that the fixtures describe |
 //! | `hostile` | objects of an attacker that could be found instead of the extension's |
+//! | `cowrie_export` | runs the program `cowrie-export` with the rights of an analyst |
 //! | `hosts` | the two tables that the extension serves: Cowrie's and the analysts' |
 //! | `recount` | the expected counts, computed without the extension |
 //! | `grafana` | a dashboard on the PostgreSQL data source, and the expansion of its SQL |
@@ -32,6 +33,7 @@ pub mod analyst;
 pub mod clock;
 pub mod cluster;
 pub mod contents;
+pub mod cowrie_export;
 pub mod cymru;
 pub mod database;
 pub mod documentation;

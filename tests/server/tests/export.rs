@@ -1,16 +1,16 @@
 //! `cowrie-export` writes files that the libraries and programs of their formats accept, with the rights of an analyst alone.
 //!
-//! The libraries are in target/python, where `scripts/install-deps test` puts them. A test whose program is missing says that it was
-//! not run.
+//! The suite `export_faults` has the runs that fail.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::{Value, json};
-use server_tests::documentation::{code_spans, grants, page};
+use server_tests::Database;
+use server_tests::cowrie_export::{attacked, errors, exported, has, libraries, program, scratch};
+use server_tests::documentation::{code_spans, page};
 use server_tests::hosts::COWRIE;
 use server_tests::installation::workspace;
-use server_tests::{Database, database};
 
 /// Names that attackers could choose, of a formula, of markup, of control characters, and of 10,000 characters.
 const NAMES: [&str; 4] = [
@@ -19,24 +19,6 @@ const NAMES: [&str; 4] = [
     "\r\n\t@\u{202e}gnp.exe\u{1}, \"quoted\" } timeout 1s, 0.0.0.0/0 {",
     "'already quoted",
 ];
-
-/// The newest sessions are of 2 May. The networks have the hostile names.
-fn attacked() -> (Database<'static>, String) {
-    let mut db = database();
-    COWRIE.create_attached(&mut db);
-    db.run("CREATE TABLE auth (id serial PRIMARY KEY, session char(32), password varchar(100))");
-    let addresses = ["8.8.8.8", "139.59.0.1", "2001:4860::1", "60.0.0.1", "60.0.0.2", "10.0.0.1"];
-    for (day, addresses) in [("2024-05-01", &addresses[..]), ("2024-05-02 06:00", &addresses[..1])] {
-        let keys: Vec<String> = (0..addresses.len()).map(|n| format!("{}-{n}", &day[..10])).collect();
-        let rows: Vec<_> = keys.iter().zip(addresses).map(|(key, ip)| (key.as_str(), Some(*ip))).collect();
-        db.run(&COWRIE.insert_at(day, &rows));
-    }
-    db.run("INSERT INTO auth (session, password) SELECT id, 'x' FROM sessions WHERE ip IN ('8.8.8.8', '60.0.0.1', '10.0.0.1')");
-    db.run("CALL fold_statistics()");
-    let role = db.create_role("exporter");
-    db.run(&grants("docs/analysis.md", "campaign_analyst", &role));
-    (db, role)
-}
 
 /// Gives the networks the hostile names, and 8.8.8.8 a type.
 fn name_networks(db: &mut Database<'_>) -> Vec<String> {
@@ -61,45 +43,6 @@ fn name_networks(db: &mut Database<'_>) -> Vec<String> {
     names
 }
 
-fn libraries() -> PathBuf {
-    workspace().join("target/python")
-}
-
-/// Returns whether a library is in target/python. Reports otherwise that the test was not run.
-fn has(library: &str) -> bool {
-    let there = libraries().join(library).exists();
-    if !there {
-        eprintln!("not run: target/python has no {library}; scripts/install-deps test fetches it");
-    }
-    there
-}
-
-fn program(db: &Database<'_>, role: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new("python3");
-    db.cluster.introduce(&mut command);
-    command
-        .arg(workspace().join("tools/cowrie-export"))
-        .args(arguments)
-        .env("PGUSER", role)
-        .env("PGDATABASE", &db.name)
-        .env("PYTHONPATH", libraries())
-        // The schema of the extension is not in the path of an analyst.
-        .env("PGOPTIONS", "-c search_path=public")
-        .env("PYTHONDONTWRITEBYTECODE", "1");
-    command
-}
-
-#[track_caller]
-fn exported(db: &Database<'_>, role: &str, arguments: &[&str]) -> String {
-    let output = program(db, role, arguments).output().expect("python3 runs");
-    assert!(output.status.success(), "{arguments:?}: {}", errors(&output));
-    String::from_utf8(output.stdout).expect("an export is UTF-8")
-}
-
-fn errors(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
 /// Writes a file, and returns what the library of the format reads in it.
 #[track_caller]
 fn read_back(db: &Database<'_>, role: &str, format: &str, arguments: &[&str]) -> Value {
@@ -115,13 +58,6 @@ fn read_back(db: &Database<'_>, role: &str, format: &str, arguments: &[&str]) ->
         .expect("python3 runs");
     assert!(output.status.success(), "{format} {arguments:?}: {}", errors(&output));
     serde_json::from_slice(&output.stdout).expect("the facts are JSON")
-}
-
-/// Returns a path in a directory of one test.
-fn scratch(db: &Database<'_>, name: &str) -> PathBuf {
-    let directory = db.cluster.files().join(format!("export-{}", db.name));
-    std::fs::create_dir_all(&directory).expect("a directory of this test's own");
-    directory.join(name)
 }
 
 #[test]
@@ -455,72 +391,6 @@ fn an_interval_counts_back_from_the_newest_session() {
     assert!(exported(&db, &role, &arguments).contains("8.8.8.8\n"));
     db.run("DELETE FROM sessions");
     assert_eq!(exported(&db, &role, &arguments), "");
-}
-
-#[test]
-fn a_failed_export_leaves_the_old_file() {
-    if !has("psycopg2") {
-        return;
-    }
-    let (mut db, role) = attacked();
-    let file = scratch(&db, "list");
-    let path = file.to_str().expect("UTF-8");
-    let write = |role: &str, arguments: &[&str]| {
-        let arguments = [&["--format", "plain", "--output", path], arguments].concat();
-        let output = program(&db, role, &arguments).output().expect("python3 runs");
-        let left: Vec<_> = std::fs::read_dir(file.parent().expect("a directory"))
-            .expect("the directory is there")
-            .flatten()
-            .map(|entry| entry.file_name())
-            .collect();
-        assert_eq!(left.len(), 1, "a temporary file is left: {left:?}");
-        (output.status.code(), errors(&output))
-    };
-    assert_eq!(write(&role, &[]), (Some(0), String::new()));
-    let complete = std::fs::read_to_string(&file).expect("the file is there");
-    for (arguments, code, said) in [
-        (&["--table", "nowhere"][..], 1, "relation \"nowhere\" does not exist"),
-        (&["--table", "auth"], 1, "is not an attached session table"),
-        (&["--since", "yesterday or so"], 1, "invalid input syntax for type timestamp with time zone"),
-        (&["--campaign", "s.nothing = 1"], 1, "does not exist"),
-        (&["--campaign", "true; DROP TABLE sessions"], 1, ""),
-        (&["--dsn", "host=/nowhere"], 1, "connection to server"),
-        (&["--unit", "city"], 2, "invalid choice: 'city'"),
-        (&["--format", "nft", "--unit", "asn"], 2, "an nft set cannot contain networks by ASN"),
-        (&["--campaign", "true", "--unit", "asn"], 2, "--campaign goes with --unit address"),
-        (&["--min-sessions", "0"], 2, "must be a number of at least 1"),
-        (&["--nft-table", "a; flush ruleset"], 2, "must be a letter"),
-    ] {
-        let (status, text) = write(&role, arguments);
-        assert_eq!(status, Some(code), "{arguments:?}: {text}");
-        assert!(text.contains(said) && text.lines().count() == 1, "{arguments:?}: {text}");
-        assert_eq!(std::fs::read_to_string(&file).expect("the old file"), complete, "{arguments:?}");
-    }
-    // The disk is full after a part of the file.
-    let full = Command::new("sh")
-        .args(["-c", "ulimit -f 1; \"$@\"", "sh", "python3"])
-        .arg(workspace().join("tools/cowrie-export"))
-        .args(["--format", "geojson", "--output", path])
-        .envs(program(&db, &role, &[]).get_envs().filter_map(|(name, value)| Some((name, value?))))
-        .output()
-        .expect("sh runs");
-    assert_eq!(full.status.code(), Some(1));
-    assert!(errors(&full).contains("File too large"), "{}", errors(&full));
-    assert_eq!(write(&role, &["--table", "nowhere"]).0, Some(1));
-    assert_eq!(std::fs::read_to_string(&file).expect("the old file"), complete);
-    let stranger = db.create_role("stranger");
-    let output = program(&db, &stranger, &["--format", "plain"]).output().expect("python3 runs");
-    assert_eq!(output.status.code(), Some(1));
-    assert!(output.stdout.is_empty() && errors(&output).contains("permission denied"), "{}", errors(&output));
-    // An address list that was complete when a reader of the pipe left is a failure as well.
-    let output = Command::new("sh")
-        .args(["-c", "\"$@\" 2>&1 >/dev/full", "sh", "python3"])
-        .arg(workspace().join("tools/cowrie-export"))
-        .args(["--format", "plain"])
-        .envs(program(&db, &role, &[]).get_envs().filter_map(|(name, value)| Some((name, value?))))
-        .output()
-        .expect("sh runs");
-    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
