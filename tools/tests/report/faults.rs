@@ -161,6 +161,11 @@ fn sessions_without_an_address_and_with_ipv6_addresses_give_a_page() {
     let page = page_of(&mut place, "('a', '2025-05-01', 1, ''), ('b', '2025-05-02', 1, 'no address')");
     assert_eq!((figure(&page, "sessions"), figure(&page, "addresses"), figure(&page, "networks")), (2, 0, 0));
     assert!(text(&page).contains("without a valid address: 2"), "{}", text(&page));
+    for (id, sentence) in
+        [("map", "No session has a known country."), ("networks", "No session has a known network.")]
+    {
+        assert!(section(&page, id).contains(sentence) && rows(section(&page, id)).is_empty(), "{id}");
+    }
     let page = page_of(
         &mut place,
         "('a', '2025-05-01', 1, '2001:4860::1'), ('b', '2025-05-01', 1, '2001:4860:0::1')",

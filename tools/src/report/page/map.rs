@@ -59,6 +59,10 @@ pub(super) fn map(html: &mut Html, report: &Report, world: &World) {
         html.markup("<li><i").markup(classes.markup(number)).markup("></i>").plain(&text).markup("</li>");
     }
     html.markup("<li><i class=none></i>no session</li></ul>\n");
+    if largest == 0 {
+        html.markup("<p class=note>No session has a known country.</p>\n</section>\n");
+        return;
+    }
     html.markup("<div class=two><div>");
     let listed: Vec<&Counted> = countries.iter().filter(known).take(2 * COUNTRIES).collect();
     let (first, rest) = listed.split_at(listed.len().min(COUNTRIES));

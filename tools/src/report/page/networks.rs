@@ -15,6 +15,10 @@ pub(super) fn networks(html: &mut Html, report: &Report) {
         left_out(html, absent);
     }
     let listed = &report.sessions.networks;
+    if listed.is_empty() {
+        html.markup("<p class=note>No session has a known network.</p>\n</section>\n");
+        return;
+    }
     let largest = listed.first().map_or(0, |network| network.counts.sessions);
     html.markup("<div class=scroll><table><tr><th class=n>AS<th>organisation<th>type<th class=opt>registry");
     html.markup("<th class=opt>countries<th class=n>sessions<th class=\"n opt\">share<th class=\"n opt\">addresses<th class=opt></tr>\n");
