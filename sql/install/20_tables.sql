@@ -75,11 +75,6 @@ CREATE TABLE asn_inventory (
     updated_at            timestamptz NOT NULL DEFAULT now(),
     lookup_queued_at      timestamptz
 );
-CREATE INDEX asn_inventory_organization_name_idx ON asn_inventory (organization_name);
-CREATE INDEX asn_inventory_asn_type_idx ON asn_inventory (asn_type);
-CREATE INDEX asn_inventory_total_session_count_idx ON asn_inventory (total_session_count DESC);
-CREATE INDEX asn_inventory_first_seen_idx ON asn_inventory (first_seen);
-CREATE INDEX asn_inventory_last_seen_idx ON asn_inventory (last_seen);
 -- The worker finds new networks by this index. The index contains only networks for which no lookup was ever queued.
 CREATE INDEX asn_inventory_lookup_idx ON asn_inventory (asn_number) WHERE lookup_queued_at IS NULL;
 SELECT pg_catalog.pg_extension_config_dump('asn_inventory', '');
@@ -129,8 +124,6 @@ CREATE TABLE ip_inventory (
     is_bogon              boolean GENERATED ALWAYS AS (is_bogon_of(enrichment)) STORED
 );
 CREATE INDEX ip_inventory_current_asn_idx ON ip_inventory (current_asn);
-CREATE INDEX ip_inventory_geo_country_idx ON ip_inventory (geo_country);
-CREATE INDEX ip_inventory_session_count_idx ON ip_inventory (session_count DESC);
 SELECT pg_catalog.pg_extension_config_dump('ip_inventory', '');
 
 -- Tells all backends to discard their cached rows of ip_inventory. The trigger also fires for replicated changes.

@@ -121,8 +121,6 @@ COMMENT ON VIEW moved_addresses IS
 COMMENT ON COLUMN moved_addresses.moved_at IS
     'time when the extension detected the change; the address may have moved earlier';
 
-CREATE INDEX ip_inventory_seen_over_idx ON ip_inventory (seen_over(first_seen, last_seen))
-    WHERE seen_over(first_seen, last_seen) >= interval '1 day';
 CREATE VIEW persistent_addresses AS
     SELECT i.ip_address, i.current_asn, n.organization_name, n.asn_type, i.geo_country, i.ip_types, i.is_scanner,
            i.session_count, i.first_seen, i.last_seen,

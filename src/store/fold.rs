@@ -1,8 +1,8 @@
 //! Folds pending counts into the inventories: adds the counts to the inventories and deletes their rows.
 //!
-//! A pass reads the pending counts once, in batches. Each batch is one transaction. It reads counts, creates missing rows,
-//! locks addresses and networks, takes the counts of the locked addresses, and adds these counts. If the process is killed, the
-//! batch is rolled back. Almost every batch has counts for most of the networks. Therefore only some batches add the counts of
+//! A pass reads the pending counts once, in batches. Each batch is one transaction. It reads counts and creates missing rows
+//! with their counts. Then it locks the other addresses and the networks, takes the counts of the locked addresses, and adds
+//! these counts. If the process is killed, the batch is rolled back. Almost every batch has counts for most of the networks. Therefore only some batches add the counts of
 //! networks. Until then, the counts of networks stay pending.
 //!
 //! A fold does not wait for other transactions. If another transaction is creating or has locked an address, the counts of this
@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
 
-use super::enrich::{self, LockPolicy, Plan, SessionCount};
-use super::{BOUNDED, ExtensionOids, networks, skip_locked};
-use crate::mmdb::{self, Databases, LoadPolicy};
+use super::enrich::SessionCount;
+use super::fold_missing::create_missing;
+use super::{BOUNDED, ExtensionOids, skip_locked};
 use crate::pg::exclusion::{Wait, exclude_others};
 use crate::pg::relation;
 use crate::pg::role::{acting_as, with_settings};
@@ -30,7 +30,6 @@ use crate::pg::subtransaction::contained;
 use crate::pg::transaction::{self, Isolation};
 use crate::pg::value::{Array, Bigint, Boolean, Inet, Tid, Timestamptz, array};
 use crate::pg::{self, Oid, check_for_interrupts, memory, mvcc_snapshot, settings};
-use crate::provider::Providers;
 use crate::telemetry::{self, Operation, Source, Update, Work};
 
 /// Maximum number of pending counts that one transaction folds. Folding this number takes much less than a second.
@@ -41,11 +40,6 @@ const CHUNK: usize = 5_000;
 /// Only every N-th batch also updates the counts of networks, where N is this number. The number is small, because the sums of
 /// the networks are held in memory. The last batch of a pass always updates the networks.
 const BATCHES_FOR_NETWORKS: u32 = 5;
-
-/// The longest time that a fold waits for a row that another transaction has just begun to create.
-const WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"300ms")];
-/// Number of attempts of a batch to create the missing rows.
-const ATTEMPTS: u32 = 3;
 
 /// The longest time that a procedure's fold waits for the lock of a table, or for a batch of another fold.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -63,8 +57,6 @@ thread_local! {
         "fold_pending", include_str!("../../sql/queries/fold/fold_pending.sql")) };
     static TAKE: Statement<(Array<Tid>,), Sums> = const { Statement::new(
         "fold_take", include_str!("../../sql/queries/fold/fold_take.sql")) };
-    static DROP: Statement<(Array<Inet>,), (Inet,)> = const { Statement::new(
-        "fold_drop", include_str!("../../sql/queries/fold/fold_drop.sql")) };
     static LOCK_NETWORKS: Statement<(Array<Inet>,), (Bigint, Boolean)> = const { Statement::new(
         "fold_lock_networks", include_str!("../../sql/queries/fold/fold_lock_networks.sql")) };
     static ADDRESSES: Statement<(Array<Inet>, Array<Bigint>, Array<Timestamptz>, Array<Timestamptz>)> = const {
@@ -199,8 +191,9 @@ fn fold_some(oids: ExtensionOids, connection: &Connection, pass: &mut FoldPass) 
     if batch.counts.is_empty() && !has_networks {
         return;
     }
-    let dropped = create_missing(oids, connection, &batch);
-    let locked = skip_locked::lock_addresses(connection, batch.counts.keys());
+    let created = create_missing(oids, connection, &batch);
+    let others = batch.counts.keys().filter(|address| !created.is_finished(address));
+    let locked = skip_locked::lock_addresses(connection, others);
     let networks = is_networks_turn.then(|| lock_networks(connection, &locked, pass));
     let (sums, taken) = take(connection, &batch, &locked);
     let sums: Vec<(&Address, &SessionCount)> = sums.iter().collect();
@@ -210,16 +203,18 @@ fn fold_some(oids: ExtensionOids, connection: &Connection, pass: &mut FoldPass) 
     if let Some(networks) = networks {
         add_to_networks(connection, networks);
     }
-    let done = |address: &Address| locked.contains(address) || dropped.contains(address);
+    let is_done = |address: &Address| {
+        locked.contains(address) || created.is_finished(address) && !created.lost.contains(address)
+    };
     let left =
-        batch.counts.iter().filter(|(address, _)| !done(address)).map(|(_, count)| count.tuple_ids.len());
+        batch.counts.iter().filter(|(address, _)| !is_done(address)).map(|(_, count)| count.tuple_ids.len());
     pass.left += left.sum::<usize>() as i64;
-    pass.folded += taken;
+    pass.folded += created.taken + taken;
 }
 
 /// The pending counts that one transaction folds.
-struct Batch {
-    counts: BTreeMap<Address, PendingCount>,
+pub struct Batch {
+    pub counts: BTreeMap<Address, PendingCount>,
     /// The snapshot with which the counts were read. The batch holds this snapshot until the rows of the counts are deleted.
     /// While the snapshot is held, PostgreSQL does not give the tuple ids of these rows to other rows.
     _seen_with: mvcc_snapshot::Latest,
@@ -227,9 +222,9 @@ struct Batch {
 
 /// The pending counts of one address in a batch.
 #[derive(Default)]
-struct PendingCount {
-    sessions: i64,
-    tuple_ids: Vec<TupleId>,
+pub struct PendingCount {
+    pub sessions: i64,
+    pub tuple_ids: Vec<TupleId>,
 }
 
 impl Batch {
@@ -264,89 +259,6 @@ impl Batch {
     }
 }
 
-/// Creates rows for addresses that have pending counts but no row. The row of such an address is missing because of an error, or
-/// because the sessions were replicated from another node. The new row counts no sessions until the batch is folded.
-///
-/// Also looks up, in the mmdb files, the addresses whose rows were created without networks. Leaves addresses that another
-/// transaction blocks.
-///
-/// If the counts of an address without a row sum up to 0 or less, the address gets no row and its counts are dropped, because no
-/// session of the address is left to count. Returns the addresses whose counts were dropped.
-fn create_missing(oids: ExtensionOids, connection: &Connection, batch: &Batch) -> BTreeSet<Address> {
-    mmdb::with(LoadPolicy::None, |databases| {
-        let mut dropped = None;
-        for _ in 0..ATTEMPTS {
-            let mut plan = missing_and_due(oids, batch, databases);
-            dropped.get_or_insert_with(|| drop_uncounted(connection, batch, &mut plan.missing));
-            plan.missing
-                .retain(|address, _| batch.counts.get(address).is_some_and(|count| count.sessions > 0));
-            if plan.missing.is_empty() && plan.due.is_empty() {
-                break;
-            }
-            let created = contained(|| with_settings(WAITS, || create(oids, connection, databases, plan)));
-            match created {
-                Ok(()) => break,
-                // After the check, another transaction has begun to create one of these rows. The next attempt finds that row.
-                Err(failure) if failure.was_lock => {}
-                Err(failure) => failure.raise(),
-            }
-        }
-        dropped.unwrap_or_default()
-    })
-}
-
-/// Returns a plan with two kinds of addresses. The first kind has no row, and no other transaction is creating the row. The
-/// second kind has a row that comes from older mmdb files than the loaded files.
-fn missing_and_due(oids: ExtensionOids, batch: &Batch, databases: &Databases) -> Plan {
-    let latest = mvcc_snapshot::Latest::take();
-    let uncounted = batch.counts.keys().map(|address| (*address, SessionCount::default()));
-    let mut plan = enrich::plan(oids, uncounted, databases, latest.view(), false, Providers::NONE);
-    drop(latest);
-    let blocked = skip_locked::addresses_being_created(oids, plan.missing.keys());
-    plan.missing.retain(|address, _| !blocked.contains(address));
-    plan
-}
-
-/// If an address has no row in `ip_inventory`, and the sum of its pending counts is 0 or negative, deletes these counts. Removes
-/// such an address from `missing`, and returns it.
-fn drop_uncounted(
-    connection: &Connection,
-    batch: &Batch,
-    missing: &mut BTreeMap<Address, SessionCount>,
-) -> BTreeSet<Address> {
-    let came_to_nothing = |address: &&Address| batch.counts.get(*address).is_some_and(|c| c.sessions <= 0);
-    let candidates: Vec<Address> = missing.keys().filter(came_to_nothing).copied().collect();
-    if candidates.is_empty() {
-        return BTreeSet::new();
-    }
-    let dropped: BTreeSet<Address> = DROP.run(connection, (array(&candidates),), |rows| {
-        rows.iter().filter_map(|(address,)| address).collect()
-    });
-    missing.retain(|address, _| !dropped.contains(address));
-    dropped
-}
-
-/// Creates and renews addresses and their networks. Leaves out an address if another transaction is creating its network or has
-/// locked this network.
-fn create(oids: ExtensionOids, connection: &Connection, databases: &Databases, mut plan: Plan) {
-    let mut named = enrich::networks_of(&plan, databases);
-    let mut blocked = skip_locked::networks_being_created(oids, named.keys());
-    named.retain(|asn, _| !blocked.contains(asn));
-    networks::create(connection, &named, "maxmind");
-    let shared = skip_locked::share_networks(connection, named.keys());
-    blocked.extend(named.keys().filter(|asn| !shared.contains(asn)));
-    if !blocked.is_empty() {
-        let is_free = |address: Address| {
-            let one = Plan { due: vec![address], ..Plan::default() };
-            !enrich::networks_of(&one, databases).keys().any(|asn| blocked.contains(asn))
-        };
-        plan.missing.retain(|address, _| is_free(*address));
-        plan.due.retain(|address| is_free(*address));
-    }
-    enrich::create_addresses(oids, connection, databases, &plan.missing, Providers::enabled());
-    enrich::update_addresses(oids, connection, databases, &plan.due, LockPolicy::Skip, Providers::NONE);
-}
-
 /// Locks two kinds of networks in order: the networks of these addresses, and the networks with pending counts. Skips networks
 /// that another transaction has locked. Returns the locked networks.
 fn lock_networks(connection: &Connection, addresses: &BTreeSet<Address>, pass: &mut FoldPass) -> Vec<i64> {
@@ -362,7 +274,7 @@ fn lock_networks(connection: &Connection, addresses: &BTreeSet<Address>, pass: &
 }
 
 /// Deletes the rows of the counts of the locked addresses. Returns the sum for each address, and the number of deleted rows.
-fn take(
+pub fn take(
     connection: &Connection,
     batch: &Batch,
     locked: &BTreeSet<Address>,

@@ -18,6 +18,7 @@ pub mod counter_deltas;
 pub mod enrich;
 pub mod erase;
 pub mod fold;
+mod fold_missing;
 pub mod import_inventory;
 pub mod inbox_duplicates;
 pub mod lookup_estimate;

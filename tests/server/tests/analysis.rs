@@ -553,16 +553,6 @@ fn at_scale_the_questions_are_answered_from_indexes() {
     );
     assert_plan(
         &mut db,
-        "SELECT * FROM network_activity LIMIT 10",
-        "Index Scan using asn_inventory_total_session_count_idx",
-    );
-    assert_plan(
-        &mut db,
-        "SELECT * FROM persistent_addresses LIMIT 10",
-        "Index Scan Backward using ip_inventory_seen_over_idx",
-    );
-    assert_plan(
-        &mut db,
         "SELECT * FROM moved_addresses WHERE asn_after = 2",
         "Index Only Scan using ip_asn_history_pkey on ip_asn_history p",
     );

@@ -78,7 +78,7 @@ const ALTERATIONS: [(&str, &str); 10] = [
     ),
     (
         "another index under the name of the key",
-        "ALTER INDEX enrich.ip_inventory_pkey RENAME TO kept; ALTER INDEX enrich.ip_inventory_session_count_idx RENAME TO ip_inventory_pkey",
+        "ALTER INDEX enrich.ip_inventory_pkey RENAME TO kept; ALTER INDEX enrich.ip_inventory_current_asn_idx RENAME TO ip_inventory_pkey",
     ),
     (
         "an index of another method",

@@ -28,7 +28,7 @@ const OLD: &str = "0.0.9";
 /// The parts that the old version lacks, with their replacements: an index, the last column of a table, the comment
 /// of this column, and a function's text. Whole files with functions, views and procedures are left out too.
 const LACKED: [(&str, &str); 5] = [
-    ("CREATE INDEX asn_inventory_last_seen_idx ON asn_inventory (last_seen);\n", ""),
+    ("CREATE INDEX ip_asn_history_asn_number_idx ON ip_asn_history (asn_number, observed_at);\n", ""),
     ("    resume_at        jsonb,\n", ""),
     (
         "COMMENT ON COLUMN procedure_call.resume_at IS\n    'position at which the next call continues; null if the last call finished';\n",
@@ -360,7 +360,7 @@ fn what_an_update_forgets_is_found() {
     let server = server("upgrade-forgets", |options| options);
     let fresh = catalog(&mut database_of_version(&server.cluster, current()));
     for (forgotten, instead, expected) in [
-        (LACKED[0].0, "", "asn_inventory_last_seen_idx"),
+        (LACKED[0].0, "", "ip_asn_history_asn_number_idx"),
         (LACKED[2].0, "", "comment: column"),
         ("resume_at jsonb", "resume_at jsonb DEFAULT '{}'", "resume_at"),
         ("WHERE acl.grantee OPERATOR(pg_catalog.<>) member.owner", "WHERE false", "grant on"),
