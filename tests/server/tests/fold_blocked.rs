@@ -233,6 +233,35 @@ fn an_address_without_a_row_whose_counts_come_to_nothing_is_not_created() {
     assert_counts_are_exact(&mut db, TABLES);
 }
 
+/// A trigger of the owner keeps the row out, as another transaction does that creates the row just before the fold. The counts
+/// are pending again with their sum and their times, and a later fold adds them.
+#[test]
+fn the_counts_of_a_row_that_a_fold_could_not_create_stay_pending() {
+    let mut db = database();
+    prepare(&mut db);
+    db.run(
+        "CREATE FUNCTION keep_out() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER keep_out BEFORE INSERT ON enrich.ip_inventory FOR EACH ROW
+         WHEN (NEW.ip_address = '8.8.8.8') EXECUTE FUNCTION keep_out()",
+    );
+    for (key, time) in [("first", "2024-05-01 12:00"), ("second", "2024-05-03 12:00")] {
+        db.run(&format!("INSERT INTO sessions (id, starttime, ip) VALUES ('{key}', '{time}', '8.8.8.8')"));
+    }
+    insert(&mut db, "free", "1.1.1.1");
+    let said = fold(&db);
+    assert!(said.contains("skipped pending counts of 2 addresses"), "{said}");
+    assert_eq!(
+        db.rows("SELECT ip_address, sessions, last_seen - first_seen FROM enrich.session_delta"),
+        ["8.8.8.8|2|2 days"]
+    );
+    assert_eq!(count(&mut db, "1.1.1.1"), "1");
+    db.run("DROP TRIGGER keep_out ON enrich.ip_inventory");
+    assert_eq!(fold(&db), "");
+    assert_eq!(pending(&mut db), [""; 0]);
+    assert_eq!(db.one("SELECT session_count, last_seen - first_seen FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8'"), "2|2 days");
+    assert_counts_are_exact(&mut db, TABLES);
+}
+
 #[test]
 fn a_call_behind_another_fold_ends_by_its_own_lock_timeout() {
     let mut db = database();

@@ -246,3 +246,48 @@ fn the_lock_file_of_the_fuzz_targets_is_up_to_date() {
         .expect("cargo can be started");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// Each index and trigger costs time in the transactions of users. ARCHITECTURE.md names the reader of each.
+#[test]
+fn every_index_and_trigger_of_the_tables_has_a_reason() {
+    let architecture = read(&workspace().join("ARCHITECTURE.md"));
+    let (_, section) = architecture
+        .split_once("## Indexes and triggers of the tables")
+        .expect("ARCHITECTURE.md has a section about indexes and triggers");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let mut lacking = Vec::new();
+    let mut found = 0;
+    for file in files_below(&workspace().join("sql/install"), "sql") {
+        for line in read(&file).lines() {
+            let Some(name) = ["CREATE INDEX ", "CREATE UNIQUE INDEX ", "CREATE TRIGGER "]
+                .into_iter()
+                .find_map(|start| line.strip_prefix(start)?.split(' ').next())
+            else {
+                continue;
+            };
+            found += 1;
+            if !section.contains(&format!("`{name}`")) {
+                lacking.push(name.to_owned());
+            }
+        }
+    }
+    assert!(found > 20, "only {found} were found");
+    assert!(lacking.is_empty(), "without a reason in ARCHITECTURE.md: {lacking:?}");
+}
+
+/// No index contains a column that a fold changes. Otherwise each update of a fold would write an entry in each index.
+#[test]
+fn no_index_contains_a_column_that_a_fold_changes() {
+    const CHANGED: [&str; 6] =
+        ["session_count", "total_session_count", "unique_ip_count", "first_seen", "last_seen", "updated_at"];
+    for file in files_below(&workspace().join("sql/install"), "sql") {
+        let text = read(&file);
+        for statement in text.split(';').filter_map(|text| text.split_once("\nCREATE INDEX ")) {
+            let (_, definition) = statement;
+            if definition.contains(" ON ip_inventory ") || definition.contains(" ON asn_inventory ") {
+                let column = CHANGED.into_iter().find(|column| definition.contains(column));
+                assert_eq!(column, None, "{definition}");
+            }
+        }
+    }
+}
