@@ -8,6 +8,7 @@ mod callgrind;
 mod cymru;
 mod enrich;
 mod folding;
+mod growth;
 mod history;
 mod html_report;
 mod inserts;
@@ -37,7 +38,7 @@ pub struct Effort {
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let of_files = ["enrich", "lookups", "lists", "inserts", "batches", "bulk"];
+    let of_files = ["enrich", "lookups", "lists", "inserts", "batches", "bulk", "growth"];
     let of_history = ["networks", "backfill", "analysis", "timeline", "prefixes", "report"];
     let known = [
         &of_files[..],
@@ -152,6 +153,9 @@ fn measure_files(asked_for: &impl Fn(&str) -> bool, effort: &Effort, report: &mu
     let mut db: Database = fresh_database(&cluster);
     report.real = addresses.real;
 
+    if asked_for("growth") {
+        growth::measure(&cluster, &addresses, effort, report);
+    }
     addresses.store(&mut db);
     if asked_for("enrich") {
         enrich::measure(&mut db, &addresses, effort, report);

@@ -1,0 +1,221 @@
+//! Measures what sessions write into the inventories: many new addresses at once, the fold of their counts, COPY by
+//! several connections, and the bytes of WAL of one session. Each size is measured at a tenth too, so that a cost that
+//! grows faster than the number of sessions is seen.
+
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use server_tests::database::{Database, fresh_database};
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::{Cluster, Session};
+
+use crate::Effort;
+use crate::addresses::{Addresses, POOL, lines};
+use crate::report::{Aim, Report, median, short};
+
+const TABLE: &str = "
+    CREATE TABLE {name} (session_id text PRIMARY KEY, source_ip inet, first_event_at timestamptz);
+    CREATE INDEX ON {name} (first_event_at);";
+const TABLES: [&str; 2] = ["bare", "attached"];
+
+const CONNECTIONS: usize = 4;
+/// Sessions of the transactions whose WAL is measured.
+const TRANSACTIONS: i64 = 2_000;
+/// Known addresses whose counts the measurement of HOT updates folds, several times.
+const FOLDED: i64 = 20_000;
+
+pub fn measure(cluster: &Cluster, addresses: &Addresses, effort: &Effort, report: &mut Report) {
+    for count in [POOL / 10, POOL] {
+        measure_new(cluster, &addresses.pool[..count], effort, report);
+    }
+    for sessions in [100_000, 1_000_000] {
+        measure_copy(cluster, &addresses.pool, sessions, effort, report);
+    }
+    measure_wal(cluster, addresses, report);
+}
+
+fn database<'a>(cluster: &'a Cluster, addresses: &[Ipv4Addr]) -> Database<'a> {
+    let mut db = fresh_database(cluster);
+    for name in TABLES {
+        db.run(&TABLE.replace("{name}", name));
+    }
+    db.run(
+        "SELECT enrich.attach_session_table('attached', 'source_ip', 'first_event_at');
+         CREATE TABLE source (n serial, ip inet NOT NULL)",
+    );
+    db.copy("source (ip)", &lines(addresses));
+    db.run("VACUUM ANALYZE source");
+    db
+}
+
+/// Returns the seconds that a statement takes.
+fn seconds(db: &mut Session, statement: &str) -> f64 {
+    db.run("CHECKPOINT");
+    let started = Instant::now();
+    db.run(statement);
+    started.elapsed().as_secs_f64()
+}
+
+fn measure_new(cluster: &Cluster, addresses: &[Ipv4Addr], effort: &Effort, report: &mut Report) {
+    let count = addresses.len();
+    eprintln!("growth: {count} new addresses, {} rounds", effort.rounds);
+    let (mut inserts, mut folds, mut hot) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut bares, mut attacheds, mut fold_seconds) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..effort.rounds {
+        let mut db = database(cluster, addresses);
+        let mut insert = |table: &str| {
+            seconds(&mut db, &format!("INSERT INTO {table} SELECT 's' || n, ip, now() FROM source"))
+        };
+        let (bare, attached);
+        if round % 2 == 0 {
+            bare = insert("bare");
+            attached = insert("attached");
+        } else {
+            attached = insert("attached");
+            bare = insert("bare");
+        }
+        let fold = seconds(&mut db, "CALL enrich.fold_statistics()");
+        inserts.push(attached / bare);
+        folds.push(fold / bare);
+        bares.push(bare);
+        attacheds.push(attached);
+        fold_seconds.push(fold);
+        assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), count as i64);
+        hot.push(hot_percent(&mut db));
+        assert_counts_are_exact(&mut db, &[("attached", "source_ip")]);
+    }
+    let absolute = |above: &[f64]| format!("{} / {} s", short(median(above)), short(median(&bares)));
+    let [insert_aim, fold_aim] =
+        if count == POOL { [6.0, 12.0].map(Aim::AtMost) } else { [Aim::None, Aim::None] };
+    report.ratio(
+        &format!("INSERT … SELECT of {count} new addresses: attached / bare"),
+        absolute(&attacheds),
+        inserts,
+        insert_aim,
+        "all addresses are different".to_owned(),
+    );
+    report.ratio(
+        &format!("fold of {count} new addresses / bare INSERT"),
+        absolute(&fold_seconds),
+        folds,
+        fold_aim,
+        String::new(),
+    );
+    report.line(
+        &format!("updates of ip_inventory by folds that are HOT, {count} rows"),
+        format!("folds of {FOLDED} counts"),
+        hot,
+        " %",
+        Aim::AtLeast(50.0),
+        "autovacuum may run between the folds".to_owned(),
+    );
+}
+
+/// Folds counts of some addresses again and again. Returns how many of the updates were HOT, in percent.
+fn hot_percent(db: &mut Session) -> f64 {
+    const UPDATES: &str =
+        "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relid = 'enrich.ip_inventory'::regclass";
+    const HOT: &str =
+        "SELECT n_tup_hot_upd FROM pg_stat_user_tables WHERE relid = 'enrich.ip_inventory'::regclass";
+    let read = |db: &mut Session| {
+        db.run("SELECT pg_stat_force_next_flush()");
+        (db.number(UPDATES), db.number(HOT))
+    };
+    let before = read(db);
+    for again in 0..3 {
+        db.run(&format!(
+            "INSERT INTO attached SELECT 'again{again}-' || n, ip, now() FROM source ORDER BY hashint4(n) LIMIT {FOLDED}"
+        ));
+        db.run("CALL enrich.fold_statistics()");
+    }
+    let after = read(db);
+    100.0 * (after.1 - before.1) as f64 / (after.0 - before.0) as f64
+}
+
+fn measure_copy(
+    cluster: &Cluster,
+    addresses: &[Ipv4Addr],
+    sessions: usize,
+    effort: &Effort,
+    report: &mut Report,
+) {
+    eprintln!("growth: COPY of {sessions} sessions by {CONNECTIONS} connections, {} rounds", effort.rounds);
+    let mut ratios = Vec::new();
+    let (mut bares, mut attacheds) = (Vec::new(), Vec::new());
+    for round in 0..effort.rounds {
+        let mut db = database(cluster, &[]);
+        let mut copy = |table: &str| {
+            db.run("CHECKPOINT");
+            let started = Instant::now();
+            std::thread::scope(|scope| {
+                for connection in 0..CONNECTIONS {
+                    let mut session = db.another();
+                    scope.spawn(move || {
+                        let rows: String = (0..sessions / CONNECTIONS)
+                            .map(|n| {
+                                // Every sixth session or so is of a new address.
+                                let address =
+                                    addresses[(n * CONNECTIONS + connection) * 7_919 % (sessions / 6)];
+                                format!("{connection}-{n}\t{address}\t2024-05-01 12:00\n")
+                            })
+                            .collect();
+                        session.copy(&format!("{table} (session_id, source_ip, first_event_at)"), &rows);
+                    });
+                }
+            });
+            started.elapsed().as_secs_f64()
+        };
+        let (bare, attached);
+        if round % 2 == 0 {
+            bare = copy("bare");
+            attached = copy("attached");
+        } else {
+            attached = copy("attached");
+            bare = copy("bare");
+        }
+        ratios.push(attached / bare);
+        bares.push(bare);
+        attacheds.push(attached);
+        db.run("CALL enrich.fold_statistics()");
+        assert_counts_are_exact(&mut db, &[("attached", "source_ip")]);
+    }
+    report.ratio(
+        &format!("COPY of {sessions} sessions by {CONNECTIONS} connections: attached / bare"),
+        format!("{} / {} s", short(median(&attacheds)), short(median(&bares))),
+        ratios,
+        if sessions == 1_000_000 { Aim::AtMost(1.9) } else { Aim::None },
+        format!("{} new addresses", sessions / 6),
+    );
+}
+
+/// Measures the WAL of transactions with one session of a known address each. One connection runs them, and no other
+/// process writes.
+fn measure_wal(cluster: &Cluster, addresses: &Addresses, report: &mut Report) {
+    let mut db = database(cluster, &addresses.pool[..10_000]);
+    db.run("SELECT count(*) FROM enrich.enrich_ips((SELECT array_agg(ip) FROM source)); CALL enrich.fold_statistics()");
+    let [bare, attached] = TABLES.map(|table| {
+        let mut insert = |kind: &str| {
+            for n in 1..=TRANSACTIONS {
+                db.run(&format!(
+                    "INSERT INTO {table} SELECT '{kind}-{n}', ip, now() FROM source WHERE n = {n}"
+                ));
+            }
+        };
+        // After a checkpoint, the first change of each page writes the whole page. The first transactions do this.
+        insert("first");
+        let before = db.one("SELECT pg_current_wal_insert_lsn()");
+        for n in 1..=TRANSACTIONS {
+            db.run(&format!("INSERT INTO {table} SELECT 'then-{n}', ip, now() FROM source WHERE n = {n}"));
+        }
+        db.number(&format!("SELECT (pg_current_wal_insert_lsn() - '{before}'::pg_lsn)::bigint")) as f64
+            / TRANSACTIONS as f64
+    });
+    report.line(
+        "WAL of a transaction with one session, known address",
+        format!("bare {bare:.0} bytes"),
+        vec![attached],
+        " bytes",
+        Aim::AtMost(550.0),
+        String::new(),
+    );
+}
