@@ -5,6 +5,7 @@ use cowrie_enrich_engine::version::VersionMatch;
 use pgrx::prelude::*;
 
 use crate::mmdb::ImportError;
+use crate::pg::parser::ExpressionError;
 use crate::pg::{ErrorReport, transaction};
 use crate::provider::Provider;
 use crate::provider::health::Health;
@@ -176,13 +177,19 @@ pub fn children_not_attached(table: &str) -> ! {
     )
 }
 
-pub fn not_an_expression() -> ! {
+/// Raises an error because the caller passed a text that is not one complete expression.
+pub fn not_an_expression(error: ExpressionError) -> ! {
+    let reason = match error {
+        ExpressionError::Syntax(message) => message,
+        ExpressionError::NotSingle => "must be a single SQL expression".to_owned(),
+        ExpressionError::Parameter => "must not contain a parameter such as $1".to_owned(),
+    };
     raise(
         PgSqlErrorCode::ERRCODE_SYNTAX_ERROR,
-        "invalid expression: must be a single SQL expression".to_owned(),
+        format!("invalid expression: {reason}"),
         None,
         Some(
-            "Write one expression as in a select list, for example s.command_count. In the expression, s is a row of the table.",
+            "Write one complete expression as in a select list, for example s.command_count. In the expression, s is a row of the table.",
         ),
     )
 }

@@ -124,7 +124,7 @@ pub(super) fn must_be_raised(error: &CaughtError) -> bool {
     )
 }
 
-fn report(error: &CaughtError) -> &ErrorReportWithLevel {
+pub(super) fn report(error: &CaughtError) -> &ErrorReportWithLevel {
     match error {
         CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)

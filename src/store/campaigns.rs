@@ -308,8 +308,8 @@ fn borrowed(parts: &Parts) -> Vec<(&'static str, &[u8])> {
 }
 
 fn require_expression(condition: &[u8]) {
-    if !parser::is_expression(condition) {
-        error::not_an_expression();
+    if let Err(error) = parser::check_expression(condition) {
+        error::not_an_expression(error);
     }
 }
 

@@ -254,8 +254,8 @@ fn run_values<'a>(
         "priority_values",
         include_str!("../../sql/queries/priority/priority_values.sql"),
     );
-    if !parser::is_expression(expression) {
-        error::not_an_expression();
+    if let Err(error) = parser::check_expression(expression) {
+        error::not_an_expression(error);
     }
     let parts: [(&str, &[u8]); 1] = [("@expression@", expression)];
     let statement = STATEMENT.with_parts(&parts).naming(OtherRelations::InExpression(&[]));

@@ -239,6 +239,107 @@ fn a_condition_is_any_expression_over_the_row() {
     assert_eq!(sessions("s.ip = '100%' OR s.ip = '%1$s' OR s.ip = E'\\'8.8.8.8'"), 0);
 }
 
+/// Texts that are not one complete expression. Some of them would be valid inside the parentheses of a statement.
+const NOT_ONE_EXPRESSION: &[&str] = &[
+    " -- only a comment",
+    "/* only a comment */",
+    "false) OR (true",
+    "false) OR EXISTS (SELECT 1",
+    "true) --",
+    "true) /*",
+    "(true",
+    "true)",
+    "true;",
+    "true; SELECT 1",
+    "true; --",
+    "true, false",
+    "true AS x",
+    "true x",
+    "*",
+    "s.*",
+    "DISTINCT true",
+    "ALL true",
+    "SELECT true",
+    "VALUES (true)",
+    "true UNION SELECT true",
+    "true FROM pg_class",
+    "true WHERE true",
+    "true GROUP BY 1",
+    "true ORDER BY 1",
+    "true LIMIT 1",
+    "true FOR UPDATE",
+    "true INTO x",
+    "WITH x AS (SELECT 1) SELECT true",
+    "$$",
+    "true $$ OR $$",
+    "$q$ unterminated",
+    "'unterminated",
+    "\"unterminated",
+    "/* unterminated",
+    // The parameters belong to the statement of the extension.
+    "$1 IS NOT NULL",
+    "s.id IN (SELECT x.id FROM sessions x WHERE $2 IS NOT NULL)",
+];
+
+#[test]
+fn only_one_complete_expression_is_accepted() {
+    let mut db = database();
+    campaign(&mut db);
+    for text in NOT_ONE_EXPRESSION {
+        for call in [
+            "campaign_networks('sessions', $t${}$t$)",
+            "campaign_addresses('sessions', $t${}$t$)",
+            "campaign_addresses('sessions', $t${}$t$, since => '2024-05-01')",
+            "campaign_query('sessions', $t${}$t$)",
+            "session_timeline('sessions', '1 day', condition => $t${}$t$)",
+            "set_session_priority('sessions', $t${}$t$)",
+        ] {
+            let refusal = db.refused(&format!("SELECT * FROM {}", call.replace("{}", text)));
+            assert_eq!(refusal.code, "42601", "{call}, {text}: {refusal:?}");
+            assert!(refusal.message.starts_with("invalid expression: "), "{call}, {text}: {refusal:?}");
+            assert!(refusal.hint.is_some(), "{call}, {text}: {refusal:?}");
+        }
+    }
+}
+
+#[test]
+fn an_accepted_condition_selects_the_same_sessions_as_a_plain_query() {
+    let mut db = database();
+    campaign(&mut db);
+    for condition in [
+        "(false) OR (true)",
+        "false OR s.snapshot_country = 'IN'",
+        "/* ( */ s.snapshot_country = 'IN' /* ) */",
+        "s.snapshot_country = 'IN' -- ) OR (true",
+        "$$IN$$ = s.snapshot_country",
+        "s.ip <> ') OR (true' AND s.snapshot_country = E'IN'",
+        "s.id IN (SELECT x.id FROM sessions x WHERE x.snapshot_asn = 15169)",
+        "EXISTS (SELECT FROM auth a WHERE a.session = s.id AND a.password = '1qaz2wsx')",
+        "(SELECT s.snapshot_country = 'US')",
+        "CASE WHEN s.snapshot_asn = 15169 THEN true END",
+        "s.ip LIKE '%;--%' OR s.ip = '8.8.8.9'",
+        "s.ip = '@table@' OR s.ip = '@condition@'",
+        "NOT s.snapshot_country = 'US'",
+    ] {
+        let expected = db.one(&format!("SELECT count(*) FROM sessions s WHERE (\n{condition}\n)"));
+        let summed = |call: &str| {
+            let call = call.replace("{}", condition);
+            format!("SELECT coalesce(sum(sessions), 0) FROM {call}")
+        };
+        assert_eq!(db.one(&summed("campaign_networks('sessions', $c${}$c$)")), expected, "{condition}");
+        assert_eq!(
+            db.one(&summed("session_timeline('sessions', '1 day', condition => $c${}$c$)")),
+            expected,
+            "{condition}"
+        );
+        // Sessions without an address are not in this result.
+        let with_address = db.one(&format!(
+            "SELECT count(*) FROM sessions s WHERE session_address(s.ip) IS NOT NULL AND (\n{condition}\n)"
+        ));
+        assert_eq!(db.one(&summed("campaign_addresses('sessions', $c${}$c$)")), with_address, "{condition}");
+    }
+}
+
 #[test]
 fn a_condition_that_is_none_is_refused() {
     let mut db = database();
