@@ -31,6 +31,8 @@ struct Found<'a> {
     known: Option<&'a KnownAddress>,
     /// The network of the address according to the mmdb files.
     network: Option<Network<'a>>,
+    /// True if the values in `ip_inventory` come from older mmdb files than the loaded files.
+    is_due: bool,
 }
 
 sql_function!(lookup_ips_wrapper, pg_finfo_lookup_ips_wrapper, lookup_ips);
@@ -41,10 +43,14 @@ fn lookup_ips(call: &Call) {
         let distinct: HashSet<Address, RandomState> = lines.iter().filter_map(|line| line.address).collect();
         let known = address_list::addresses(connection, distinct.into_iter());
         mmdb::with(LoadPolicy::Import, |files| {
-            let find = |address: Address| Found {
-                address,
-                known: known.get(&address),
-                network: files.network(address).map(|found| found.value),
+            let find = |address: Address| {
+                let known = known.get(&address);
+                Found {
+                    address,
+                    known,
+                    network: files.network(address).map(|found| found.value),
+                    is_due: known.is_some_and(|known| files.is_due(known.builds.as_deref())),
+                }
             };
             let found: Vec<Option<Found<'_>>> = lines.iter().map(|line| line.address.map(find)).collect();
             let asns: HashSet<i64, RandomState> = found.iter().flatten().filter_map(Found::asn).collect();
@@ -88,10 +94,18 @@ impl Line {
 }
 
 impl Found<'_> {
-    /// Returns the address's current ASN in the inventory. If the inventory has no ASN, returns the ASN in the mmdb files.
+    /// Returns the address's current ASN.
     fn asn(&self) -> Option<i64> {
-        let of_file = || self.network.map(|network| i64::from(network.asn));
-        self.known.and_then(|known| known.asn).or_else(of_file)
+        self.current(
+            self.known.and_then(|known| known.asn),
+            self.network.map(|network| i64::from(network.asn)),
+        )
+    }
+
+    /// Returns the current value of an address, from its value in the inventory and its value in the mmdb files. The trigger of
+    /// session tables uses the same rule: the files take precedence if the values in the inventory come from older files.
+    fn current<T>(&self, of_inventory: Option<T>, of_files: Option<T>) -> Option<T> {
+        if self.is_due { of_files.or(of_inventory) } else { of_inventory.or(of_files) }
     }
 
     /// Returns the columns of a row, beginning with the column `is_bogon`.
@@ -102,10 +116,7 @@ impl Found<'_> {
         let location = details.map(|details| details.location).unwrap_or_default();
         let region = details.and_then(|details| details.region).map(clean_name);
         let city = location.city.map(clean_name);
-        let country = match location.country {
-            Some(country) => value::<Text>(country),
-            None => value::<Text>(known.and_then(|known| known.country.as_deref())),
-        };
+        let country = self.current(known.and_then(|known| known.country), location.country);
         let asn = self.asn();
         let network = asn.and_then(|asn| networks.get(&asn));
         let name_in_file = self.network.filter(|network| asn == Some(i64::from(network.asn)));
@@ -113,9 +124,9 @@ impl Found<'_> {
         let allocated = asn.and_then(|asn| as_registry::registry(u32::try_from(asn).ok()?));
         let text = |read: fn(&KnownNetwork) -> Option<&str>| network.and_then(read);
         let mut row = row![Boolean: bogon.is_some(), Text: bogon];
-        row.push(self.types(files, bogon.is_some()));
-        row.push(country);
+        row.push(self.types(files));
         row.extend(row![
+            Text: country,
             Text: region.as_deref(),
             Text: city.as_deref(),
             Float: location.latitude,
@@ -134,12 +145,11 @@ impl Found<'_> {
     }
 
     /// Returns the types of the address, ordered by precedence. The types come from stored answers and from the mmdb files with
-    /// types. The mmdb files are not read for a bogon, because no list contains bogons.
-    fn types(&self, files: &Databases, is_bogon: bool) -> Value {
+    /// types.
+    fn types(&self, files: &Databases) -> Value {
         let stored = self.known.map(|known| &known.types[..]).unwrap_or_default().iter().map(String::as_str);
         let mut types: Vec<&str> = stored.collect();
-        let listed = (!is_bogon).then(|| files.types().usable_types(self.address));
-        for kind in listed.into_iter().flatten() {
+        for kind in files.types().usable_types(self.address) {
             if !types.contains(&kind) {
                 types.push(kind);
             }

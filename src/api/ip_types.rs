@@ -1,7 +1,5 @@
 //! Returns the types of addresses. The types come from lists in mmdb files and from stored answers.
 
-use cowrie_enrich_engine::bogon;
-
 use crate::document::{classification, enrichment, types};
 use crate::mmdb::{self, Kind, LoadPolicy, published};
 use crate::pg::clock;
@@ -15,7 +13,6 @@ fn ip_type_entries(call: &Call) {
     let statements = match call.inet(0) {
         None => Vec::new(),
         Some(inet) if !inet.is_host => error::not_a_host(inet.address),
-        Some(inet) if bogon::reason(inet.address).is_some() => Vec::new(),
         Some(inet) => mmdb::with(LoadPolicy::Import, |files| files.types().statements(inet.address)),
     };
     call.set(statements.into_iter().map(|statement| {

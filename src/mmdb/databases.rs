@@ -2,13 +2,19 @@
 //!
 //! Each setting may name several files. `engine::mmdb::several` describes how the values of several files are combined. If a
 //! setting names only one file, a lookup reads only the value that it needs.
+//!
+//! No lookup of a bogon returns a value. A file may have records for bogons. For example, in the tree of a file, IPv4 addresses
+//! are at the place of the IPv4-compatible IPv6 addresses. The check is here, so that all SQL functions and the trigger agree.
 
+use std::collections::BTreeSet;
 use std::iter;
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::mmdb::{
     Content, Database, DetailedLocation, Facts, Location, MmdbError, Network, builds,
 };
+use cowrie_enrich_engine::prefix::Prefix;
 use memmap2::Mmap;
 
 use super::file::Kind;
@@ -66,17 +72,18 @@ impl Databases {
     }
 
     pub fn country(&self, address: Address) -> Option<[u8; 2]> {
-        self.files(Kind::City).find_map(|file| answered(file.country(address)))
+        self.files_about(address, Kind::City).find_map(|file| answered(file.country(address)))
     }
 
     /// Returns the country where the network of an address is registered.
     pub fn registered_country(&self, address: Address) -> Option<[u8; 2]> {
-        self.files(Kind::City).find_map(|file| answered(file.registered_country(address)))
+        self.files_about(address, Kind::City).find_map(|file| answered(file.registered_country(address)))
     }
 
     pub fn city(&self, address: Address) -> Option<&str> {
-        match self.city.as_slice() {
-            [Some(file)] => answered(file.database.city(address)),
+        let mut files = self.files_about(address, Kind::City);
+        match (files.next(), files.next()) {
+            (Some(file), None) => answered(file.city(address)),
             // If there are several files, reads the whole location, because other values of a file decide whether the city from
             // this file is used.
             _ => self.location(address)?.value.city,
@@ -84,11 +91,11 @@ impl Databases {
     }
 
     pub fn asn(&self, address: Address) -> Option<u32> {
-        self.network_files().find_map(|file| answered(file.asn(address)))
+        self.network_files_about(address).find_map(|file| answered(file.asn(address)))
     }
 
     pub fn organization(&self, address: Address) -> Option<&str> {
-        let mut files = self.network_files();
+        let mut files = self.network_files_about(address);
         match (files.next(), files.next()) {
             (Some(file), None) => answered(file.organization(address)),
             _ => self.network(address)?.value.organization,
@@ -97,7 +104,7 @@ impl Databases {
 
     pub fn location(&self, address: Address) -> Option<Found<'_, Location<'_>>> {
         first_filled(
-            self.files(Kind::City),
+            self.files_about(address, Kind::City),
             |file| answered(file.location(address)),
             Location::is_complete,
             Location::or,
@@ -108,7 +115,7 @@ impl Databases {
     /// need.
     pub fn detailed_location(&self, address: Address) -> Option<DetailedLocation<'_>> {
         let found = first_filled(
-            self.files(Kind::City),
+            self.files_about(address, Kind::City),
             |file| answered(file.detailed_location(address)),
             DetailedLocation::is_complete,
             DetailedLocation::or,
@@ -118,7 +125,27 @@ impl Databases {
 
     pub fn network(&self, address: Address) -> Option<Found<'_, Network<'_>>> {
         let is_complete = |network: &Network<'_>| network.organization.is_some();
-        first_filled(self.network_files(), |file| answered(file.network(address)), is_complete, Network::or)
+        first_filled(
+            self.network_files_about(address),
+            |file| answered(file.network(address)),
+            is_complete,
+            Network::or,
+        )
+    }
+
+    /// Returns the ASNs of all networks that have addresses in a prefix according to at least one file.
+    pub fn networks_within(&self, prefix: Prefix) -> BTreeSet<u32> {
+        self.network_files()
+            .filter_map(|file| answered(file.asns_within(prefix).map(Some)))
+            .flatten()
+            .collect()
+    }
+
+    /// Returns the ASNs of all networks in which a usable list names a known research scanner.
+    pub fn networks_of_benign_scanners(&self) -> BTreeSet<u32> {
+        let mut asns = BTreeSet::new();
+        self.types.each_benign_scanner(|block| asns.extend(self.networks_within(block)));
+        asns
     }
 
     /// Returns true if at least one loaded file can be used for lookups of this kind.
@@ -138,6 +165,16 @@ impl Databases {
             Kind::Types => &[],
         };
         files.iter().flatten().map(|loaded| &loaded.database)
+    }
+
+    /// Returns those files of a setting in which an address is looked up. Returns no file for a bogon.
+    fn files_about(&self, address: Address, kind: Kind) -> impl Iterator<Item = &Database<Mmap>> {
+        self.files(kind).filter(unless_bogon(address))
+    }
+
+    /// Returns those files in which the network of an address is looked up. Returns no file for a bogon.
+    fn network_files_about(&self, address: Address) -> impl Iterator<Item = &Database<Mmap>> {
+        self.network_files().filter(unless_bogon(address))
     }
 
     /// Returns the loaded files of the setting asn_database. If there is none, returns those files of the
@@ -170,6 +207,12 @@ impl Databases {
         self.builds = builds::describe(&epochs(&self.city), &epochs(&self.asn));
         self.version += 1;
     }
+}
+
+/// Returns a filter that accepts every file, or no file if the address is a bogon.
+fn unless_bogon<T>(address: Address) -> impl Fn(&T) -> bool {
+    let is_bogon = bogon::reason(address).is_some();
+    move |_| !is_bogon
 }
 
 /// Returns the value from the first file that contains a value. Fills the empty fields of this value from later

@@ -3,8 +3,13 @@
 //! If a list is older than the maximum age of the list's type, lookups ignore the list. Each lookup returns a set with a bit for
 //! each list, and a mask removes the bits of the ignored lists. A backend computes the mask when the backend looks for newer
 //! copies, and this happens only between statements. So the mask never changes during a statement.
+//!
+//! A bogon has no types, even if a list contains it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::ip_type::rank;
 use cowrie_enrich_engine::mmdb::clean_name;
 use cowrie_enrich_engine::mmdb::types::{BENIGN_SCANNER, ListSet, TypeDatabase};
@@ -114,9 +119,27 @@ impl TypeFiles {
         })
     }
 
+    /// Calls `visit` with each block of addresses that a usable list names as known research scanners.
+    pub fn each_benign_scanner(&self, mut visit: impl FnMut(Prefix)) {
+        for file in &self.files {
+            let lists = file.scanners & file.usable;
+            if lists.is_empty() {
+                continue;
+            }
+            // In a file with both families, the IPv4 addresses are also in the tree of IPv6 addresses. There they are bogons.
+            for everything in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
+                let Some(prefix) = Prefix::new(Address::new(everything), 0) else { continue };
+                answered(file.database.each_match(prefix, lists, &mut visit).map(Some));
+            }
+        }
+    }
+
     /// Returns the entries for an address from all lists, including lists that are too old.
     pub fn statements(&self, address: Address) -> Vec<TypeStatement> {
         let mut statements = Vec::new();
+        if bogon::reason(address).is_some() {
+            return statements;
+        }
         let text = |text: Option<&str>| text.map(|text| clean_name(text).into_owned());
         for file in &self.files {
             let found = file.database.entries(address, |entry| {
@@ -139,7 +162,7 @@ impl TypeFiles {
 
 impl TypeFile {
     fn matches(&self, address: Address, lists: ListSet) -> ListSet {
-        if lists.is_empty() {
+        if lists.is_empty() || bogon::reason(address).is_some() {
             return ListSet::EMPTY;
         }
         answered(self.database.matches(address, lists).map(Some)).unwrap_or_default()

@@ -206,7 +206,7 @@ fn read_inventory(oids: ExtensionOids, address: Address, databases: &Databases) 
         let known = addresses::read_known(row, databases);
         let document = addresses::document(row);
         let is_bogon = document.is_some_and(enrichment::is_bogon);
-        let of_files = if is_bogon { None } else { databases.types().leading(address) };
+        let of_files = databases.types().leading(address);
         let leading = ip_type::leading(known.ip_type.as_deref().into_iter().chain(of_files));
         let awaits = |asn: Option<i64>| match document {
             _ if is_bogon => Providers::NONE,
@@ -250,7 +250,7 @@ fn kept_type(name: &str) -> (OwnedVarlena<Text>, usize) {
 fn read_files(address: Address, databases: &Databases) -> Attribution {
     let answer = Answer::for_address(address, databases);
     let known = answer.is_hit() || answer.bogon.is_some();
-    let leading = if answer.bogon.is_some() { None } else { databases.types().leading(address) };
+    let leading = databases.types().leading(address);
     Attribution {
         asn: answer.asn(),
         country: answer.country(),

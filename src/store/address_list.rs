@@ -13,8 +13,8 @@ use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Array, Bigint, Boolean, Inet, Text, Timestamptz, array};
 
 /// The columns of a row are, in this order: the address, its ASN, country and types, whether the address is a scanner, its
-/// number of sessions, `first_seen`, and `last_seen`.
-type AddressRow = (Inet, Bigint, Text, Array<Text>, Boolean, Bigint, Timestamptz, Timestamptz);
+/// number of sessions, `first_seen`, `last_seen`, and the builds of the mmdb files from which its values come.
+type AddressRow = (Inet, Bigint, Text, Array<Text>, Boolean, Bigint, Timestamptz, Timestamptz, Text);
 /// The ASN, the network's name, type and registry.
 type NetworkRow = (Bigint, Text, Text, Text);
 
@@ -29,12 +29,13 @@ thread_local! {
 pub struct KnownAddress {
     pub asn: Option<i64>,
     /// `None` if the country is unknown.
-    pub country: Option<String>,
+    pub country: Option<[u8; 2]>,
     pub types: Vec<String>,
     pub is_scanner: Option<bool>,
     pub sessions: i64,
     pub first_seen: Option<Timestamp>,
     pub last_seen: Option<Timestamp>,
+    pub builds: Option<String>,
 }
 
 /// A row of `asn_inventory`.
@@ -47,22 +48,30 @@ pub struct KnownNetwork {
 pub type KnownAddresses = HashMap<Address, KnownAddress, RandomState>;
 pub type KnownNetworks = HashMap<i64, KnownNetwork, RandomState>;
 
+/// Returns the code of a known country.
+fn country_code(text: String) -> Option<[u8; 2]> {
+    <[u8; 2]>::try_from(text.as_bytes()).ok().filter(|country| country != b"XX")
+}
+
 /// Returns the rows of `ip_inventory` for these addresses.
 pub fn addresses(connection: &Connection, addresses: impl Iterator<Item = Address>) -> KnownAddresses {
     ADDRESSES.run(connection, (array(addresses),), |rows| {
         rows.iter()
-            .filter_map(|(address, asn, country, types, is_scanner, sessions, first_seen, last_seen)| {
-                let known = KnownAddress {
-                    asn,
-                    country: country.filter(|country| country != "XX"),
-                    types: types.unwrap_or_default().into_iter().flatten().collect(),
-                    is_scanner,
-                    sessions: sessions.unwrap_or_default(),
-                    first_seen,
-                    last_seen,
-                };
-                Some((address?, known))
-            })
+            .filter_map(
+                |(address, asn, country, types, is_scanner, sessions, first_seen, last_seen, builds)| {
+                    let known = KnownAddress {
+                        asn,
+                        country: country.and_then(country_code),
+                        types: types.unwrap_or_default().into_iter().flatten().collect(),
+                        is_scanner,
+                        sessions: sessions.unwrap_or_default(),
+                        first_seen,
+                        last_seen,
+                        builds,
+                    };
+                    Some((address?, known))
+                },
+            )
             .collect()
     })
 }

@@ -1,10 +1,12 @@
 //! `lookup_ips()` reads lists of addresses: the accepted lines and the returned rows. The call writes nothing and queues no lookup.
 
 use cowrie_enrich_test_mmdb::types::TypesFile;
-use server_tests::database;
+use serde_json::json;
 use server_tests::documentation::sql_with;
-use server_tests::hosts::COWRIE;
+use server_tests::hosts::{COWRIE, SUMMARIES};
 use server_tests::type_files::{DAY, HOUR, ago, server, with_file};
+use server_tests::world::{self, Files, asn_record};
+use server_tests::{Cluster, Database, database};
 
 #[test]
 fn each_line_of_a_list_gets_a_row_in_the_order_of_the_list() {
@@ -143,6 +145,173 @@ fn a_long_list_keeps_its_order_and_reads_the_inventory_by_its_key() {
         ),
         "0|t"
     );
+}
+
+/// Texts of address columns: forms of IPv4 addresses in IPv6, bogons and texts that are not addresses.
+const FORMS: &[&str] = &[
+    "8.8.8.8",
+    " 8.8.8.8 ",
+    "8.8.8.8/32",
+    "::ffff:8.8.8.8",
+    "::FFFF:0808:0808",
+    "0:0:0:0:0:ffff:8.8.8.8",
+    "::ffff:8.8.8.8/128",
+    "::ffff:10.0.0.1",
+    // IPv4-compatible. In the tree of an mmdb file, the IPv4 address is at the same place.
+    "::8.8.8.8",
+    "::808:808",
+    "::ffff:0:8.8.8.8",
+    // NAT64
+    "64:ff9b::8.8.8.8",
+    "64:ff9b::808:808",
+    "64:ff9b::10.0.0.1",
+    "64:ff9b:1::8.8.8.8",
+    // 6to4, Teredo, ISATAP
+    "2002:808:808::1",
+    "2002:a00:1::1",
+    "2001:0:808:808::1",
+    "2001:4860::5efe:8.8.8.8",
+    "fe80::5efe:8.8.8.8",
+    "2001:4860::1",
+    "2001:4860::1/128",
+    "2001:4860::1%eth0",
+    "fe80::1%eth0",
+    "10.0.0.1",
+    "127.0.0.1",
+    "100.64.0.1",
+    "192.0.0.9",
+    "192.88.99.1",
+    "224.0.0.1",
+    "0.0.0.0",
+    "255.255.255.255",
+    "::",
+    "::1",
+    "2001:db8::1",
+    "2001:20::1",
+    "2620:4f:8000::1",
+    "5f00::1",
+    "4000::1",
+    "fc00::1",
+    "ff02::1",
+    "48.0.0.1",
+    "",
+    "8.8.8.0/24",
+    "8.8.8.8%eth0",
+    "8.8.8.08",
+    "8.8.8",
+    "not an address",
+];
+
+/// Blocks of bogons, and of addresses with the well-known NAT64 prefix, for which the files of the next test have records.
+const ODD_BLOCKS: &[&str] = &[
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "192.0.0.0/24",
+    "192.88.99.0/24",
+    "224.0.0.0/4",
+    "255.255.255.255/32",
+    "::ffff:0:0:0/96",
+    "64:ff9b::/32",
+    "100::/16",
+    "2001::/32",
+    "2001:20::/28",
+    "2001:db8::/32",
+    "2002::/16",
+    "2620:4f:8000::/48",
+    "4000::/3",
+    "5f00::/16",
+    "fc00::/7",
+    "fe80::/10",
+    "ff00::/8",
+];
+
+/// Writes files with records for all blocks. All values depend on `build`.
+fn write_odd_files(cluster: &Cluster, build: u64) {
+    let files = Files::below(cluster.files());
+    let (mut city, mut asn) = (world::city_database(), world::asn_database());
+    for (number, block) in (1..).zip(ODD_BLOCKS) {
+        city.insert(block, json!({"country": {"iso_code": (["FR", "PL"][build as usize % 2])}}));
+        asn.insert(block, asn_record(300_000 + 1_000 * build + number, "Odd"));
+    }
+    for block in ["8.8.8.0/24", "2001:4860::/32"] {
+        city.insert(block, json!({"country": {"iso_code": (["ES", "PT"][build as usize % 2])}}));
+        asn.insert(block, asn_record(400_000 + build, "Changed"));
+    }
+    city.build_epoch(1_800_000_000 + build).write(&files.city);
+    asn.build_epoch(1_800_000_000 + build).write(&files.asn);
+}
+
+/// Returns the ASN, the country and the leading type of a form, from each function that looks up addresses. Functions of the mmdb
+/// files have no types, so this value is the type in `lookup_ips()`.
+fn looked_up(db: &mut Database<'_>, form: &str) -> Vec<(&'static str, String)> {
+    let list = db.one(&format!("SELECT asn_number, country, ip_types[1] FROM lookup_ips(ARRAY['{form}'])"));
+    let kind = list.rsplit('|').next().expect("the row has columns").to_owned();
+    let mut found = vec![("lookup_ips", list)];
+    let address = format!("session_address('{form}'::text)");
+    for (function, values) in [
+        ("ip_asn and ip_country", format!("ip_asn({address}), ip_country({address})")),
+        ("ip_asn and ip_location", format!("ip_asn({address}), (ip_location({address})).country")),
+        (
+            "maxmind_lookup",
+            format!("maxmind_lookup({address}) ->> 'asn', maxmind_lookup({address}) ->> 'country'"),
+        ),
+    ] {
+        found.push((function, format!("{}|{kind}", db.one(&format!("SELECT {values}")))));
+    }
+    let profile = format!(
+        "SELECT p #>> '{{network,asn_number}}', p ->> 'country', p #>> '{{ip_types,0}}' FROM address_profile({address}) p"
+    );
+    found.push(("address_profile", db.one(&profile)));
+    found
+}
+
+#[test]
+fn all_functions_return_what_the_snapshot_of_a_session_has() {
+    let cluster = server("address-forms");
+    write_odd_files(&cluster, 0);
+    let odd = ODD_BLOCKS
+        .iter()
+        .fold(TypesFile::new().list("tor", "TOR", ago(HOUR)).list("vpn", "VPN", ago(HOUR)), |file, block| {
+            file.entry("tor", block)
+        });
+    let mut db = with_file(&cluster, &odd.entry("vpn", "8.8.8.0/24").entry("vpn", "2001:4860::/32"));
+    COWRIE.create_attached(&mut db);
+    SUMMARIES.create_attached(&mut db);
+    let mut with_network = 0;
+    // The second time, the inventory has values from older files, and the functions must not return these values.
+    for build in 0..2_u64 {
+        if build > 0 {
+            write_odd_files(&cluster, build);
+            db.run("SELECT reload_mmdb()");
+        }
+        for (number, form) in FORMS.iter().enumerate() {
+            let before = looked_up(&mut db, form);
+            let key = format!("{build}-{number}");
+            db.run(&COWRIE.insert(&[(&key, Some(form))]));
+            let snapshot = "snapshot_asn, snapshot_country, snapshot_ip_type";
+            let stored = db.one(&format!("SELECT {snapshot} FROM sessions WHERE id = '{key}'"));
+            for (function, values) in &before {
+                assert_eq!(*values, stored, "{function} before the session, {form:?}, build {build}");
+            }
+            for (function, values) in looked_up(&mut db, form) {
+                assert_eq!(values, stored, "{function} after the session, {form:?}, build {build}");
+            }
+            // The type inet accepts no zone, and accepts more texts than a text column.
+            let is_address = db.one(&format!("SELECT session_address('{form}'::text) IS NOT NULL")) == "t";
+            if is_address && !form.contains('%') {
+                db.run(&SUMMARIES.insert(&[(&key, Some(form.trim()))]));
+                let of_inet =
+                    db.one(&format!("SELECT {snapshot} FROM session_summaries WHERE session_id = '{key}'"));
+                assert_eq!(of_inet, stored, "a column of type inet, {form:?}");
+            }
+            let is_bogon = db.one(&format!("SELECT is_bogon(session_address('{form}'::text))"));
+            assert!(is_bogon != "t" || stored == "NULL|NULL|NULL", "{form:?}: {stored}");
+            with_network += u32::from(!stored.starts_with("NULL"));
+        }
+    }
+    assert!(with_network > 20, "{with_network} sessions have a network");
 }
 
 /// The commands of the page, with a file that has everything that makes COPY stumble.
