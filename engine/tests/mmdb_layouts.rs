@@ -2,6 +2,7 @@
 
 use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::mmdb::{Content, Database, Location, MmdbError, Network};
+use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_test_mmdb::{Value, Writer, map, text};
 
 fn ip(text: &str) -> Address {
@@ -422,5 +423,38 @@ fn the_type_decides_when_records_say_nothing() {
     ] {
         let writer = Writer::new(database_type, 6).with("1.0.0.0/8", map([]));
         assert_eq!(Database::open(writer.bytes()).ok().map(|database| database.content()), content);
+    }
+}
+
+#[test]
+fn the_networks_of_a_prefix_are_those_of_its_addresses() {
+    for version in [4, 6] {
+        let asn = |number| map([("autonomous_system_number", Value::U32(number))]);
+        let mut writer = Writer::new("GeoLite2-ASN", version)
+            .with("60.0.0.0/25", asn(64_500))
+            .with("60.0.0.128/26", asn(64_501))
+            .with("60.0.1.0/24", asn(64_500));
+        if version == 6 {
+            writer = writer.with("2600::/33", asn(64_502)).with("2600:0:8000::/33", asn(64_503));
+        }
+        let database = Database::open(writer.bytes()).unwrap();
+        database.verify().unwrap();
+        for (prefix, mut expected) in [
+            ("60.0.0.0/24", vec![64_500, 64_501]),
+            ("60.0.0.0/25", vec![64_500]),
+            ("60.0.0.7/32", vec![64_500]),
+            ("60.0.0.192/26", vec![]),
+            ("60.0.1.0/24", vec![64_500]),
+            ("0.0.0.0/0", vec![64_500, 64_501]),
+            ("2600::/32", vec![64_502, 64_503]),
+            ("2600:0:9000::/48", vec![64_503]),
+            ("2601::/32", vec![]),
+        ] {
+            if version == 4 && prefix.contains(':') {
+                expected.clear();
+            }
+            let found = database.asns_within(Prefix::parse(prefix).unwrap()).unwrap();
+            assert_eq!(found, expected.into_iter().collect(), "{prefix}, version {version}");
+        }
     }
 }

@@ -119,6 +119,30 @@ fn a_prefix_matches_a_list_that_contains_one_of_its_addresses() {
 }
 
 #[test]
+fn each_block_of_a_list_in_a_prefix_is_visited() {
+    let database = open(lists().bytes());
+    let blocks = |prefix: &str, list: usize| {
+        let mut found = Vec::new();
+        let visit = |block: Prefix| found.push(block);
+        database.each_match(Prefix::parse(prefix).unwrap(), [list].into_iter().collect(), visit).unwrap();
+        found
+    };
+    for prefix in ["0.0.0.0/0", "3.64.1.2/32", "2600::/16", "::/0", "::ffff:3.64.1.0/120"] {
+        for list in 0..3 {
+            for block in blocks(prefix, list) {
+                let wanted = [list].into_iter().collect();
+                assert!(database.any_match(block, wanted).unwrap(), "{prefix}, list {list}: {block}");
+                assert!(Prefix::parse(prefix).unwrap().contains(block.network()), "{prefix}: {block}");
+            }
+        }
+    }
+    assert_eq!(blocks("0.0.0.0/0", 0), [Prefix::parse("3.64.1.2/32").unwrap()]);
+    assert_eq!(blocks("3.64.1.2/32", 2), [Prefix::parse("3.64.1.2/32").unwrap()]);
+    assert!(!blocks("::/0", 0).is_empty());
+    assert!(blocks("4.0.0.0/8", 1).is_empty());
+}
+
+#[test]
 fn the_lists_have_a_name_a_type_and_a_time() {
     let database = open(lists().build_epoch(1_710_000_000).bytes());
     let lists: Vec<_> = database

@@ -39,6 +39,7 @@ $$;
 GRANT EXECUTE ON FUNCTION ip_country(inet), ip_registered_country(inet), ip_city(inet), ip_location(inet), ip_asn(inet),
     ip_asn_org(inet), maxmind_lookup(inet), mmdb_in_service(text),
     ip_type_entries(inet), contains_benign_scanner(cidr), ip_type_lists(), stored_types_of(jsonb),
+    networks_within(cidr), networks_of_benign_scanners(),
     -- The planner checks the privileges on these two functions when it converts a constant.
     parsed_address_in(cstring), parsed_address_out(parsed_address),
     is_bogon(inet), bogon_reason(inet), asn_registry(bigint), is_bogon_asn(bigint), classify_asn(bigint, text), classify_name(text),

@@ -9,7 +9,7 @@ use crate::error;
 use crate::guc;
 use crate::mmdb::{self, Kind, LoadPolicy};
 use crate::pg::sql_function::Call;
-use crate::pg::value::{Bigint, Boolean, Inet, Jsonb, Text, ToSql, Typed, Value};
+use crate::pg::value::{Array, Bigint, Boolean, Inet, Jsonb, Text, ToSql, Typed, Value, array};
 use crate::pg::{inet, jsonb};
 use crate::{row, sql_function};
 
@@ -134,6 +134,22 @@ sql_function!(contains_bogon_wrapper, pg_finfo_contains_bogon_wrapper, contains_
 fn contains_bogon(call: &Call) -> Typed<Boolean> {
     // `None` stands for a prefix that contains all IPv4-mapped addresses. IPv4-mapped addresses on the internet are bogons.
     call.prefix(0).is_none_or(bogon::occur_in).to_sql()
+}
+
+sql_function!(networks_within_wrapper, pg_finfo_networks_within_wrapper, networks_within);
+fn networks_within(call: &Call) -> Typed<Array<Bigint>> {
+    let within = |prefix| mmdb::with(LoadPolicy::Import, |databases| databases.networks_within(prefix));
+    array(call.prefix(0).map(within).into_iter().flatten().map(i64::from)).to_sql()
+}
+
+sql_function!(
+    networks_of_benign_scanners_wrapper,
+    pg_finfo_networks_of_benign_scanners_wrapper,
+    networks_of_benign_scanners
+);
+fn networks_of_benign_scanners(_: &Call) -> Typed<Array<Bigint>> {
+    let networks = mmdb::with(LoadPolicy::Import, |databases| databases.networks_of_benign_scanners());
+    array(networks.into_iter().map(i64::from)).to_sql()
 }
 
 sql_function!(classify_name_wrapper, pg_finfo_classify_name_wrapper, classify_name);

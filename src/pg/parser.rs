@@ -26,7 +26,8 @@ pub fn check_expression(text: &[u8]) -> Result<(), ExpressionError> {
     let select = parse(text.to_vec())?;
     // SAFETY: the parse tree is in the current memory context.
     unsafe {
-        if (*select).type_ != pg_sys::NodeTag::T_SelectStmt || !is_bare(&*select.cast::<pg_sys::SelectStmt>()) {
+        if (*select).type_ != pg_sys::NodeTag::T_SelectStmt || !is_bare(&*select.cast::<pg_sys::SelectStmt>())
+        {
             return Err(ExpressionError::NotSingle);
         }
         if contains_parameter(select, std::ptr::null_mut()) {

@@ -83,12 +83,12 @@ FACTS = """
               AND p.ip_address <= pg_catalog.set_masklen(
                   pg_catalog.broadcast(place.prefix), CASE pg_catalog.family(place.prefix) WHEN 4 THEN 32 ELSE 128 END))
             ELSE i.first_seen END AS first_seen OFFSET 0) known
-    WHERE place.prefix IS NULL OR NOT %(is_campaign)s OR NOT (
-        {schema}.is_bogon(place.address) OR {schema}.is_benign_of(i.enrichment)
-        OR {schema}.contains_benign_scanner(place.prefix)
-        OR EXISTS (
-            SELECT FROM {schema}.blocklist_exception e
-            WHERE e.prefix >>= place.prefix OR e.asn_number = network.asn))
+    WHERE NOT %(is_campaign)s OR (
+        place.address IN (
+            SELECT b.ip_address FROM {schema}.blockable_addresses(
+                CASE WHEN %(is_campaign)s THEN %(targets)s::pg_catalog.text[]::pg_catalog.inet[] END) b)
+        -- The network at the time of the campaign.
+        AND NOT EXISTS (SELECT FROM {schema}.blocklist_exception e WHERE e.asn_number = network.asn))
     ORDER BY CASE WHEN %(is_campaign)s THEN pg_catalog.family(place.prefix) END,
              CASE WHEN %(is_campaign)s THEN place.prefix END, t.number"""
 

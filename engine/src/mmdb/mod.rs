@@ -13,7 +13,7 @@
 //! | `format` | the parts of a file, and values at a byte offset |
 //! | `layout` | the paths of the fields in a vendor's file |
 //! | `scalar` | conversion of values to countries, coordinates and ASNs |
-//! | `search` | the search for an address in the tree of a file with types of addresses |
+//! | `search` | the search for an address in the tree of a file with types of addresses, and for the records of a prefix |
 //! | `several` | combines the values of several files into one answer |
 //! | `types` | files with types of addresses, such as VPN or TOR |
 //! | `vendor` | the vendor of a file |
@@ -33,11 +33,14 @@ mod verify;
 pub use error::MmdbError;
 
 use crate::address::Address;
+use crate::prefix::Prefix;
 use format::Plan;
 use layout::{Field, Layout};
 use maxminddb::{LookupResult, MaxMindDbError, Reader};
 use scalar::Scalar;
+use search::Search;
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -250,6 +253,25 @@ impl<S: AsRef<[u8]>> Database<S> {
             return Ok(None);
         };
         Ok(Some(Network { asn, organization: found.value(Field::Organization, Scalar::text)? }))
+    }
+
+    /// Returns the ASNs of all networks that have addresses in a prefix.
+    pub fn asns_within(&self, prefix: Prefix) -> Result<HashSet<u32>, MmdbError> {
+        let (mut asns, mut records, mut damage) = (HashSet::new(), HashSet::new(), None);
+        // All addresses with the same record have the same network.
+        let visit = |record, block: Prefix| {
+            if records.insert(record) {
+                match self.asn(block.network()) {
+                    Ok(asn) => asns.extend(asn),
+                    Err(error) => damage = Some(error),
+                }
+            }
+            damage.is_some()
+        };
+        let search = Search::new(self.bytes.as_ref(), &self.plan);
+        let walked = search.any_record(self.bytes.as_ref(), &self.plan, prefix, visit);
+        walked.map_err(|reason| MmdbError::Tree { network: prefix.to_string(), reason })?;
+        damage.map_or(Ok(asns), Err)
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@ use super::format::{self, Plan, Step};
 use crate::address::Address;
 use crate::prefix::Prefix;
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// In a tree of IPv6 addresses, an IPv4 address has this number of zero bits before its own bits.
 const IPV4_DEPTH: usize = 96;
@@ -55,36 +55,54 @@ impl Search {
         }
     }
 
-    /// Returns true if `accepts` returns true for the record of at least one address in a prefix. The function visits each node at
-    /// most once. So the time is proportional to the size of the file, even if the file is damaged. If the tree is damaged, returns
-    /// `Err` with the reason.
+    /// Visits the records of the addresses in a prefix, each with the block of addresses that has the record. Stops if `visit`
+    /// returns true. Returns true if `visit` has returned true. The function visits each node at most once. So the time is
+    /// proportional to the size of the file, even if the file is damaged. If the tree is damaged, returns `Err` with the reason.
     pub fn any_record(
         &self,
         bytes: &[u8],
         plan: &Plan,
         prefix: Prefix,
-        mut accepts: impl FnMut(usize) -> bool,
+        mut visit: impl FnMut(usize, Prefix) -> bool,
     ) -> Result<bool, &'static str> {
-        let length = usize::from(prefix.length());
-        let top = match prefix.network().ip() {
-            IpAddr::V4(ip) => descend(bytes, plan, self.ipv4, u128::from(ip.to_bits()) << 96, length),
+        let (root, width, bits) = match prefix.network().ip() {
+            IpAddr::V4(ip) => (self.ipv4, 32, u128::from(ip.to_bits()) << 96),
             IpAddr::V6(_) if self.is_ipv4_only => return Ok(false),
-            IpAddr::V6(ip) => descend(bytes, plan, ROOT, ip.to_bits(), length),
+            IpAddr::V6(ip) => (ROOT, 128, ip.to_bits()),
         };
+        let top = descend(bytes, plan, root, bits, usize::from(prefix.length()));
         let mut visited = HashSet::new();
-        let mut left = vec![plan.follow(top)];
-        while let Some(step) = left.pop() {
+        let mut left = vec![(plan.follow(top), bits, prefix.length())];
+        while let Some((step, bits, length)) = left.pop() {
             match step {
-                Step::Data(offset) if accepts(offset) => return Ok(true),
-                Step::Node(node) if visited.insert(node) => {
-                    left.extend(plan.node(bytes, node).map(|record| plan.follow(record)));
+                Step::Data(offset) => {
+                    if visit(offset, block(bits, length, width)) {
+                        return Ok(true);
+                    }
                 }
-                Step::Data(_) | Step::Node(_) | Step::Nothing => {}
+                Step::Node(node) if length < width && visited.insert(node) => {
+                    let [zero, one] = plan.node(bytes, node).map(|record| plan.follow(record));
+                    left.push((zero, bits, length + 1));
+                    left.push((one, bits | 1 << (127 - length), length + 1));
+                }
+                Step::Node(_) | Step::Nothing => {}
                 Step::Astray => return Err(ASTRAY),
             }
         }
         Ok(false)
     }
+}
+
+/// Returns the block of addresses that begin with `length` bits. `width` is the number of bits of an address in the tree.
+fn block(bits: u128, length: u8, width: u8) -> Prefix {
+    let network: IpAddr = match width {
+        32 => Ipv4Addr::from_bits((bits >> 96) as u32).into(),
+        _ => Ipv6Addr::from_bits(bits).into(),
+    };
+    let address = Address::new(network);
+    // `Address` converts an IPv4-mapped address. A block of such addresses has at least 96 bits.
+    let length = if network.is_ipv6() && address.ip().is_ipv4() { length.saturating_sub(96) } else { length };
+    Prefix::new(address, length).unwrap_or(Prefix::host(address))
 }
 
 const ASTRAY: &str = "leads outside the data";

@@ -1,10 +1,17 @@
 //! Lists for firewalls: which targets they contain, which targets they never contain, and when a prefix or network replaces its
 //! addresses.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::bogon;
+use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_test_mmdb::types::TypesFile;
 use server_tests::hosts::COWRIE;
+use server_tests::random::Random;
 use server_tests::type_files::{DAY, HOUR, ago, path, server, with_file};
-use server_tests::{Database, database};
+use server_tests::world::{self, Files, asn_record};
+use server_tests::{Cluster, Database, database};
 
 const ALL: &str =
     "target, family, target_unit, sessions, addresses, reason, first_seen, last_seen, expires_at";
@@ -284,6 +291,361 @@ fn a_dense_network_replaces_its_addresses() {
         assert!(list.iter().all(|target| !target.starts_with("AS")), "{exception}: {list:?}");
         db.run("ROLLBACK");
     }
+}
+
+#[test]
+fn a_network_is_not_listed_if_an_exception_is_anywhere_in_it() {
+    let cluster = server("blocklist-networks");
+    write_networks(&cluster);
+    // The files say that 60.0.2.0/24 is in AS64500, and that a half of 60.0.1.0/24 is in AS64501.
+    for (what, exception) in [
+        (
+            "a prefix of the files without a row in the inventory",
+            "INSERT INTO blocklist_exception (prefix) VALUES ('60.0.2.9')",
+        ),
+        (
+            "a common service without a network in the inventory",
+            "INSERT INTO ip_inventory (ip_address, enrichment) VALUES ('60.0.2.9', '{\"greynoise\": {\"riot\": true}}')",
+        ),
+        (
+            "an announced prefix of another address",
+            "INSERT INTO ip_inventory (ip_address, current_asn, enrichment)
+                 VALUES ('61.0.0.1', 64500, '{\"cymru\": {\"prefix\": \"61.0.0.0/16\"}}');
+             INSERT INTO blocklist_exception (prefix) VALUES ('61.0.9.9')",
+        ),
+        (
+            "an address that the inventory and the files have in different networks",
+            "INSERT INTO ip_inventory (ip_address, current_asn) VALUES ('60.0.2.9', 64502);
+             INSERT INTO blocklist_exception (asn_number) VALUES (64502)",
+        ),
+        (
+            "a network inside an announced prefix",
+            "INSERT INTO ip_inventory (ip_address, current_asn, enrichment)
+                 VALUES ('60.0.0.9', 64500, '{\"cymru\": {\"prefix\": \"60.0.0.0/23\"}}');
+             INSERT INTO blocklist_exception (asn_number) VALUES (64501)",
+        ),
+        (
+            "a bogon in a prefix",
+            "UPDATE ip_inventory SET enrichment = '{\"cymru\": {\"prefix\": \"203.0.112.0/23\"}}' WHERE ip_address = '203.0.112.1'",
+        ),
+    ] {
+        let mut db = with_file(&cluster, &TypesFile::new().list("research", "SCANNER_BENIGN", ago(HOUR)));
+        attack(&mut db, &[("2024-05-01", &["60.0.2.1", "203.0.112.1"])]);
+        db.run(
+            "SELECT ensure_asn_inventory(64500), ensure_asn_inventory(64501), ensure_asn_inventory(64502);
+             UPDATE ip_inventory SET current_asn = 64500 WHERE ip_address = '203.0.112.1'",
+        );
+        let list = "NULL, unit => 'asn', min_density => 0";
+        assert_eq!(targets(&mut db, list), ["AS64500"], "{what}");
+        db.run(exception);
+        assert_eq!(targets(&mut db, list), ["60.0.2.1", "203.0.112.1"], "{what}");
+    }
+    let scanner =
+        TypesFile::new().list("research", "SCANNER_BENIGN", ago(HOUR)).entry("research", "60.0.2.200/32");
+    let mut db = with_file(&cluster, &scanner);
+    attack(&mut db, &[("2024-05-01", &["60.0.2.1"])]);
+    db.run("UPDATE ip_inventory SET enrichment = '{\"cymru\": {\"prefix\": \"60.0.2.0/25\"}}'");
+    assert_eq!(targets(&mut db, "NULL, unit => 'asn', min_density => 0"), ["60.0.2.1"]);
+    assert_eq!(targets(&mut db, "NULL, unit => 'prefix', min_density => 0"), ["60.0.2.0/25"]);
+    assert_eq!(db.one("SELECT networks_of_benign_scanners()"), "{64500}");
+    assert_eq!(
+        db.rows("SELECT networks_within(p) FROM unnest('{60.0.1.0/24,60.0.1.0/25,60.0.0.0/14,2600::/32}'::cidr[]) p"),
+        ["{64501}", "{}", "{64500,64501,64502}", "{64501}"]
+    );
+}
+
+#[test]
+fn an_excepted_network_protects_the_prefixes_in_it() {
+    let cluster = server("blocklist-excepted-network");
+    write_networks(&cluster);
+    let mut db = with_file(&cluster, &TypesFile::new().list("research", "SCANNER_BENIGN", ago(HOUR)));
+    attack(&mut db, &[("2024-05-01", &["60.0.1.1", "70.0.0.1"])]);
+    let list = "NULL, unit => 'prefix', min_density => 0";
+    assert_eq!(targets(&mut db, list), ["60.0.1.0/24", "70.0.0.0/24"]);
+    // According to the files, the other half of 60.0.1.0/24 is in AS64501.
+    db.run("INSERT INTO blocklist_exception (asn_number) VALUES (64501), (64502)");
+    assert_eq!(targets(&mut db, list), ["60.0.1.1", "70.0.0.0/24"]);
+    // AS64502 announces a prefix around 70.0.0.0/24, and the network of 70.0.0.1 is unknown.
+    db.run(
+        "INSERT INTO block_answer (provider, prefix, asn_number, document, is_absent, asked_at)
+             VALUES ('cymru', '70.1.0.0/24', 64502, '{\"cymru\": {\"prefix\": \"70.0.0.0/15\"}}', false, now())",
+    );
+    assert_eq!(targets(&mut db, list), ["60.0.1.1"]);
+    // The network of 70.0.0.1 is known, but other addresses of 70.0.0.0/24 can be in AS64502.
+    db.run(
+        "SELECT ensure_asn_inventory(64503);
+         UPDATE ip_inventory SET current_asn = 64503 WHERE ip_address = '70.0.0.1'",
+    );
+    assert_eq!(targets(&mut db, list), ["60.0.1.1", "70.0.0.1"]);
+    // Another network announces 70.0.0.0/24 itself.
+    db.run(
+        "UPDATE ip_inventory SET enrichment = '{\"cymru\": {\"prefix\": \"70.0.0.0/24\"}}'
+             WHERE ip_address = '70.0.0.1'",
+    );
+    assert_eq!(targets(&mut db, list), ["60.0.1.1", "70.0.0.0/24"]);
+}
+
+/// Prefixes and networks that the file of networks has in addition to those of the test data. The last prefix is a bogon.
+const NETWORKS: &[(&str, i64)] = &[
+    ("60.0.1.128/25", 64_501),
+    ("60.0.2.0/24", 64_500),
+    ("60.0.3.0/26", 64_502),
+    ("2600:0:0:1::/64", 64_501),
+    ("203.0.113.0/24", 64_500),
+];
+
+fn write_networks(cluster: &Cluster) {
+    let mut file = world::asn_database();
+    for (prefix, asn) in NETWORKS {
+        file.insert(prefix, asn_record(*asn as u64, "Example"));
+    }
+    file.build_epoch(1_800_000_000).write(&Files::below(cluster.files()).asn);
+}
+
+fn prefix(text: &str) -> Prefix {
+    Prefix::parse(text).expect("the text is a prefix")
+}
+
+/// Returns true if `outer` contains all addresses of `inner`, and other addresses.
+fn is_around(outer: Prefix, inner: Prefix) -> bool {
+    outer.length() < inner.length() && outer.contains(inner.network())
+}
+
+/// A row of the inventory.
+#[derive(Default, Clone)]
+struct Known {
+    asn: Option<i64>,
+    announced: Option<Prefix>,
+    is_benign: bool,
+}
+
+/// Random contents of the tables and files that `blocklist()` reads, and the rules of `blocklist()` in a second, slow form.
+struct Contents {
+    sessions: BTreeSet<Address>,
+    inventory: BTreeMap<Address, Known>,
+    exceptions: Vec<Prefix>,
+    excepted_networks: BTreeSet<i64>,
+    scanners: Vec<Prefix>,
+    /// Prefix, ASN and announced prefix of answers about blocks.
+    answers: Vec<(Prefix, i64, Option<Prefix>)>,
+}
+
+/// The addresses that may have sessions. No other address is ever in the inventory.
+fn universe() -> Vec<Address> {
+    let mut all: Vec<String> = Vec::new();
+    for block in
+        ["60.0.0", "60.0.1", "60.0.2", "60.0.3", "23.0.0", "23.1.0", "8.8.8", "203.0.112", "203.0.113"]
+    {
+        all.extend([1, 2, 3, 9, 130, 131, 200, 255].map(|host| format!("{block}.{host}")));
+    }
+    for block in ["2600:0:0:0", "2600:0:0:1", "2600:0:0:2", "2600:0:1:0"] {
+        all.extend([1, 2].map(|host| format!("{block}::{host}")));
+    }
+    all.iter().map(|text| Address::new(text.parse().expect("the text is an address"))).collect()
+}
+
+fn some_prefix(random: &mut Random, addresses: &[Address], lengths: [&[u8]; 2]) -> Prefix {
+    let address = *random.pick(addresses);
+    let length = *random.pick(lengths[usize::from(address.ip().is_ipv6())]);
+    Prefix::new(address, length).expect("the length is valid")
+}
+
+impl Contents {
+    fn random(random: &mut Random) -> Contents {
+        let all = universe();
+        let announced: [&[u8]; 2] = [&[20, 22, 23, 24, 25], &[46, 47, 48, 64]];
+        let asns = [64_500, 64_501, 64_502, 200_000, 15_169];
+        let mut inventory = BTreeMap::new();
+        for address in &all {
+            if random.one_in(3) {
+                continue;
+            }
+            let row = Known {
+                asn: (!random.one_in(3)).then(|| *random.pick(&asns)),
+                announced: random.one_in(3).then(|| some_prefix(random, &[*address], announced)),
+                is_benign: random.one_in(60),
+            };
+            inventory.insert(*address, row);
+        }
+        let few = |random: &mut Random, most: u64, lengths: [&[u8]; 2]| -> Vec<Prefix> {
+            (0..random.below(most + 1)).map(|_| some_prefix(random, &all, lengths)).collect()
+        };
+        let exceptions = few(random, 2, [&[32, 32, 28, 24, 22], &[128, 64, 48]]);
+        let scanners = few(random, 2, [&[32, 30], &[128, 64]]);
+        let answers: Vec<_> = few(random, 3, [&[24], &[48]])
+            .into_iter()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .map(|block| {
+                let inside = random.one_in(2).then(|| some_prefix(random, &[block.network()], announced));
+                (block, *random.pick(&asns), inside)
+            })
+            .collect();
+        Contents {
+            sessions: all.iter().copied().filter(|_| !random.one_in(3)).collect(),
+            inventory,
+            exceptions,
+            excepted_networks: asns.into_iter().filter(|_| random.one_in(6)).collect(),
+            scanners,
+            answers,
+        }
+    }
+
+    fn types_file(&self) -> TypesFile {
+        let file =
+            TypesFile::new().list("research", "SCANNER_BENIGN", ago(HOUR)).list("tor", "TOR", ago(HOUR));
+        let file = self.scanners.iter().fold(file, |file, block| file.entry("research", &block.to_string()));
+        file.entry("tor", "60.0.0.0/24")
+    }
+
+    fn store(&self, db: &mut Database<'_>) {
+        COWRIE.create_attached(db);
+        let keys: Vec<String> = self.sessions.iter().map(ToString::to_string).collect();
+        let rows: Vec<_> = keys.iter().map(|key| (key.as_str(), Some(key.as_str()))).collect();
+        db.run(&COWRIE.insert_at("2024-05-01", &rows));
+        db.run("CALL fold_statistics(); DELETE FROM ip_inventory");
+        db.run("SELECT ensure_asn_inventory(n) FROM unnest('{64500,64501,64502,200000,15169}'::bigint[]) n");
+        for (address, row) in &self.inventory {
+            let asn = row.asn.map_or("NULL".to_owned(), |asn| asn.to_string());
+            let announced =
+                row.announced.map_or("{}".to_owned(), |p| format!("{{\"cymru\": {{\"prefix\": \"{p}\"}}}}"));
+            let benign = if row.is_benign { "{\"greynoise\": {\"riot\": true}}" } else { "{}" };
+            db.run(&format!(
+                "INSERT INTO ip_inventory (ip_address, current_asn, enrichment)
+                     VALUES ('{address}', {asn}, '{announced}'::jsonb || '{benign}'::jsonb)"
+            ));
+        }
+        for prefix in &self.exceptions {
+            db.run(&format!(
+                "INSERT INTO blocklist_exception (prefix) VALUES ('{prefix}') ON CONFLICT DO NOTHING"
+            ));
+        }
+        for asn in &self.excepted_networks {
+            db.run(&format!("INSERT INTO blocklist_exception (asn_number) VALUES ({asn})"));
+        }
+        for (block, asn, announced) in &self.answers {
+            let document =
+                announced.map_or("{}".to_owned(), |p| format!("{{\"cymru\": {{\"prefix\": \"{p}\"}}}}"));
+            db.run(&format!(
+                "INSERT INTO block_answer (provider, prefix, asn_number, document, is_absent, asked_at)
+                     VALUES ('cymru', '{block}', {asn}, '{document}', false, now())"
+            ));
+        }
+    }
+
+    fn asn_of_files(address: Address) -> Option<i64> {
+        if bogon::reason(address).is_some() {
+            return None;
+        }
+        let of_world = [("8.8.8.0/24", 15_169), ("23.0.0.0/16", 200_000), ("23.1.0.0/16", 200_001)];
+        NETWORKS
+            .iter()
+            .chain(&of_world)
+            .find(|(block, _)| prefix(block).contains(address))
+            .map(|(_, asn)| *asn)
+    }
+
+    /// Returns the current network of an address.
+    fn network(&self, address: Address) -> Option<i64> {
+        let of_inventory = self.inventory.get(&address).and_then(|row| row.asn);
+        of_inventory.or_else(|| Contents::asn_of_files(address))
+    }
+
+    /// Returns the networks to which an address belongs according to any source.
+    fn networks(&self, address: Address) -> BTreeSet<i64> {
+        let of_inventory = self.inventory.get(&address).and_then(|row| row.asn);
+        of_inventory.into_iter().chain(Contents::asn_of_files(address)).collect()
+    }
+
+    /// Returns the prefixes that networks announce.
+    fn announced(&self) -> Vec<(i64, Prefix)> {
+        let of_rows = self.inventory.values().filter_map(|row| Some((row.asn?, row.announced?)));
+        let of_blocks =
+            self.answers.iter().map(|(block, asn, announced)| (*asn, announced.unwrap_or(*block)));
+        of_rows.chain(of_blocks).collect()
+    }
+
+    /// Returns true if the address is in a prefix of an excepted network. With `longest`, a longer announced prefix around the
+    /// address takes precedence.
+    fn is_in_prefix_of_excepted(&self, address: Address, longest: bool) -> bool {
+        let others: Vec<Prefix> = self
+            .inventory
+            .values()
+            .filter_map(|row| row.announced)
+            .chain(self.answers.iter().filter_map(|(_, _, announced)| *announced))
+            .filter(|other| other.contains(address))
+            .collect();
+        self.announced().iter().any(|(asn, block)| {
+            self.excepted_networks.contains(asn)
+                && block.contains(address)
+                && !(longest && others.iter().any(|other| is_around(*block, *other)))
+        })
+    }
+
+    fn must_not_be_blocked(&self, address: Address, longest: bool) -> bool {
+        let networks = self.networks(address);
+        bogon::reason(address).is_some()
+            || self.exceptions.iter().chain(&self.scanners).any(|block| block.contains(address))
+            || self.inventory.get(&address).is_some_and(|row| row.is_benign)
+            || !networks.is_disjoint(&self.excepted_networks)
+            || networks.is_empty() && self.is_in_prefix_of_excepted(address, longest)
+    }
+
+    /// Returns true if a firewall that blocks a target blocks the address.
+    fn covers(&self, target: &str, address: Address) -> bool {
+        if let Some(asn) = target.strip_prefix("AS") {
+            let asn: i64 = asn.parse().expect("the target is a network");
+            return self.networks(address).contains(&asn)
+                || self.announced().iter().any(|(of, block)| *of == asn && block.contains(address));
+        }
+        match Prefix::parse(target) {
+            Some(block) => block.contains(address),
+            None => target == address.to_string(),
+        }
+    }
+
+    /// Returns true if the row with this target is the row that stands for the sessions of the address.
+    fn stands_for(&self, target: &str, address: Address) -> bool {
+        match target.strip_prefix("AS") {
+            Some(asn) => self.network(address).is_some_and(|network| network.to_string() == asn),
+            None => self.covers(target, address),
+        }
+    }
+}
+
+#[test]
+fn no_row_covers_what_must_not_be_blocked_and_no_other_session_is_lost() {
+    let cluster = server("blocklist-property");
+    write_networks(&cluster);
+    let (mut prefixes, mut networks, mut excepted) = (0, 0, 0);
+    for seed in 0..40 {
+        let mut random = Random::seeded(seed);
+        let contents = Contents::random(&mut random);
+        let mut db = with_file(&cluster, &contents.types_file());
+        contents.store(&mut db);
+        let addresses: BTreeSet<Address> =
+            universe().into_iter().chain(contents.scanners.iter().map(|block| block.network())).collect();
+        for unit in ["address", "prefix", "asn"] {
+            let density = *random.pick(&["0", "0", "0.01", "0.02"]);
+            let list = targets(&mut db, &format!("NULL, unit => '{unit}', min_density => {density}"));
+            let what = format!("seed {seed}, unit {unit}, density {density}");
+            for address in &addresses {
+                let covering: Vec<&String> =
+                    list.iter().filter(|row| contents.covers(row, *address)).collect();
+                if contents.must_not_be_blocked(*address, true) {
+                    excepted += 1;
+                    assert!(covering.is_empty(), "{what}: {covering:?} covers {address}");
+                }
+                let is_wanted =
+                    contents.sessions.contains(address) && !contents.must_not_be_blocked(*address, false);
+                let is_listed = list.iter().any(|row| contents.stands_for(row, *address));
+                assert!(is_listed || !is_wanted, "{what}: {address} is missing in {list:?}");
+            }
+            prefixes += list.iter().filter(|target| target.contains('/')).count();
+            networks += list.iter().filter(|target| target.starts_with("AS")).count();
+        }
+    }
+    assert!(prefixes > 20 && networks > 5 && excepted > 100, "{prefixes} {networks} {excepted}");
 }
 
 #[test]

@@ -46,6 +46,8 @@ const OFFLINE: &[&str] = &[
     "may_be_asked",
     "mmdb_in_service",
     "network_kind",
+    "networks_of_benign_scanners",
+    "networks_within",
     "parsed_address_in",
     "parsed_address_out",
     "prefix_size",

@@ -176,15 +176,40 @@ impl<S: AsRef<[u8]>> TypeDatabase<S> {
 
     /// Returns true if at least one of the `usable` lists contains at least one address of the prefix.
     pub fn any_match(&self, prefix: Prefix, usable: ListSet) -> Result<bool, MmdbError> {
+        self.find_match(prefix, usable, |_| true)
+    }
+
+    /// Calls `visit` with each block of addresses in the prefix that at least one of the `usable` lists contains.
+    pub fn each_match(
+        &self,
+        prefix: Prefix,
+        usable: ListSet,
+        mut visit: impl FnMut(Prefix),
+    ) -> Result<(), MmdbError> {
+        let visit = |block| {
+            visit(block);
+            false
+        };
+        self.find_match(prefix, usable, visit).map(|_| ())
+    }
+
+    /// Calls `visit` with blocks of addresses in the prefix that at least one of the `usable` lists contains, until `visit` returns
+    /// true. Returns true if `visit` has returned true.
+    fn find_match(
+        &self,
+        prefix: Prefix,
+        usable: ListSet,
+        mut visit: impl FnMut(Prefix) -> bool,
+    ) -> Result<bool, MmdbError> {
         let mut damage = None;
-        let accepts = |record| match self.lists_of(record) {
-            Ok(found) => !(found & usable).is_empty(),
+        let visit = |record, block| match self.lists_of(record) {
+            Ok(found) => !(found & usable).is_empty() && visit(block),
             Err(fault) => {
                 damage.get_or_insert(fault);
                 false
             }
         };
-        let found = self.search.any_record(self.bytes.as_ref(), &self.plan, prefix, accepts);
+        let found = self.search.any_record(self.bytes.as_ref(), &self.plan, prefix, visit);
         match (found, damage) {
             (Ok(false), Some(fault)) => Err(damaged(prefix.to_string(), fault)),
             (found, _) => found.map_err(|reason| MmdbError::Tree { network: prefix.to_string(), reason }),
