@@ -112,24 +112,35 @@ unsafe fn is_star(node: *mut pg_sys::Node) -> bool {
 ///
 /// # Safety
 /// The node must be null or be in a parse tree.
+#[pg_guard]
 unsafe extern "C-unwind" fn contains_parameter(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
     // SAFETY: as the caller promises. The walker calls this function for each node below the node.
     unsafe {
         !node.is_null()
             && ((*node).type_ == pg_sys::NodeTag::T_ParamRef
-                || raw_expression_tree_walker(node, Some(contains_parameter), context))
+                || walk_raw_expression(node, Some(contains_parameter), context))
     }
 }
 
-#[cfg(not(feature = "pg15"))]
-use pg_sys::raw_expression_tree_walker_impl as raw_expression_tree_walker;
+type Walker = Option<unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool>;
+
+/// Calls `walker` for each child of a node, until `walker` returns true.
+///
+/// # Safety
+/// The node must be in a parse tree.
+unsafe fn walk_raw_expression(node: *mut pg_sys::Node, walker: Walker, context: *mut c_void) -> bool {
+    // SAFETY: as the caller promises.
+    #[cfg(not(feature = "pg15"))]
+    let found = unsafe { pg_sys::raw_expression_tree_walker_impl(node, walker, context) };
+    // SAFETY: as the caller promises. The guard handles the ERROR for a tree that is too deep.
+    #[cfg(feature = "pg15")]
+    let found =
+        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| raw_expression_tree_walker(node, walker, context)) };
+    found
+}
 
 #[cfg(feature = "pg15")]
 unsafe extern "C-unwind" {
-    /// The bindings do not have this function, because the header does not declare the arguments of the walker.
-    fn raw_expression_tree_walker(
-        node: *mut pg_sys::Node,
-        walker: Option<unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool>,
-        context: *mut c_void,
-    ) -> bool;
+    /// src/backend/nodes/nodeFuncs.c; pgrx has no binding, because the header does not declare the arguments of the walker.
+    fn raw_expression_tree_walker(node: *mut pg_sys::Node, walker: Walker, context: *mut c_void) -> bool;
 }

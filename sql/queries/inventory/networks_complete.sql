@@ -13,56 +13,41 @@ WITH given AS (
     SELECT g.asn, g.name, g.name_source, g.country, g.country_source, g.registry, g.registry_source
     FROM unnest($1, $2, $3, $4, $5, $6, $7)
         AS g(asn, name, name_source, country, country_source, registry, registry_source)
-), known AS (
-    SELECT a.asn_number, a.organization_name, a.organization_country, a.rir_registry,
-           a.enrichment #>> '{provenance,organization_name}' AS name_source,
-           a.enrichment #>> '{provenance,organization_country}' AS country_source,
-           a.enrichment #>> '{provenance,rir_registry}' AS registry_source
-    FROM @extschema@.asn_inventory a
-    WHERE a.asn_number = ANY ($1)
 ), better AS (
-    -- Most given values are equal to the stored values, or have the same source. Ranks are computed only for the other
+    -- Most given values are equal to the stored values, or have the same source. Ranks are compared only for the other
     -- values.
-    SELECT k.asn_number,
-           CASE WHEN g.name IS DISTINCT FROM k.organization_name
-                 AND (k.organization_name IS NULL OR g.name_source IS DISTINCT FROM k.name_source
-                      AND @extschema@.name_rank(g.name_source) > @extschema@.name_rank(k.name_source))
+    SELECT a.asn_number,
+           CASE WHEN g.name IS DISTINCT FROM a.organization_name
+                 AND (a.organization_name IS NULL OR g.name_source IS DISTINCT FROM a.enrichment #>> '{provenance,organization_name}')
+                 AND @extschema@.may_replace(a.organization_name, a.enrichment, 'organization_name', g.name_source)
                 THEN g.name END AS name, g.name_source,
-           CASE WHEN g.country IS DISTINCT FROM k.organization_country
-                 AND (k.organization_country IS NULL OR g.country_source IS DISTINCT FROM k.country_source
-                      AND @extschema@.source_rank(g.country_source) > @extschema@.source_rank(k.country_source))
+           CASE WHEN g.country IS DISTINCT FROM a.organization_country
+                 AND (a.organization_country IS NULL OR g.country_source IS DISTINCT FROM a.enrichment #>> '{provenance,organization_country}')
+                 AND @extschema@.may_replace(a.organization_country, a.enrichment, 'organization_country', g.country_source)
                 THEN g.country END AS country, g.country_source,
-           CASE WHEN g.registry IS DISTINCT FROM k.rir_registry
-                 AND (k.rir_registry IS NULL OR g.registry_source IS DISTINCT FROM k.registry_source
-                      AND @extschema@.source_rank(g.registry_source) > @extschema@.source_rank(k.registry_source))
+           CASE WHEN g.registry IS DISTINCT FROM a.rir_registry
+                 AND (a.rir_registry IS NULL OR g.registry_source IS DISTINCT FROM a.enrichment #>> '{provenance,rir_registry}')
+                 AND @extschema@.may_replace(a.rir_registry, a.enrichment, 'rir_registry', g.registry_source)
                 THEN g.registry END AS registry, g.registry_source
-    FROM known k
-    JOIN given g ON g.asn = k.asn_number
+    FROM @extschema@.asn_inventory a
+    JOIN given g ON g.asn = a.asn_number
+    WHERE a.asn_number = ANY ($1)
 ), wanted AS MATERIALIZED (
     SELECT b.* FROM better b
     WHERE b.name IS NOT NULL OR b.country IS NOT NULL OR b.registry IS NOT NULL
 ), locked AS (
-    SELECT a.asn_number, a.organization_name, a.organization_country, a.rir_registry,
-           a.enrichment #>> '{provenance,organization_name}' AS name_source,
-           a.enrichment #>> '{provenance,organization_country}' AS country_source,
-           a.enrichment #>> '{provenance,rir_registry}' AS registry_source
+    SELECT a.asn_number, a.organization_name, a.organization_country, a.rir_registry, a.enrichment
     FROM @extschema@.asn_inventory a
     WHERE a.asn_number IN (SELECT w.asn_number FROM wanted w)
     ORDER BY a.asn_number
     FOR NO KEY UPDATE
 ), allowed AS (
     SELECT l.asn_number,
-           CASE WHEN w.name IS DISTINCT FROM l.organization_name
-                 AND (l.organization_name IS NULL OR w.name_source IS DISTINCT FROM l.name_source
-                      AND @extschema@.name_rank(w.name_source) > @extschema@.name_rank(l.name_source))
+           CASE WHEN w.name IS DISTINCT FROM l.organization_name AND @extschema@.may_replace(l.organization_name, l.enrichment, 'organization_name', w.name_source)
                 THEN w.name END AS name, w.name_source,
-           CASE WHEN w.country IS DISTINCT FROM l.organization_country
-                 AND (l.organization_country IS NULL OR w.country_source IS DISTINCT FROM l.country_source
-                      AND @extschema@.source_rank(w.country_source) > @extschema@.source_rank(l.country_source))
+           CASE WHEN w.country IS DISTINCT FROM l.organization_country AND @extschema@.may_replace(l.organization_country, l.enrichment, 'organization_country', w.country_source)
                 THEN w.country END AS country, w.country_source,
-           CASE WHEN w.registry IS DISTINCT FROM l.rir_registry
-                 AND (l.rir_registry IS NULL OR w.registry_source IS DISTINCT FROM l.registry_source
-                      AND @extschema@.source_rank(w.registry_source) > @extschema@.source_rank(l.registry_source))
+           CASE WHEN w.registry IS DISTINCT FROM l.rir_registry AND @extschema@.may_replace(l.rir_registry, l.enrichment, 'rir_registry', w.registry_source)
                 THEN w.registry END AS registry, w.registry_source
     FROM wanted w
     JOIN locked l ON l.asn_number = w.asn_number
