@@ -155,3 +155,50 @@ fn examples_of_provisioning_fit_the_dashboard_and_the_page() {
     let folder = provider["options"]["path"].as_str().expect("a path");
     assert!(page.contains(folder), "{folder}");
 }
+
+/// Draws the places of the panels, with three characters for a column of Grafana's grid and a line for two rows of the grid.
+fn drawn(json: &Json) -> String {
+    let mut canvas: Vec<Vec<char>> = Vec::new();
+    for panel in json["panels"].as_array().expect("panels").iter().filter(|panel| panel["type"] != "row") {
+        let edge =
+            |side: &str| usize::try_from(panel["gridPos"][side].as_u64().expect("a place")).expect("small");
+        let (left, right) = (edge("x") * 3, (edge("x") + edge("w")) * 3);
+        let (top, bottom) = (edge("y") / 2, (edge("y") + edge("h")) / 2);
+        if canvas.len() <= bottom {
+            canvas.resize(bottom + 1, vec![' '; 24 * 3 + 1]);
+        }
+        for (line, characters) in canvas.iter_mut().enumerate().take(bottom + 1).skip(top) {
+            for (column, character) in characters.iter_mut().enumerate().take(right + 1).skip(left) {
+                let (is_side, is_end) = (column == left || column == right, line == top || line == bottom);
+                *character = match (is_side, is_end) {
+                    (true, true) => '+',
+                    (true, false) => '|',
+                    (false, true) => '-',
+                    (false, false) => continue,
+                }
+            }
+        }
+        let mut place = (top + 1, left + 2);
+        for word in panel["title"].as_str().expect("a title").split(' ') {
+            if place.1 + word.len() >= right {
+                place = (place.0 + 1, left + 2);
+            }
+            for letter in word.chars() {
+                canvas[place.0][place.1] = letter;
+                place.1 += 1;
+            }
+            place.1 += 1;
+        }
+    }
+    let lines = canvas.into_iter().map(|line| line.into_iter().collect::<String>().trim_end().to_owned());
+    lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_page_has_a_drawing_of_the_panels() {
+    let drawn = drawn(&dashboard().json);
+    assert!(
+        page(PAGE).contains(&format!("```text\n{drawn}\n```")),
+        "{PAGE} has no drawing like this:\n{drawn}"
+    );
+}
