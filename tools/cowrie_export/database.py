@@ -196,8 +196,11 @@ def _read(cursor, sql, arguments: argparse.Namespace) -> Export:
 
 def _now(run, given: Optional[str]) -> datetime.datetime:
     """Returns the time from which timeouts count: the given time, or the beginning of the current hour."""
-    text = "SELECT COALESCE(%(now)s::pg_catalog.timestamptz, pg_catalog.date_trunc('hour', pg_catalog.now()))"
-    return run(text, {"now": given})[0][0]
+    given_or_hour = "COALESCE(%(now)s::pg_catalog.timestamptz, pg_catalog.date_trunc('hour', pg_catalog.now()))"
+    now = run(f"SELECT {TIME.format('n.now')} FROM (SELECT {given_or_hour} AS now) n", {"now": given})[0][0]
+    if now is None:
+        raise ExportError("--now must be a time between 1970 and 9998")
+    return now
 
 
 def _before_newest(run, sql, name: str, values: dict) -> Optional[datetime.datetime]:

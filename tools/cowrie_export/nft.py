@@ -12,6 +12,9 @@ Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 #: nft accepts any number of elements in a command. Short commands keep its error messages short.
 ELEMENTS_PER_COMMAND = 1000
 
+#: Seconds of 365 days. nft refuses a file with a timeout of several years.
+LONGEST_TIMEOUT = 365 * 24 * 60 * 60
+
 
 def timeouts(export: Export) -> Dict[int, List[Tuple[Network, int]]]:
     """Returns prefixes that do not overlap and their timeouts in seconds, for each family. Expired targets are left out."""
@@ -24,7 +27,7 @@ def timeouts(export: Export) -> Dict[int, List[Tuple[Network, int]]]:
             ends[network] = max(target.expires_at, ends.get(network, target.expires_at))
     found: Dict[int, List[Tuple[Network, int]]] = {4: [], 6: []}
     for network in sorted(ends, key=lambda n: (n.version, int(n.network_address), n.prefixlen)):
-        seconds = math.ceil((ends[network] - export.now).total_seconds())
+        seconds = min(math.ceil((ends[network] - export.now).total_seconds()), LONGEST_TIMEOUT)
         family = found[network.version]
         # nft refuses overlapping elements. A prefix comes before everything that it contains.
         if family and network.subnet_of(family[-1][0]):

@@ -275,7 +275,8 @@ fn nft_accepts_the_sets_of_both_families() {
     let addresses = nft_file(&db, &role, "addresses", &[]);
     let prefixes = nft_file(&db, &role, "prefixes", &["--unit", "prefix", "--min-density", "0"]);
     let empty = nft_file(&db, &role, "empty", &["--since", "2030-01-01"]);
-    for file in [&addresses, &prefixes, &empty] {
+    let forever = nft_file(&db, &role, "forever", &["--lifetime", "1000 years"]);
+    for file in [&addresses, &prefixes, &empty, &forever] {
         listed(&[file], "nft --check --file $1");
     }
     // The sets of the last file remain, and others of the table stay.
