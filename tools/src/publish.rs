@@ -80,11 +80,11 @@ mod tests {
     }
 
     #[test]
-    fn a_device_and_a_directory_are_not_replaced() {
-        let directory = directory("device");
-        let device = directory.join("device");
-        symlink("/dev/null", &device).unwrap();
-        for path in [&device, &directory] {
+    fn a_pipe_and_a_directory_are_not_replaced() {
+        let directory = directory("pipe");
+        let pipe = directory.join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [&pipe, &directory] {
             let error = publish(path, b"new").unwrap_err();
             assert_eq!(error.to_string(), "it is not a regular file");
         }

@@ -1,6 +1,6 @@
 //! Runs that fail, runs at the same time, and sessions that no honeypot should store.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use crate::place::{Place, figure, rows, section, text};
@@ -87,18 +87,23 @@ fn a_place_that_cannot_be_written_is_named() {
     let Some(place) = Place::new("report_unwritable") else { return };
     let site = Site::new("unwritable");
     let nowhere = site.directory.join("nowhere/report.html");
+    let pipe = site.directory.join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     // Root may write everywhere but on a file system that is read-only, such as /proc.
-    for path in
-        [nowhere.to_str().unwrap(), "/proc/report.html", "/dev/null", site.directory.to_str().unwrap()]
-    {
+    for path in [
+        nowhere.to_str().unwrap(),
+        "/proc/report.html",
+        pipe.to_str().unwrap(),
+        site.directory.to_str().unwrap(),
+    ] {
         let output = place.output(&["--output", path]);
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{path}");
         assert!(errors.starts_with(&format!("cowrie-report: could not write {path}: ")), "{errors}");
         assert_eq!(errors.lines().count(), 1, "{errors}");
     }
-    assert_eq!(std::fs::read_dir(&site.directory).unwrap().count(), 0);
-    assert!(!Path::new("/dev/null").metadata().unwrap().is_file());
+    assert_eq!(std::fs::read_dir(&site.directory).unwrap().count(), 1);
+    assert!(!pipe.metadata().unwrap().is_file());
     let full = Command::new("sh")
         .args(["-c", "\"$@\" 2>&1 >/dev/full", "sh", env!("CARGO_BIN_EXE_cowrie-report"), "--dsn"])
         .arg(place.dsn(&place.role))
