@@ -16,6 +16,7 @@ pub mod html;
 pub mod lists;
 pub mod load;
 pub mod log;
+mod log_lines;
 pub mod mmdb;
 pub mod networks;
 pub mod publish;

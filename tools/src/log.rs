@@ -5,18 +5,16 @@
 //!  "session": "173332e506ca", "sensor": "trap-1", "timestamp": "2018-05-06T22:33:22.698977Z", …}
 //! ```
 //!
-//! The input is a file or standard input: plain, gzip or xz, recognised by the first bytes. Fields that a version of
-//! Cowrie adds are ignored. Fields that a version lacks are empty. An invalid line only adds to the count of malformed
-//! lines in the report. No line stops a load, and no line takes more memory than [`LONGEST_LINE`].
-
-use std::io::{self, BufRead, BufReader, Read};
+//! Fields that a version of Cowrie adds are ignored. Fields that a version lacks are empty. An invalid line only adds to
+//! the count of malformed lines in the report. No line stops a load, and no line takes more memory than [`LONGEST_LINE`].
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-/// Maximum length of a line in bytes. Cowrie's longest lines, forwarded data, stay below 100 kB. A longer line is not a
-/// log line.
-pub const LONGEST_LINE: usize = 16 << 20;
+pub use crate::log_lines::{LONGEST_LINE, LineRead, TOO_LONG, decompressed, is_compressed, next_line};
+
+/// Number of characters of a session's id that Cowrie's tables can store.
+const ID_LENGTH: usize = 32;
 
 /// An event, with the values that Cowrie's own database output stores. Texts have any length, as in the log.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,47 +78,14 @@ pub enum Rejected {
     Malformed,
     /// An event of the honeypot itself, such as its start.
     NoSession,
-}
-
-/// Decompresses the input. The first bytes show the compression.
-pub fn decompressed<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn BufRead + Send + 'a>> {
-    let mut input = BufReader::with_capacity(1 << 16, input);
-    let start = input.fill_buf()?;
-    Ok(if start.starts_with(&[0x1f, 0x8b]) {
-        Box::new(BufReader::with_capacity(1 << 17, flate2::bufread::MultiGzDecoder::new(input)))
-    } else if start.starts_with(b"\xfd7zXZ\0") {
-        Box::new(BufReader::with_capacity(1 << 17, liblzma::bufread::XzDecoder::new_multi_decoder(input)))
-    } else {
-        Box::new(input)
-    })
-}
-
-/// Reads the next line without its end. Returns `Ok(false)` at the end of the input. A line that is too long is cut to
-/// its first [`LONGEST_LINE`] bytes, which no parser accepts, and the rest is skipped.
-pub fn next_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
-    line.clear();
-    let mut any = false;
-    loop {
-        let available = match input.fill_buf() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            available => available?,
-        };
-        if available.is_empty() {
-            return Ok(any);
-        }
-        any = true;
-        let end = available.iter().position(|byte| *byte == b'\n');
-        let piece = &available[..end.unwrap_or(available.len())];
-        line.extend_from_slice(&piece[..piece.len().min(LONGEST_LINE.saturating_sub(line.len()))]);
-        let used = piece.len() + usize::from(end.is_some());
-        input.consume(used);
-        if end.is_some() {
-            return Ok(true);
-        }
-    }
+    /// A line of white space, or a line end after NUL bytes. Such lines are not counted.
+    Blank,
 }
 
 pub fn parse(line: &[u8]) -> Result<Entry, Rejected> {
+    if line.iter().all(u8::is_ascii_whitespace) {
+        return Err(Rejected::Blank);
+    }
     let text = String::from_utf8_lossy(line);
     let value: Value = match serde_json::from_str(&text) {
         Ok(value) => value,
@@ -139,7 +104,7 @@ pub fn entry_of(value: &Value) -> Result<Entry, Rejected> {
     let Value::Object(_) = value else {
         return Err(Rejected::Malformed);
     };
-    let session = text_of(value, "session");
+    let session = id_of(value);
     if session.is_empty() {
         return Err(Rejected::NoSession);
     }
@@ -198,6 +163,14 @@ fn event_of(value: &Value) -> Event {
         }
         _ => Event::Other,
     }
+}
+
+/// Returns the id of the session as the column `id` stores it. Otherwise two ids could be one in the table, and two in
+/// this program.
+fn id_of(value: &Value) -> String {
+    let id: String =
+        text_of(value, "session").chars().filter(|character| *character != '\0').take(ID_LENGTH).collect();
+    id.trim_end_matches(' ').to_owned()
 }
 
 /// Returns a field as text, because some fields are numbers in one version and texts in another.
@@ -323,7 +296,7 @@ mod tests {
     fn what_is_no_event_is_told_apart() {
         assert_eq!(parse(b"{\"truncated\": "), Err(Rejected::Malformed));
         assert_eq!(parse(b"[1]"), Err(Rejected::Malformed));
-        assert_eq!(parse(b""), Err(Rejected::Malformed));
+        assert_eq!(parse(b" \t"), Err(Rejected::Blank));
         assert_eq!(
             parse(br#"{"eventid":"cowrie.system.start","timestamp":"2018-05-06T22:33:22.5Z"}"#),
             Err(Rejected::NoSession)
@@ -347,36 +320,13 @@ mod tests {
     }
 
     #[test]
-    fn lines_end_with_the_input_and_too_long_ones_are_cut() {
-        let mut input: &[u8] = b"one\n\ntwo";
-        let mut line = Vec::new();
-        let mut lines = Vec::new();
-        while next_line(&mut input, &mut line).unwrap() {
-            lines.push(String::from_utf8(line.clone()).unwrap());
-        }
-        assert_eq!(lines, ["one", "", "two"]);
-        let long = [vec![b'x'; LONGEST_LINE + 10], b"\nnext".to_vec()].concat();
-        let mut input = long.as_slice();
-        assert!(next_line(&mut input, &mut line).unwrap());
-        assert_eq!(line.len(), LONGEST_LINE);
-        assert!(next_line(&mut input, &mut line).unwrap());
-        assert_eq!(line, b"next");
-    }
-
-    #[test]
-    fn compression_is_recognised_by_the_first_bytes() {
-        use std::io::Write;
-        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gz.write_all(b"hello\n").unwrap();
-        let mut gz = gz.finish().unwrap();
-        gz.extend(gz.clone()); // two members, as in appended logs
-        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
-        xz.write_all(b"hello\nhello\n").unwrap();
-        for packed in [gz, xz.finish().unwrap(), b"hello\nhello\n".to_vec()] {
-            let mut text = String::new();
-            decompressed(packed.as_slice()).unwrap().read_to_string(&mut text).unwrap();
-            assert_eq!(text, "hello\nhello\n");
-        }
-        assert!(decompressed([].as_slice()).unwrap().fill_buf().unwrap().is_empty());
+    fn ids_are_what_the_table_stores() {
+        let id = |text: &str| {
+            let line = format!(r#"{{"session":"{text}","timestamp":"2024-01-01T00:00:00Z"}}"#);
+            parse(line.as_bytes()).map(|entry| entry.session)
+        };
+        assert_eq!(id(&"x".repeat(40)).unwrap(), "x".repeat(32));
+        assert_eq!(id(r"a\u0000b  ").unwrap(), "ab");
+        assert_eq!(id(" "), Err(Rejected::NoSession));
     }
 }

@@ -5,7 +5,7 @@
 //! Memory is bounded: beyond [`Limits::bytes`] all collected sessions are returned, even open ones. Later events of
 //! such a session form a second part.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use jiff::Timestamp;
 
@@ -26,6 +26,8 @@ pub struct Session {
     pub terminal_size: Option<String>,
     /// All other events, in the log's order.
     pub events: Vec<(Timestamp, Event)>,
+    /// Events that are still expected, while the lines of this session are read a second time.
+    pub expected: VecDeque<(Timestamp, Event)>,
 }
 
 /// The effect of [`Session::add`].
@@ -50,6 +52,7 @@ impl Session {
             client: None,
             terminal_size: None,
             events: Vec::new(),
+            expected: VecDeque::new(),
         }
     }
 
@@ -66,6 +69,10 @@ impl Session {
         match event {
             Event::Connect if self.connected => {
                 added.is_other_connect = self.start != time || self.address != address;
+                // Cowrie writes this line once. So it is read from a copy of the log, and the lines after it too.
+                if !added.is_other_connect {
+                    self.expected = self.events.iter().cloned().collect();
+                }
             }
             Event::Connect => {
                 self.connected = true;
@@ -77,8 +84,13 @@ impl Session {
             Event::TerminalSize(size) => self.terminal_size = Some(size),
             Event::Other => {}
             event => {
-                added.bytes = OVERHEAD + text_length(&event);
-                self.events.push((time, event));
+                let event = (time, event);
+                if let Some(again) = self.expected.iter().position(|known| *known == event) {
+                    self.expected.remove(again);
+                } else {
+                    added.bytes = OVERHEAD + text_length(&event.1);
+                    self.events.push(event);
+                }
             }
         }
         added
@@ -225,6 +237,19 @@ mod tests {
         assembler.push(entry("a", 30, Event::Connect));
         assert_eq!(assembler.repeated_connects, 1);
         assert_eq!(assembler.finish()[0].start.as_second(), 20);
+    }
+
+    #[test]
+    fn lines_that_are_read_again_add_nothing() {
+        let mut assembler = SessionAssembler::new(Limits::default());
+        for _ in 0..2 {
+            assembler.push(entry("a", 20, Event::Connect));
+            assembler.push(entry("a", 21, command("ls")));
+            assembler.push(entry("a", 21, command("ls")));
+        }
+        assembler.push(entry("a", 21, command("ls")));
+        assembler.push(entry("a", 22, command("id")));
+        assert_eq!(assembler.finish()[0].events.len(), 4);
     }
 
     #[test]

@@ -145,7 +145,7 @@ mod tests {
         ) {
             let terminal_size = size.map(|(width, height)| format!("{width}x{height}"));
             let session =
-                Session { id, connected, start, end, sensor, address, client, terminal_size, events };
+                Session { id, connected, start, end, sensor, address, client, terminal_size, events, expected: Default::default() };
             let text = serde_json::to_string(&to_lines(&session)).unwrap();
             let lines: Vec<Value> = serde_json::from_str(&text).unwrap();
             prop_assert_eq!(from_lines(&lines), Some(session.clone()));

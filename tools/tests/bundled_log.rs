@@ -21,7 +21,7 @@ fn entries() -> Vec<Entry> {
     let mut input = log::decompressed(packed.as_slice()).unwrap();
     let mut line = Vec::new();
     let mut entries = Vec::new();
-    while log::next_line(&mut *input, &mut line).unwrap() {
+    while log::next_line(&mut *input, &mut line).unwrap().is_some() {
         entries.push(log::parse(&line).unwrap());
     }
     entries

@@ -66,6 +66,7 @@ fn traffic(random: &mut Random) -> Vec<String> {
     // The honeypot was quiet for hours, so the sessions without an end are idle.
     let later = SESSIONS * 100 + 20_000_000;
     add(later, "ffffffffffff", "session.connect", "");
+    add(later + 500, "ffffffffffff", "client.version", ",\"version\":\"SSH-2.0-last\"");
     add(later + 1000, "ffffffffffff", "session.closed", "");
     events.into_values().collect()
 }

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use cowrie_enrich_tools::connection;
-use cowrie_enrich_tools::follow::{self, Follower, OpenLimits, Scanner};
+use cowrie_enrich_tools::follow::{self, Follower, OpenLimits};
 use cowrie_enrich_tools::grants::{self, Program};
 use cowrie_enrich_tools::load::{LoadCounts, Loader, TABLES, explained};
 use cowrie_enrich_tools::log::{self, Rejected};
@@ -187,17 +187,16 @@ fn logs_of(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<String>), String> {
             files.push(path.clone());
             continue;
         }
-        let mut scanner = Scanner::default();
-        let found =
-            scanner.scan(path).map_err(|error| format!("could not read {}: {error}", path.display()))?;
-        if found.is_empty() && scanner.unreadable.is_empty() {
+        let (found, mut failed) =
+            follow::logs_of(path).map_err(|error| format!("could not read {}: {error}", path.display()))?;
+        if found.is_empty() && failed.is_empty() {
             return Err(format!(
                 "no log of Cowrie in {}; the name of a log begins with cowrie.json",
                 path.display()
             ));
         }
-        files.extend(found.into_iter().map(|log| log.path));
-        unreadable.append(&mut scanner.unreadable);
+        files.extend(found);
+        unreadable.append(&mut failed);
     }
     Ok((files, unreadable))
 }
@@ -240,7 +239,7 @@ fn read_file(
         log::decompressed(bar.wrap_read(File::open(path)?))?
     };
     let mut line = Vec::new();
-    while log::next_line(&mut *input, &mut line)? {
+    while log::next_line(&mut *input, &mut line)?.is_some() {
         lines.read += 1;
         match log::parse(&line) {
             Ok(entry) => {
@@ -255,7 +254,7 @@ fn read_file(
                 }
             }
             Err(Rejected::NoSession) => lines.without_session += 1,
-            Err(Rejected::Malformed) if line.iter().all(u8::is_ascii_whitespace) => lines.read -= 1,
+            Err(Rejected::Blank) => lines.read -= 1,
             Err(Rejected::Malformed) => lines.malformed += 1,
         }
     }

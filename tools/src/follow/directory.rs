@@ -5,36 +5,33 @@
 //! | Cowrie itself | `cowrie.json`, `cowrie.json.2024-05-01`, in old versions `cowrie.json.2018_5_1` |
 //! | logrotate (T-Pot, DShield) | `cowrie.json`, `cowrie.json.1`, `cowrie.json.2.gz`, `cowrie.json-20240501.gz` |
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
 use rustix::fs::OFlags;
 
-use super::head::{Head, LogId};
-use crate::log;
-
-/// A log in the directory.
+/// A file in the directory that has the name of a log.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct Listed {
     pub path: PathBuf,
-    pub head: Head,
-    /// Time of the first event, or else of the last change of the file. Logs are read in this order.
-    pub first: Timestamp,
-    pub is_compressed: bool,
     pub version: FileVersion,
 }
 
-/// A file and its last change. A compressed file is read again only if this value differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+impl Listed {
+    pub fn name(&self) -> String {
+        name_of(&self.path)
+    }
+}
+
+/// A file and its last change. The contents of a file are examined again only if this value differs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FileVersion {
-    device: u64,
-    inode: u64,
+    pub device: u64,
+    pub inode: u64,
     pub size: u64,
-    modified: (i64, i64),
+    pub modified: (i64, i64),
 }
 
 impl FileVersion {
@@ -45,6 +42,10 @@ impl FileVersion {
             size: data.len(),
             modified: (data.mtime(), data.mtime_nsec()),
         }
+    }
+
+    pub fn is_of_same_file(&self, other: &FileVersion) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
     }
 }
 
@@ -64,90 +65,77 @@ pub fn open(path: &Path) -> io::Result<File> {
     let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
     match file.metadata()?.is_file() {
         true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file")),
+        false => Err(not_regular()),
     }
 }
 
-/// Scans the directory. Reads the start of a file again only after the file has changed.
-#[derive(Debug, Default)]
-pub struct Scanner {
-    known: HashMap<PathBuf, (FileVersion, Option<Head>)>,
-    /// Files that could not be read, and the reasons.
-    pub unreadable: Vec<String>,
-}
+/// Number of attempts to list the directory while logs are renamed.
+const ATTEMPTS: u32 = 10;
 
-impl Scanner {
-    /// Returns the logs by the time of their first event. If several files have the same contents, it returns one of
-    /// them: a plain file instead of a compressed file, otherwise the longer file.
-    pub fn scan(&mut self, directory: &Path) -> io::Result<Vec<Found>> {
-        let mut known = HashMap::new();
-        let mut logs: HashMap<LogId, Found> = HashMap::new();
-        self.unreadable.clear();
-        for entry in fs::read_dir(directory)? {
-            let entry = entry?;
-            if !entry.file_name().to_str().is_some_and(is_log_name) {
-                continue;
-            }
-            let path = entry.path();
-            let found = match self.examine(&path) {
-                Ok((version, head)) => {
-                    known.insert(path.clone(), (version, head));
-                    head.map(|head| found(path, version, head))
-                }
-                // The file was renamed or removed since the directory was read.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-                Err(error) => {
-                    self.unreadable.push(format!("{}: {error}", path.display()));
-                    None
-                }
-            };
-            if let Some(found) = found {
-                let rank = |log: &Found| (!log.is_compressed, log.version.size);
-                match logs.get(&found.head.id) {
-                    Some(other) if rank(other) >= rank(&found) => {}
-                    _ => drop(logs.insert(found.head.id, found)),
-                }
-            }
+/// Files, and files that could not be examined with the reasons.
+type Listing = (Vec<Listed>, Vec<(PathBuf, io::Error)>);
+
+/// Returns the files that have names of logs, as [`list_once`] does. Lists the directory until two listings are equal.
+/// Otherwise a log that is renamed meanwhile could be missing, and later logs would be read before it.
+pub fn list(directory: &Path, is_skipped: impl Fn(&Path) -> bool) -> io::Result<Listing> {
+    let mut before = list_once(directory, &is_skipped)?;
+    for _ in 0..ATTEMPTS {
+        let after = list_once(directory, &is_skipped)?;
+        let is_same = |(a, b): (&Listed, &Listed)| a.path == b.path && a.version.is_of_same_file(&b.version);
+        if before.0.len() == after.0.len() && before.0.iter().zip(&after.0).all(is_same) {
+            return Ok(after);
         }
-        self.known = known;
-        let mut logs: Vec<Found> = logs.into_values().collect();
-        logs.sort_by(|a, b| (a.first, &a.path).cmp(&(b.first, &b.path)));
-        Ok(logs)
+        before = after;
     }
+    Ok(before)
+}
 
-    fn examine(&self, path: &Path) -> io::Result<(FileVersion, Option<Head>)> {
-        let version = FileVersion::of(&fs::metadata(path)?);
-        match self.known.get(path) {
-            Some((known, head)) if *known == version => return Ok((version, *head)),
-            // A log that has grown keeps its first line.
-            Some((known, Some(head)))
-                if !is_compressed(path) && known.inode == version.inode && known.device == version.device =>
-            {
-                let file = open(path)?;
-                if FileVersion::of(&file.metadata()?).inode == version.inode && head.is_of(&file) {
-                    return Ok((version, Some(*head)));
-                }
-            }
-            _ => {}
+/// Returns the files that have names of logs. Leaves out empty files, and files for which `is_skipped` is true. Also returns
+/// the files that could not be examined, and the reasons.
+fn list_once(directory: &Path, is_skipped: impl Fn(&Path) -> bool) -> io::Result<Listing> {
+    let (mut listed, mut failed) = (Vec::<Listed>::new(), Vec::new());
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let path = entry.path();
+        if !entry.file_name().to_str().is_some_and(is_log_name) || is_skipped(&path) {
+            continue;
         }
-        let file = open(path)?;
-        let version = FileVersion::of(&file.metadata()?);
-        let head = match is_compressed(path) {
-            true => Head::read(log::decompressed(file)?)?,
-            false => Head::read(file)?,
-        };
-        Ok((version, head))
+        match fs::metadata(&path) {
+            Ok(data) if !data.is_file() => failed.push((path, not_regular())),
+            Ok(data) if data.len() > 0 => listed.push(Listed { path, version: FileVersion::of(&data) }),
+            Ok(_) => {}
+            // The file was renamed or removed since the directory was read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => failed.push((path, error)),
+        }
+    }
+    // A link is not a second log.
+    listed.sort_by(|a, b| {
+        (a.version.device, a.version.inode, &a.path).cmp(&(b.version.device, b.version.inode, &b.path))
+    });
+    listed.dedup_by(|a, b| a.version.is_of_same_file(&b.version));
+    Ok((listed, failed))
+}
+
+/// Opens a file that was listed. If it was replaced since, it counts as not found.
+pub fn open_version(path: &Path, version: &FileVersion) -> io::Result<File> {
+    let file = open(path)?;
+    match FileVersion::of(&file.metadata()?).is_of_same_file(version) {
+        true => Ok(file),
+        false => Err(io::Error::from(io::ErrorKind::NotFound)),
     }
 }
 
-fn found(path: PathBuf, version: FileVersion, head: Head) -> Found {
-    let modified = || Timestamp::from_second(version.modified.0).unwrap_or(Timestamp::UNIX_EPOCH);
-    let first = head.first.unwrap_or_else(modified);
-    Found { is_compressed: is_compressed(&path), path, head, first, version }
+fn not_regular() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file")
 }
 
-fn is_compressed(path: &Path) -> bool {
+pub fn has_packed_name(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "gz" || extension == "xz")
+}
+
+pub fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub struct Metrics {
     pub known: u64,
     pub rejected: u64,
     pub lost_updates: u64,
+    pub late: u64,
+    pub future: u64,
     pub truncated: u64,
     pub database_errors: u64,
     pub read_errors: u64,
@@ -35,7 +37,7 @@ pub struct Metrics {
     pub is_connected: bool,
 }
 
-pub const ALL: [Metric; 15] = [
+pub const ALL: [Metric; 17] = [
     Metric {
         name: "cowrie_load_lines_total",
         kind: "counter",
@@ -77,6 +79,18 @@ pub const ALL: [Metric; 15] = [
         kind: "counter",
         help: "Events that came too late to change the row of a stored session, such as its end.",
         value: |m| m.lost_updates as f64,
+    },
+    Metric {
+        name: "cowrie_load_late_sessions_total",
+        kind: "counter",
+        help: "Sessions stored long ago whose late events were not stored, but written to late.json.",
+        value: |m| m.late as f64,
+    },
+    Metric {
+        name: "cowrie_load_future_lines_total",
+        kind: "counter",
+        help: "Lines whose time is more than five minutes after the clock of this machine.",
+        value: |m| m.future as f64,
     },
     Metric {
         name: "cowrie_load_truncated_values_total",

@@ -7,27 +7,21 @@
 //! - If the open sessions take more than [`OpenLimits::bytes`], the largest of them are stored as they are.
 //!
 //! Events of a session that was stored recently are late. Their rows are stored, but the row of the session stays as it
-//! is. Waits are measured by the times in the log, so that a log of last year is read as if it were written now. When
-//! all logs are read to their end, a wait can also end by the clock of this machine.
+//! is. Waits are measured by the times in the log, see [`LogClock`], so that a log of last year is read as if it were
+//! written now. When all logs are read to their end, a wait can also end by the clock of this machine.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::log_clock::LogClock;
+use super::remembered::{Fate, Remembered, is_read_again, remember};
 use crate::log::{Entry, Event};
 use crate::session::Session;
 
 /// Time for which a closed session waits for more events.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// How long the id of a stored session is remembered if the session was closed, by the times in the log.
-const CLOSED_REMEMBERED: Duration = Duration::from_secs(3600);
-/// How long the id of a stored session is remembered if the session had no end, by the times in the log.
-const UNCLOSED_REMEMBERED: Duration = Duration::from_secs(86_400);
-
-/// Maximum number of remembered ids.
-const MOST_REMEMBERED: usize = 10_000;
 
 #[derive(Clone, Copy, Debug)]
 pub struct OpenLimits {
@@ -53,12 +47,7 @@ struct Open {
     last_event: Timestamp,
     /// When this program read the newest event.
     read_at: Instant,
-    /// True if the session itself is stored already.
-    is_late: bool,
 }
-
-/// A session that was stored, and the time until which its id is remembered.
-pub type Remembered = HashMap<String, Timestamp>;
 
 /// Sessions that are ready to be stored.
 #[derive(Debug, Default)]
@@ -66,6 +55,10 @@ pub struct Ready {
     pub sessions: Vec<Session>,
     /// Late events of sessions that are stored already.
     pub late: Vec<Session>,
+    /// Later events of sessions that are in a file, because the database refuses them or they were stored long ago.
+    pub aside: Vec<(Fate, Session)>,
+    /// Number of stored sessions whose events were read again.
+    pub repeated: u64,
 }
 
 pub struct OpenSessions {
@@ -73,8 +66,7 @@ pub struct OpenSessions {
     open: HashMap<String, Open>,
     remembered: Remembered,
     bytes: usize,
-    /// Time of the line that was read last.
-    log_time: Option<Timestamp>,
+    pub clock: LogClock,
     /// Closed sessions that are not stored yet.
     closed: usize,
     /// Late events that would have changed the row of a stored session.
@@ -82,43 +74,55 @@ pub struct OpenSessions {
 }
 
 impl OpenSessions {
-    pub fn new(limits: OpenLimits, sessions: Vec<Session>, remembered: Remembered) -> OpenSessions {
+    pub fn new(
+        limits: OpenLimits,
+        sessions: Vec<Session>,
+        remembered: Remembered,
+        log_time: Option<Timestamp>,
+    ) -> OpenSessions {
         let mut open = OpenSessions {
             limits,
             open: HashMap::new(),
             remembered,
             bytes: 0,
-            log_time: None,
+            clock: LogClock::new(log_time),
             closed: 0,
             lost_updates: 0,
         };
+        let now = Timestamp::now();
         for session in sessions {
             open.bytes += session.bytes();
             open.closed += usize::from(session.end.is_some());
             let times = session.events.iter().map(|(time, _)| *time);
-            let last_event = times.chain([session.start]).chain(session.end).max().unwrap_or(session.start);
-            let is_late = open.remembered.contains_key(&session.id);
-            let read_at = Instant::now();
-            open.open.insert(session.id.clone(), Open { session, last_event, read_at, is_late });
+            // A time in the future would keep the session open.
+            let last_event =
+                times.chain([session.start]).chain(session.end).filter(|time| *time <= now).max();
+            let last_event = last_event.unwrap_or(session.start.min(now));
+            open.open.insert(session.id.clone(), Open { session, last_event, read_at: Instant::now() });
         }
         open
     }
 
     pub fn add(&mut self, entry: Entry) {
-        self.log_time = Some(entry.time);
-        let open = self.open.entry(entry.session.clone()).or_insert_with_key(|id| {
+        let now = Timestamp::now();
+        let usable = self.clock.observe(entry.time, now);
+        // A wrong time must neither end this session nor keep it open.
+        let time = usable.max(self.clock.time()).unwrap_or(now);
+        let open = self.open.entry(entry.session.clone()).or_insert_with(|| {
             let session = Session::begin(&entry);
             self.bytes += session.bytes();
-            let is_late = self.remembered.contains_key(id);
-            Open { session, last_event: entry.time, read_at: Instant::now(), is_late }
+            Open { session, last_event: time, read_at: Instant::now() }
         });
-        open.last_event = open.last_event.max(entry.time);
+        open.last_event = open.last_event.max(time);
         open.read_at = Instant::now();
-        if open.is_late
+        if let Some(past) = self.remembered.get(&entry.session)
+            && past.fate == Fate::Stored
             && matches!(
                 entry.event,
                 Event::Connect | Event::Closed | Event::ClientVersion(_) | Event::TerminalSize(_)
             )
+            && !is_read_again(past, &open.session)
+            && !(matches!(entry.event, Event::Connect) && entry.time.as_microsecond() == past.start)
         {
             self.lost_updates += 1;
         }
@@ -136,36 +140,53 @@ impl OpenSessions {
     pub fn take(&mut self, is_caught_up: bool) -> Ready {
         let now = Instant::now();
         let passed = |open: &Open, limit: Duration| {
-            let in_log = self.log_time.map(|log_time| log_time.duration_since(open.last_event));
+            let in_log = self.clock.time().map(|log_time| log_time.duration_since(open.last_event));
             let limit_in_log = SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX);
             in_log.is_some_and(|time| time >= limit_in_log)
                 || is_caught_up && now.duration_since(open.read_at) >= limit
         };
-        let is_ready = |open: &Open| match open.session.end {
-            Some(_) => passed(open, LINGER),
-            None => passed(open, if open.is_late { LINGER } else { self.limits.idle }),
+        let is_ready = |id: &str, open: &Open| match open.session.end {
+            None if !self.remembered.contains_key(id) => passed(open, self.limits.idle),
+            _ => passed(open, LINGER),
         };
         let mut ids: Vec<String> =
-            self.open.iter().filter(|(_, open)| is_ready(open)).map(|(id, _)| id.clone()).collect();
+            self.open.iter().filter(|(id, open)| is_ready(id, open)).map(|(id, _)| id.clone()).collect();
         if self.bytes > self.limits.bytes {
             ids = self.with_largest(ids);
         }
         let mut ready = Ready::default();
-        for open in ids.iter().filter_map(|id| self.open.remove(id)) {
-            match open.is_late {
-                true => ready.late.push(open.session),
-                false => ready.sessions.push(open.session),
+        for id in &ids {
+            if let Some(open) = self.open.remove(id) {
+                self.sort_out(open.session, &mut ready);
             }
         }
         for sessions in [&mut ready.sessions, &mut ready.late] {
             sessions.sort_by(|a, b| (a.start, &a.id).cmp(&(b.start, &b.id)));
         }
         if !ids.is_empty() {
-            self.remember(&ready.sessions);
+            let log_time = self.clock.time().unwrap_or_else(Timestamp::now);
+            let OpenSessions { remembered, open, .. } = self;
+            remember(remembered, &ready.sessions, log_time, |id| open.contains_key(id));
             self.bytes = self.open.values().map(|open| open.session.bytes()).sum();
             self.closed = self.open.values().filter(|open| open.session.end.is_some()).count();
         }
         ready
+    }
+
+    fn sort_out(&self, session: Session, ready: &mut Ready) {
+        let Some(past) = self.remembered.get(&session.id) else {
+            ready.sessions.push(session);
+            return;
+        };
+        if is_read_again(past, &session) {
+            ready.repeated += 1;
+            return;
+        }
+        match past.fate {
+            Fate::Stored => ready.late.push(session),
+            Fate::Rejected | Fate::Late => ready.aside.push((past.fate, session)),
+            Fate::Foreign => {}
+        }
     }
 
     /// Adds the ids of the largest open sessions to `ids`, until the other open sessions take at most half of
@@ -187,29 +208,10 @@ impl OpenSessions {
         ids
     }
 
-    fn remember(&mut self, sessions: &[Session]) {
-        let Some(log_time) = self.log_time else { return };
-        self.remembered.retain(|_, until| *until >= log_time);
-        for session in sessions {
-            let time = if session.end.is_some() { CLOSED_REMEMBERED } else { UNCLOSED_REMEMBERED };
-            let until = log_time.checked_add(time).unwrap_or(log_time);
-            self.remembered.insert(session.id.clone(), until);
-        }
-        if self.remembered.len() > MOST_REMEMBERED {
-            let mut times: Vec<Timestamp> = self.remembered.values().copied().collect();
-            times.sort();
-            let oldest_kept = times[times.len() - MOST_REMEMBERED];
-            self.remembered.retain(|_, until| *until >= oldest_kept);
-        }
-    }
-
-    /// Forgets sessions that another program has stored. That program also stores their late events.
-    pub fn forget(&mut self, sessions: &[Session]) {
-        for session in sessions {
-            self.remembered.remove(&session.id);
-            if let Some(open) = self.open.get_mut(&session.id) {
-                open.is_late = false;
-            }
+    /// Notes what happened to a session that this program did not store.
+    pub fn note(&mut self, session: &Session, fate: Fate) {
+        if let Some(past) = self.remembered.get_mut(&session.id) {
+            past.fate = fate;
         }
     }
 
@@ -217,12 +219,9 @@ impl OpenSessions {
         self.open.values().map(|open| &open.session)
     }
 
-    pub fn remembered(&self) -> &Remembered {
-        &self.remembered
-    }
-
-    pub fn log_time(&self) -> Option<Timestamp> {
-        self.log_time
+    /// Returns the time of the logs, and the sessions that are no longer open.
+    pub fn memory(&self) -> (Option<Timestamp>, &Remembered) {
+        (self.clock.time(), &self.remembered)
     }
 
     pub fn count(&self) -> usize {
@@ -232,122 +231,5 @@ impl OpenSessions {
     /// The time of the oldest close among the sessions that are not stored yet.
     pub fn oldest_end(&self) -> Option<Timestamp> {
         self.open.values().filter_map(|open| open.session.end).min()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(id: &str, second: i64, event: Event) -> Entry {
-        Entry {
-            session: id.into(),
-            time: Timestamp::from_second(second).unwrap(),
-            sensor: "trap".into(),
-            address: "192.0.2.1".into(),
-            event,
-        }
-    }
-
-    fn open(limits: OpenLimits) -> OpenSessions {
-        OpenSessions::new(limits, Vec::new(), Remembered::new())
-    }
-
-    fn command(text: &str) -> Event {
-        Event::Input { success: Some(true), realm: None, input: text.into() }
-    }
-
-    fn ids(sessions: &[Session]) -> Vec<&str> {
-        sessions.iter().map(|session| session.id.as_str()).collect()
-    }
-
-    #[test]
-    fn a_closed_session_waits_for_two_seconds_of_the_log() {
-        let mut open = open(OpenLimits::default());
-        open.add(entry("a", 10, Event::Connect));
-        open.add(entry("a", 20, Event::Closed));
-        open.add(entry("b", 21, Event::Connect));
-        assert!(open.take(false).sessions.is_empty());
-        open.add(entry("a", 21, Event::Terminal { ttylog: "late".into(), size: 1 }));
-        open.add(entry("b", 23, command("ls")));
-        let ready = open.take(false);
-        assert_eq!(ids(&ready.sessions), ["a"]);
-        assert_eq!(ready.sessions[0].events.len(), 1);
-        assert_eq!(open.count(), 1);
-    }
-
-    #[test]
-    fn an_open_session_is_ready_after_the_idle_time_of_the_log() {
-        let mut open = open(OpenLimits { idle: Duration::from_secs(100), ..OpenLimits::default() });
-        open.add(entry("a", 10, Event::Connect));
-        open.add(entry("b", 109, Event::Connect));
-        assert!(open.take(false).sessions.is_empty());
-        open.add(entry("b", 110, command("ls")));
-        let ready = open.take(false);
-        assert_eq!(ids(&ready.sessions), ["a"]);
-        assert_eq!(ready.sessions[0].end, None);
-    }
-
-    #[test]
-    fn at_the_end_of_the_logs_the_clock_of_the_machine_counts() {
-        let mut open = open(OpenLimits { idle: Duration::ZERO, ..OpenLimits::default() });
-        open.add(entry("a", 10, Event::Connect));
-        open.add(entry("b", 9, Event::Connect));
-        assert_eq!(ids(&open.take(true).sessions), ["b", "a"]);
-    }
-
-    #[test]
-    fn events_of_a_stored_session_are_late() {
-        let mut open = open(OpenLimits::default());
-        open.add(entry("a", 10, Event::Connect));
-        open.add(entry("a", 11, Event::Closed));
-        open.add(entry("b", 13, Event::Connect));
-        assert_eq!(ids(&open.take(false).sessions), ["a"]);
-        open.add(entry("a", 14, Event::Terminal { ttylog: "late".into(), size: 1 }));
-        open.add(entry("a", 14, Event::Closed));
-        assert_eq!(open.lost_updates, 1);
-        // The state file keeps the late part and the remembered id.
-        let kept = open.sessions().cloned().collect();
-        let mut open = OpenSessions::new(OpenLimits::default(), kept, open.remembered().clone());
-        open.add(entry("b", 17, command("ls")));
-        let ready = open.take(false);
-        assert_eq!((ids(&ready.sessions), ids(&ready.late)), (vec![], vec!["a"]));
-        assert_eq!(ready.late[0].events.len(), 1);
-        // After an hour the id is free again.
-        open.add(entry("c", 3620, Event::Connect));
-        open.add(entry("c", 3621, Event::Closed));
-        open.add(entry("d", 3624, Event::Connect));
-        assert_eq!(ids(&open.take(false).sessions), ["b", "c"]);
-        assert!(!open.remembered().contains_key("a"));
-    }
-
-    #[test]
-    fn the_largest_sessions_are_stored_when_memory_is_short() {
-        let mut open = open(OpenLimits { bytes: 10_000, ..OpenLimits::default() });
-        open.add(entry("small", 1, Event::Connect));
-        open.add(entry("large", 1, Event::Connect));
-        while !open.is_full() {
-            open.add(entry("large", 1, command(&"x".repeat(100))));
-        }
-        assert_eq!(ids(&open.take(false).sessions), ["large"]);
-        assert!(!open.is_full());
-        open.add(entry("large", 2, command("ls")));
-        open.add(entry("small", 5, command("ls")));
-        assert_eq!(ids(&open.take(false).late), ["large"]);
-    }
-
-    #[test]
-    fn a_full_batch_is_noticed() {
-        let mut open = open(OpenLimits { batch: 2, ..OpenLimits::default() });
-        for (id, second) in [("a", 1), ("b", 2)] {
-            assert!(!open.is_full());
-            open.add(entry(id, second, Event::Connect));
-            open.add(entry(id, second, Event::Closed));
-            open.add(entry(id, second, Event::Closed));
-        }
-        assert!(open.is_full());
-        open.add(entry("c", 9, Event::Connect));
-        assert_eq!(open.take(false).sessions.len(), 2);
-        assert!(!open.is_full());
     }
 }

@@ -4,15 +4,17 @@
 //! half-written: it is left until its end arrives.
 
 use std::fs::File;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::directory::{self, FileVersion, Found};
-use super::head::Head;
-use crate::log::{self, LONGEST_LINE, Rejected};
+use super::directory::{self, FileVersion};
+use super::fingerprint::{Fingerprint, Trace, Traced};
+use super::identify::{Found, contents};
+use super::position::{LogId, Position, Positions};
+use crate::log::{self, Rejected};
 
 /// Number of bytes that one call of [`Reader::read`] reads, if no line is longer.
 const PIECE: usize = 1 << 20;
@@ -33,7 +35,8 @@ pub enum LastLine {
 /// The result of reading a piece of a log.
 #[derive(Debug)]
 pub struct Progress {
-    pub position: u64,
+    /// The part of the log that is read now.
+    pub read: Fingerprint,
     /// True if there are no more complete lines.
     pub is_at_end: bool,
     /// The reason why the rest of a compressed log could not be read.
@@ -42,18 +45,19 @@ pub struct Progress {
 
 #[derive(Debug)]
 struct OpenLog {
-    head: Head,
+    id: LogId,
     first: Timestamp,
     path: PathBuf,
     file: File,
-    /// True while the rest of a line is skipped, because the line is longer than [`LONGEST_LINE`].
+    /// The part that was read. It shows whether the file still is this log.
+    trace: Trace,
+    /// True while the rest of a line is skipped, because the line is too long.
     is_in_long_line: bool,
 }
 
 struct CompressedLog {
     version: FileVersion,
-    input: Box<dyn BufRead + Send>,
-    position: u64,
+    input: Traced<Box<dyn BufRead + Send>>,
 }
 
 #[derive(Default)]
@@ -63,45 +67,51 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads the next lines. Returns `None` if the file at this path is not this log any more.
+    /// Reads the next lines. Returns `None` if the file is not this log any more.
     pub fn read(
         &mut self,
         log: &Found,
-        position: u64,
+        position: &Position,
         last_line: LastLine,
         each: &mut dyn FnMut(&[u8]),
     ) -> io::Result<Option<Progress>> {
         if log.is_compressed {
-            return self.read_compressed(log, position, each).map(Some);
+            return self.read_compressed(log, &position.read, each);
         }
-        let index = match self.plain.iter().position(|open| open.head.id == log.head.id) {
-            Some(index) => index,
-            None => {
-                let file = directory::open(&log.path)?;
-                let (head, first, path) = (log.head, log.first, log.path.clone());
-                self.plain.push(OpenLog { head, first, path, file, is_in_long_line: false });
-                self.plain.len() - 1
-            }
+        let open = self.plain.iter().position(|open| open.id == log.id);
+        let mut open = match open.map(|index| self.plain.remove(index)) {
+            Some(open) if open.trace.bytes == position.read.bytes => open,
+            _ => match OpenLog::new(log, &position.read)? {
+                Some(open) => open,
+                None => return Ok(None),
+            },
         };
-        let progress = self.plain[index].read(position, last_line, each)?;
-        if progress.is_none() {
-            self.plain.remove(index);
-        } else if self.plain.len() > KEPT_OPEN {
-            self.plain.sort_by_key(|open| open.first);
-            self.plain.remove(0);
+        // Before its first line was complete, the log had no time.
+        open.first = log.first;
+        let progress = open.read(last_line, each)?;
+        if progress.is_some() {
+            self.plain.push(open);
+            if self.plain.len() > KEPT_OPEN {
+                self.plain.sort_by_key(|open| open.first);
+                self.plain.remove(0);
+            }
         }
         Ok(progress)
     }
 
     /// Adds open logs that the directory does not have any more, or has only in a compressed or shorter form.
-    pub fn add_open(&mut self, found: &mut Vec<Found>) {
-        self.plain.retain(|open| open.head.is_of(&open.file));
+    pub fn add_open(&mut self, found: &mut Vec<Found>, positions: &Positions) {
+        self.plain.retain(|open| open.trace.is_of(&open.file) && positions.contains_key(&open.id));
         for open in &self.plain {
             let Ok(version) = open.file.metadata().map(|data| FileVersion::of(&data)) else { continue };
-            let listed = found.iter_mut().find(|log| log.head.id == open.head.id);
-            let (path, head, first) = (open.path.clone(), open.head, open.first);
-            let log = Found { path, head, first, is_compressed: false, version };
-            match listed {
+            let log = Found {
+                id: open.id,
+                path: open.path.clone(),
+                first: positions[&open.id].first.unwrap_or(open.first),
+                is_compressed: false,
+                version,
+            };
+            match found.iter_mut().find(|log| log.id == open.id) {
                 Some(other) if other.is_compressed => *other = log,
                 Some(other) => {
                     other.version = if other.version.size < version.size { version } else { other.version }
@@ -115,152 +125,129 @@ impl Reader {
     fn read_compressed(
         &mut self,
         log: &Found,
-        position: u64,
+        read: &Fingerprint,
         each: &mut dyn FnMut(&[u8]),
-    ) -> io::Result<Progress> {
+    ) -> io::Result<Option<Progress>> {
         let mut compressed = match self.compressed.take() {
-            Some(open) if open.version == log.version && open.position == position => open,
+            Some(open) if open.version == log.version && open.input.trace.bytes == read.bytes => open,
             _ => {
-                let mut input = log::decompressed(directory::open(&log.path)?)?;
-                match io::copy(&mut (&mut input).take(position), &mut io::sink()) {
-                    Ok(skipped) if skipped == position => {}
-                    // The log is now shorter than the part of it that was read before.
-                    Ok(_) => return Ok(Progress { position, is_at_end: true, error: None }),
-                    Err(error) => return Ok(Progress { position, is_at_end: true, error: Some(error) }),
+                let mut input = Traced::new(contents(&log.path, &log.version, 0)?);
+                if !input.skip_to(read.bytes)? {
+                    // The file has only a beginning of the log. The rest was read before the file was made.
+                    return Ok(Some(Progress { read: read.clone(), is_at_end: true, error: None }));
                 }
-                CompressedLog { version: log.version, input, position }
+                if input.trace.fingerprint() != *read {
+                    return Ok(None);
+                }
+                CompressedLog { version: log.version, input }
             }
         };
-        let end = position + PIECE as u64;
+        let input = &mut compressed.input;
+        let (mut bytes, mut end) = (read.bytes, read.end);
         let mut line = Vec::new();
-        while compressed.position < end {
-            match counted_line(&mut compressed.input, &mut line) {
-                Ok(0) => {
-                    return Ok(Progress { position: compressed.position, is_at_end: true, error: None });
-                }
-                Ok(length) => {
-                    compressed.position += length;
-                    each(without_nuls(&line));
-                }
-                Err(error) => {
-                    let position = compressed.position;
-                    return Ok(Progress { position, is_at_end: true, error: Some(error) });
-                }
+        let mut result = Ok(Some(()));
+        while matches!(result, Ok(Some(()))) && bytes < read.bytes + PIECE as u64 {
+            // A line that ends with an error is read again when the file is complete.
+            result = log::next_line(input, &mut line).map(|next| next.map(drop));
+            if matches!(result, Ok(Some(()))) {
+                each(&line);
+                (bytes, end) = (input.trace.bytes, input.trace.end());
             }
         }
-        let position = compressed.position;
-        self.compressed = Some(compressed);
-        Ok(Progress { position, is_at_end: false, error: None })
+        let read = input.trace.fingerprint_at(bytes, end);
+        let is_at_end = !matches!(result, Ok(Some(())));
+        if !is_at_end {
+            self.compressed = Some(compressed);
+        }
+        Ok(Some(Progress { read, is_at_end, error: result.err() }))
     }
+}
+
+/// The bytes of a file after a position. Other readers of the file do not move the position.
+struct After<'a> {
+    file: &'a File,
+    position: u64,
+}
+
+impl Read for After<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read_at(into, self.position)?;
+        self.position += length as u64;
+        Ok(length)
+    }
+}
+
+/// Lines that were read, and the position after them.
+#[derive(Debug, Default)]
+struct Lines {
+    lines: Vec<Vec<u8>>,
+    position: u64,
+    is_at_end: bool,
+    is_in_long_line: bool,
 }
 
 impl OpenLog {
-    fn read(
-        &mut self,
-        position: u64,
-        last_line: LastLine,
-        each: &mut dyn FnMut(&[u8]),
-    ) -> io::Result<Option<Progress>> {
-        let mut wanted = PIECE;
-        loop {
-            let size = self.file.metadata()?.len();
-            if size < position {
-                return Ok(None);
-            }
-            let mut piece = vec![0; usize::try_from(size - position).unwrap_or(usize::MAX).min(wanted)];
-            let length = read_at(&self.file, &mut piece, position)?;
-            piece.truncate(length);
-            // The file may have been truncated and written again while it was read. Its first line shows
-            // whether it was.
-            if !self.head.is_of(&self.file) {
-                return Ok(None);
-            }
-            let position_after = position + length as u64;
-            let is_at_end = position_after >= size;
-            let progress = |position, is_at_end| Ok(Some(Progress { position, is_at_end, error: None }));
-            let Some(end) = piece.iter().rposition(|byte| *byte == b'\n') else {
-                if piece.iter().all(|byte| *byte == 0) {
-                    return progress(position_after, is_at_end);
-                }
-                if is_at_end {
-                    let is_taken = match last_line {
-                        LastLine::Waits => false,
-                        LastLine::TakenIfJson => log::parse(without_nuls(&piece)) != Err(Rejected::Malformed),
-                        LastLine::Taken => true,
-                    };
-                    if !is_taken {
-                        return progress(position, true);
-                    }
-                    each(without_nuls(&piece));
-                    return progress(position_after, true);
-                }
-                if wanted <= LONGEST_LINE {
-                    wanted *= 4;
-                    continue;
-                }
-                self.is_in_long_line = true;
-                return progress(position_after, false);
+    /// Opens a log. Returns `None` if the file does not begin with the part that was read.
+    fn new(log: &Found, read: &Fingerprint) -> io::Result<Option<OpenLog>> {
+        let file = directory::open_version(&log.path, &log.version)?;
+        let trace = Trace::load(&file, read.bytes)?.filter(|trace| trace.fingerprint() == *read);
+        let (id, first, path) = (log.id, log.first, log.path.clone());
+        Ok(trace.map(|trace| OpenLog { id, first, path, file, trace, is_in_long_line: false }))
+    }
+
+    fn read(&mut self, last_line: LastLine, each: &mut dyn FnMut(&[u8])) -> io::Result<Option<Progress>> {
+        let lines = self.lines(last_line)?;
+        let Some(trace) = Trace::load(&self.file, lines.position)? else { return Ok(None) };
+        // The file may have been truncated and written again while it was read.
+        if !self.trace.is_of(&self.file) {
+            return Ok(None);
+        }
+        self.trace = trace;
+        self.is_in_long_line = lines.is_in_long_line;
+        for line in &lines.lines {
+            each(line);
+        }
+        let read = self.trace.fingerprint();
+        Ok(Some(Progress { read, is_at_end: lines.is_at_end, error: None }))
+    }
+
+    /// Reads lines, but does not use them yet.
+    fn lines(&self, last_line: LastLine) -> io::Result<Lines> {
+        let begin = self.trace.bytes;
+        let mut input = BufReader::with_capacity(1 << 18, After { file: &self.file, position: begin });
+        let mut lines = Lines { position: begin, is_in_long_line: self.is_in_long_line, ..Lines::default() };
+        let mut line = Vec::new();
+        while lines.position < begin + PIECE as u64 {
+            let Some(next) = log::next_line(&mut input, &mut line)? else {
+                lines.is_at_end = true;
+                break;
             };
-            for line in piece[..end].split(|byte| *byte == b'\n') {
-                // The end of a line that is too long counts as one malformed line.
-                each(if std::mem::take(&mut self.is_in_long_line) {
-                    b"too long"
-                } else {
-                    without_nuls(line)
-                });
+            lines.is_at_end = !next.is_complete;
+            let is_nul = !next.is_complete && line.is_empty();
+            let is_rest = next.is_complete && std::mem::take(&mut lines.is_in_long_line);
+            if next.is_too_long && !next.is_complete {
+                // The end of the line counts as one malformed line.
+                lines.is_in_long_line = true;
+            } else if is_rest {
+                lines.lines.push(log::TOO_LONG.to_vec());
+            } else if next.is_complete || is_nul || last_line.takes(&line) {
+                lines.lines.push(std::mem::take(&mut line));
+            } else {
+                break;
             }
-            return progress(position + end as u64 + 1, is_at_end && end + 1 == length);
+            lines.position += next.length;
         }
+        Ok(lines)
     }
 }
 
-fn read_at(file: &File, piece: &mut [u8], position: u64) -> io::Result<usize> {
-    let mut length = 0;
-    while length < piece.len() {
-        match file.read_at(&mut piece[length..], position + length as u64) {
-            Ok(0) => break,
-            Ok(more) => length += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+impl LastLine {
+    /// Returns true if a line without an end is taken.
+    fn takes(self, line: &[u8]) -> bool {
+        match self {
+            LastLine::Waits => false,
+            LastLine::TakenIfJson => log::parse(line) != Err(Rejected::Malformed),
+            LastLine::Taken => true,
         }
     }
-    Ok(length)
-}
-
-/// Drops NUL bytes before a line. They are not part of a log: see [`Head`].
-fn without_nuls(line: &[u8]) -> &[u8] {
-    &line[line.iter().take_while(|byte| **byte == 0).count()..]
-}
-
-/// Reads the next line without its end, at most [`LONGEST_LINE`] bytes of it. Returns its length in the log.
-fn counted_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
-    line.clear();
-    let mut length = 0;
-    loop {
-        let available = match input.fill_buf() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            available => available?,
-        };
-        if available.is_empty() {
-            return Ok(length);
-        }
-        let end = available.iter().position(|byte| *byte == b'\n');
-        let piece = &available[..end.unwrap_or(available.len())];
-        line.extend_from_slice(&piece[..piece.len().min(LONGEST_LINE.saturating_sub(line.len()))]);
-        let used = piece.len() + usize::from(end.is_some());
-        input.consume(used);
-        length += used as u64;
-        if end.is_some() {
-            return Ok(length);
-        }
-    }
-}
-
-/// Returns the length of a gzip file's contents, modulo 2^32, as the last four bytes of the file say.
-pub fn stated_length(path: &Path) -> io::Result<u32> {
-    let file = directory::open(path)?;
-    let size = file.metadata()?.len();
-    let mut length = [0; 4];
-    file.read_exact_at(&mut length, size.saturating_sub(4))?;
-    Ok(u32::from_le_bytes(length))
 }

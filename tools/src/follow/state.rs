@@ -1,10 +1,12 @@
 //! The state file: what a stopped or killed program needs in order to continue.
 //!
 //! ```text
-//! {"version": 1,
-//!  "logs": [{"id": "…", "name": "cowrie.json", "first": "2024-05-01T00:00:03.1Z", "bytes": 4711}],
+//! {"version": 2,
+//!  "time": "2024-05-01T09:00:00Z",
+//!  "logs": [{"id": 7, "name": "cowrie.json", "first": "2024-05-01T00:00:03.1Z", "bytes": 4711, "prefix": "…",
+//!            "end": [310, "…"], "file": [2049, 77, 5000, 1714521603, 100000000], "is_compressed": false, …}],
 //!  "open": [[{"eventid": "cowrie.session.connect", …}, …], …],
-//!  "stored": {"173332e506ca": "2024-05-01T10:00:00Z"},
+//!  "past": {"173332e506ca": ["stored", 1714521603100000, 1714557600]},
 //!  "batches": [{"kind": "sessions", "is_committing": true, "transaction": null, "sessions": [[…], …]}]}
 //! ```
 //!
@@ -12,41 +14,71 @@
 //! all, or stored completely, and the next run finds out which. The file replaces the old file by a rename, after it is
 //! on disk. It contains the passwords that attackers tried, so only its owner can read it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::head::LogId;
-use super::logs::Position;
-use super::open::Remembered;
+use super::directory::FileVersion;
+use super::fingerprint::{End, Fingerprint};
+use super::position::{LogId, Position, Positions};
+use super::remembered::{Fate, Past, Remembered};
 use crate::session::Session;
 use crate::session_lines::{from_lines, to_lines};
 
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Sessions,
+    /// Late events of sessions that are stored already.
+    Late,
+    /// Later events of a session that are written to a file.
+    Aside(Fate),
+}
+
+impl Kind {
+    const ALL: [Kind; 4] = [Kind::Sessions, Kind::Late, Kind::Aside(Fate::Rejected), Kind::Aside(Fate::Late)];
+
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Sessions => "sessions",
+            Kind::Late => "late",
+            Kind::Aside(Fate::Late) => "late, to a file",
+            Kind::Aside(_) => "rejected, to a file",
+        }
+    }
+}
 
 /// Sessions that one transaction stores.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
+    pub kind: Kind,
     pub sessions: Vec<Session>,
-    /// True if these are late events of sessions that are stored already.
-    pub is_late: bool,
     /// True if the batch may be committed already.
     pub is_committing: bool,
     /// Number of the transaction, for late events only.
     pub transaction: Option<i64>,
 }
 
+impl Batch {
+    pub fn new(kind: Kind, sessions: Vec<Session>) -> Batch {
+        Batch { kind, sessions, is_committing: false, transaction: None }
+    }
+}
+
 /// Contents of a state file.
 #[derive(Debug, Default, PartialEq)]
 pub struct State {
-    pub positions: HashMap<LogId, Position>,
+    /// The time of the logs.
+    pub time: Option<Timestamp>,
+    pub positions: Positions,
     pub open: Vec<Session>,
-    pub stored: Remembered,
+    pub past: Remembered,
     pub batches: VecDeque<Batch>,
 }
 
@@ -86,29 +118,20 @@ impl StateDirectory {
     /// Replaces the state file. Returns after the new file is on disk.
     pub fn save<'a>(
         &self,
-        positions: &HashMap<LogId, Position>,
+        positions: &Positions,
         open: impl Iterator<Item = &'a Session>,
-        stored: &Remembered,
+        (time, past): (Option<Timestamp>, &Remembered),
         batches: &VecDeque<Batch>,
     ) -> io::Result<()> {
-        let logs: Vec<Value> = positions
+        let past: Map<String, Value> = past
             .iter()
-            .map(|(id, position)| {
-                json!({
-                    "id": format!("{:032x}", id.0),
-                    "name": position.name,
-                    "first": position.first.to_string(),
-                    "bytes": position.bytes,
-                })
-            })
+            .map(|(id, past)| (id.clone(), json!([past.fate.name(), past.start, past.until])))
             .collect();
-        let stored: Map<String, Value> =
-            stored.iter().map(|(id, until)| (id.clone(), until.to_string().into())).collect();
         let batches: Vec<Value> = batches
             .iter()
             .map(|batch| {
                 json!({
-                    "kind": if batch.is_late { "late" } else { "sessions" },
+                    "kind": batch.kind.name(),
                     "is_committing": batch.is_committing,
                     "transaction": batch.transaction,
                     "sessions": batch.sessions.iter().map(to_lines).collect::<Vec<_>>(),
@@ -117,9 +140,10 @@ impl StateDirectory {
             .collect();
         let state = json!({
             "version": VERSION,
-            "logs": logs,
+            "time": time.map(|time| time.to_string()),
+            "logs": positions.iter().map(|(id, position)| written(*id, position)).collect::<Vec<_>>(),
             "open": open.map(to_lines).collect::<Vec<_>>(),
-            "stored": stored,
+            "past": past,
             "batches": batches,
         });
         let temporary = self.path.join("state.json.new");
@@ -131,26 +155,70 @@ impl StateDirectory {
         File::open(&self.path)?.sync_all()
     }
 
-    /// Appends a session to the file of sessions that the database refuses. The file has the format of Cowrie's log.
-    pub fn set_aside(&self, session: &Session) -> io::Result<PathBuf> {
-        let path = self.path.join("rejected.json");
+    /// Appends a session to a file in the format of Cowrie's log. A session that is at the end of the file already is not
+    /// appended again, because this program may have been killed after it had written the session.
+    pub fn set_aside(&self, file_name: &str, session: &Session) -> io::Result<PathBuf> {
+        let path = self.path.join(file_name);
         let mut text = String::new();
         for line in to_lines(session) {
             text += &line.to_string();
             text.push('\n');
         }
         let mut file = private_file(&path, true)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
+        let mut last = vec![0; text.len()];
+        let before = file.metadata()?.len().checked_sub(text.len() as u64);
+        let is_there = before.is_some_and(|at| file.read_exact_at(&mut last, at).is_ok());
+        if !is_there || last != text.as_bytes() {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+        }
         Ok(path)
     }
+}
+
+fn written(id: LogId, position: &Position) -> Value {
+    let Position { read, file, .. } = position;
+    json!({
+        "id": id.0,
+        "name": position.name,
+        "first": position.first.map(|first| first.to_string()),
+        "bytes": read.bytes,
+        "prefix": read.prefix.iter().map(|hash| format!("{hash:08x}")).collect::<String>(),
+        "end": [read.end.length, format!("{:016x}", read.end.hash)],
+        "file": [file.device, file.inode, file.size, file.modified.0, file.modified.1],
+        "is_compressed": position.is_compressed,
+        "is_exhausted": position.is_exhausted,
+    })
+}
+
+fn position_of(log: &Value) -> Option<(LogId, Position)> {
+    let hash = |digits: &[u8]| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+    let prefix: Option<Vec<u32>> = log["prefix"].as_str()?.as_bytes().chunks(8).map(hash).collect();
+    let end =
+        End { length: log["end"][0].as_u64()?, hash: u64::from_str_radix(log["end"][1].as_str()?, 16).ok()? };
+    let number = |nth: usize| log["file"][nth].as_u64();
+    let modified = (log["file"][3].as_i64()?, log["file"][4].as_i64()?);
+    let position = Position {
+        read: Fingerprint { bytes: log["bytes"].as_u64()?, prefix: prefix?, end },
+        file: FileVersion { device: number(0)?, inode: number(1)?, size: number(2)?, modified },
+        is_compressed: log["is_compressed"].as_bool()?,
+        is_exhausted: log["is_exhausted"].as_bool()?,
+        first: optional_time_of(&log["first"])?,
+        name: log["name"].as_str()?.to_owned(),
+    };
+    Some((LogId(log["id"].as_u64()?), position))
+}
+
+fn past_of(value: &Value) -> Option<Past> {
+    let fate = Fate::ALL.into_iter().find(|fate| Some(fate.name()) == value[0].as_str())?;
+    Some(Past { fate, start: value[1].as_i64()?, until: value[2].as_i64()? })
 }
 
 fn private_file(path: &Path, is_appended: bool) -> io::Result<File> {
     let mut options = File::options();
     options.create(true).mode(0o600);
     if is_appended {
-        options.append(true)
+        options.read(true).append(true)
     } else {
         options.write(true).truncate(true)
     };
@@ -161,21 +229,19 @@ fn state_of(value: &Value) -> Option<State> {
     if value["version"].as_u64() != Some(VERSION) {
         return None;
     }
-    let mut state = State::default();
+    let mut state = State { time: optional_time_of(&value["time"])?, ..State::default() };
     for log in value["logs"].as_array()? {
-        let id = LogId(u128::from_str_radix(log["id"].as_str()?, 16).ok()?);
-        let first = time_of(&log["first"])?;
-        let name = log["name"].as_str()?.to_owned();
-        state.positions.insert(id, Position { bytes: log["bytes"].as_u64()?, first, name });
+        let (id, position) = position_of(log)?;
+        state.positions.insert(id, position);
     }
     state.open = sessions_of(&value["open"])?;
-    for (id, until) in value["stored"].as_object()? {
-        state.stored.insert(id.clone(), time_of(until)?);
+    for (id, past) in value["past"].as_object()? {
+        state.past.insert(id.clone(), past_of(past)?);
     }
     for batch in value["batches"].as_array()? {
         state.batches.push_back(Batch {
             sessions: sessions_of(&batch["sessions"])?,
-            is_late: batch["kind"].as_str()? == "late",
+            kind: Kind::ALL.into_iter().find(|kind| Some(kind.name()) == batch["kind"].as_str())?,
             is_committing: batch["is_committing"].as_bool()?,
             transaction: batch["transaction"].as_i64(),
         });
@@ -185,6 +251,10 @@ fn state_of(value: &Value) -> Option<State> {
 
 fn time_of(value: &Value) -> Option<Timestamp> {
     value.as_str()?.parse().ok()
+}
+
+fn optional_time_of(value: &Value) -> Option<Option<Timestamp>> {
+    if value.is_null() { Some(None) } else { time_of(value).map(Some) }
 }
 
 fn sessions_of(value: &Value) -> Option<Vec<Session>> {
@@ -227,19 +297,31 @@ mod tests {
         let directory = StateDirectory::open(&path).unwrap();
         assert_eq!(directory.load().unwrap(), State::default());
         let time: Timestamp = "2024-05-01T00:00:03.123456Z".parse().unwrap();
-        let batch = |is_late, transaction| Batch {
+        let batch = |kind| Batch {
+            kind,
             sessions: vec![session("b"), session("c")],
-            is_late,
-            is_committing: is_late,
-            transaction,
+            is_committing: kind == Kind::Late,
+            transaction: (kind == Kind::Late).then_some(9),
         };
+        let position = Position {
+            read: Fingerprint { bytes: 5, prefix: vec![7, u32::MAX], end: End { length: 3, hash: u64::MAX } },
+            file: FileVersion { device: 1, inode: 2, size: 3, modified: (4, 5) },
+            is_compressed: true,
+            is_exhausted: false,
+            first: Some(time),
+            name: "cowrie.json".into(),
+        };
+        let past =
+            Fate::ALL.into_iter().map(|fate| (fate.name().to_owned(), Past { fate, start: 1, until: -2 }));
         let state = State {
-            positions: [(LogId(77), Position { bytes: 5, first: time, name: "cowrie.json".into() })].into(),
+            time: Some(time),
+            positions: [(LogId(7), position), (LogId(8), Position::default())].into(),
             open: vec![session("a")],
-            stored: [("d".to_owned(), time)].into(),
-            batches: [batch(false, None), batch(true, Some(9))].into(),
+            past: past.collect(),
+            batches: Kind::ALL.map(batch).into(),
         };
-        directory.save(&state.positions, state.open.iter(), &state.stored, &state.batches).unwrap();
+        let memory = (state.time, &state.past);
+        directory.save(&state.positions, state.open.iter(), memory, &state.batches).unwrap();
         assert_eq!(directory.load().unwrap(), state);
         let mode = fs::metadata(path.join("state.json")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -250,7 +332,7 @@ mod tests {
     fn a_damaged_state_is_an_error_and_no_first_start() {
         let path = directory("damaged");
         let directory = StateDirectory::open(&path).unwrap();
-        for text in ["", "{}", "{\"version\":2}", "{\"version\":1,\"logs\":[{}]}"] {
+        for text in ["", "{}", "{\"version\":3}", "{\"version\":2,\"time\":null,\"logs\":[{}]}"] {
             fs::write(path.join("state.json"), text).unwrap();
             assert!(directory.load().is_err(), "{text}");
         }
@@ -271,8 +353,10 @@ mod tests {
     fn a_rejected_session_is_set_aside_as_lines_of_a_log() {
         let path = directory("rejected");
         let directory = StateDirectory::open(&path).unwrap();
-        directory.set_aside(&session("a")).unwrap();
-        let file = directory.set_aside(&session("b")).unwrap();
+        directory.set_aside("rejected.json", &session("a")).unwrap();
+        let file = directory.set_aside("rejected.json", &session("b")).unwrap();
+        // The program was killed, and writes the session again.
+        directory.set_aside("rejected.json", &session("b")).unwrap();
         let text = fs::read_to_string(file).unwrap();
         let ids: Vec<String> =
             text.lines().map(|line| log::parse(line.as_bytes()).unwrap().session).collect();
