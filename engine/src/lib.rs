@@ -22,6 +22,7 @@ pub mod ip_type;
 pub mod jsonb_text;
 pub mod legacy;
 pub mod lookup_key;
+pub mod mention;
 pub mod metrics;
 pub mod mmdb;
 pub mod net;

@@ -8,6 +8,7 @@ mod enrich;
 mod inventory_columns;
 mod ip_types;
 mod lookup;
+mod mentions;
 mod metrics;
 mod procedures;
 mod queue;

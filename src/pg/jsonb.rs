@@ -243,7 +243,8 @@ impl<'a> Container<'a> {
         }
     }
 
-    fn bytes(self) -> &'a [u8] {
+    /// Returns its bytes in the server's binary form.
+    pub fn bytes(self) -> &'a [u8] {
         // SAFETY: `pointer` is the address of a container of `size` bytes, which stays valid for 'a.
         unsafe { std::slice::from_raw_parts(self.pointer.cast::<u8>(), self.size) }
     }

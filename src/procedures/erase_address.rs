@@ -1,12 +1,14 @@
 //! Erases one address from all sessions and from all tables of the extension.
 
-use super::erasure::sessions;
+use cowrie_enrich_engine::mention::Wanted;
+
+use super::erasure::{begin, documents, finish, sessions};
 use super::refresh_session_counts::fold;
 use super::{Options, Procedure, run};
 use crate::error;
 use crate::pg::Oid;
 use crate::pg::sql_function::Call;
-use crate::store::erase::{self, Method, Which};
+use crate::store::erase::{self, ErasureKey, Method, Which};
 
 /// Maximum number of attempts of a call. An attempt fails if another transaction has locked a session of the address. Each attempt
 /// first waits for such transactions.
@@ -29,11 +31,22 @@ pub fn erase(call: &Call) {
     };
     run(call, &options, |run| {
         let (oids, mut total) = (run.oids, 0);
-        let mut failure = None;
+        let key = ErasureKey {
+            procedure: run.procedure(),
+            relation: Oid::INVALID,
+            address: Some(address),
+            before: None,
+        };
+        begin(run, key);
+        let (mut failure, mut mentions) = (None, None);
         for _ in 0..ROUNDS {
             // The tables are read for each attempt, because another table may have been attached since the last attempt.
             let tables = erase::tables(oids, run.connection, None);
             total += sessions(run, &tables, Which::Of(address), method);
+            // A failed attempt does not change documents, so they are read only once.
+            if mentions.is_none() {
+                mentions = Some(documents(run, &tables, &Wanted::new([address])));
+            }
             run.begin("inventories", 0);
             let mut result = None;
             run.batch(|connection| {
@@ -43,7 +56,8 @@ pub fn erase(call: &Call) {
             match result {
                 Some(Ok(rest)) => {
                     fold(run);
-                    return vec![("sessions", total + rest)];
+                    finish(run, key);
+                    return vec![("sessions", total + rest), ("documents", mentions.unwrap_or_default())];
                 }
                 Some(Err(reason)) => failure = Some(reason),
                 None => {}

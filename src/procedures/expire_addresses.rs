@@ -1,15 +1,19 @@
 //! Erases the addresses of old sessions. If an address has no newer session, also erases all data about the address.
 
-use super::erasure::sessions;
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::mention::Wanted;
+use cowrie_enrich_engine::timestamp::Timestamp;
+
+use super::erasure::{begin, documents, finish, sessions};
 use super::refresh_session_counts::fold;
 use super::session_tables::require_own_attached;
-use super::{Options, Procedure, run};
+use super::{Options, Procedure, Run, run};
 use crate::error;
 use crate::pg::Oid;
 use crate::pg::role::acting_as;
 use crate::pg::sql_function::Call;
 use crate::store::ExtensionOids;
-use crate::store::erase::{self, Method, Which};
+use crate::store::erase::{self, ErasureKey, Method, Which};
 
 /// Entry point of `expire_addresses()`.
 pub fn expire(call: &Call) {
@@ -28,11 +32,22 @@ pub fn expire(call: &Call) {
     };
     run(call, &options, |run| {
         let oids = run.oids;
-        let tables = erase::tables(oids, run.connection, rel);
         let before = acting_as(oids.owner, || erase::moment_before(run.connection, older_than));
         let Some(before) = before else { error::invalid_age() };
+        let key = ErasureKey {
+            procedure: run.procedure(),
+            relation: options.relation,
+            address: None,
+            before: Some(before),
+        };
+        begin(run, key);
+        let tables = erase::tables(oids, run.connection, rel);
         let total = sessions(run, &tables, Which::Before(before), method);
         fold(run);
+        let wanted = expired(run, before, rel);
+        // The documents are cleaned before the addresses are erased. So if this call is killed, the next call finds the same
+        // addresses again.
+        let mentions = if wanted.is_empty() { 0 } else { documents(run, &tables, &Wanted::new(wanted)) };
         run.begin("inventories", 0);
         let (mut addresses, mut after, mut is_over) = (0, None, false);
         while !is_over {
@@ -46,6 +61,21 @@ pub fn expire(call: &Call) {
             });
         }
         fold(run);
-        vec![("sessions", total), ("addresses", addresses)]
+        finish(run, key);
+        vec![("sessions", total), ("addresses", addresses), ("documents", mentions)]
     });
+}
+
+/// Returns all addresses that have expired.
+fn expired(run: &mut Run, before: Timestamp, rel: Option<Oid>) -> Vec<Address> {
+    let (mut expired, mut is_over) = (Vec::new(), false);
+    while !is_over {
+        run.batch(|connection| {
+            let batch = erase::expired(connection, before, expired.last().copied(), rel.is_some());
+            is_over = batch.is_empty();
+            expired.extend(batch);
+            0
+        });
+    }
+    expired
 }

@@ -237,6 +237,10 @@ fn before_event(
                 return replaced(layout, row, ExistingValues::Replaced, [Value::NULL; 5]);
             }
             let (row, is_filled) = protect(layout, trigger_call, before);
+            let (row, is_filled) = match replaced_document(layout, trigger_call, before, row) {
+                Some(row) => (row, true),
+                None => (row, is_filled),
+            };
             let Some(source) = source_address(layout, row, InvalidAddress::Report) else { return row };
             // If a foreign key requires it, the trigger stores the address in the spelling of `ip_inventory`. But if the extension
             // itself fills snapshot columns of the row, the address stays as it is.
@@ -330,6 +334,18 @@ fn protect(layout: &TriggerLayout, trigger_call: &TriggerCall, address: Option<A
         })
         .collect();
     (if changes.is_empty() { new } else { new.with(&changes) }, is_filled)
+}
+
+/// Returns the row with a new document if the extension itself removes mentions of an erased address from the old document.
+fn replaced_document(
+    layout: &TriggerLayout,
+    trigger_call: &TriggerCall,
+    address: Option<Address>,
+    row: Tuple,
+) -> Option<Tuple> {
+    let column = layout.snapshot[DOCUMENT].filter(|_| !snapshot_fill::is_empty())?;
+    let document = snapshot_fill::replacement(trigger_call.table(), trigger_call.old_tuple_id(), address)?;
+    Some(row.with(&[(column, value::<Jsonb>(&*document))]))
 }
 
 fn after(layout: &TriggerLayout, trigger_call: &TriggerCall, event: Event) {

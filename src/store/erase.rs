@@ -12,6 +12,7 @@ use std::ffi::CStr;
 use std::ops::ControlFlow;
 
 use cowrie_enrich_engine::address::{self, Address};
+use cowrie_enrich_engine::session_time;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::refresh_session_counts::{self, CountedTable};
@@ -27,8 +28,8 @@ use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::sql_function::Interval;
 use crate::pg::subtransaction::{Failure, contained};
 use crate::pg::user_table::{Lock, TableStatement, UserTable};
-use crate::pg::value::{Array, Bigint, Boolean, Float, Inet, Integer, Tid, Timestamptz, array};
-use crate::pg::{Oid, catalog, relation};
+use crate::pg::value::{self, Array, Bigint, Boolean, Float, Inet, Integer, Text, Tid, Timestamptz, array};
+use crate::pg::{Oid, catalog, clock, relation};
 
 /// Number of sessions after which a transaction stops erasing.
 const SESSIONS: usize = 5_000;
@@ -42,8 +43,6 @@ pub const ADDRESSES: usize = 1_000;
 thread_local! {
     static JOBS: Statement<(Array<Inet>,)> = const { Statement::new(
         "erase_jobs", include_str!("../../sql/queries/erase/erase_jobs.sql")) };
-    static NETWORKS: Statement<(Array<Inet>,)> = const { Statement::new(
-        "erase_networks", include_str!("../../sql/queries/erase/erase_networks.sql")) };
     static CREATE: Statement<(Array<Inet>,)> = const { Statement::new(
         "erase_create", include_str!("../../sql/queries/erase/erase_create.sql")) };
     static LOCK: Statement<(Array<Inet>,), (Bigint,)> = const { Statement::new(
@@ -56,6 +55,10 @@ thread_local! {
         "erase_rest", include_str!("../../sql/queries/erase/erase_rest.sql")) };
     static MOMENT_BEFORE: Statement<(Integer, Integer, Float), (Timestamptz,)> = const { Statement::new(
         "moment_before", include_str!("../../sql/queries/erase/moment_before.sql")) };
+    static BEGIN: Statement<(Text, value::Oid, Inet, Timestamptz)> = const { Statement::new(
+        "unfinished_begin", include_str!("../../sql/queries/erase/unfinished_begin.sql")) };
+    static FINISH: Statement<(Text, value::Oid, Inet, Timestamptz)> = const { Statement::new(
+        "unfinished_finish", include_str!("../../sql/queries/erase/unfinished_finish.sql")) };
     static STATUS: Statement<(), (Bigint, Timestamptz, Boolean)> = const { Statement::new(
         "erasure_status", include_str!("../../sql/queries/erase/erasure_status.sql")) };
     static EXPIRED: Statement<(Timestamptz, Inet, Bigint, Boolean), (Inet,)> = const { Statement::new(
@@ -89,7 +92,7 @@ pub enum Which {
 
 /// A session table without partitions, or one partition of a session table.
 pub struct SessionTable {
-    counted: CountedTable,
+    pub(super) counted: CountedTable,
     owner: Oid,
 }
 
@@ -177,6 +180,7 @@ impl SessionTable {
         let ip = readable.address_column(&self.counted.ip_column)?;
         let time = self.counted.time_column.as_deref().and_then(|name| readable.column(name));
         let enriched_at = readable.column(c"enrichment_at").filter(|column| column.is::<Timestamptz>());
+        let now = clock::now();
         let is_wanted = |row: &Row| {
             let Some(address) = address(row, ip) else { return false };
             match which {
@@ -184,7 +188,9 @@ impl SessionTable {
                 Which::Before(moment) => {
                     let own = time.and_then(|column| scan::time(row, column));
                     let stored = enriched_at.and_then(|column| row.timestamptz(column.number));
-                    own.or(stored).is_some_and(|time| time < moment)
+                    // A time that cannot be true says nothing about the age of the session.
+                    let believed = own.and_then(|time| session_time::believed(time, stored, now));
+                    believed.or(stored).or(own).is_some_and(|time| time < moment)
                 }
             }
         };
@@ -213,15 +219,7 @@ impl SessionTable {
         uncounted: Option<Address>,
     ) -> i64 {
         let name = self.name();
-        if table.owner() != self.owner {
-            error::not_owner_of_sessions(&name);
-        }
-        let Some((ip, Generated::Never)) = table.column(&self.counted.ip_column) else {
-            error::not_intact(&name)
-        };
-        if let Some(reason) = complete_sessions::blocked_reason(connection, table.oid()) {
-            error::erasure_blocked(&name, &reason);
-        }
+        let ip = self.require_writable(connection, table);
         let none = match catalog::accepts_null(table.oid(), ip.number) {
             Some(false) if ip.is_text_like() => "''",
             Some(false) if method == Method::Anonymise => error::no_value_for_no_address(&name),
@@ -244,21 +242,37 @@ impl SessionTable {
     }
 }
 
-/// With these settings, PostgreSQL fetches the rows by tuple id and does not scan the whole table.
-const SETTINGS: &[(&CStr, &CStr)] = &[(c"enable_seqscan", c"off"), (c"jit", c"off")];
+impl SessionTable {
+    /// Raises an error if the owner's rights must not be used now to change sessions. Returns the column with the addresses.
+    pub(super) fn require_writable(&self, connection: &Connection, table: &UserTable) -> Column {
+        let name = self.name();
+        if table.owner() != self.owner {
+            error::not_owner_of_sessions(&name);
+        }
+        let Some((ip, Generated::Never)) = table.column(&self.counted.ip_column) else {
+            error::not_intact(&name)
+        };
+        if let Some(reason) = complete_sessions::blocked_reason(connection, table.oid()) {
+            error::erasure_blocked(&name, &reason);
+        }
+        ip
+    }
+}
 
-fn address(row: &Row, column: Column) -> Option<Address> {
+/// With these settings, PostgreSQL fetches the rows by tuple id and does not scan the whole table.
+pub(super) const SETTINGS: &[(&CStr, &CStr)] = &[(c"enable_seqscan", c"off"), (c"jit", c"off")];
+
+pub(super) fn address(row: &Row, column: Column) -> Option<Address> {
     match scan::value(row, column)? {
         AddressValue::Inet(inet) => Some(inet.address),
         AddressValue::Text(text) => address::parse_bytes(text).ok().flatten(),
     }
 }
 
-/// Locks the rows that an erasure of addresses changes. The order of locks is: jobs, networks, addresses. If an address has no
+/// Locks the rows that an erasure of addresses changes. The order of locks is: jobs, addresses. If an address has no
 /// row, creates the row.
 pub fn lock(connection: &Connection, addresses: &[Address]) {
     JOBS.execute(connection, (array(addresses),));
-    NETWORKS.execute(connection, (array(addresses),));
     CREATE.execute(connection, (array(addresses),));
     LOCK.execute(connection, (array(addresses),));
 }
@@ -337,6 +351,25 @@ pub fn expired(
     EXPIRED.run(connection, (moment, after, ADDRESSES as i64, of_table), |rows| {
         rows.iter().filter_map(|(address,)| address).collect()
     })
+}
+
+/// Identifies an erasure: one address, or all addresses without a session since a time.
+#[derive(Clone, Copy)]
+pub struct ErasureKey {
+    pub procedure: &'static str,
+    pub relation: Oid,
+    pub address: Option<Address>,
+    pub before: Option<Timestamp>,
+}
+
+/// Stores that an erasure has begun.
+pub fn begin(connection: &Connection, key: ErasureKey) {
+    BEGIN.execute(connection, (key.procedure, key.relation, key.address, key.before));
+}
+
+/// Stores that an erasure has ended without an error. Also ends earlier calls whose work this erasure has done.
+pub fn finish(connection: &Connection, key: ErasureKey) {
+    FINISH.execute(connection, (key.procedure, key.relation, key.address, key.before));
 }
 
 /// The state of the procedure calls that erase addresses.

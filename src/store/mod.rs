@@ -17,6 +17,8 @@ pub mod completions;
 pub mod counter_deltas;
 pub mod enrich;
 pub mod erase;
+pub mod erase_documents;
+pub mod erase_session_documents;
 pub mod fold;
 mod fold_missing;
 pub mod import_inventory;

@@ -48,6 +48,8 @@ struct Statement {
     table: Oid,
     values: HashMap<Key, Values>,
     erases: Option<Erasure>,
+    /// New documents of rows whose document mentions an erased address. A row may have no valid address.
+    documents: HashMap<(TupleId, Option<Address>), Rc<OwnedVarlena>>,
 }
 
 /// Describes a statement that erases addresses and their snapshots.
@@ -79,14 +81,24 @@ impl Drop for Registration {
 #[must_use]
 pub fn register(table: Oid, rows: impl Iterator<Item = (TupleId, Address, Values)>) -> Registration {
     let values = rows.map(|(tuple_id, address, values)| ((tuple_id, address), values)).collect();
-    begin(Statement { table, values, erases: None })
+    begin(Statement { table, values, erases: None, documents: HashMap::new() })
 }
 
 /// Registers a statement that erases addresses in a table. If a row loses its address, the BEFORE trigger also sets its
 /// snapshot columns to null.
 #[must_use]
 pub fn register_erasure(table: Oid, erasure: Erasure) -> Registration {
-    begin(Statement { table, values: HashMap::new(), erases: Some(erasure) })
+    begin(Statement { table, values: HashMap::new(), erases: Some(erasure), documents: HashMap::new() })
+}
+
+/// Registers a statement that replaces documents, because they mention an erased address.
+#[must_use]
+pub fn register_documents(
+    table: Oid,
+    rows: impl Iterator<Item = (TupleId, Option<Address>, Rc<OwnedVarlena>)>,
+) -> Registration {
+    let documents = rows.map(|(tuple_id, address, document)| ((tuple_id, address), document)).collect();
+    begin(Statement { table, values: HashMap::new(), erases: None, documents })
 }
 
 fn begin(statement: Statement) -> Registration {
@@ -119,6 +131,18 @@ pub fn values_for(table: Oid, tuple_id: Option<TupleId>, address: Option<Address
     RUNNING.with_borrow(|running| {
         let statement = running.last().filter(|statement| statement.table == table)?;
         statement.values.get(&(tuple_id?, address?)).cloned()
+    })
+}
+
+/// Returns the new document of a row if the extension is now replacing it.
+pub fn replacement(
+    table: Oid,
+    tuple_id: Option<TupleId>,
+    address: Option<Address>,
+) -> Option<Rc<OwnedVarlena>> {
+    RUNNING.with_borrow(|running| {
+        let statement = running.last().filter(|statement| statement.table == table)?;
+        statement.documents.get(&(tuple_id?, address)).cloned()
     })
 }
 

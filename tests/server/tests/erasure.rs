@@ -11,6 +11,7 @@ use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Database, Options, Session, database, fresh_database, wait_until};
 
 const TABLES: [(&str, &str); 2] = [("sessions", "ip"), ("session_summaries", "source_ip")];
+const ERASED: &str = "The text named an address that was erased.";
 const V4: &str = "8.8.8.8";
 const V6: &str = "2001:4860:4860::8888";
 
@@ -103,10 +104,36 @@ fn spread(db: &mut Session, address: &str, spelling: &str) {
          INSERT INTO enrich.session_delta VALUES ('{address}', 0, '2024-01-01', '2024-01-01');
          INSERT INTO enrich.procedure_call (procedure, relation, lock_kind, pid, phase, started_at, phase_started_at, updated_at, resume_at)
              VALUES ('old_' || family('{address}'), 0, 1, 1, 'x', now(), now(), now(), '{{\"after\": \"{spelling}\"}}');
+         INSERT INTO enrich.block_answer (provider, prefix, document, is_absent, asked_at)
+             VALUES ('cymru', network(set_masklen(inet '77.1.0.0' + family('{address}') * 256, 24))::cidr,
+                     jsonb_build_object('cymru', jsonb_build_object('peer', 'x:{spelling}')), false, now());
          UPDATE enrich.asn_inventory SET enrichment = enrichment || '{{\"import\": {{\"note\": \"first seen at {spelling}\"}}}}'
              WHERE asn_number = (SELECT max(asn_number) FROM enrich.asn_inventory);
          UPDATE enrich.ip_inventory SET enrichment = enrichment || '{{\"spur\": {{\"ip\": \"{spelling}\"}}}}' WHERE ip_address = '{address}'"
     ));
+    // Documents about other addresses.
+    let document = format!(
+        r#"{{"spur": {{"ip": "139.59.0.1", "peers": ["{spelling}", "1.1.1.1"]}},
+            "_meta": {{"spur": {{"state": "failed", "error": "no route to [{spelling}]:443"}}}}}}"#
+    );
+    db.run(&format!(
+        "UPDATE enrich.ip_inventory SET enrichment = enrichment || '{document}' WHERE ip_address = '139.59.0.1';
+         BEGIN;
+         SET LOCAL session_replication_role = replica;
+         UPDATE sessions SET enrichment = COALESCE(enrichment, '{{}}') || '{document}' WHERE trim(id) IN ('d', 'f');
+         UPDATE session_summaries SET enrichment = COALESCE(enrichment, '{{}}') || '{document}' WHERE session_id = 't';
+         COMMIT"
+    ));
+}
+
+/// Returns the documents that `spread` has written about other addresses.
+fn documents_of_others(db: &mut Session) -> Vec<String> {
+    db.rows(
+        "SELECT DISTINCT d.enrichment -> 'spur', d.enrichment #> '{_meta,spur}'
+         FROM (SELECT enrichment FROM enrich.ip_inventory WHERE ip_address = '139.59.0.1'
+               UNION ALL SELECT enrichment FROM sessions WHERE trim(id) IN ('d', 'f')
+               UNION ALL SELECT enrichment FROM session_summaries WHERE session_id = 't') d",
+    )
 }
 
 #[test]
@@ -120,6 +147,18 @@ fn a_dump_contains_an_erased_address_in_no_form() {
             assert!(mentions(&db, address).len() >= 23, "{:#?}", mentions(&db, address));
             db.run(&format!("CALL erase_address('{address}', {delete})"));
             assert_eq!(mentions(&db, address), [""; 0], "delete_sessions => {delete}");
+            // The rest of a document stays.
+            assert_eq!(
+                documents_of_others(&mut db),
+                [format!(
+                    r#"{{"ip": "139.59.0.1", "peers": ["{ERASED}", "1.1.1.1"]}}|{{"error": "{ERASED}", "state": "failed"}}"#
+                )]
+            );
+            assert_eq!(
+                db.one("SELECT result ->> 'documents' FROM procedure_call WHERE procedure = 'erase_address'"),
+                // Three sessions, one address, one network and two blocks.
+                "7"
+            );
             assert_eq!(
                 db.rows(&format!(
                     "SELECT procedure FROM procedure_call c WHERE mentions_address(c::text, '{{{address}}}')"
@@ -358,6 +397,25 @@ fn a_trigger_that_puts_the_address_back_makes_the_erasure_fail() {
     assert_counts_are_exact(&mut db, &TABLES);
 }
 
+#[test]
+fn a_trigger_that_puts_a_document_back_makes_the_erasure_fail() {
+    let mut db = database();
+    stored(&mut db);
+    spread(&mut db, V4, V4);
+    db.run(
+        "CREATE FUNCTION put_back() RETURNS trigger LANGUAGE plpgsql AS $f$
+             BEGIN new.enrichment := old.enrichment; RETURN new; END $f$;
+         CREATE TRIGGER zzz_put_back BEFORE UPDATE ON session_summaries
+             FOR EACH ROW WHEN (old.session_id = 't') EXECUTE FUNCTION put_back()",
+    );
+    let refusal = db.refused("CALL erase_address('8.8.8.8')");
+    assert!(refusal.message.contains("session_summaries"), "{refusal:?}");
+    db.run("DROP TRIGGER zzz_put_back ON session_summaries");
+    db.run("CALL erase_address('8.8.8.8')");
+    assert_eq!(mentions(&db, V4), [""; 0]);
+    assert_counts_are_exact(&mut db, &TABLES);
+}
+
 /// Waits until a server that restarts after a kill accepts connections.
 fn wait_for_server(cluster: &server_tests::Cluster, name: &str) -> Session {
     wait_until("the server is back", || cluster.try_session(name).is_ok(), |is_back| *is_back);
@@ -434,6 +492,58 @@ fn old_sessions_and_addresses_without_newer_ones_expire() {
     assert_eq!(known(&mut db), ["1.1.1.1", "8.8.4.4", "89.160.20.1"]);
     // The session whose time is unknown expires by the time at which it was enriched.
     assert_eq!(db.number("SELECT count(*) FROM session_summaries WHERE source_ip IS NOT NULL"), 1);
+}
+
+/// Sensors without a clock and hostile sensors send times that cannot be true.
+#[test]
+fn a_time_that_cannot_be_true_is_not_the_age_of_a_session() {
+    let mut db = database();
+    COWRIE.create_attached(&mut db);
+    db.run(
+        "INSERT INTO sessions (id, ip, starttime) VALUES
+             ('past', '8.8.8.1', '1965-01-01'), ('future', '8.8.8.2', '2400-01-01'), ('old', '8.8.8.3', '1970-01-02'),
+             ('unknown', '8.8.8.4', '1965-01-01');
+         BEGIN;
+         SET LOCAL session_replication_role = replica;
+         UPDATE sessions SET enrichment_at = NULL WHERE trim(id) = 'unknown';
+         COMMIT",
+    );
+    db.run("CALL expire_addresses('10 days')");
+    let left = "SELECT trim(id) FROM sessions WHERE ip <> '' ORDER BY id";
+    assert_eq!(db.rows(left), ["future", "past"]);
+    db.run(
+        "BEGIN;
+         SET LOCAL session_replication_role = replica;
+         UPDATE sessions SET enrichment_at = now() - interval '11 days';
+         COMMIT;
+         UPDATE ip_inventory SET created_at = now() - interval '11 days'",
+    );
+    db.run("CALL expire_addresses('10 days')");
+    assert_eq!(db.rows(left), [""; 0]);
+    assert_eq!(db.number("SELECT count(*) FROM ip_inventory"), 0);
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+}
+
+#[test]
+fn documents_lose_addresses_that_expire() {
+    let mut db = database();
+    stored(&mut db);
+    // A client cannot change the document of a session. Only the erasure can.
+    db.run("UPDATE sessions SET enrichment = '{}' WHERE trim(id) = 'd'");
+    assert_ne!(db.one("SELECT enrichment FROM sessions WHERE trim(id) = 'd'"), "{}");
+    db.run("UPDATE sessions SET starttime = now() WHERE trim(id) IN ('c', 'd'); UPDATE session_summaries SET first_event_at = now()");
+    db.run("DELETE FROM session_summaries WHERE source_ip <> '139.59.0.1'");
+    spread(&mut db, V4, "8[.]8[.]8[.]8");
+    db.run("CALL refresh_session_counts()");
+    db.run("DELETE FROM blocklist_exception");
+    db.run("CALL expire_addresses('1 day')");
+    assert_eq!(
+        documents_of_others(&mut db),
+        [format!(
+            r#"{{"ip": "139.59.0.1", "peers": ["{ERASED}", "1.1.1.1"]}}|{{"error": "{ERASED}", "state": "failed"}}"#
+        )]
+    );
+    assert_eq!(mentions(&db, V4), [""; 0]);
 }
 
 /// The owner of a session table has no rights on rows of other roles.
@@ -531,12 +641,23 @@ fn failed_calls_show_until_they_are_repeated() {
     assert!(running.join().expect("no panic").is_err());
     assert_eq!(db.one(STATUS), "2|f|f", "a cancelled call has failed");
     holder.run("ROLLBACK");
+    // The calls for other addresses do not hide the failed call, and no row has the address.
+    db.run("CALL erase_address('8.8.8.9')");
+    db.run("CALL erase_address('2001:4860:4860::8888')");
+    assert_eq!(db.one(STATUS), "2|f|f");
+    let unfinished =
+        "SELECT count(*), bool_or(mentions_address(u::text, '{8.8.8.8}')) FROM unfinished_erasure u";
+    assert_eq!(db.one(unfinished), "2|f");
+    assert!(!std::fs::read_to_string(db.dump("plain")).expect("a dump").contains("erase_address"));
     db.run("CALL erase_address('8.8.8.8')");
     assert_eq!(db.one(STATUS), "1|f|f");
+    // A call for a longer age does not repeat the failed call.
+    db.run("CALL expire_addresses('2 days')");
+    assert_eq!(db.one(STATUS), "1|t|f");
 
     // A call for one table does not count, because the scheduled job calls the procedure for all tables.
     db.run("CALL expire_addresses('1 day', 'sessions')");
-    assert_eq!(db.one(STATUS), "1|f|f");
+    assert_eq!(db.one(STATUS), "1|t|f");
     db.run("CALL expire_addresses('1 day')");
     assert_eq!(db.one(STATUS), "0|t|f");
     let fine = none.replace("timestamp_seconds false", "timestamp_seconds true");
@@ -608,32 +729,33 @@ fn a_call_that_could_miss_a_session_is_refused_before_it_erases() {
     assert_counts_are_exact(&mut db, &TABLES);
 }
 
+/// The unit tests of `engine::mention` have all forms.
 #[test]
 fn every_spelling_of_an_address_in_a_text_is_found() {
     let mut db = database();
     for (text, is_named) in [
         ("8.8.8.8", true),
-        ("from 8.8.8.8.", true),
-        ("[::ffff:8.8.8.8]:22", true),
-        ("8.8.8.8:22", true),
         ("{\"ip\": \"8.8.8.8/32\"}", true),
         ("::ffff:808:808", true),
-        ("0000:0000:0000:0000:0000:FFFF:0808:0808", true),
         ("bytes \\x08080808", true),
-        ("0X08080808", true),
-        ("00000000000000000000FFFF08080808", true),
-        ("00000000000000000000000008080808", false),
-        ("0808080808080808", false),
-        ("20010DB8000000000000000000000001", true),
-        ("[\"20010db8000000000000000000000001\"]", true),
+        ("ff0808080808ff", true),
+        ("1.2.3.4:8.8.8.8", true),
+        ("hxxp://8[.]8[.]8(.)8/", true),
+        ("8.8.8.8.in-addr.arpa", true),
+        ("peer:2001:db8::1", true),
+        ("2001\\u003adb8%3A%3A1", true),
+        ("1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa", true),
         ("20010db8000000000000000000000002", false),
         ("8.8.8.80", false),
         ("18.8.8.8", false),
-        ("8.8.8", false),
+        ("8.8.8.0/24", false),
         ("", false),
     ] {
         let found = db.one(&format!("SELECT mentions_address('{text}', '{{8.8.8.8,2001:db8::1}}')"));
         assert_eq!(found == "t", is_named, "{text}");
     }
-    assert_eq!(db.one("SELECT mentions_address('at 2001:0DB8:0::1, port 22', '{8.8.8.8,2001:db8::1}')"), "t");
+    assert_eq!(
+        db.one("SELECT mentions_address(NULL, '{8.8.8.8}'), mentions_address('8.8.8.8', NULL)"),
+        "f|f"
+    );
 }
