@@ -14,7 +14,7 @@ BEGIN
         enrichment_request, incomplete_session, ip_asn_history, ip_inventory, job_address,
         known_networks, moved_addresses, network_activity, network_delta, network_reclassification,
         persistent_addresses, procedure_call, provider_quota, provider_status, queue_status, recount_request, rejected_row,
-        session_completion, session_delta, session_priority, session_table_option, suspended_owner,
+        session_completion, session_delta, session_priority, session_table_option, suspended_owner, unfinished_erasure,
         unsafe_foreign_keys, worker_status
         $relations$, '[,\s]+'))
     ORDER BY c.relname
