@@ -132,8 +132,8 @@ pub fn seen(address: Address) -> (Inventory, Providers) {
 }
 
 /// Called at the end of a transaction. After a commit, keeps the attributions that the transaction read from committed rows. After
-/// a rollback or PREPARE TRANSACTION, drops all attributions of the transaction. A prepared transaction may have read rows that it
-/// wrote itself, and these rows may never be committed.
+/// a rollback, drops all attributions of the transaction. Drops them after PREPARE TRANSACTION too, because the transaction may have
+/// read rows that it wrote itself, and these rows may never be committed.
 pub fn transaction_ended(outcome: Outcome) {
     OWN.with_borrow_mut(|own| {
         // The attributions of a large transaction, for example of a bulk load, would fill the whole cache. They are not kept,

@@ -69,7 +69,7 @@ crate::zeroable! {
         pub overruns: AtomicI64,
         /// True if the worker has terminated the process.
         pub is_terminated: AtomicBool,
-        /// True if code of the owner made the process end. False if another role ended the process by SIGTERM.
+        /// True if code of the table owner, such as a trigger, made the process end. False if another role ended the process by SIGTERM.
         pub ended_in_code: AtomicBool,
         /// True if the process ended by itself and had no unfinished work.
         pub has_finished: AtomicBool,

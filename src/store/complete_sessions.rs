@@ -132,8 +132,8 @@ pub fn visit(
                     );
                 }
                 let found = complete_table(connection, &table, known, most, waits_for_types);
-                // If `has_types` is false, the index does not contain the sessions that lack only the type. So while sessions
-                // wait for types, the result must be `Waits` instead of `Complete`.
+                // If `has_types` is false, the index does not contain the sessions that lack only the type. So if the index has no
+                // more sessions, some sessions may still wait for a type. The result must then be `Waits` instead of `Complete`.
                 let is_known = has_types || !waits_for_types;
                 let sure = |result| if result == VisitResult::Complete && !is_known { VisitResult::Waits } else { result };
                 found.into_iter().map(|(address, result)| (address, sure(result))).collect()

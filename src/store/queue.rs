@@ -102,8 +102,8 @@ pub struct FailedJob {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Blame {
     Always,
-    /// The failure uses up an attempt only if the provider has answered another lookup since the last failure of this lookup.
-    /// If the provider has answered none, it is considered down.
+    /// The failure uses up an attempt only if the provider works. The provider works if it has answered any other lookup since
+    /// the last time that this lookup failed. Otherwise the provider is considered down.
     UnlessDown,
     /// The failure uses up no attempt, because the lookup did not cause it. The provider refused all requests, or no request
     /// was sent.

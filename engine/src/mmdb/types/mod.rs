@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `compiled` | files that `mmdb-build --types` compiled from lists |
 //! | `flags` | files of vendors; the records of these files have one key for each type |
-//! | `list_set` | a set of lists of one file |
+//! | `list_set` | a set of some of the lists in a compiled file |
 //!
 //! Each file contains lists. A list has one type, which applies to all its addresses, and a time of publication. So for any file, a
 //! caller can ignore a single outdated list or a single type.
