@@ -81,9 +81,12 @@ const PLACES: &[Place] = &[
         statements: &[
             "sql/queries/erase/sessions_anonymise.sql",
             "src/store/erase.rs sessions_anonymise",
+            "sql/queries/erase/sessions_documents.sql",
+            "src/store/erase_session_documents.rs sessions_documents",
         ],
         call: "CALL enrich.erase_address('8.8.8.7')",
-        before: "",
+        // Documents of other addresses mention the erased one.
+        before: "UPDATE mine.s SET enrichment = '{\"seen\": \"8.8.8.7\"}' WHERE id IN (1, 2)",
         fills: false,
     },
     Place {
