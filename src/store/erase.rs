@@ -12,6 +12,7 @@ use std::ffi::CStr;
 use std::ops::ControlFlow;
 
 use cowrie_enrich_engine::address::{self, Address};
+use cowrie_enrich_engine::mention::Wanted;
 use cowrie_enrich_engine::session_time;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
@@ -143,7 +144,7 @@ impl SessionTable {
         let Some(table) = UserTable::lock(self.counted.table, Lock::Write) else { return nothing };
         // While this snapshot is held, PostgreSQL does not give the tuple id of a session that was read to another row.
         let latest = Latest::take();
-        let Some((tuple_ids, next)) = self.read(&latest, page, which) else { return nothing };
+        let Some((tuple_ids, next)) = self.read(&latest, page, which, method) else { return nothing };
         let written =
             if tuple_ids.is_empty() { 0 } else { self.write(connection, &table, &tuple_ids, method, None) };
         Erased { found: tuple_ids.len() as i64, written, next }
@@ -162,7 +163,7 @@ impl SessionTable {
         let Some(table) = UserTable::lock(self.counted.table, Lock::Write) else { return 0 };
         let (mut page, mut total) = (Some(0), 0);
         while let Some(from) = page {
-            let Some((tuple_ids, next)) = self.read(latest, from, Which::Of(address)) else { break };
+            let Some((tuple_ids, next)) = self.read(latest, from, Which::Of(address), method) else { break };
             page = next;
             if !tuple_ids.is_empty() {
                 let written = self.write(connection, &table, &tuple_ids, method, Some(address));
@@ -175,17 +176,37 @@ impl SessionTable {
         total
     }
 
-    fn read(&self, latest: &Latest, from: u32, which: Which) -> Option<(Vec<TupleId>, Option<u32>)> {
+    /// Returns the sessions that are erased, from a page on. A session with a text that is not an address, such as `203.0.113.7:22`,
+    /// belongs to each address that the text mentions.
+    fn read(
+        &self,
+        latest: &Latest,
+        from: u32,
+        which: Which,
+        method: Method,
+    ) -> Option<(Vec<TupleId>, Option<u32>)> {
         let readable = ReadableTable::open(self.counted.table)?;
         let ip = readable.address_column(&self.counted.ip_column)?;
         let time = self.counted.time_column.as_deref().and_then(|name| readable.column(name));
         let enriched_at = readable.column(c"enrichment_at").filter(|column| column.is::<Timestamptz>());
         let now = clock::now();
+        let mentions = match which {
+            Which::Of(address) => Wanted::new([address]),
+            Which::Before(_) => Wanted::new([]),
+        };
         let is_wanted = |row: &Row| {
-            let Some(address) = address(row, ip) else { return false };
-            match which {
-                Which::Of(wanted) => address == wanted,
-                Which::Before(moment) => {
+            let text = match scan::value(row, ip) {
+                Some(AddressValue::Text(text)) => text,
+                _ => b"",
+            };
+            match (which, address(row, ip)) {
+                (Which::Of(wanted), Some(address)) => address == wanted,
+                (Which::Of(_), None) => mentions.is_mentioned_in(&String::from_utf8_lossy(text)),
+                // There is nothing to remove.
+                (Which::Before(_), None) if text.trim_ascii().is_empty() && method == Method::Anonymise => {
+                    false
+                }
+                (Which::Before(moment), _) => {
                     let own = time.and_then(|column| scan::time(row, column));
                     let stored = enriched_at.and_then(|column| row.timestamptz(column.number));
                     // A time that cannot be true says nothing about the age of the session.

@@ -2,13 +2,19 @@
 //!
 //! Works on the text of the document, as the server writes it. So numbers keep their digits.
 
+use std::collections::HashSet;
+
 use super::Wanted;
 
 /// Replaces a text that mentions an address.
 pub const ERASED: &str = "\"The text named an address that was erased.\"";
 
-/// Replaces a key that mentions an address.
-const ERASED_KEY: &str = "\"erased\"";
+/// Replaces a key that mentions an address. If the object has this key already, a number follows.
+const ERASED_KEY: &str = "erased";
+
+/// Keys and beginnings of values that the extension itself writes: the times at which mmdb files were built. As a number, such a time
+/// may be equal to an address, but it is in the documents of almost all addresses.
+const BUILD_TIMES: [&str; 2] = ["build_epoch\": ", "\"builds\": \""];
 
 /// A value that is nested deeper is replaced as a whole.
 const DEEPEST: usize = 100;
@@ -17,15 +23,41 @@ impl Wanted {
     /// Returns the JSON document without the texts that mention one of the addresses. Keeps the rest of the document. Returns `None`
     /// if the document mentions none of the addresses.
     pub fn removed_from(&self, document: &str) -> Option<String> {
-        if !self.is_mentioned_in(document) {
+        if !self.is_mentioned_in_json(document) {
             return None;
         }
         let mut parser = Parser { wanted: self, rest: document };
         let cleaned = parser.value(0);
         // The document of a row must be an object.
-        let is_clean = parser.rest.trim_ascii().is_empty() && !self.is_mentioned_in(&cleaned);
+        let is_clean = parser.rest.trim_ascii().is_empty() && !self.is_mentioned_in_json(&cleaned);
         Some(if is_clean && cleaned.starts_with('{') { cleaned } else { "{}".to_owned() })
     }
+
+    /// Returns true if a JSON text, as the server writes it, mentions one of the addresses. Does not search the build times of mmdb
+    /// files.
+    pub fn is_mentioned_in_json(&self, json: &str) -> bool {
+        self.is_mentioned_in(json) && self.is_mentioned_in(&without_build_times(json))
+    }
+}
+
+/// Returns a JSON text without the digits of build times.
+fn without_build_times(json: &str) -> String {
+    let (mut kept, mut rest) = (String::with_capacity(json.len()), json);
+    while let Some(end) = BUILD_TIMES.iter().filter_map(|key| Some(rest.find(key)? + key.len())).min() {
+        kept.push_str(&rest[..end]);
+        rest = rest[end..].trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '/');
+    }
+    kept + rest
+}
+
+/// Gives names to the keys that were erased from an object. All keys of an object are different.
+fn named(pairs: Vec<(Option<&str>, String)>) -> Vec<String> {
+    let taken: HashSet<&str> = pairs.iter().filter_map(|(key, _)| *key).collect();
+    let mut names = (1..)
+        .map(|n| if n == 1 { format!("\"{ERASED_KEY}\"") } else { format!("\"{ERASED_KEY} {n}\"") })
+        .filter(|name| !taken.contains(&**name));
+    let mut name = |key: Option<&str>| key.map(str::to_owned).or_else(|| names.next()).unwrap_or_default();
+    pairs.iter().map(|(key, value)| format!("{}: {value}", name(*key))).collect()
 }
 
 struct Parser<'a> {
@@ -41,7 +73,7 @@ impl<'a> Parser<'a> {
         match self.rest.bytes().next() {
             Some(b'{') => self.container(depth, '}'),
             Some(b'[') => self.container(depth, ']'),
-            Some(b'"') => self.text(ERASED),
+            Some(b'"') => self.text().unwrap_or(ERASED).to_owned(),
             _ => self.scalar(),
         }
     }
@@ -51,10 +83,14 @@ impl<'a> Parser<'a> {
     fn container(&mut self, depth: usize, end: char) -> String {
         if depth >= DEEPEST {
             let whole = self.balanced();
-            return if self.wanted.is_mentioned_in(whole) { ERASED.to_owned() } else { whole.to_owned() };
+            return if self.wanted.is_mentioned_in_json(whole) {
+                ERASED.to_owned()
+            } else {
+                whole.to_owned()
+            };
         }
         let begin = &self.rest[..1];
-        let mut parts = Vec::new();
+        let (mut parts, mut pairs) = (Vec::new(), Vec::new());
         self.skip(1);
         loop {
             self.skip_blanks();
@@ -67,14 +103,19 @@ impl<'a> Parser<'a> {
                 continue;
             }
             let before = self.rest.len();
-            parts.push(if end == '}' { self.pair(depth) } else { self.value(depth + 1) });
+            if end == '}' {
+                pairs.push(self.pair(depth));
+            } else {
+                parts.push(self.value(depth + 1));
+            }
             if self.rest.len() == before {
                 // The text is not JSON.
                 self.rest = "";
             }
         }
+        parts.extend(named(pairs));
         let cleaned = format!("{begin}{}{end}", parts.join(", "));
-        if self.wanted.is_mentioned_in(&cleaned) { ERASED.to_owned() } else { cleaned }
+        if self.wanted.is_mentioned_in_json(&cleaned) { ERASED.to_owned() } else { cleaned }
     }
 
     /// Returns the object or array at the beginning without parsing its parts.
@@ -93,17 +134,32 @@ impl<'a> Parser<'a> {
         self.take(end.map_or(self.rest.len(), |end| end + 1))
     }
 
-    fn pair(&mut self, depth: usize) -> String {
-        let key = self.text(ERASED_KEY);
+    /// Returns a key and its value. The key is `None` if it mentions an address.
+    fn pair(&mut self, depth: usize) -> (Option<&'a str>, String) {
+        let key = self.text();
         self.skip_blanks();
         if self.rest.starts_with(':') {
             self.skip(1);
         }
-        format!("{key}: {}", self.value(depth + 1))
+        self.skip_blanks();
+        let is_build_time = matches!(key, Some("\"builds\"" | "\"build_epoch\"" | "\"asn_build_epoch\""));
+        let value = if is_build_time { self.build_time(depth) } else { self.value(depth + 1) };
+        (key, value)
     }
 
-    /// Returns the string at the beginning, or `replacement` if the string mentions an address.
-    fn text(&mut self, replacement: &str) -> String {
+    /// Returns a build time without a search, if the value at the beginning is one.
+    fn build_time(&mut self, depth: usize) -> String {
+        let is_part = |letter: char| letter.is_ascii_digit() || matches!(letter, '/' | '"');
+        let length = self.rest.find(|letter| !is_part(letter)).unwrap_or(self.rest.len());
+        if self.rest[length..].starts_with([',', '}']) {
+            self.take(length).to_owned()
+        } else {
+            self.value(depth + 1)
+        }
+    }
+
+    /// Returns the string at the beginning, or `None` if the string mentions an address.
+    fn text(&mut self) -> Option<&'a str> {
         let mut is_escaped = false;
         let end = self.rest.bytes().skip(1).position(|byte| {
             let is_end = byte == b'"' && !is_escaped;
@@ -111,7 +167,7 @@ impl<'a> Parser<'a> {
             is_end
         });
         let text = self.take(end.map_or(self.rest.len(), |end| end + 2));
-        if self.wanted.is_mentioned_in(text) { replacement.to_owned() } else { text.to_owned() }
+        (!self.wanted.is_mentioned_in(text)).then_some(text)
     }
 
     /// Returns the number, `true`, `false` or `null` at the beginning. A number that is the value of an address becomes null.

@@ -13,14 +13,29 @@ pub fn mention(wanted: &Wanted, text: &[u8]) -> bool {
 /// Returns true if a run of hexadecimal digits contains the bytes of an address. A byte begins at an even position of the run. If the
 /// number of digits is odd, a word may end before the bytes, so a byte can also begin at an odd position.
 fn is_in_runs(wanted: &Wanted, text: &[u8]) -> bool {
-    text.split(|byte| !byte.is_ascii_hexdigit()).filter(|run| run.len() >= 8).any(|run| {
+    let mut end = 0;
+    text.chunk_by(|a, b| a.is_ascii_hexdigit() == b.is_ascii_hexdigit()).any(|run| {
+        let start = end;
+        end += run.len();
+        if run.len() < 8 || !run[0].is_ascii_hexdigit() {
+            return false;
+        }
+        let may_be_v4 = !is_decimal_number(&text[..start], run, &text[end..]);
         let offsets = if run.len() % 2 == 0 { 0..1 } else { 0..2 };
-        is_swapped(wanted, run)
+        (may_be_v4 || run.len() == 32) && is_swapped(wanted, run)
             || offsets.into_iter().any(|offset| {
                 let bytes = bytes(&run[offset..]);
-                bytes.windows(4).chain(bytes.windows(16)).any(|bytes| wanted.has_bytes(bytes))
+                may_be_v4 && bytes.windows(4).any(|bytes| wanted.has_bytes(bytes))
+                    || bytes.windows(16).any(|bytes| wanted.has_bytes(bytes))
             })
     })
+}
+
+/// Returns true if a run is probably a decimal number, such as a time, a date or a counter. A run that follows `0x` or `\x` is
+/// hexadecimal, and so is a run before a port, as in `/proc/net/tcp`.
+fn is_decimal_number(before: &[u8], run: &[u8], after: &[u8]) -> bool {
+    let is_port = |text: &[u8]| matches!(text, [b':', port @ ..] if port.iter().take_while(|byte| byte.is_ascii_hexdigit()).count() == 4);
+    run.iter().all(u8::is_ascii_digit) && !before.ends_with(b"x") && !is_port(after)
 }
 
 /// Returns true if a run has the bytes of an address in the order of a little-endian machine, as in `/proc/net/tcp`.

@@ -71,6 +71,9 @@ fn is_address(wanted: &Wanted, text: &[u8], run: &[Number]) -> bool {
 
 fn is_window(wanted: &Wanted, text: &[u8], numbers: &[Number], octal: bool) -> bool {
     let Some(last) = numbers.last() else { return false };
+    if last.separator == Some(b',') && !is_whole_list(text, numbers) {
+        return false;
+    }
     let is_host_name = match last.separator {
         Some(b'.') => is_label(&text[last.end..]),
         Some(b'-' | b'_') => true,
@@ -88,6 +91,26 @@ fn is_window(wanted: &Wanted, text: &[u8], numbers: &[Number], octal: bool) -> b
     }
     bytes.reverse();
     is_host_name && wanted.has_bytes(&bytes)
+}
+
+/// Returns true if numbers with commas between them are a whole list, or if only the two bytes of a port follow, as in FTP. Four
+/// numbers in a longer list are usually not an address.
+fn is_whole_list(text: &[u8], numbers: &[Number]) -> bool {
+    let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else { return false };
+    if text[..first.start].trim_ascii_end().ends_with(b",") {
+        return false;
+    }
+    let mut after = &text[last.end..];
+    if !after.starts_with(b",") {
+        return true;
+    }
+    let is_port = (0..2).all(|_| {
+        let digits = after.iter().skip(1).take_while(|byte| byte.is_ascii_digit()).count();
+        let is_byte = after.starts_with(b",") && (1..=3).contains(&digits);
+        after = after.get(1 + digits..).unwrap_or_default();
+        is_byte
+    });
+    is_port && !after.starts_with(b",")
 }
 
 /// Returns true if a label of a host name follows, so that the numbers before it belong to a host name. Host names often have the

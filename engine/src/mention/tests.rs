@@ -167,6 +167,10 @@ fn similar_texts_are_not_found() {
         "ac:b0:07:10:7d:ee",
         "7.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa",
         "20010db8000000000000000000000008",
+        "203,0,113,7,5",
+        "[203, 0, 113, 7, 195, 80]",
+        "[1, 203, 0, 113, 7]",
+        "203,0,113,7,195,8000",
     ] {
         assert!(!both().is_mentioned_in(text), "{text}");
     }
@@ -188,6 +192,47 @@ fn a_network_is_no_address() {
     ] {
         assert_eq!(wanted.is_mentioned_in(text), is_found, "{text}");
     }
+}
+
+/// The digits of these decimal numbers are also the hexadecimal bytes of an address.
+#[test]
+fn a_decimal_number_is_not_read_as_hexadecimal() {
+    let wanted = wanted(&["112.36.83.105", "23.112.36.83", "32.36.5.1", "16.0.0.1"]);
+    for text in ["1770245369", "1770245369/1770245369", "20240501", "id 70245369", "01000010"] {
+        assert!(!wanted.is_mentioned_in(text), "{text}");
+    }
+    for text in ["0x70245369", r"\x17702453", "ff70245369", "01000010:0016"] {
+        assert!(wanted.is_mentioned_in(text), "{text}");
+    }
+}
+
+/// The build time of an mmdb file is in the documents of almost all addresses. As a number it is 105.131.204.249.
+#[test]
+fn build_times_are_kept() {
+    let wanted = wanted(&["105.131.204.249", "203.0.113.7"]);
+    let document = |note: &str, raw: &str| {
+        format!(
+            "{{\"_meta\": {{\"maxmind\": {{\"builds\": \"1770245369/1770245369\"}}}}, \"maxmind\": {{\"build_epoch\": 1770245369, \
+             \"asn_build_epoch\": 1770245369, \"note\": \"{note}\"}}, \"raw\": {raw}}}"
+        )
+    };
+    assert_eq!(wanted.removed_from(&document("", "[1]")), None);
+    assert_eq!(
+        wanted.removed_from(&document("203.0.113.7", "[1, 1770245369]")),
+        Some(document(ERASED, "[1, null]"))
+    );
+    assert_eq!(
+        wanted.removed_from("{\"build_epoch\": [1770245369], \"builds\": \"at 203.0.113.7\"}"),
+        Some(format!("{{\"build_epoch\": [null], \"builds\": \"{ERASED}\"}}"))
+    );
+}
+
+#[test]
+fn erased_keys_stay_different_from_each_other_and_from_other_keys() {
+    assert_eq!(
+        both().removed_from("{\"203.0.113.7\": 1, \"erased\": 2, \"203.0.113.7:22\": 3}"),
+        Some("{\"erased 2\": 1, \"erased\": 2, \"erased 3\": 3}".to_owned())
+    );
 }
 
 const ERASED: &str = "The text named an address that was erased.";
@@ -232,7 +277,8 @@ fn forms_of_v4(ip: Ipv4Addr) -> Vec<String> {
         format!("::ffff:{ip}"),
         ip.to_ipv6_mapped().to_string(),
         format!("::ffff:{:x}:{:x}", ip.to_bits() >> 16, ip.to_bits() & 0xffff),
-        format!("{a:02x}{b:02x}{c:02x}{d:02x}"),
+        // Without the prefix, a number of decimal digits is not read as hexadecimal.
+        format!("0x{a:02x}{b:02x}{c:02x}{d:02x}"),
         format!("{a:02X}:{b:02X}:{c:02X}:{d:02X}"),
         format!("\\x{a:02x}\\x{b:02x}\\x{c:02x}\\x{d:02x}"),
         format!("{d}.{c}.{b}.{a}.in-addr.arpa"),
