@@ -78,7 +78,7 @@ pub fn of_addresses(connection: &Connection, wanted: &Wanted, after: Option<Addr
     Cleaned { documents, last: batch.last }
 }
 
-/// Removes mentions from the documents of networks, beginning after the ASN `after`.
+/// Removes mentions from the documents and the names of networks, beginning after the ASN `after`.
 pub fn of_networks(connection: &Connection, wanted: &Wanted, after: Option<i64>) -> Cleaned<i64> {
     let batch = NETWORKS.run(connection, (after, DOCUMENTS), |rows| {
         let rows = rows.iter().filter_map(|(asn, document)| asn.zip(document));
@@ -132,7 +132,7 @@ fn batch<K: Clone, D>(rows: impl Iterator<Item = (K, D)>, mentions: impl Fn(&K, 
 }
 
 fn is_mentioned(wanted: &Wanted, document: &Container<'_>) -> bool {
-    wanted.is_mentioned_in(&document.json())
+    wanted.is_mentioned_in_json(&document.json())
 }
 
 fn clean<K>(mentioning: &[K], write: impl FnOnce(&[K]) -> usize) -> i64 {

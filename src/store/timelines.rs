@@ -121,7 +121,7 @@ impl Bucket {
     fn expressions(&self, zone: &str) -> (String, String) {
         const FIRST: &str = "'2001-01-01 00:00:00'::timestamp";
         let local = format!("pg_catalog.timezone({zone}, t.seen)");
-        let to_time = format!("pg_catalog.timezone({zone}, c.bin)");
+        let to_time = first_moment(zone);
         match self {
             Bucket::Microseconds(time) => (
                 format!(
@@ -144,6 +144,21 @@ impl Bucket {
             ),
         }
     }
+}
+
+/// Returns an expression for the first moment of a bucket that begins at the local time `c.bin`. Where clocks go back at midnight,
+/// this local time occurs twice, and the server takes the second one. So the expression also computes the moment with the offset that
+/// the time zone had three hours earlier, and takes this moment if it has the same local time.
+fn first_moment(zone: &str) -> String {
+    let second = format!("pg_catalog.timezone({zone}, c.bin)");
+    let earlier = format!("({second} OPERATOR(pg_catalog.-) '03:00:00'::interval)");
+    let offset = format!(
+        "(pg_catalog.timezone({zone}, {earlier}) OPERATOR(pg_catalog.-) pg_catalog.timezone('UTC', {earlier}))"
+    );
+    let first = format!("pg_catalog.timezone('UTC', (c.bin OPERATOR(pg_catalog.-) {offset}))");
+    format!(
+        "CASE WHEN pg_catalog.timezone({zone}, {first}) OPERATOR(pg_catalog.=) c.bin THEN LEAST({first}, {second}) ELSE {second} END"
+    )
 }
 
 /// A century in microseconds. A day is counted as 24 hours.

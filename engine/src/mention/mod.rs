@@ -14,6 +14,8 @@
 //! | the bytes | `\xcb007107`, `cb:00:71:07`, `\xcb\x00q\x07`, inside longer hexadecimal text |
 //! | one number | `3405803783`, `-889163513` |
 //!
+//! A run of decimal digits is hexadecimal only after `0x` or `\x`, or before a port. Otherwise it is usually a time or a counter.
+//!
 //! A network is not an address: `203.0.113.0/24` does not mention 203.0.113.0.
 
 mod document;

@@ -208,6 +208,74 @@ fn a_dump_contains_an_erased_address_in_no_form() {
     }
 }
 
+/// A session whose address column has another text than an address belongs to each address that the text mentions.
+#[test]
+fn texts_in_the_address_column_that_mention_an_address_are_erased() {
+    let mut db = database();
+    COWRIE.create_attached(&mut db);
+    let texts = [
+        "8.8.8.8:4444",
+        "[8.8.8.8]",
+        "008.008.008.008",
+        "8.8.8.8%eth0",
+        "8.8.8.8,10.0.0.1",
+        "\"8.8.8.8\"",
+        "host-8-8-8-8.example.net",
+        "8.8.8.80",
+        "not an ip",
+    ];
+    let rows: Vec<(String, &str)> =
+        texts.iter().enumerate().map(|(n, text)| (format!("k{n}"), *text)).collect();
+    db.run(&COWRIE.insert(&rows.iter().map(|(key, text)| (key.as_str(), Some(*text))).collect::<Vec<_>>()));
+    db.run("CALL erase_address('8.8.8.8')");
+    assert_eq!(mentions(&db, V4), [""; 0]);
+    assert_eq!(
+        db.rows("SELECT trim(ip) FROM sessions WHERE trim(ip) <> '' ORDER BY id"),
+        ["8.8.8.80", "not an ip"]
+    );
+    db.run("CALL expire_addresses('1 day', 'sessions')");
+    assert_eq!(
+        db.number("SELECT count(*) FROM sessions WHERE trim(ip) <> ''"),
+        0,
+        "the sessions are of 2024"
+    );
+    db.run("CALL expire_addresses('1 day', 'sessions', true)");
+    assert_eq!(db.number("SELECT count(*) FROM sessions"), 0);
+}
+
+/// The digits of a build time are also the bytes and the value of an address.
+#[test]
+fn build_times_of_mmdb_files_are_kept_and_names_of_networks_are_erased() {
+    let mut db = database();
+    stored(&mut db);
+    let documents =
+        "SELECT ip_address, enrichment - '_meta', enrichment #>> '{_meta,maxmind,builds}' FROM ip_inventory
+                     UNION ALL SELECT id::text::inet, NULL, NULL FROM sessions WHERE false ORDER BY 1";
+    let before = db.rows(documents);
+    let epoch: i64 = db.number("SELECT (enrichment #>> '{maxmind,build_epoch}')::bigint FROM ip_inventory WHERE ip_address = '8.8.8.9'");
+    let bits = u32::try_from(epoch).expect("a time of this century");
+    let digits =
+        u32::from_str_radix(&epoch.to_string()[2..], 16).expect("decimal digits are hexadecimal digits");
+    for address in [bits, digits].map(std::net::Ipv4Addr::from) {
+        db.run(&format!(
+            "SELECT ensure_asn_inventory(64500, 'Customer of {address} Ltd');
+             UPDATE asn_inventory SET as_name = 'AS-{}, SE' WHERE asn_number = 64500;
+             CALL erase_address('{address}')",
+            address.to_string().replace('.', "-")
+        ));
+        assert_eq!(db.rows(documents), before, "{address}");
+        assert_eq!(
+            db.rows("SELECT organization_name, as_name FROM asn_inventory WHERE asn_number = 64500"),
+            ["NULL|NULL"]
+        );
+        assert_eq!(
+            db.one("SELECT result ->> 'documents' FROM procedure_call WHERE procedure = 'erase_address'"),
+            "1"
+        );
+    }
+    assert!(db.number("SELECT count(*) FROM asn_inventory WHERE organization_name IS NOT NULL") > 0);
+}
+
 #[test]
 fn networks_lose_the_address_and_its_sessions() {
     let mut db = database();

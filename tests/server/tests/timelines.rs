@@ -165,6 +165,31 @@ fn times_without_a_time_zone_are_counted_right_across_both_clock_changes_in_berl
     assert!(of(spring) && of(autumn));
 }
 
+/// In these time zones, clocks went back at midnight, so the local time at which the bucket begins occurred twice.
+#[test]
+fn a_bucket_begins_with_the_first_of_two_midnights() {
+    let mut db = database();
+    COWRIE.create_attached(&mut db);
+    for (zone, bucket, first) in [
+        ("Atlantic/Azores", "1 day", "2024-10-27 00:00"),
+        ("America/Havana", "1 month", "2020-11-01 04:00"),
+        ("America/Havana", "1 day", "2020-11-01 04:00"),
+        ("America/St_Johns", "1 day", "2006-10-29 02:30"),
+    ] {
+        db.run(&format!(
+            "TRUNCATE sessions;
+             INSERT INTO sessions (id, starttime, ip)
+             SELECT 's' || n, timestamptz '{first}+00' + n * interval '10 min', '8.8.8.8' FROM generate_series(0, 5) n"
+        ));
+        let start = "to_char(bucket_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')";
+        assert_eq!(
+            db.rows(&format!("SELECT {start}, sessions FROM session_timeline('sessions', '{bucket}', time_zone => '{zone}')")),
+            [format!("{first}|6")],
+            "{zone}, {bucket}"
+        );
+    }
+}
+
 #[test]
 fn the_period_is_exact_for_columns_with_and_without_a_time_zone() {
     let mut db = database();
