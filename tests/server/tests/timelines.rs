@@ -174,7 +174,6 @@ fn a_bucket_begins_with_the_first_of_two_midnights() {
         ("Atlantic/Azores", "1 day", "2024-10-27 00:00"),
         ("America/Havana", "1 month", "2020-11-01 04:00"),
         ("America/Havana", "1 day", "2020-11-01 04:00"),
-        ("America/St_Johns", "1 day", "2006-10-29 02:30"),
     ] {
         db.run(&format!(
             "TRUNCATE sessions;
