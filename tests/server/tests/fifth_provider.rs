@@ -301,9 +301,15 @@ fn it_is_asked_and_what_it_says_is_kept() {
     let mut asked = lab.asked();
     asked.sort_unstable();
     assert_eq!(asked, [2, 3, 9, 9].map(|host| IpAddr::from([48, 0, 0, host])));
-    assert_eq!(
-        db.one("SELECT requests, answers, absent, foreign_rows, dead_letters FROM provider_status WHERE provider = 'toy'"),
-        "4|1|1|2|1"
+    // The worker increases its counters after it has committed.
+    wait_until(
+        "the worker has counted",
+        || {
+            db.one(
+                "SELECT requests, answers, absent, foreign_rows, dead_letters FROM provider_status WHERE provider = 'toy'",
+            )
+        },
+        |counts| counts == "4|1|1|2|1",
     );
 
     // A fresh answer is not requested again.
