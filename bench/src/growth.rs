@@ -1,5 +1,5 @@
-//! Measures what sessions write into the inventories: many new addresses at once, the fold of their counts, COPY by
-//! several connections, and the bytes of WAL of one session. Each size is measured at a tenth too, so that a cost that
+//! Measures what sessions write into the inventories: many new addresses at once, the fold of their counts, and COPY by
+//! several connections. Each size is measured at a tenth too, so that a cost that
 //! grows faster than the number of sessions is seen.
 
 use std::net::Ipv4Addr;
@@ -19,8 +19,6 @@ const TABLE: &str = "
 const TABLES: [&str; 2] = ["bare", "attached"];
 
 const CONNECTIONS: usize = 4;
-/// Sessions of the transactions whose WAL is measured.
-const TRANSACTIONS: i64 = 2_000;
 /// Known addresses whose counts the measurement of HOT updates folds, several times.
 const FOLDED: i64 = 20_000;
 
@@ -31,7 +29,6 @@ pub fn measure(cluster: &Cluster, addresses: &Addresses, effort: &Effort, report
     for sessions in [100_000, 1_000_000] {
         measure_copy(cluster, &addresses.pool, sessions, effort, report);
     }
-    measure_wal(cluster, addresses, report);
 }
 
 fn database<'a>(cluster: &'a Cluster, addresses: &[Ipv4Addr]) -> Database<'a> {
@@ -185,37 +182,5 @@ fn measure_copy(
         ratios,
         if sessions == 1_000_000 { Aim::AtMost(1.9) } else { Aim::None },
         format!("{} new addresses", sessions / 6),
-    );
-}
-
-/// Measures the WAL of transactions with one session of a known address each. One connection runs them, and no other
-/// process writes.
-fn measure_wal(cluster: &Cluster, addresses: &Addresses, report: &mut Report) {
-    let mut db = database(cluster, &addresses.pool[..10_000]);
-    db.run("SELECT count(*) FROM enrich.enrich_ips((SELECT array_agg(ip) FROM source)); CALL enrich.fold_statistics()");
-    let [bare, attached] = TABLES.map(|table| {
-        let mut insert = |kind: &str| {
-            for n in 1..=TRANSACTIONS {
-                db.run(&format!(
-                    "INSERT INTO {table} SELECT '{kind}-{n}', ip, now() FROM source WHERE n = {n}"
-                ));
-            }
-        };
-        // After a checkpoint, the first change of each page writes the whole page. The first transactions do this.
-        insert("first");
-        let before = db.one("SELECT pg_current_wal_insert_lsn()");
-        for n in 1..=TRANSACTIONS {
-            db.run(&format!("INSERT INTO {table} SELECT 'then-{n}', ip, now() FROM source WHERE n = {n}"));
-        }
-        db.number(&format!("SELECT (pg_current_wal_insert_lsn() - '{before}'::pg_lsn)::bigint")) as f64
-            / TRANSACTIONS as f64
-    });
-    report.line(
-        "WAL of a transaction with one session, known address",
-        format!("bare {bare:.0} bytes"),
-        vec![attached],
-        " bytes",
-        Aim::AtMost(550.0),
-        String::new(),
     );
 }
