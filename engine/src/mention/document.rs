@@ -12,9 +12,9 @@ pub const ERASED: &str = "\"The text named an address that was erased.\"";
 /// Replaces a key that mentions an address. If the object has this key already, a number follows.
 const ERASED_KEY: &str = "erased";
 
-/// Keys and beginnings of values that the extension itself writes: the times at which mmdb files were built. As a number, such a time
-/// may be equal to an address, but it is in the documents of almost all addresses.
-const BUILD_TIMES: [&str; 2] = ["build_epoch\": ", "\"builds\": \""];
+/// Keys of the build times of mmdb files, which the extension itself writes. As a number, such a time may be equal to an address, but
+/// it is in the documents of almost all addresses.
+const BUILD_TIMES: [&str; 3] = ["\"builds\"", "\"build_epoch\"", "\"asn_build_epoch\""];
 
 /// A value that is nested deeper is replaced as a whole.
 const DEEPEST: usize = 100;
@@ -40,14 +40,24 @@ impl Wanted {
     }
 }
 
-/// Returns a JSON text without the digits of build times.
+/// Returns a JSON text without build times.
 fn without_build_times(json: &str) -> String {
     let (mut kept, mut rest) = (String::with_capacity(json.len()), json);
-    while let Some(end) = BUILD_TIMES.iter().filter_map(|key| Some(rest.find(key)? + key.len())).min() {
-        kept.push_str(&rest[..end]);
-        rest = rest[end..].trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '/');
+    let value_after = |key: &&str, text: &str| Some(text.find(*key)? + key.len());
+    while let Some(end) = BUILD_TIMES.iter().filter_map(|key| value_after(key, rest)).min() {
+        let value = end + usize::from(rest[end..].starts_with(':'));
+        let value = rest.len() - rest[value..].trim_ascii_start().len();
+        kept.push_str(&rest[..value]);
+        rest = &rest[value + build_time(&rest[value..]).unwrap_or(0)..];
     }
     kept + rest
+}
+
+/// Returns the length of the value at the beginning of a JSON text, if the value is a build time, or two with a slash between them.
+fn build_time(json: &str) -> Option<usize> {
+    let is_part = |letter: char| letter.is_ascii_digit() || matches!(letter, '/' | '"');
+    let length = json.find(|letter| !is_part(letter))?;
+    (length > 0 && json[length..].starts_with([',', '}'])).then_some(length)
 }
 
 /// Gives names to the keys that were erased from an object. All keys of an object are different.
@@ -142,20 +152,12 @@ impl<'a> Parser<'a> {
             self.skip(1);
         }
         self.skip_blanks();
-        let is_build_time = matches!(key, Some("\"builds\"" | "\"build_epoch\"" | "\"asn_build_epoch\""));
-        let value = if is_build_time { self.build_time(depth) } else { self.value(depth + 1) };
+        let is_build_time = key.is_some_and(|key| BUILD_TIMES.contains(&key));
+        let value = match build_time(self.rest).filter(|_| is_build_time) {
+            Some(length) => self.take(length).to_owned(),
+            None => self.value(depth + 1),
+        };
         (key, value)
-    }
-
-    /// Returns a build time without a search, if the value at the beginning is one.
-    fn build_time(&mut self, depth: usize) -> String {
-        let is_part = |letter: char| letter.is_ascii_digit() || matches!(letter, '/' | '"');
-        let length = self.rest.find(|letter| !is_part(letter)).unwrap_or(self.rest.len());
-        if self.rest[length..].starts_with([',', '}']) {
-            self.take(length).to_owned()
-        } else {
-            self.value(depth + 1)
-        }
     }
 
     /// Returns the string at the beginning, or `None` if the string mentions an address.
