@@ -190,23 +190,26 @@ impl SessionTable {
         let time = self.counted.time_column.as_deref().and_then(|name| readable.column(name));
         let enriched_at = readable.column(c"enrichment_at").filter(|column| column.is::<Timestamptz>());
         let now = clock::now();
-        let mentions = match which {
-            Which::Of(address) => Wanted::new([address]),
-            Which::Before(_) => Wanted::new([]),
+        let has_address = |row: &Row, wanted: Address| match scan::value(row, ip) {
+            None => false,
+            Some(value) => match (address_of(&value), value) {
+                (None, AddressValue::Text(text)) => {
+                    Wanted::new([wanted]).is_mentioned_in(&String::from_utf8_lossy(text))
+                }
+                (address, _) => address == Some(wanted),
+            },
+        };
+        let is_empty = |row: &Row| match scan::value(row, ip) {
+            None => true,
+            Some(AddressValue::Text(text)) => text.trim_ascii().is_empty(),
+            Some(AddressValue::Inet(_)) => false,
         };
         let is_wanted = |row: &Row| {
-            let text = match scan::value(row, ip) {
-                Some(AddressValue::Text(text)) => text,
-                _ => b"",
-            };
-            match (which, address(row, ip)) {
-                (Which::Of(wanted), Some(address)) => address == wanted,
-                (Which::Of(_), None) => mentions.is_mentioned_in(&String::from_utf8_lossy(text)),
+            match which {
+                Which::Of(wanted) => has_address(row, wanted),
                 // There is nothing to remove.
-                (Which::Before(_), None) if text.trim_ascii().is_empty() && method == Method::Anonymise => {
-                    false
-                }
-                (Which::Before(moment), _) => {
+                Which::Before(_) if method == Method::Anonymise && is_empty(row) => false,
+                Which::Before(moment) => {
                     let own = time.and_then(|column| scan::time(row, column));
                     let stored = enriched_at.and_then(|column| row.timestamptz(column.number));
                     // A time that cannot be true says nothing about the age of the session.
@@ -284,7 +287,11 @@ impl SessionTable {
 pub(super) const SETTINGS: &[(&CStr, &CStr)] = &[(c"enable_seqscan", c"off"), (c"jit", c"off")];
 
 pub(super) fn address(row: &Row, column: Column) -> Option<Address> {
-    match scan::value(row, column)? {
+    address_of(&scan::value(row, column)?)
+}
+
+fn address_of(value: &AddressValue<'_>) -> Option<Address> {
+    match value {
         AddressValue::Inet(inet) => Some(inet.address),
         AddressValue::Text(text) => address::parse_bytes(text).ok().flatten(),
     }

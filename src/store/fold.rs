@@ -192,7 +192,10 @@ fn fold_some(oids: ExtensionOids, connection: &Connection, pass: &mut FoldPass) 
         return;
     }
     let created = create_missing(oids, connection, &batch);
-    let others = batch.counts.keys().filter(|address| !created.is_finished(address));
+    let others = batch
+        .counts
+        .keys()
+        .filter(|address| !created.done.contains(address) && !created.lost.contains(address));
     let locked = skip_locked::lock_addresses(connection, others);
     let networks = is_networks_turn.then(|| lock_networks(connection, &locked, pass));
     let (sums, taken) = take(connection, &batch, &locked);
@@ -203,9 +206,7 @@ fn fold_some(oids: ExtensionOids, connection: &Connection, pass: &mut FoldPass) 
     if let Some(networks) = networks {
         add_to_networks(connection, networks);
     }
-    let is_done = |address: &Address| {
-        locked.contains(address) || created.is_finished(address) && !created.lost.contains(address)
-    };
+    let is_done = |address: &Address| locked.contains(address) || created.done.contains(address);
     let left =
         batch.counts.iter().filter(|(address, _)| !is_done(address)).map(|(_, count)| count.tuple_ids.len());
     pass.left += left.sum::<usize>() as i64;

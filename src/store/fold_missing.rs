@@ -29,21 +29,12 @@ thread_local! {
 /// The addresses of a batch that had no row.
 #[derive(Default)]
 pub struct Created {
-    /// Addresses whose counts were dropped.
-    pub dropped: BTreeSet<Address>,
-    /// Addresses that the batch created. Their rows contain the counts.
-    pub counted: BTreeSet<Address>,
+    /// Addresses that the batch created with their counts, and addresses whose counts were dropped.
+    pub done: BTreeSet<Address>,
     /// Addresses that another transaction created first. Their counts are pending again.
     pub lost: BTreeSet<Address>,
     /// Number of rows of `session_delta` whose counts are in the rows of the created addresses.
     pub taken: i64,
-}
-
-impl Created {
-    /// Returns true if this batch has nothing more to do for an address.
-    pub fn is_finished(&self, address: &Address) -> bool {
-        [&self.dropped, &self.counted, &self.lost].iter().any(|addresses| addresses.contains(address))
-    }
 }
 
 /// Creates rows for addresses that have pending counts but no row. The new rows contain these counts. A row is missing because the
@@ -79,7 +70,7 @@ pub fn create_missing(oids: ExtensionOids, connection: &Connection, batch: &Batc
                 Err(failure) => failure.raise(),
             }
         }
-        created.dropped = dropped.unwrap_or_default();
+        created.done.extend(dropped.unwrap_or_default());
         created
     })
 }
@@ -139,13 +130,13 @@ fn create(
         plan.due.retain(|address| is_free(*address));
     }
     let (sums, taken) = take(connection, batch, &plan.missing.into_keys().collect());
-    let counted = enrich::create_addresses(oids, connection, databases, &sums, Providers::enabled());
-    let counted = BTreeSet::from_iter(counted);
+    let created = enrich::create_addresses(oids, connection, databases, &sums, Providers::enabled());
+    let done = BTreeSet::from_iter(created);
     let lost: BTreeMap<Address, SessionCount> =
-        sums.into_iter().filter(|(address, _)| !counted.contains(address)).collect();
+        sums.into_iter().filter(|(address, _)| !done.contains(address)).collect();
     session_delta::append(oids, lost.iter().map(|(address, count)| (*address, *count)));
     enrich::update_addresses(oids, connection, databases, &plan.due, LockPolicy::Skip, Providers::NONE);
     let lost_counts = lost.keys().filter_map(|address| batch.counts.get(address));
     let taken = taken - lost_counts.map(|count| count.tuple_ids.len() as i64).sum::<i64>();
-    Created { counted, lost: lost.into_keys().collect(), taken, ..Created::default() }
+    Created { done, lost: lost.into_keys().collect(), taken }
 }
