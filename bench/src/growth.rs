@@ -11,12 +11,13 @@ use server_tests::{Cluster, Session};
 
 use crate::Effort;
 use crate::addresses::{Addresses, POOL, lines};
+use crate::inserts::{ATTACHED, BARE, ratios, round_of};
 use crate::report::{Aim, Report, median, short};
 
 const TABLE: &str = "
     CREATE TABLE {name} (session_id text PRIMARY KEY, source_ip inet, first_event_at timestamptz);
     CREATE INDEX ON {name} (first_event_at);";
-const TABLES: [&str; 2] = ["bare", "attached"];
+const TABLES: [&str; 2] = [BARE, ATTACHED];
 
 const CONNECTIONS: usize = 4;
 /// Known addresses whose counts the measurement of HOT updates folds, several times.
@@ -56,27 +57,17 @@ fn seconds(db: &mut Session, statement: &str) -> f64 {
 fn measure_new(cluster: &Cluster, addresses: &[Ipv4Addr], effort: &Effort, report: &mut Report) {
     let count = addresses.len();
     eprintln!("growth: {count} new addresses, {} rounds", effort.rounds);
-    let (mut inserts, mut folds, mut hot) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut bares, mut attacheds, mut fold_seconds) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut bares, mut attacheds, mut folds, mut hot) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..effort.rounds {
         let mut db = database(cluster, addresses);
-        let mut insert = |table: &str| {
+        let mut insert = |table: &'static str| {
             seconds(&mut db, &format!("INSERT INTO {table} SELECT 's' || n, ip, now() FROM source"))
         };
-        let (bare, attached);
-        if round % 2 == 0 {
-            bare = insert("bare");
-            attached = insert("attached");
-        } else {
-            attached = insert("attached");
-            bare = insert("bare");
-        }
+        let inserted = round_of(&TABLES, round, &mut insert);
         let fold = seconds(&mut db, "CALL enrich.fold_statistics()");
-        inserts.push(attached / bare);
-        folds.push(fold / bare);
-        bares.push(bare);
-        attacheds.push(attached);
-        fold_seconds.push(fold);
+        bares.push(inserted[0]);
+        attacheds.push(inserted[1]);
+        folds.push(fold);
         assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), count as i64);
         hot.push(hot_percent(&mut db));
         assert_counts_are_exact(&mut db, &[("attached", "source_ip")]);
@@ -87,14 +78,14 @@ fn measure_new(cluster: &Cluster, addresses: &[Ipv4Addr], effort: &Effort, repor
     report.ratio(
         &format!("INSERT … SELECT of {count} new addresses: attached / bare"),
         absolute(&attacheds),
-        inserts,
+        ratios(&attacheds, &bares),
         insert_aim,
         "all addresses are different".to_owned(),
     );
     report.ratio(
         &format!("fold of {count} new addresses / bare INSERT"),
-        absolute(&fold_seconds),
-        folds,
+        absolute(&folds),
+        ratios(&folds, &bares),
         fold_aim,
         String::new(),
     );
@@ -137,11 +128,10 @@ fn measure_copy(
     report: &mut Report,
 ) {
     eprintln!("growth: COPY of {sessions} sessions by {CONNECTIONS} connections, {} rounds", effort.rounds);
-    let mut ratios = Vec::new();
     let (mut bares, mut attacheds) = (Vec::new(), Vec::new());
     for round in 0..effort.rounds {
         let mut db = database(cluster, &[]);
-        let mut copy = |table: &str| {
+        let mut copy = |table: &'static str| {
             db.run("CHECKPOINT");
             let started = Instant::now();
             std::thread::scope(|scope| {
@@ -162,24 +152,16 @@ fn measure_copy(
             });
             started.elapsed().as_secs_f64()
         };
-        let (bare, attached);
-        if round % 2 == 0 {
-            bare = copy("bare");
-            attached = copy("attached");
-        } else {
-            attached = copy("attached");
-            bare = copy("bare");
-        }
-        ratios.push(attached / bare);
-        bares.push(bare);
-        attacheds.push(attached);
+        let copied = round_of(&TABLES, round, &mut copy);
+        bares.push(copied[0]);
+        attacheds.push(copied[1]);
         db.run("CALL enrich.fold_statistics()");
         assert_counts_are_exact(&mut db, &[("attached", "source_ip")]);
     }
     report.ratio(
         &format!("COPY of {sessions} sessions by {CONNECTIONS} connections: attached / bare"),
         format!("{} / {} s", short(median(&attacheds)), short(median(&bares))),
-        ratios,
+        ratios(&attacheds, &bares),
         if sessions == 1_000_000 { Aim::AtMost(1.9) } else { Aim::None },
         format!("{} new addresses", sessions / 6),
     );

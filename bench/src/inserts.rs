@@ -11,8 +11,8 @@ use crate::addresses::{Addresses, POOL};
 use crate::report::{Aim, Report, median, short};
 use crate::{Effort, pgbench};
 
-const BARE: &str = "bare";
-const ATTACHED: &str = "attached";
+pub const BARE: &str = "bare";
+pub const ATTACHED: &str = "attached";
 const NAIVE: &str = "naive";
 
 /// cowrieprocessor's table with its snapshot columns, so that rows are equally wide everywhere.
@@ -148,7 +148,11 @@ fn script(db: &Database<'_>, table: &str, inserts: usize) -> PathBuf {
 
 /// Runs each variant once. The order of the runs changes from round to round. Returns the results in the order of
 /// `variants`.
-fn round_of<T>(variants: &[&'static str], round: usize, mut run: impl FnMut(&'static str) -> T) -> Vec<T> {
+pub fn round_of<T>(
+    variants: &[&'static str],
+    round: usize,
+    mut run: impl FnMut(&'static str) -> T,
+) -> Vec<T> {
     let mut results: Vec<Option<T>> = variants.iter().map(|_| None).collect();
     for step in 0..variants.len() {
         let which = (step + round) % variants.len();
@@ -271,6 +275,7 @@ pub fn check_counts(db: &mut Database<'_>) {
     eprintln!("counts of {} sessions equal a recount", db.number("SELECT count(*) FROM attached"));
 }
 
-fn ratios(above: &[f64], below: &[f64]) -> Vec<f64> {
+/// Returns the ratio of each round.
+pub fn ratios(above: &[f64], below: &[f64]) -> Vec<f64> {
     above.iter().zip(below).map(|(a, b)| a / b).collect()
 }

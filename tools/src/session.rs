@@ -185,11 +185,12 @@ fn text_length(event: &Event) -> usize {
     }
 }
 
+/// Events for tests.
 #[cfg(test)]
-mod tests {
+pub mod samples {
     use super::*;
 
-    fn entry(id: &str, second: i64, event: Event) -> Entry {
+    pub fn entry(id: &str, second: i64, event: Event) -> Entry {
         Entry {
             session: id.into(),
             time: Timestamp::from_second(second).unwrap(),
@@ -199,9 +200,15 @@ mod tests {
         }
     }
 
-    fn command(text: &str) -> Event {
+    pub fn command(text: &str) -> Event {
         Event::Input { success: Some(true), realm: None, input: text.into() }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::samples::{command, entry};
+    use super::*;
 
     #[test]
     fn interleaved_sessions_come_out_whole_and_by_start() {

@@ -26,11 +26,7 @@ fn a_failed_export_leaves_the_old_file() {
     let write = |role: &str, arguments: &[&str]| {
         let arguments = [&["--format", "plain", "--output", path], arguments].concat();
         let output = program(&db, role, &arguments).output().expect("python3 runs");
-        let left: Vec<_> = std::fs::read_dir(file.parent().expect("a directory"))
-            .expect("the directory is there")
-            .flatten()
-            .map(|entry| entry.file_name())
-            .collect();
+        let left = files_beside(&file);
         assert_eq!(left.len(), 1, "a temporary file is left: {left:?}");
         (output.status.code(), errors(&output))
     };

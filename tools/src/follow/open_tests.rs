@@ -6,25 +6,12 @@ use jiff::Timestamp;
 
 use super::open::{OpenLimits, OpenSessions};
 use super::remembered::{Fate, Remembered};
-use crate::log::{Entry, Event};
+use crate::log::Event;
 use crate::session::Session;
-
-fn entry(id: &str, second: i64, event: Event) -> Entry {
-    Entry {
-        session: id.into(),
-        time: Timestamp::from_second(second).unwrap(),
-        sensor: "trap".into(),
-        address: "192.0.2.1".into(),
-        event,
-    }
-}
+use crate::session::samples::{command, entry};
 
 fn open(limits: OpenLimits) -> OpenSessions {
     OpenSessions::new(limits, Vec::new(), Remembered::new(), None)
-}
-
-fn command(text: &str) -> Event {
-    Event::Input { success: Some(true), realm: None, input: text.into() }
 }
 
 fn ids(sessions: &[Session]) -> Vec<&str> {
