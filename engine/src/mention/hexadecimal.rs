@@ -5,6 +5,7 @@ use super::Wanted;
 /// Returns true if a text contains the bytes of one of the addresses.
 pub fn mention(wanted: &Wanted, text: &[u8]) -> bool {
     is_in_runs(wanted, text)
+        || is_in_uuids(wanted, text)
         || is_in_pairs(wanted, text)
         || is_in_nibbles(wanted, text)
         || is_escaped(wanted, text)
@@ -54,6 +55,22 @@ fn bytes(digits: &[u8]) -> Vec<u8> {
 
 fn value(digit: u8) -> u8 {
     char::from(digit).to_digit(16).map_or(0, |value| value as u8)
+}
+
+/// Returns true if a text has the bytes of an IPv6 address in the form of a UUID, as in `20010db8-0000-0000-0000-000000000007`.
+fn is_in_uuids(wanted: &Wanted, text: &[u8]) -> bool {
+    const LENGTHS: [usize; 5] = [8, 4, 4, 4, 12];
+    let is_part = |byte: &u8| byte.is_ascii_hexdigit() || *byte == b'-';
+    text.split(|byte| !is_part(byte)).filter(|run| run.len() >= 36).any(|run| {
+        let words: Vec<&[u8]> = run.split(|byte| *byte == b'-').collect();
+        words.windows(LENGTHS.len()).any(|words| {
+            // Other hexadecimal digits may be before the first word, and after the last word.
+            let first = &words[0][words[0].len().saturating_sub(LENGTHS[0])..];
+            let last = &words[4][..words[4].len().min(LENGTHS[4])];
+            let words = [first, words[1], words[2], words[3], last];
+            words.map(<[u8]>::len) == LENGTHS && wanted.has_bytes(&bytes(&words.concat()))
+        })
+    })
 }
 
 /// Returns true if single pairs of hexadecimal digits are the bytes of an address, as in `cb:00:71:07`. Decimal digits that are

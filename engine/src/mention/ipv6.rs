@@ -38,6 +38,15 @@ fn is_in_run(wanted: &Wanted, run: &[u8], after: &[u8], separator: u8) -> bool {
     if found(&groups, after) {
         return true;
     }
+    // The last group may be the beginning of a word, as in `2001:db8::7:dst`.
+    if after.first().is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_') {
+        let mut groups = groups.clone();
+        groups.pop();
+        groups.push("");
+        if found(&groups, b"") {
+            return true;
+        }
+    }
     // The last numbers may be an IPv4 address.
     let last = groups.last().copied().unwrap_or_default();
     let Some((ip, rest)) = dotted(last, after) else { return false };
@@ -84,13 +93,18 @@ impl Run<'_> {
     /// Returns true if an address can end before a group. If all groups together are one address, a part of them is only an address
     /// if the rest is a port.
     fn can_end(&self, end: usize) -> bool {
-        match &self.groups[end..] {
+        // A single colon after the last group belongs to the text, as in `2001:db8::7:a: no route`.
+        let all = match self.groups {
+            [groups @ .., last, ""] if !last.is_empty() => &self.groups[..=groups.len()],
+            all => all,
+        };
+        match all.get(end..).unwrap_or_default() {
             [] => true,
             // The address itself ends with a colon.
             [next, ..] if self.groups[end - 1].is_empty() => next.is_empty(),
             [port] if is_port(port) => true,
             [next, ..] if next.is_empty() || next.len() > 4 => true,
-            _ => parse(self.groups).is_none(),
+            _ => parse(all).is_none(),
         }
     }
 

@@ -34,7 +34,7 @@ pub fn mention(wanted: &Wanted, text: &[u8]) -> bool {
             run.extend(kept);
         }
         run.push(number);
-        if is_address(wanted, text, &run) {
+        if is_address(wanted, text, &run) || is_short_form(wanted, text, &run) {
             return true;
         }
     }
@@ -66,6 +66,38 @@ fn is_address(wanted: &Wanted, text: &[u8], run: &[Number]) -> bool {
             return false;
         };
         [false, true].into_iter().any(|octal| is_window(wanted, text, numbers, octal))
+    })
+}
+
+/// Returns true if the last numbers of a run are an IPv4 address in a short form of the C library: the last of three or two numbers
+/// has all remaining bytes, as in `203.0.28935`.
+///
+/// A version such as `8.0.33` has the same form. So the last number must have more than one byte, or be hexadecimal. Two numbers are
+/// only read if one of them is hexadecimal, because they are usually a decimal fraction.
+fn is_short_form(wanted: &Wanted, text: &[u8], run: &[Number]) -> bool {
+    [2, 3].into_iter().any(|count| {
+        let Some(numbers) = run.len().checked_sub(count).map(|skipped| &run[skipped..]) else {
+            return false;
+        };
+        let [first, .., last] = numbers else { return false };
+        let is_longer = matches!(text[last.end..], [b'.', digit, ..] if digit.is_ascii_digit());
+        let is_separated = first.separator != Some(b'.') && last.separator == Some(b'.');
+        let has_hexadecimal = numbers.iter().any(|number| number.is_hexadecimal);
+        if is_longer || !is_separated || count == 2 && !has_hexadecimal {
+            return false;
+        }
+        [false, true].into_iter().any(|octal| {
+            let value = |number: &Number| integer(number, octal);
+            let Some(values) = numbers.iter().map(value).collect::<Option<Vec<u32>>>() else { return false };
+            let Some((rest, begin)) = values.split_last() else { return false };
+            let bits = 8 * (5 - count as u32);
+            let is_plausible = *rest > 0xff || last.is_hexadecimal;
+            if !is_plausible || rest >> bits != 0 || begin.iter().any(|byte| *byte > 0xff) {
+                return false;
+            }
+            let begin = begin.iter().fold(0, |begin, byte| begin << 8 | byte);
+            wanted.has(Ipv4Addr::from_bits(begin << bits | rest).into())
+        })
     })
 }
 
@@ -119,15 +151,20 @@ fn is_label(after: &[u8]) -> bool {
     matches!(after, [b'.' | b'-' | b'_', letter, ..] if letter.is_ascii_alphabetic())
 }
 
-/// Returns the value of a number, if it fits in a byte. Programs of the C library read a number that begins with 0 as octal.
+/// Returns the value of a number with at most four digits, if it fits in a byte.
 fn byte(number: &Number, octal: bool) -> Option<u8> {
-    let digits = std::str::from_utf8(number.digits).ok().filter(|digits| digits.len() <= 4)?;
+    integer(number, octal).filter(|_| number.digits.len() <= 4)?.try_into().ok()
+}
+
+/// Returns the value of a number, if it fits in four bytes. Programs of the C library read a number that begins with 0 as octal.
+fn integer(number: &Number, octal: bool) -> Option<u32> {
+    let digits = std::str::from_utf8(number.digits).ok()?;
     let radix = match number.is_hexadecimal {
         true => 16,
         false if octal && digits.starts_with('0') => 8,
         false => 10,
     };
-    u8::from_str_radix(digits, radix).ok()
+    u32::from_str_radix(digits, radix).ok()
 }
 
 /// Returns true if a number is the value of an address, or has three decimal digits for each byte of an IPv4 address.
@@ -151,7 +188,8 @@ fn is_integer(wanted: &Wanted, text: &[u8], number: &Number) -> bool {
         Err(_) if wanted.has(Ipv6Addr::from_bits(value).into()) => return true,
         Err(_) => {}
     }
-    is_padded(wanted, number.digits)
+    let octal = integer(number, true).filter(|_| number.digits.starts_with(b"0"));
+    octal.is_some_and(|bits| wanted.has(Ipv4Addr::from_bits(bits).into())) || is_padded(wanted, number.digits)
 }
 
 fn is_padded(wanted: &Wanted, digits: &[u8]) -> bool {

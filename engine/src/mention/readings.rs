@@ -1,5 +1,5 @@
-//! The readings of a text: the text itself, the text without the brackets that make addresses harmless, and the same after escapes
-//! are decoded.
+//! The readings of a text: the text itself, the text without the brackets that make addresses harmless, the text without line breaks
+//! inside addresses, and the same after escapes are decoded.
 
 /// How often escapes are decoded. A text may be escaped several times, for example a URL in a JSON text in a log line.
 const LEVELS: usize = 4;
@@ -8,10 +8,17 @@ const LEVELS: usize = 4;
 pub fn any(text: &str, is_found: impl Fn(&[u8]) -> bool) -> bool {
     let mut level = folded(text);
     for _ in 0..LEVELS {
-        if is_found(level.as_bytes()) {
-            return true;
-        }
-        if refanged(&level).is_some_and(|plain| is_found(plain.as_bytes())) {
+        let is_in = |reading: &str| {
+            is_found(reading.as_bytes()) || refanged(reading).is_some_and(|plain| is_found(plain.as_bytes()))
+        };
+        // A line break, with the blanks beside it, is one blank between bytes or numbers.
+        let is_on_lines = || {
+            let lines = level.split(LINE_BREAKS).map(|line| line.trim_matches(BLANKS));
+            is_in(&lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" "))
+        };
+        let is_on_one_line = || unwrapped(&level).is_some_and(|plain| is_in(&plain));
+        let has_lines = level.contains(LINE_BREAKS);
+        if !has_lines && is_in(&level) || has_lines && (is_on_lines() || is_on_one_line()) {
             return true;
         }
         let Some(next) = decoded(&level) else { return false };
@@ -22,6 +29,9 @@ pub fn any(text: &str, is_found: impl Fn(&[u8]) -> bool) -> bool {
 
 /// Converts the text to lower case, converts wide digits and signs to ASCII, and removes invisible characters.
 fn folded(text: &str) -> String {
+    if text.is_ascii() {
+        return text.to_ascii_lowercase();
+    }
     text.chars()
         .filter(|letter| !matches!(letter, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}'))
         .map(|letter| match letter {
@@ -35,6 +45,47 @@ fn folded(text: &str) -> String {
         .collect()
 }
 
+/// Returns the text without line breaks inside IPv4 addresses, and without the blanks beside these line breaks. Returns `None` if the
+/// text has none. The line break must be beside a dot. The lines must have exactly four numbers together, because lists of prefixes
+/// also have lines that end with a dot.
+fn unwrapped(text: &str) -> Option<String> {
+    let (mut plain, mut rest, mut is_changed) = (String::new(), text, false);
+    while let Some(at) = rest.find(LINE_BREAKS) {
+        let (before, after) = (rest[..at].trim_end_matches(BLANKS), rest[at..].trim_start_matches(BLANKS));
+        plain.push_str(before);
+        let is_dot_at_break = plain.ends_with('.') != after.starts_with('.');
+        if is_dot_at_break && last_numbers(&plain) + first_numbers(after) == 4 {
+            is_changed = true;
+        } else {
+            plain.push(' ');
+        }
+        rest = after;
+    }
+    plain.push_str(rest);
+    is_changed.then_some(plain)
+}
+
+const LINE_BREAKS: [char; 2] = ['\n', '\r'];
+
+const BLANKS: [char; 4] = [' ', '\t', '\n', '\r'];
+
+/// Returns how many numbers with dots between them a text ends with, at most four.
+fn last_numbers(text: &str) -> usize {
+    let is_part = |letter: char| letter == '.' || letter.is_ascii_digit();
+    numbers(text.trim_end_matches(is_part).len(), text)
+}
+
+/// Returns how many numbers with dots between them a text begins with, at most four.
+fn first_numbers(text: &str) -> usize {
+    let is_part = |letter: char| letter == '.' || letter.is_ascii_digit();
+    let length = text.find(|letter| !is_part(letter)).unwrap_or(text.len());
+    numbers(0, &text[..length])
+}
+
+fn numbers(from: usize, text: &str) -> usize {
+    text[from..].split('.').filter(|number| !number.is_empty()).take(5).count()
+}
+
 /// Characters between the numbers of an address.
 const SEPARATORS: &[u8] = b".:-_,";
 
@@ -44,25 +95,30 @@ const BRACKETS: &[u8] = b"[](){}<>\\";
 /// Returns the text without brackets around separators. Returns `None` if the text has none.
 fn refanged(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
-    let (mut plain, mut at, mut is_changed) = (String::with_capacity(text.len()), 0, false);
-    while at < bytes.len() {
-        let (length, separators) = glue(bytes, at);
-        if length == 0 {
-            let width = text[at..].chars().next().map_or(1, char::len_utf8);
-            plain.push_str(&text[at..at + width]);
-            at += width;
-            continue;
+    let can_begin =
+        |byte: &u8| matches!(byte, b' ' | b'd') || BRACKETS.contains(byte) || SEPARATORS.contains(byte);
+    // `copied` is the end of the part of the text that is in `plain`.
+    let (mut plain, mut copied, mut at) = (String::new(), 0, 0);
+    while let Some(skipped) = bytes[at..].iter().position(can_begin) {
+        let start = at + skipped;
+        let (length, separators) = glue(bytes, start);
+        at = start + length.max(1);
+        if let Some(separators) = separators.filter(|separators| joins(bytes, start, at, separators)) {
+            plain.push_str(&text[copied..start]);
+            plain.push_str(&separators);
+            copied = at;
         }
-        match separators {
-            Some(separators) => {
-                plain.push_str(&separators);
-                is_changed = true;
-            }
-            None => plain.push_str(&text[at..at + length]),
-        }
-        at += length;
     }
-    is_changed.then_some(plain)
+    (copied > 0).then(|| plain + &text[copied..])
+}
+
+/// Returns true if separators can be inside an address: they are between digits or letters, or they are the two colons at an end of
+/// an IPv6 address. Other brackets belong to the structure of a document, so their removal would give no new reading.
+fn joins(bytes: &[u8], start: usize, end: usize, separators: &str) -> bool {
+    let is_part = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let has_before = is_part(start.checked_sub(1).and_then(|before| bytes.get(before)));
+    let has_after = is_part(bytes.get(end));
+    has_before && has_after || (has_before || has_after) && separators == "::"
 }
 
 /// Returns the number of bytes of separators, brackets and blanks at a position. If there are brackets and only one kind of
@@ -139,7 +195,10 @@ fn backslash(text: &str) -> Option<(char, usize)> {
         let letter = printable(u32::from_str_radix(code, 16).ok())?;
         return Some((letter, code.len() + 4));
     }
-    if after.starts_with(['a', 'b', 'e', 'f', 'n', 'r', 't', 'v']) {
+    if after.starts_with(['n', 'r']) {
+        return Some(('\n', 2));
+    }
+    if after.starts_with(['a', 'b', 'e', 'f', 't', 'v']) {
         return Some((' ', 2));
     }
     if let Some(letter) = after.chars().next().filter(|letter| matches!(letter, '\\' | '"' | '/')) {

@@ -83,6 +83,23 @@ fn every_form_of_an_ipv4_address_is_found() {
         "２０３．０．１１３．７",
         "203。0。113。7",
         "203.0.\u{200b}113.7",
+        "203.0.28935",
+        "http://203.0.28935/",
+        "from 203.0.28935.",
+        "203.000.28935",
+        "0313.0.070407",
+        "0xcb.0.28935",
+        "203.0.0x7107",
+        "0xcb.28935",
+        "203.0x7107",
+        "031300070407",
+        "at 203.0.\n113.7 since",
+        "203.\r\n    0.113.7",
+        "203.0.113\n.7",
+        r"203.0.\n    113.7",
+        r"203.0.\\n113.7",
+        "[\n  203,\n  0,\n  113,\n  7\n]",
+        "cb 00\n71 07",
     ] {
         assert!(both().is_mentioned_in(text), "{text}");
     }
@@ -127,6 +144,13 @@ fn every_form_of_an_ipv6_address_is_found() {
         r" \x01\r\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x07",
         "42540766411282592856903984951653826567",
         "32.1.13.184.0.0.0.0.0.0.0.0.0.0.0.7",
+        "src=2001:db8::7:dst",
+        "src=2001:db8::7:_",
+        "2001:db8::7:a9x",
+        "2001:db8::7:50123:",
+        "20010db8-0000-0000-0000-000000000007",
+        "{20010DB8-0000-0000-0000-000000000007}",
+        "ff20010db8-0000-0000-0000-000000000007ff",
     ] {
         assert!(both().is_mentioned_in(text), "{text}");
     }
@@ -171,6 +195,22 @@ fn similar_texts_are_not_found() {
         "[203, 0, 113, 7, 195, 80]",
         "[1, 203, 0, 113, 7]",
         "203,0,113,7,195,8000",
+        "203.28935",
+        "203.0.28935.1",
+        "1.203.0.28935",
+        "203.0.28936",
+        "203-0-28935",
+        "203.0.094471",
+        "203.0.113.\n7.8.9.10",
+        "203.0.\n113.7.8",
+        "203.0.\n\n113 7",
+        "203\n0\n113\n7",
+        "203,\n0,\n113,\n7,\n5",
+        "2001:db8::7:a: no route",
+        "2001:db8::7:ab:cd",
+        "20010db8-0000-0000-0000-000000000008",
+        "20010db8-0000-0000-00000000-00000007",
+        "0010db8-0000-0000-0000-000000000007",
     ] {
         assert!(!both().is_mentioned_in(text), "{text}");
     }
@@ -191,6 +231,15 @@ fn a_network_is_no_address() {
         ("2001:db8::7", false),
     ] {
         assert_eq!(wanted.is_mentioned_in(text), is_found, "{text}");
+    }
+}
+
+/// A version with three numbers may be an address in a short form, but only if its last number has more than one byte.
+#[test]
+fn versions_and_fractions_are_no_short_forms() {
+    let wanted = wanted(&["8.0.0.33", "120.0.23.211", "3.0.0.14"]);
+    for text in ["8.0.33", "v3.0.14", "3.14", "8.33", "Chrome/120.0.6099.109", "3.14e5"] {
+        assert!(!wanted.is_mentioned_in(text), "{text}");
     }
 }
 
@@ -288,6 +337,13 @@ fn forms_of_v4(ip: Ipv4Addr) -> Vec<String> {
         format!("{d}.{c}.{b}.{a}.in-addr.arpa"),
         format!("{a}-{b}-{c}-{d}.example.net"),
         ip.to_bits().to_string(),
+        format!("0{:o}", ip.to_bits()),
+        format!("{a}.{b}.0x{c:02x}{d:02x}"),
+        format!("0x{a:x}.0x{b:02x}{c:02x}{d:02x}"),
+        // Without a third byte, this form is not distinguished from a version.
+        format!("{a}.{b}.{}", if c == 0 { ip.to_string() } else { (ip.to_bits() & 0xffff).to_string() }),
+        format!("{a}.\n    {b}.{c}.{d}"),
+        format!("{a}.{b}.{c}\\n.{d}"),
     ]
 }
 
@@ -305,6 +361,15 @@ fn forms_of_v6(ip: Ipv6Addr) -> Vec<String> {
         format!("{ip}/128"),
         format!("{:032x}", ip.to_bits()),
         format!("{}.ip6.arpa", nibbles.join(".")),
+        format!(
+            "{}{}-{}-{}-{}-{}",
+            segments[0],
+            segments[1],
+            segments[2],
+            segments[3],
+            segments[4],
+            segments[5..].concat()
+        ),
         ip.to_bits().to_string(),
     ]
 }
