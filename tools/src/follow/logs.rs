@@ -15,6 +15,9 @@ use super::reader::{LastLine, Progress, Reader};
 /// Time after which a last line without an end is taken as it is, if a later log exists.
 const LAST_LINE_WAIT: Duration = Duration::from_secs(60);
 
+/// A log that was changed within this time, although a later log exists, is probably still being copied.
+const COPY_WAIT: Duration = Duration::from_secs(30);
+
 /// A file that could not be read is read again after this time. Meanwhile the other logs are read.
 pub(super) const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(5);
 
@@ -168,6 +171,18 @@ impl Logs {
     /// Time of the first event of the oldest log with unread lines.
     pub fn first_unread(&self, now: Instant) -> Option<Timestamp> {
         (0..self.found.len()).find(|index| self.has_unread(*index, now)).map(|index| self.found[index].first)
+    }
+
+    /// Returns the ends of the logs that are not finished: the time of the first event of the next log. A log is not finished if it
+    /// has unread lines, or was changed a moment ago. The newest log has no end.
+    pub fn unfinished_ends(&self, now: Instant, clock: Timestamp) -> Vec<Timestamp> {
+        let is_new = |modified: Timestamp| clock.duration_since(modified).unsigned_abs() < COPY_WAIT;
+        let is_unfinished = |index: usize| {
+            let (seconds, nanoseconds) = self.found[index].version.modified;
+            self.has_unread(index, now) || Timestamp::new(seconds, nanoseconds as i32).is_ok_and(is_new)
+        };
+        let next = self.found.iter().skip(1).map(|log| log.first).enumerate();
+        next.filter(|(index, _)| is_unfinished(*index)).map(|(_, first)| first).collect()
     }
 
     pub fn take_errors(&mut self) -> Vec<String> {

@@ -6,6 +6,10 @@
 //! - A session without an end is stored after it had no event for [`OpenLimits::idle`]. The honeypot was restarted.
 //! - If the open sessions take more than [`OpenLimits::bytes`], the largest of them are stored as they are.
 //!
+//! An earlier log may still be copied into the directory while a later log is read already. A session that began in the earlier log
+//! then waits until the copy is complete, unless it also ended there. Otherwise it could be stored without its end, because the times
+//! in the later log are hours after its last event that was read. A session whose connect event was not read waits too.
+//!
 //! Events of a session that was stored recently are late. Their rows are stored, but the row of the session stays as it
 //! is. Waits are measured by the times in the log, see [`LogClock`], so that a log of last year is read as if it were
 //! written now. When all logs are read to their end, a wait can also end by the clock of this machine.
@@ -136,8 +140,9 @@ impl OpenSessions {
         self.closed >= self.limits.batch || self.bytes > self.limits.bytes
     }
 
-    /// Removes and returns the sessions that are ready. `is_caught_up` is true if all logs are read to their end.
-    pub fn take(&mut self, is_caught_up: bool) -> Ready {
+    /// Removes and returns the sessions that are ready. `is_caught_up` is true if all logs are read to their end. `unfinished` has the
+    /// ends of earlier logs that are not finished.
+    pub fn take(&mut self, is_caught_up: bool, unfinished: &[Timestamp]) -> Ready {
         let now = Instant::now();
         let passed = |open: &Open, limit: Duration| {
             let in_log = self.clock.time().map(|log_time| log_time.duration_since(open.last_event));
@@ -146,8 +151,10 @@ impl OpenSessions {
                 || is_caught_up && now.duration_since(open.read_at) >= limit
         };
         let is_ready = |id: &str, open: &Open| match open.session.end {
-            None if !self.remembered.contains_key(id) => passed(open, self.limits.idle),
-            _ => passed(open, LINGER),
+            _ if self.remembered.contains_key(id) => passed(open, LINGER),
+            _ if may_go_on(&open.session, unfinished) => false,
+            None => passed(open, self.limits.idle),
+            Some(_) => passed(open, LINGER),
         };
         let mut ids: Vec<String> =
             self.open.iter().filter(|(id, open)| is_ready(id, open)).map(|(id, _)| id.clone()).collect();
@@ -232,4 +239,12 @@ impl OpenSessions {
     pub fn oldest_end(&self) -> Option<Timestamp> {
         self.open.values().filter_map(|open| open.session.end).min()
     }
+}
+
+/// Returns true if a log that ends at one of these times can have more events of a session.
+fn may_go_on(session: &Session, unfinished: &[Timestamp]) -> bool {
+    let spans = |log_end: &Timestamp| {
+        session.start < *log_end && session.end.is_none_or(|session_end| session_end >= *log_end)
+    };
+    !unfinished.is_empty() && !session.connected || unfinished.iter().any(spans)
 }

@@ -24,10 +24,10 @@ fn a_closed_session_waits_for_two_seconds_of_the_log() {
     open.add(entry("a", 10, Event::Connect));
     open.add(entry("a", 20, Event::Closed));
     open.add(entry("b", 21, Event::Connect));
-    assert!(open.take(false).sessions.is_empty());
+    assert!(open.take(false, &[]).sessions.is_empty());
     open.add(entry("a", 21, Event::Terminal { ttylog: "late".into(), size: 1 }));
     open.add(entry("b", 23, command("ls")));
-    let ready = open.take(false);
+    let ready = open.take(false, &[]);
     assert_eq!(ids(&ready.sessions), ["a"]);
     assert_eq!(ready.sessions[0].events.len(), 1);
     assert_eq!(open.count(), 1);
@@ -38,10 +38,10 @@ fn an_open_session_is_ready_after_the_idle_time_of_the_log() {
     let mut open = open(OpenLimits { idle: Duration::from_secs(100), ..OpenLimits::default() });
     for (id, second) in [("a", 10), ("b", 60), ("b", 109)] {
         open.add(entry(id, second, Event::Connect));
-        assert!(open.take(false).sessions.is_empty());
+        assert!(open.take(false, &[]).sessions.is_empty());
     }
     open.add(entry("b", 110, command("ls")));
-    let ready = open.take(false);
+    let ready = open.take(false, &[]);
     assert_eq!(ids(&ready.sessions), ["a"]);
     assert_eq!(ready.sessions[0].end, None);
 }
@@ -51,7 +51,7 @@ fn at_the_end_of_the_logs_the_clock_of_the_machine_counts() {
     let mut open = open(OpenLimits { idle: Duration::ZERO, ..OpenLimits::default() });
     open.add(entry("a", 10, Event::Connect));
     open.add(entry("b", 9, Event::Connect));
-    assert_eq!(ids(&open.take(true).sessions), ["b", "a"]);
+    assert_eq!(ids(&open.take(true, &[]).sessions), ["b", "a"]);
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn events_of_a_stored_session_are_late() {
     open.add(entry("a", 10, Event::Connect));
     open.add(entry("a", 11, Event::Closed));
     open.add(entry("b", 13, Event::Connect));
-    assert_eq!(ids(&open.take(false).sessions), ["a"]);
+    assert_eq!(ids(&open.take(false, &[]).sessions), ["a"]);
     open.add(entry("a", 14, Event::Terminal { ttylog: "late".into(), size: 1 }));
     open.add(entry("a", 14, Event::Closed));
     assert_eq!(open.lost_updates, 1);
@@ -68,7 +68,7 @@ fn events_of_a_stored_session_are_late() {
     let kept = open.sessions().cloned().collect();
     let mut open = OpenSessions::new(OpenLimits::default(), kept, open.memory().1.clone(), open.memory().0);
     open.add(entry("b", 17, command("ls")));
-    let ready = open.take(false);
+    let ready = open.take(false, &[]);
     assert_eq!((ids(&ready.sessions), ids(&ready.late)), (vec![], vec!["a"]));
     assert_eq!(ready.late[0].events.len(), 1);
     // After an hour the id is forgotten.
@@ -77,7 +77,7 @@ fn events_of_a_stored_session_are_late() {
     }
     open.add(entry("c", 3623, Event::Closed));
     open.add(entry("d", 3626, Event::Connect));
-    assert_eq!(ids(&open.take(false).sessions), ["b", "c"]);
+    assert_eq!(ids(&open.take(false, &[]).sessions), ["b", "c"]);
     assert!(!open.memory().1.contains_key("a"));
 }
 
@@ -93,10 +93,10 @@ fn a_line_with_a_wrong_time_ends_no_session() {
         for nth in 0..if is_future { 10 } else { 2 } {
             open.add(entry("c", wrong + nth, Event::Connect));
         }
-        assert!(open.take(false).sessions.is_empty(), "{wrong}");
+        assert!(open.take(false, &[]).sessions.is_empty(), "{wrong}");
         assert_eq!(open.clock.future, if is_future { 10 } else { 0 });
         open.add(entry("b", old + 2, Event::Closed));
-        assert_eq!(ids(&open.take(false).sessions), ["a"]);
+        assert_eq!(ids(&open.take(false, &[]).sessions), ["a"]);
     }
 }
 
@@ -108,7 +108,7 @@ fn a_session_that_is_read_again_is_not_late() {
         open.add(entry("a", 10, command("ls")));
         open.add(entry("a", 11, Event::Closed));
         open.add(entry("b", 13, Event::Connect));
-        open.take(false)
+        open.take(false, &[])
     };
     assert_eq!(ids(&session(&mut open).sessions), ["a"]);
     let again = session(&mut open);
@@ -123,11 +123,11 @@ fn later_events_go_where_the_session_went() {
         open.add(entry("a", 10, Event::Connect));
         open.add(entry("a", 11, Event::Closed));
         open.add(entry("b", 13, Event::Connect));
-        let session = open.take(false).sessions.remove(0);
+        let session = open.take(false, &[]).sessions.remove(0);
         open.note(&session, fate);
         open.add(entry("a", 14, command("late")));
         open.add(entry("b", 17, command("ls")));
-        let ready = open.take(false);
+        let ready = open.take(false, &[]);
         assert_eq!(ready.sessions.len(), 0, "{fate:?}");
         assert_eq!(ready.late.len(), usize::from(fate == Fate::Stored), "{fate:?}");
         let is_aside = matches!(fate, Fate::Rejected | Fate::Late);
@@ -143,11 +143,11 @@ fn the_largest_sessions_are_stored_when_memory_is_short() {
     while !open.is_full() {
         open.add(entry("large", 1, command(&"x".repeat(100))));
     }
-    assert_eq!(ids(&open.take(false).sessions), ["large"]);
+    assert_eq!(ids(&open.take(false, &[]).sessions), ["large"]);
     assert!(!open.is_full());
     open.add(entry("large", 2, command("ls")));
     open.add(entry("small", 5, command("ls")));
-    assert_eq!(ids(&open.take(false).late), ["large"]);
+    assert_eq!(ids(&open.take(false, &[]).late), ["large"]);
 }
 
 #[test]
@@ -161,6 +161,30 @@ fn a_full_batch_is_noticed() {
     }
     assert!(open.is_full());
     open.add(entry("c", 9, Event::Connect));
-    assert_eq!(open.take(false).sessions.len(), 2);
+    assert_eq!(open.take(false, &[]).sessions.len(), 2);
     assert!(!open.is_full());
+}
+
+/// While an earlier log is copied, a later log shows times that are hours after the events of that log.
+#[test]
+fn a_session_that_can_go_on_in_an_earlier_log_waits_for_it() {
+    let mut open = open(OpenLimits { idle: Duration::from_secs(100), ..OpenLimits::default() });
+    open.add(entry("long", 10, Event::Connect));
+    open.add(entry("early", 11, Event::Connect));
+    open.add(entry("early", 12, Event::Closed));
+    open.add(entry("later", 50_000, Event::Connect));
+    open.add(entry("tail", 50_001, Event::Closed));
+    open.add(entry("later", 50_002, Event::Closed));
+    for second in 60_000..60_003 {
+        open.add(entry("live", second, command("ls")));
+    }
+    let unfinished = [Timestamp::from_second(50_000).unwrap()];
+    assert_eq!(ids(&open.take(true, &unfinished).sessions), ["early", "later"]);
+    open.add(entry("tail", 49_000, Event::Connect));
+    open.add(entry("long", 50_003, Event::Closed));
+    open.add(entry("live", 60_010, command("ls")));
+    assert!(open.take(true, &unfinished).sessions.is_empty());
+    let ready = open.take(true, &[]);
+    assert_eq!(ids(&ready.sessions), ["long", "tail"]);
+    assert!(ready.sessions.iter().all(|session| session.connected && session.end.is_some()));
 }

@@ -190,7 +190,8 @@ impl Follower {
     /// Makes batches of the sessions that are ready.
     fn collect(&mut self) {
         self.stored_at = Instant::now();
-        let ready = self.open.take(self.is_caught_up);
+        let unfinished = self.logs.unfinished_ends(self.stored_at, Timestamp::now());
+        let ready = self.open.take(self.is_caught_up, &unfinished);
         self.metrics.known += ready.repeated;
         // Late events without a row, such as a second close.
         let late: Vec<Session> =
