@@ -8,7 +8,10 @@ use super::{Options, Procedure, run};
 use crate::error;
 use crate::pg::Oid;
 use crate::pg::sql_function::Call;
-use crate::store::erase::{self, ErasureKey, Method, Which};
+use crate::store::ExtensionOids;
+use crate::store::erase::{self, Method, Which};
+use crate::store::erase_tables::{self, Tables};
+use crate::store::unfinished_erasures::ErasureKey;
 
 /// Maximum number of attempts of a call. An attempt fails if another transaction has locked a session of the address. Each attempt
 /// first waits for such transactions.
@@ -23,6 +26,8 @@ pub fn erase(call: &Call) {
     }
     let Some(deletes) = call.boolean(1) else { error::null_argument("delete_sessions") };
     let method = if deletes { Method::Delete } else { Method::Anonymise };
+    // A refused call is not a failed erasure, so the owners are checked before the call is stored.
+    erase_tables::require_owner_of_all(ExtensionOids::of_caller(call));
     let options = Options {
         procedure: Procedure::EraseAddress,
         relation: Oid::INVALID,
@@ -41,8 +46,8 @@ pub fn erase(call: &Call) {
         let (mut failure, mut mentions) = (None, None);
         for _ in 0..ROUNDS {
             // The tables are read for each attempt, because another table may have been attached since the last attempt.
-            let tables = erase::tables(oids, run.connection, None);
-            total += sessions(run, &tables, Which::Of(address), method);
+            let tables = erase_tables::tables(oids, run.connection, Tables::All);
+            total += sessions(run, &tables, Which::Of(address), method).0;
             // A failed attempt does not change documents, so they are read only once.
             if mentions.is_none() {
                 mentions = Some(documents(run, &tables, &Wanted::new([address])));

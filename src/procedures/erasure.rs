@@ -7,9 +7,11 @@ use cowrie_enrich_engine::mention::Wanted;
 use super::Run;
 use crate::error;
 use crate::pg::spi::Connection;
-use crate::store::erase::{self, Erased, ErasureKey, Method, SessionTable, Which};
+use crate::store::erase::{Erased, Method, Which};
 use crate::store::erase_documents::{self, Cleaned};
 use crate::store::erase_session_documents::CleanDocuments;
+use crate::store::erase_tables::SessionTable;
+use crate::store::unfinished_erasures::{self, ErasureKey};
 
 /// The erasure fails if this number of consecutive attempts found sessions, but could erase none of them.
 const ATTEMPTS: u32 = 3;
@@ -17,7 +19,7 @@ const ATTEMPTS: u32 = 3;
 /// Stores in a transaction of its own that an erasure has begun. So the erasure is known if this call fails.
 pub fn begin(run: &mut Run, key: ErasureKey) {
     run.batch(|connection| {
-        erase::begin(connection, key);
+        unfinished_erasures::begin(connection, key);
         0
     });
 }
@@ -25,15 +27,25 @@ pub fn begin(run: &mut Run, key: ErasureKey) {
 /// Stores that an erasure has ended without an error.
 pub fn finish(run: &mut Run, key: ErasureKey) {
     run.batch(|connection| {
-        erase::finish(connection, key);
+        unfinished_erasures::finish(connection, key);
         0
     });
 }
 
-/// Erases sessions of some tables, in batches. Returns the number of erased sessions.
-pub fn sessions(run: &mut Run, tables: &[SessionTable], which: Which, method: Method) -> i64 {
+/// Erases sessions of some tables, in batches. Returns the number of erased sessions, and the number of sessions that were kept
+/// because nothing shows how old they are.
+pub fn sessions(run: &mut Run, tables: &[SessionTable], which: Which, method: Method) -> (i64, i64) {
     run.begin("sessions", 0);
-    pages(run, tables, |table, connection, pages| table.erase(connection, pages.start, which, method))
+    let mut undated = 0;
+    let erased = pages(run, tables, |table, connection, pages| {
+        let erased = table.erase(connection, pages.start, which, method);
+        // Otherwise these pages are read again.
+        if erased.written == erased.found {
+            undated += erased.undated;
+        }
+        erased
+    });
+    (erased, undated)
 }
 
 /// Removes mentions of the addresses from documents about other addresses, networks and blocks, and from sessions of other

@@ -11,9 +11,12 @@ use super::{Options, Procedure, Run, run};
 use crate::error;
 use crate::pg::Oid;
 use crate::pg::role::acting_as;
+use crate::pg::spi::Connection;
 use crate::pg::sql_function::Call;
 use crate::store::ExtensionOids;
-use crate::store::erase::{self, ErasureKey, Method, Which};
+use crate::store::erase::{self, Method, Which};
+use crate::store::erase_tables::{self, Tables};
+use crate::store::unfinished_erasures::ErasureKey;
 
 /// Entry point of `expire_addresses()`.
 pub fn expire(call: &Call) {
@@ -21,9 +24,16 @@ pub fn expire(call: &Call) {
     let rel = call.oid(1);
     let Some(deletes) = call.boolean(2) else { error::null_argument("delete_sessions") };
     let method = if deletes { Method::Delete } else { Method::Anonymise };
-    if let Some(rel) = rel {
-        require_own_attached(ExtensionOids::of_caller(call), rel);
+    let oids = ExtensionOids::of_caller(call);
+    // A refused call is not a failed erasure, so the owners are checked before the call is stored.
+    match rel {
+        Some(rel) => require_own_attached(oids, rel),
+        None => erase_tables::require_owner_of_all(oids),
     }
+    let before = Connection::with(oids.schema, |connection| {
+        acting_as(oids.owner, || erase::moment_before(connection, older_than))
+    });
+    let Some(before) = before else { error::invalid_age() };
     let options = Options {
         procedure: Procedure::ExpireAddresses,
         relation: rel.unwrap_or(Oid::INVALID),
@@ -31,9 +41,6 @@ pub fn expire(call: &Call) {
         needs_commits: true,
     };
     run(call, &options, |run| {
-        let oids = run.oids;
-        let before = acting_as(oids.owner, || erase::moment_before(run.connection, older_than));
-        let Some(before) = before else { error::invalid_age() };
         let key = ErasureKey {
             procedure: run.procedure(),
             relation: options.relation,
@@ -41,13 +48,18 @@ pub fn expire(call: &Call) {
             before: Some(before),
         };
         begin(run, key);
-        let tables = erase::tables(oids, run.connection, rel);
-        let total = sessions(run, &tables, Which::Before(before), method);
+        let tables = erase_tables::tables(oids, run.connection, rel.map_or(Tables::All, Tables::Of));
+        // Documents in other tables of the caller can mention an address that expires.
+        let searched = rel.map(|_| erase_tables::tables(oids, run.connection, Tables::Owned));
+        let searched = searched.as_ref().unwrap_or(&tables);
+        // Sessions without a time are as old as their address, so the counts of newer sessions are added first.
+        fold(run);
+        let (total, undated) = sessions(run, &tables, Which::Before(before), method);
         fold(run);
         let wanted = expired(run, before, rel);
         // The documents are cleaned before the addresses are erased. So if this call is killed, the next call finds the same
         // addresses again.
-        let mentions = if wanted.is_empty() { 0 } else { documents(run, &tables, &Wanted::new(wanted)) };
+        let mentions = if wanted.is_empty() { 0 } else { documents(run, searched, &Wanted::new(wanted)) };
         run.begin("inventories", 0);
         let (mut addresses, mut after, mut is_over) = (0, None, false);
         while !is_over {
@@ -62,7 +74,12 @@ pub fn expire(call: &Call) {
         }
         fold(run);
         finish(run, key);
-        vec![("sessions", total), ("addresses", addresses), ("documents", mentions)]
+        vec![
+            ("sessions", total),
+            ("sessions_without_time", undated),
+            ("addresses", addresses),
+            ("documents", mentions),
+        ]
     });
 }
 

@@ -8,6 +8,7 @@
 //!
 //! Sessions are found by a scan of the table, not by a query. They are erased with the rights of the table's owner.
 
+use std::collections::HashSet;
 use std::ffi::CStr;
 use std::ops::ControlFlow;
 
@@ -16,21 +17,21 @@ use cowrie_enrich_engine::mention::Wanted;
 use cowrie_enrich_engine::session_time;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
-use super::refresh_session_counts::{self, CountedTable};
+use super::erase_tables::SessionTable;
 use super::snapshot_fill::{self, Erasure};
-use super::{ExtensionOids, addresses, backfill_sessions, complete_sessions};
+use super::{ExtensionOids, addresses, complete_sessions};
 use crate::error;
 use crate::pg::column::{Column, Generated};
 use crate::pg::mvcc_snapshot::Latest;
-use crate::pg::role::{acting_as, with_settings};
+use crate::pg::role::with_settings;
 use crate::pg::row::{Row, TupleId};
 use crate::pg::scan::{self, AddressValue, ReadableTable};
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::sql_function::Interval;
 use crate::pg::subtransaction::{Failure, contained};
 use crate::pg::user_table::{Lock, TableStatement, UserTable};
-use crate::pg::value::{self, Array, Bigint, Boolean, Float, Inet, Integer, Text, Tid, Timestamptz, array};
-use crate::pg::{Oid, catalog, clock, relation};
+use crate::pg::value::{Array, Bigint, Boolean, Float, Inet, Integer, Tid, Timestamptz, array};
+use crate::pg::{catalog, clock, relation};
 
 /// Number of sessions after which a transaction stops erasing.
 const SESSIONS: usize = 5_000;
@@ -52,16 +53,12 @@ thread_local! {
         "erase_deltas", include_str!("../../sql/queries/erase/erase_deltas.sql")) };
     static WITHOUT_SESSIONS: Statement<(Array<Inet>,), (Inet,)> = const { Statement::new(
         "erase_without_sessions", include_str!("../../sql/queries/erase/erase_without_sessions.sql")) };
+    static LAST_SEEN_BEFORE: Statement<(Array<Inet>, Timestamptz), (Inet,)> = const { Statement::new(
+        "erase_last_seen_before", include_str!("../../sql/queries/erase/erase_last_seen_before.sql")) };
     static REST: Statement<(Array<Inet>,)> = const { Statement::new(
         "erase_rest", include_str!("../../sql/queries/erase/erase_rest.sql")) };
     static MOMENT_BEFORE: Statement<(Integer, Integer, Float), (Timestamptz,)> = const { Statement::new(
         "moment_before", include_str!("../../sql/queries/erase/moment_before.sql")) };
-    static BEGIN: Statement<(Text, value::Oid, Inet, Timestamptz)> = const { Statement::new(
-        "unfinished_begin", include_str!("../../sql/queries/erase/unfinished_begin.sql")) };
-    static FINISH: Statement<(Text, value::Oid, Inet, Timestamptz)> = const { Statement::new(
-        "unfinished_finish", include_str!("../../sql/queries/erase/unfinished_finish.sql")) };
-    static STATUS: Statement<(), (Bigint, Timestamptz, Boolean)> = const { Statement::new(
-        "erasure_status", include_str!("../../sql/queries/erase/erasure_status.sql")) };
     static EXPIRED: Statement<(Timestamptz, Inet, Bigint, Boolean), (Inet,)> = const { Statement::new(
         "expired_addresses", include_str!("../../sql/queries/erase/expired_addresses.sql")) };
 }
@@ -71,10 +68,6 @@ const ANONYMISE: TableStatement<'static, (Array<Tid>,), (Tid,)> =
 
 const DELETE: TableStatement<'static, (Array<Tid>,), (Tid,)> =
     TableStatement::new("sessions_delete", include_str!("../../sql/queries/erase/sessions_delete.sql"));
-
-/// The view `attached_tables` gives a reason why a table is not intact. If a reason ends with this text, only the index for
-/// completing sessions is missing. An erasure does not use this index.
-const LACKS_INDEX: &str = "lacks the index of sessions with null snapshot columns";
 
 /// What an erasure does with a session of an erased address.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -91,45 +84,34 @@ pub enum Which {
     Before(Timestamp),
 }
 
-/// A session table without partitions, or one partition of a session table.
-pub struct SessionTable {
-    pub(super) counted: CountedTable,
-    owner: Oid,
-}
-
-/// Returns all session tables. If `rel` is set, returns only this table or its partitions. Raises an error if the current role
-/// lacks the rights of a table's owner. Also raises an error if the addresses of a table cannot be read.
-pub fn tables(oids: ExtensionOids, connection: &Connection, rel: Option<Oid>) -> Vec<SessionTable> {
-    let (all, of_rel) = acting_as(oids.owner, || {
-        let of_rel = rel.map(|rel| backfill_sessions::tables(connection, rel));
-        (refresh_session_counts::tables(connection), of_rel)
-    });
-    let is_wanted = |counted: &CountedTable| {
-        of_rel.as_ref().is_none_or(|of_rel| of_rel.iter().any(|table| table.oid == counted.table))
-    };
-    let tables = all.into_iter().filter(is_wanted).filter_map(|counted| {
-        let owner = catalog::owner_of_table(counted.table)?;
-        let name = catalog::table_name(counted.table);
-        if !catalog::owns_table(counted.table) {
-            error::not_owner_of_sessions(&name);
-        }
-        let reason = counted.not_intact_reason.as_deref();
-        if let Some(reason) = reason.filter(|reason| !reason.ends_with(LACKS_INDEX)) {
-            error::sessions_not_intact(&name, reason);
-        }
-        Some(SessionTable { counted, owner })
-    });
-    tables.collect()
-}
-
 /// The result of erasing the sessions on some pages of a table.
 pub struct Erased {
     /// Number of sessions on these pages that must be erased.
     pub found: i64,
     /// Number of sessions that were erased.
     pub written: i64,
+    /// Number of sessions on these pages that are kept, because nothing shows how old they are.
+    pub undated: i64,
     /// The page at which the next call continues. `None` if the whole table was read.
     pub next: Option<u32>,
+}
+
+/// The sessions on some pages of a table.
+struct SessionsRead {
+    /// The sessions that are erased.
+    wanted: Vec<TupleId>,
+    /// Sessions without any time that may have to be erased, with their addresses.
+    undated: Vec<(TupleId, Option<Address>)>,
+    /// The page at which the next batch begins.
+    next: Option<u32>,
+}
+
+/// The decision whether a session is erased.
+enum Decision {
+    Erased,
+    Kept,
+    /// The session has no time. The address is `None` if it is not valid.
+    Undated(Option<Address>),
 }
 
 impl SessionTable {
@@ -140,14 +122,21 @@ impl SessionTable {
     /// Erases sessions, beginning at the page `page`. After the batch has enough sessions, stops at the end of the current
     /// page.
     pub fn erase(&self, connection: &Connection, page: u32, which: Which, method: Method) -> Erased {
-        let nothing = Erased { found: 0, written: 0, next: None };
+        let nothing = Erased { found: 0, written: 0, undated: 0, next: None };
         let Some(table) = UserTable::lock(self.counted.table, Lock::Write) else { return nothing };
         // While this snapshot is held, PostgreSQL does not give the tuple id of a session that was read to another row.
         let latest = Latest::take();
-        let Some((tuple_ids, next)) = self.read(&latest, page, which, method) else { return nothing };
+        let Some(read) = self.read(&latest, page, which, method) else { return nothing };
+        let SessionsRead { wanted: mut tuple_ids, undated, next } = read;
+        let mut kept = undated.len() as i64;
+        if let Which::Before(moment) = which {
+            let old = last_seen_before(connection, undated, moment);
+            kept -= old.len() as i64;
+            tuple_ids.extend(old);
+        }
         let written =
             if tuple_ids.is_empty() { 0 } else { self.write(connection, &table, &tuple_ids, method, None) };
-        Erased { found: tuple_ids.len() as i64, written, next }
+        Erased { found: tuple_ids.len() as i64, written, undated: kept, next }
     }
 
     /// Erases all sessions of an address that a snapshot sees. The trigger appends no negative counts for these sessions.
@@ -163,7 +152,8 @@ impl SessionTable {
         let Some(table) = UserTable::lock(self.counted.table, Lock::Write) else { return 0 };
         let (mut page, mut total) = (Some(0), 0);
         while let Some(from) = page {
-            let Some((tuple_ids, next)) = self.read(latest, from, Which::Of(address), method) else { break };
+            let Some(read) = self.read(latest, from, Which::Of(address), method) else { break };
+            let SessionsRead { wanted: tuple_ids, next, .. } = read;
             page = next;
             if !tuple_ids.is_empty() {
                 let written = self.write(connection, &table, &tuple_ids, method, Some(address));
@@ -178,13 +168,7 @@ impl SessionTable {
 
     /// Returns the sessions that are erased, from a page on. A session with a text that is not an address, such as `203.0.113.7:22`,
     /// belongs to each address that the text mentions.
-    fn read(
-        &self,
-        latest: &Latest,
-        from: u32,
-        which: Which,
-        method: Method,
-    ) -> Option<(Vec<TupleId>, Option<u32>)> {
+    fn read(&self, latest: &Latest, from: u32, which: Which, method: Method) -> Option<SessionsRead> {
         let readable = ReadableTable::open(self.counted.table)?;
         let ip = readable.address_column(&self.counted.ip_column)?;
         let time = self.counted.time_column.as_deref().and_then(|name| readable.column(name));
@@ -204,34 +188,43 @@ impl SessionTable {
             Some(AddressValue::Text(text)) => text.trim_ascii().is_empty(),
             Some(AddressValue::Inet(_)) => false,
         };
-        let is_wanted = |row: &Row| {
+        let erased_if = |is_erased| if is_erased { Decision::Erased } else { Decision::Kept };
+        let decide = |row: &Row| {
             match which {
-                Which::Of(wanted) => has_address(row, wanted),
+                Which::Of(wanted) => erased_if(has_address(row, wanted)),
                 // There is nothing to remove.
-                Which::Before(_) if method == Method::Anonymise && is_empty(row) => false,
+                Which::Before(_) if method == Method::Anonymise && is_empty(row) => Decision::Kept,
                 Which::Before(moment) => {
                     let own = time.and_then(|column| scan::time(row, column));
                     let stored = enriched_at.and_then(|column| row.timestamptz(column.number));
-                    // A time that cannot be true says nothing about the age of the session.
+                    // A time that cannot be true says nothing about the age of the session, unless no other time is known and
+                    // the time is in the past.
                     let believed = own.and_then(|time| session_time::believed(time, stored, now));
-                    believed.or(stored).or(own).is_some_and(|time| time < moment)
+                    let stored = stored.filter(|time| (session_time::EARLIEST..=now).contains(time));
+                    match believed.or(stored).or(own.filter(|time| *time < moment)) {
+                        Some(time) => erased_if(time < moment),
+                        None => Decision::Undated(scan::value(row, ip).and_then(|value| address_of(&value))),
+                    }
                 }
             }
         };
-        let (mut tuple_ids, mut page, mut next) = (Vec::new(), from, None);
+        let mut read = SessionsRead { wanted: Vec::new(), undated: Vec::new(), next: None };
+        let mut page = from;
         readable.rows_of_pages(latest.view(), from..readable.pages(), |row| {
             let tuple_id = row.tuple_id();
-            if tuple_id.page() != page && tuple_ids.len() >= SESSIONS {
-                next = Some(tuple_id.page());
+            if tuple_id.page() != page && read.wanted.len() + read.undated.len() >= SESSIONS {
+                read.next = Some(tuple_id.page());
                 return ControlFlow::Break(());
             }
             page = tuple_id.page();
-            if is_wanted(row) {
-                tuple_ids.push(tuple_id);
+            match decide(row) {
+                Decision::Erased => read.wanted.push(tuple_id),
+                Decision::Undated(address) => read.undated.push((tuple_id, address)),
+                Decision::Kept => {}
             }
             ControlFlow::Continue(())
         });
-        Some((tuple_ids, next))
+        Some(read)
     }
 
     fn write(
@@ -295,6 +288,24 @@ fn address_of(value: &AddressValue<'_>) -> Option<Address> {
         AddressValue::Inet(inet) => Some(inet.address),
         AddressValue::Text(text) => address::parse_bytes(text).ok().flatten(),
     }
+}
+
+/// Returns those sessions without a time whose address was last seen before a time.
+fn last_seen_before(
+    connection: &Connection,
+    undated: Vec<(TupleId, Option<Address>)>,
+    moment: Timestamp,
+) -> Vec<TupleId> {
+    let addresses: HashSet<Address> = undated.iter().filter_map(|(_, address)| *address).collect();
+    if addresses.is_empty() {
+        return Vec::new();
+    }
+    let old: HashSet<Address> =
+        LAST_SEEN_BEFORE.run(connection, (array(addresses.iter().copied()), moment), |rows| {
+            rows.iter().filter_map(|(address,)| address).collect()
+        });
+    let is_old = |address: Option<Address>| address.is_some_and(|address| old.contains(&address));
+    undated.into_iter().filter(|(_, address)| is_old(*address)).map(|(tuple_id, _)| tuple_id).collect()
 }
 
 /// Locks the rows that an erasure of addresses changes. The order of locks is: jobs, addresses. If an address has no
@@ -379,44 +390,4 @@ pub fn expired(
     EXPIRED.run(connection, (moment, after, ADDRESSES as i64, of_table), |rows| {
         rows.iter().filter_map(|(address,)| address).collect()
     })
-}
-
-/// Identifies an erasure: one address, or all addresses without a session since a time.
-#[derive(Clone, Copy)]
-pub struct ErasureKey {
-    pub procedure: &'static str,
-    pub relation: Oid,
-    pub address: Option<Address>,
-    pub before: Option<Timestamp>,
-}
-
-/// Stores that an erasure has begun.
-pub fn begin(connection: &Connection, key: ErasureKey) {
-    BEGIN.execute(connection, (key.procedure, key.relation, key.address, key.before));
-}
-
-/// Stores that an erasure has ended without an error. Also ends earlier calls whose work this erasure has done.
-pub fn finish(connection: &Connection, key: ErasureKey) {
-    FINISH.execute(connection, (key.procedure, key.relation, key.address, key.before));
-}
-
-/// The state of the procedure calls that erase addresses.
-#[derive(Clone, Copy, Default)]
-pub struct Erasures {
-    /// Number of procedure calls that failed or were killed, and were not repeated.
-    pub failed: i64,
-    /// End time of the most recent procedure call that expired the addresses of all tables.
-    pub last_expiry: Option<Timestamp>,
-    /// True if pg_cron has a job in this database that expires addresses.
-    pub is_scheduled: bool,
-}
-
-/// Returns the state of the procedure calls that erase addresses.
-pub fn erasures(connection: &Connection) -> Erasures {
-    let status = STATUS.first(connection, (), |(failed, last_expiry, is_scheduled)| Erasures {
-        failed: failed.unwrap_or_default(),
-        last_expiry,
-        is_scheduled: is_scheduled.unwrap_or_default(),
-    });
-    status.unwrap_or_default()
 }

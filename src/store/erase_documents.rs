@@ -44,13 +44,6 @@ pub struct Cleaned<K> {
     pub last: Option<K>,
 }
 
-/// The keys of a batch.
-struct Batch<K> {
-    last: Option<K>,
-    /// Keys of the rows that mention an address.
-    mentioning: Vec<K>,
-}
-
 /// Returns a document in the binary form of the server. A document that the server rejects becomes an empty object.
 pub fn parsed(document: &str) -> Option<Rc<OwnedVarlena>> {
     let parsed = jsonb::parse(&text::to_server(document)).unwrap_or_else(jsonb::empty);
@@ -60,42 +53,82 @@ pub fn parsed(document: &str) -> Option<Rc<OwnedVarlena>> {
 /// Removes mentions from the documents of addresses, beginning after the address `after`. Leaves out the documents of the erased
 /// addresses themselves.
 pub fn of_addresses(connection: &Connection, wanted: &Wanted, after: Option<Address>) -> Cleaned<Address> {
-    let batch = ADDRESSES.run(connection, (after, DOCUMENTS), |rows| {
-        let rows = rows.iter().filter_map(|(address, document)| address.zip(document));
-        batch(rows, |address, document| !wanted.contains(*address) && is_mentioned(wanted, document))
-    });
-    let documents = clean(&batch.mentioning, |keys| {
-        let locked = LOCK_ADDRESSES.run(connection, (array(keys.iter().copied()),), |rows| {
-            cleaned(wanted, rows.iter().filter_map(|(address, document)| address.zip(document)))
-        });
-        let (keys, documents) = unzipped(locked);
-        WRITE_ADDRESSES.execute(
-            connection,
-            (array(keys.iter().copied()), array(documents.iter().map(|document| &**document))),
-        );
-        keys.len()
-    });
-    Cleaned { documents, last: batch.last }
+    let statements = Statements {
+        read: |each: Each<Address>| {
+            ADDRESSES.run(connection, (after, DOCUMENTS), |rows| rows.iter().for_each(each));
+        },
+        lock: |keys: &[Address], each: Each<Address>| {
+            LOCK_ADDRESSES.run(connection, (array(keys),), |rows| rows.iter().for_each(each));
+        },
+        write: |keys: &[Address], documents: &[Rc<OwnedVarlena>]| {
+            let documents = array(documents.iter().map(|document| &**document));
+            WRITE_ADDRESSES.execute(connection, (array(keys), documents));
+        },
+    };
+    of_table(wanted, |address| !wanted.contains(*address), statements)
 }
 
 /// Removes mentions from the documents and the names of networks, beginning after the ASN `after`.
 pub fn of_networks(connection: &Connection, wanted: &Wanted, after: Option<i64>) -> Cleaned<i64> {
-    let batch = NETWORKS.run(connection, (after, DOCUMENTS), |rows| {
-        let rows = rows.iter().filter_map(|(asn, document)| asn.zip(document));
-        batch(rows, |_, document| is_mentioned(wanted, document))
+    let statements = Statements {
+        read: |each: Each<i64>| {
+            NETWORKS.run(connection, (after, DOCUMENTS), |rows| rows.iter().for_each(each));
+        },
+        lock: |keys: &[i64], each: Each<i64>| {
+            LOCK_NETWORKS.run(connection, (array(keys.iter().copied()),), |rows| rows.iter().for_each(each));
+        },
+        write: |keys: &[i64], documents: &[Rc<OwnedVarlena>]| {
+            let documents = array(documents.iter().map(|document| &**document));
+            WRITE_NETWORKS.execute(connection, (array(keys.iter().copied()), documents));
+        },
+    };
+    of_table(wanted, |_| true, statements)
+}
+
+/// Takes a row with its key and its document.
+type Each<'a, K> = &'a mut dyn FnMut((Option<K>, Option<Container<'_>>));
+
+/// The statements on a table of the extension that has documents.
+struct Statements<Read, Lock, Write> {
+    /// Reads a batch of rows.
+    read: Read,
+    /// Locks the rows with these keys, and reads them again.
+    lock: Lock,
+    /// Writes the documents of locked rows.
+    write: Write,
+}
+
+/// Removes mentions from a batch of documents of a table. `is_searched` returns false for the keys of documents that are left out.
+fn of_table<K: Copy>(
+    wanted: &Wanted,
+    is_searched: impl Fn(&K) -> bool,
+    statements: Statements<
+        impl FnOnce(Each<K>),
+        impl FnOnce(&[K], Each<K>),
+        impl FnOnce(&[K], &[Rc<OwnedVarlena>]),
+    >,
+) -> Cleaned<K> {
+    let (mut last, mut mentioning) = (None, Vec::new());
+    (statements.read)(&mut |(key, document)| {
+        let Some((key, document)) = key.zip(document) else { return };
+        last = Some(key);
+        if is_searched(&key) && wanted.is_mentioned_in_json(&document.json()) {
+            mentioning.push(key);
+        }
     });
-    let documents = clean(&batch.mentioning, |keys| {
-        let locked = LOCK_NETWORKS.run(connection, (array(keys.iter().copied()),), |rows| {
-            cleaned(wanted, rows.iter().filter_map(|(asn, document)| asn.zip(document)))
-        });
-        let (keys, documents) = unzipped(locked);
-        WRITE_NETWORKS.execute(
-            connection,
-            (array(keys.iter().copied()), array(documents.iter().map(|document| &**document))),
-        );
-        keys.len()
+    if mentioning.is_empty() {
+        return Cleaned { documents: 0, last };
+    }
+    // Another transaction may have changed a document before its row was locked.
+    let mut locked = Vec::new();
+    (statements.lock)(&mentioning, &mut |(key, document)| {
+        let document = document.and_then(|document| wanted.removed_from(&document.json()));
+        locked.extend(key.zip(document));
     });
-    Cleaned { documents, last: batch.last }
+    let parsed = |(key, document): (K, String)| Some((key, parsed(&document)?));
+    let (keys, documents): (Vec<K>, Vec<Rc<OwnedVarlena>>) = locked.into_iter().filter_map(parsed).unzip();
+    (statements.write)(&keys, &documents);
+    Cleaned { documents: keys.len() as i64, last }
 }
 
 /// Provider and prefix of an answer about a block.
@@ -105,47 +138,21 @@ pub type AnswerKey = (String, String);
 pub fn of_blocks(connection: &Connection, wanted: &Wanted, after: Option<AnswerKey>) -> Cleaned<AnswerKey> {
     let (provider, prefix) = after.unzip();
     let arguments = (provider.as_deref().unwrap_or_default(), prefix.as_deref(), DOCUMENTS);
-    let batch = ANSWERS.run(connection, arguments, |rows| {
-        let rows = rows.iter().filter_map(|(provider, prefix, texts)| {
-            Some(((provider?.to_string(), prefix?.to_string()), texts.unwrap_or_default().to_string()))
-        });
-        batch(rows, |_, texts| wanted.is_mentioned_in(texts))
-    });
-    let documents = clean(&batch.mentioning, |keys| {
-        let providers = keys.iter().map(|(provider, _)| provider.as_str());
-        let prefixes = keys.iter().map(|(_, prefix)| prefix.as_str());
-        DELETE_ANSWERS.execute(connection, (array(providers), array(prefixes)));
-        keys.len()
-    });
-    Cleaned { documents, last: batch.last }
-}
-
-fn batch<K: Clone, D>(rows: impl Iterator<Item = (K, D)>, mentions: impl Fn(&K, &D) -> bool) -> Batch<K> {
-    let mut batch = Batch { last: None, mentioning: Vec::new() };
-    for (key, document) in rows {
-        if mentions(&key, &document) {
-            batch.mentioning.push(key.clone());
+    let (mut last, mut mentioning) = (None, Vec::new());
+    ANSWERS.run(connection, arguments, |rows| {
+        for (provider, prefix, texts) in rows.iter() {
+            let Some((provider, prefix)) = provider.zip(prefix) else { continue };
+            let key = (provider.to_string(), prefix.to_string());
+            if texts.is_some_and(|texts| wanted.is_mentioned_in(&texts)) {
+                mentioning.push(key.clone());
+            }
+            last = Some(key);
         }
-        batch.last = Some(key);
+    });
+    if !mentioning.is_empty() {
+        let providers = mentioning.iter().map(|(provider, _)| provider.as_str());
+        let prefixes = mentioning.iter().map(|(_, prefix)| prefix.as_str());
+        DELETE_ANSWERS.execute(connection, (array(providers), array(prefixes)));
     }
-    batch
-}
-
-fn is_mentioned(wanted: &Wanted, document: &Container<'_>) -> bool {
-    wanted.is_mentioned_in_json(&document.json())
-}
-
-fn clean<K>(mentioning: &[K], write: impl FnOnce(&[K]) -> usize) -> i64 {
-    if mentioning.is_empty() { 0 } else { write(mentioning) as i64 }
-}
-
-/// Returns the texts of the documents that still mention an address, without the mentions. Another transaction may have changed a
-/// document before its row was locked.
-fn cleaned<'a, K>(wanted: &Wanted, rows: impl Iterator<Item = (K, Container<'a>)>) -> Vec<(K, String)> {
-    rows.filter_map(|(key, document)| Some((key, wanted.removed_from(&document.json())?))).collect()
-}
-
-/// Separates the keys from the documents, and parses the documents.
-fn unzipped<K>(cleaned: Vec<(K, String)>) -> (Vec<K>, Vec<Rc<OwnedVarlena>>) {
-    cleaned.into_iter().filter_map(|(key, document)| Some((key, parsed(&document)?))).unzip()
+    Cleaned { documents: mentioning.len() as i64, last }
 }

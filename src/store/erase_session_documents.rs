@@ -8,7 +8,8 @@ use std::rc::Rc;
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::mention::Wanted;
 
-use super::erase::{self, Erased, SETTINGS, SessionTable};
+use super::erase::{self, Erased, SETTINGS};
+use super::erase_tables::SessionTable;
 use super::{erase_documents, snapshot_fill};
 use crate::pg::jsonb::Container;
 use crate::pg::mvcc_snapshot::Latest;
@@ -80,14 +81,14 @@ impl SessionTable {
         wanted: &Wanted,
         clean: &mut CleanDocuments,
     ) -> Erased {
-        let nothing = Erased { found: 0, written: 0, next: None };
+        let nothing = Erased { found: 0, written: 0, undated: 0, next: None };
         let Some(table) = UserTable::lock(self.counted.table, Lock::Write) else { return nothing };
         // While this snapshot is held, PostgreSQL does not give the tuple id of a session that was read to another row.
         let latest = Latest::take();
         let Some((sessions, next)) = self.mentioning(&latest, pages, wanted, clean) else { return nothing };
         let written =
             if sessions.is_empty() { 0 } else { self.write_documents(connection, &table, &sessions) };
-        Erased { found: sessions.len() as i64, written, next }
+        Erased { found: sessions.len() as i64, written, undated: 0, next }
     }
 
     /// Returns the sessions whose documents mention an address, and the page at which the next batch begins.

@@ -19,6 +19,7 @@ pub mod enrich;
 pub mod erase;
 pub mod erase_documents;
 pub mod erase_session_documents;
+pub mod erase_tables;
 pub mod fold;
 mod fold_missing;
 pub mod import_inventory;
@@ -44,6 +45,7 @@ pub mod sizes;
 pub mod skip_locked;
 pub mod snapshot_fill;
 pub mod timelines;
+pub mod unfinished_erasures;
 
 use std::ffi::CStr;
 use std::ops::ControlFlow;

@@ -4,9 +4,7 @@
 use std::ffi::CStr;
 use std::time::Duration;
 
-use cowrie_enrich_engine::timestamp::Timestamp;
-
-use super::erase::{self, Erasures};
+use super::unfinished_erasures::{self, Erasures};
 use super::{completions, reclassification, recount_requests};
 use crate::pg::clock;
 use crate::pg::role::with_settings;
@@ -15,6 +13,7 @@ use crate::pg::subtransaction::{Failure, contained};
 use crate::pg::value::{Bigint, Text, Timestamptz};
 use crate::provider::Provider;
 use crate::shared_state::QUEUE_SIZES;
+use cowrie_enrich_engine::timestamp::Timestamp;
 
 thread_local! {
     static NETWORKS: Statement<(), (Bigint,)> = const { Statement::new(
@@ -138,7 +137,7 @@ pub fn count(connection: &Connection) -> (Sizes, Option<Failure>) {
         pending_networks: counting.part(|| reclassification::pending(connection)),
         tables_not_intact: counting.part(|| number(&NOT_INTACT, connection)),
         oldest_recount: counting.part(|| recount_requests::oldest(connection)),
-        erasures: counting.part(|| erase::erasures(connection)),
+        erasures: counting.part(|| unfinished_erasures::erasures(connection)),
     };
     (sizes, counting.blocked)
 }

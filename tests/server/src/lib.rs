@@ -37,6 +37,7 @@ pub mod cowrie_export;
 pub mod cymru;
 pub mod database;
 pub mod documentation;
+pub mod erasures;
 pub mod grafana;
 pub mod hostile;
 pub mod hosts;
