@@ -7,6 +7,7 @@ mod backfill;
 mod callgrind;
 mod cymru;
 mod enrich;
+mod erasure;
 mod folding;
 mod growth;
 mod history;
@@ -39,7 +40,7 @@ pub struct Effort {
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let of_files = ["enrich", "lookups", "lists", "inserts", "batches", "bulk", "growth"];
-    let of_history = ["networks", "backfill", "analysis", "timeline", "prefixes", "report"];
+    let of_history = ["networks", "backfill", "analysis", "timeline", "prefixes", "report", "erasure"];
     let known = [
         &of_files[..],
         &of_history[..],
@@ -119,7 +120,7 @@ fn measure_history(asked_for: &impl Fn(&str) -> bool, effort: &Effort, report: &
     if asked_for("backfill") {
         backfill::measure_sessions(&cluster, &addresses, report);
     }
-    if ["analysis", "timeline", "prefixes", "report"].iter().any(|what| asked_for(what)) {
+    if ["analysis", "timeline", "prefixes", "report", "erasure"].iter().any(|what| asked_for(what)) {
         let mut db = analysis::prepare(&cluster, &addresses);
         if asked_for("analysis") {
             analysis::measure(&mut db, effort, report);
@@ -132,6 +133,10 @@ fn measure_history(asked_for: &impl Fn(&str) -> bool, effort: &Effort, report: &
         }
         if asked_for("report") {
             html_report::measure(&mut db, effort, report);
+        }
+        // The last one, because it changes the documents of sessions.
+        if asked_for("erasure") {
+            erasure::measure(&mut db, effort, report);
         }
     }
 }
