@@ -24,6 +24,7 @@ mod prefixes;
 mod providers;
 mod queue;
 mod report;
+mod sites;
 
 use server_tests::database::{Database, fresh_database, make_template};
 use server_tests::{Cluster, Options};
@@ -52,6 +53,7 @@ fn main() {
             "folding",
             "metrics",
             "ip_types",
+            "sites",
             "isolation",
             "instructions",
         ],
@@ -95,6 +97,9 @@ fn main() {
     }
     if asked_for("ip_types") {
         ip_types::measure(&effort, &mut report);
+    }
+    if asked_for("sites") {
+        sites::measure(&effort, &mut report);
     }
     // Takes ten minutes, so it runs only if it is named.
     if wanted.iter().any(|what| what == "isolation") {

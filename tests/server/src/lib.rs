@@ -14,6 +14,7 @@
 //! | `contents` | all rows of the extension in a database |
 //! | `cymru` | a server with a stand-in for Team Cymru on loopback, and the expected contents of its tables |
 //! | `http` | a server with stand-ins for GreyNoise, DShield and SPUR on loopback |
+//! | `many_sites` | the sites and the central server of docs/many-sites.md |
 //! | `networks` | lookups of networks at a stand-in for Team Cymru, and the expected values of the networks |
 //! | `world` | the small internet that the fixtures describe |
 //! | `hostile` | objects of an attacker that could be found instead of the extension's |
@@ -44,6 +45,7 @@ pub mod hosts;
 pub mod http;
 pub mod installation;
 pub mod invariants;
+pub mod many_sites;
 pub mod networks;
 pub mod prometheus;
 pub mod python_system;
