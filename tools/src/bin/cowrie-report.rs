@@ -26,7 +26,7 @@ usage: cowrie-report [--dsn CONNECTION] [--table TABLE] [--output FILE] [--days 
   --days DAYS              only sessions of the last days
   --since TIME             only sessions at or after this time, for example 2024-05-01T00:00:00Z
   --until TIME             only sessions before this time
-  --rows NUMBER            number of rows of a list (default: 20)
+  --rows NUMBER            number of rows of a list (default: 20). A list of hidden passwords has at most 5.
   --show-passwords         show passwords, which are hidden by default
   --stored-time-zone ZONE  time zone of a time column without a time zone (default: UTC)
   --renewed-every HOURS    say on the page when the next one is due

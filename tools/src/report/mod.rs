@@ -72,9 +72,13 @@ pub struct Report {
     pub sessions: Sessions,
     pub timeline: Section<Timeline>,
     pub sensors: Section<()>,
+    /// An error if the sensors are shown by their numbers.
+    pub sensor_names: Section<()>,
     pub addresses: Section<()>,
     pub networks: Section<()>,
     pub campaigns: Section<Campaigns>,
+    /// Number of sessions with a download that stored no file.
+    pub failed_downloads: Section<u64>,
     pub sources: Sources,
 }
 
@@ -109,6 +113,8 @@ pub fn read(client: &mut Client, options: &Options) -> Result<Report, Box<dyn Er
     let campaigns = section(&mut transaction, |transaction| {
         Campaigns::read(transaction, &table, period, options.rows, options.shows_passwords)
     })?;
+    let failed_downloads =
+        section(&mut transaction, |transaction| failed_downloads(transaction, &table, period))?;
     let sources = Sources::read(&mut transaction, &table)?;
     transaction.commit()?;
     Ok(Report {
@@ -120,12 +126,36 @@ pub fn read(client: &mut Client, options: &Options) -> Result<Report, Box<dyn Er
         sessions,
         timeline,
         sensors: table.sensors(),
+        sensor_names: table.sensor_names(),
         addresses: table.addresses(),
         networks: table.networks(),
         campaigns,
+        failed_downloads,
         sources,
         table: table.name,
     })
+}
+
+/// Counts the sessions with a download that stored no file. Cowrie stores such a download without a hash.
+fn failed_downloads(
+    transaction: &mut Transaction<'_>,
+    table: &SessionTable,
+    period: Period,
+) -> Result<Section<u64>, postgres::Error> {
+    if !table.has_column("id") {
+        return Ok(Err(Absent("No number of failed downloads.".to_owned())));
+    }
+    let downloads = match table.beside(transaction, "downloads", &["session", "shasum"])? {
+        Ok(downloads) => downloads,
+        Err(absent) => return Ok(Err(absent)),
+    };
+    let (within, parameters) = table.within(&period, 1);
+    let statement = format!(
+        "SELECT count(DISTINCT s.id) FROM {downloads} d JOIN {} s ON s.id = d.session WHERE d.shasum IS NULL AND {within}",
+        table.name
+    );
+    let sessions: i64 = transaction.query_one(&statement, &parameters)?.get(0);
+    Ok(Ok(sessions.unsigned_abs()))
 }
 
 /// Reads a section. The section is absent if a privilege, a table, a column or a function is missing. The transaction then

@@ -19,6 +19,7 @@ pub struct SessionTable {
     address: String,
     time: Option<Time>,
     columns: HashMap<String, String>,
+    has_sensor_number: bool,
     sensor_names: bool,
     shows_addresses: bool,
     shows_networks: bool,
@@ -85,6 +86,7 @@ impl SessionTable {
             extension,
             address: attached.get(0),
             time,
+            has_sensor_number: has_number,
             sensor_names: has_number && sensors.contains_key("id") && sensors.contains_key("ip"),
             columns,
             shows_addresses,
@@ -233,6 +235,17 @@ impl SessionTable {
                 "This section is left out, because {} has no column sensor that this role may read.",
                 self.name
             ))),
+        }
+    }
+
+    /// Returns an error if a number is shown instead of the name of a sensor.
+    pub fn sensor_names(&self) -> Section<()> {
+        match self.has_sensor_number && !self.sensor_names {
+            true => Err(Absent(format!(
+                "The sensors have numbers instead of names, because {}.sensors has no columns id and ip that this role may read.",
+                self.schema
+            ))),
+            false => Ok(()),
         }
     }
 

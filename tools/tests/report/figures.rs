@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::counted::{self, Session, by};
-use crate::place::{Place, figure, number, rows, section};
+use crate::place::{Place, figure, number, rows, section, text};
 
 /// Compares a table of the page, whose cells are a value, sessions, the share, and addresses.
 #[track_caller]
@@ -174,4 +174,22 @@ fn scanners_are_counted_apart_from_the_rest() {
     };
     assert_eq!(found, by(with_address(), name));
     assert!(found.contains_key("scanners"));
+    let without_address = log.len() - with_address().count();
+    assert!(without_address > 0);
+    let note = format!("without a valid address, which are in none of these rows: {without_address}.");
+    assert!(text(part).contains(&note), "{}", text(part));
+}
+
+#[test]
+fn sessions_whose_download_stored_no_file_are_counted() {
+    let Some(mut place) = Place::with_log("report_failed_downloads") else { return };
+    let statement = "SELECT count(DISTINCT session) FROM downloads WHERE shasum IS NULL";
+    let expected: i64 = place.client.query_one(statement, &[]).unwrap().get(0);
+    assert!(expected > 0);
+    let note = |page: &str| {
+        let page = text(section(page, "campaigns"));
+        page.split_once("so has no SHA-256: ").map(|(_, rest)| rest.split('.').next().unwrap().to_owned())
+    };
+    assert_eq!(note(&place.report(&[])), Some(expected.to_string()));
+    assert_eq!(note(&place.report(&["--until", "2000-01-01T00:00:00Z"])), None);
 }

@@ -18,10 +18,12 @@ fn no_password_of_the_log_is_in_its_list_and_common_names_stay() {
     let hidden = place.report(&[]);
     assert!(!hidden.contains(password), "it is a user name too");
     assert_eq!(list(&hidden, "Passwords"), [MASK; 5]);
+    let rows = "This list has only five rows while passwords are hidden.";
+    assert!(hidden.contains(rows));
     let names = list(&hidden, "User names");
     assert!(names.contains(&"root".to_owned()) && names.contains(&MASK.to_owned()), "{names:?}");
     let shown = place.report(&["--show-passwords"]);
-    assert!(list(&shown, "Passwords").contains(&password.to_owned()));
+    assert!(list(&shown, "Passwords").contains(&password.to_owned()) && !shown.contains(rows));
     assert!(list(&shown, "User names").contains(&password.to_owned()));
 }
 

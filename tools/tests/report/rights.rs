@@ -48,6 +48,25 @@ fn sections_without_a_right_or_a_table_are_left_out_with_a_sentence() {
 }
 
 #[test]
+fn sensors_without_names_have_numbers_and_a_sentence() {
+    let Some(mut place) = Place::with_log("report_sensors") else { return };
+    let named = place.report(&[]);
+    assert!(!named.contains("numbers instead of names"));
+    place.client.batch_execute(&format!("REVOKE SELECT ON sensors FROM {}", place.role)).unwrap();
+    let page = place.report(&[]);
+    let sensors = section(&page, "sensors");
+    assert!(
+        sensors.contains("numbers instead of names, because public.sensors has no columns id and ip"),
+        "{}",
+        text(sensors)
+    );
+    let first = |part: &str| rows(part).into_iter().map(|row| row[0].clone()).collect::<Vec<_>>();
+    assert_eq!(first(sensors), ["1", "2"]);
+    assert_eq!(first(section(&named, "sensors")).len(), 2);
+    assert!(first(section(&named, "sensors")).iter().all(|name| name.starts_with("trap-")));
+}
+
+#[test]
 fn a_right_without_which_there_is_no_report_is_named() {
     let Some(mut place) = Place::new("report_refused") else { return };
     let role = place.role.clone();

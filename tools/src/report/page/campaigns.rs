@@ -8,6 +8,8 @@ use crate::report::{Options, Report};
 
 /// Number of rows with hidden passwords. Their numbers show whether there are campaigns.
 const HIDDEN: usize = 5;
+/// Title of the list of files.
+const FILES: &str = "Downloaded files";
 
 pub(super) fn campaigns(html: &mut Html, report: &Report, options: &Options) {
     html.markup("<section id=campaigns><h2>Campaigns</h2>\n");
@@ -35,6 +37,13 @@ pub(super) fn campaigns(html: &mut Html, report: &Report, options: &Options) {
                     }
                     Ok(rows) => campaign_table(html, list.kind, rows, options),
                 }
+                if let (FILES, Ok(sessions @ 1..)) = (list.kind.title, &report.failed_downloads) {
+                    html.markup(
+                        "<p class=note>Sessions with a download that stored no file, and so has no SHA-256: ",
+                    )
+                    .number(*sessions)
+                    .markup(".</p>\n");
+                }
             }
         }
     }
@@ -58,4 +67,7 @@ fn campaign_table(html: &mut Html, kind: &Kind, rows: &[Campaign], options: &Opt
         html.markup("<td class=\"d opt\">").plain(&seen(row.last_seen)).markup("</tr>\n");
     }
     html.markup("</table></div>\n");
+    if is_hidden && rows.len() > HIDDEN {
+        html.markup("<p class=note>This list has only five rows while passwords are hidden.</p>\n");
+    }
 }

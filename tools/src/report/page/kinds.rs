@@ -33,6 +33,11 @@ pub(super) fn kinds(html: &mut Html, report: &Report) {
             }
         }
         html.markup("</table></div></div>\n");
+        if sessions.without_address > 0 {
+            html.markup("<p class=note>Sessions without a valid address, which are in none of these rows: ")
+                .number(sessions.without_address)
+                .markup(".</p>\n");
+        }
     }
     html.markup("</section>\n");
 }
@@ -44,7 +49,12 @@ pub(super) fn sensors(html: &mut Html, report: &Report) {
     }
     match &report.sensors {
         Err(absent) => left_out(html, absent),
-        Ok(()) => counted_table(html, report, "sensor", &report.sessions.sensors, "no sensor"),
+        Ok(()) => {
+            if let Err(absent) = &report.sensor_names {
+                left_out(html, absent);
+            }
+            counted_table(html, report, "sensor", &report.sessions.sensors, "no sensor");
+        }
     }
     html.markup("</section>\n");
 }

@@ -78,6 +78,7 @@ pub(super) fn movers(html: &mut Html, report: &Report) {
         .markup(" sessions. Unchanged: ");
     html.number(movers.stable.addresses).markup(" addresses. Not comparable, because a value is unknown: ");
     html.number(movers.unknown.addresses).markup(" addresses.</p>\n");
+    html.markup("<p class=note>An address that moved before its last session, and not since, counts as unchanged. The view <code>moved_addresses</code> has all moves.</p>\n");
     if !movers.first.is_empty() {
         html.markup("<p class=note>An address that moved to another network belongs to someone else now. Do not block it because of these sessions.</p>\n");
         html.markup("<div class=scroll><table><tr><th>address<th>then<th>now<th class=n>sessions<th class=opt>last session</tr>\n");
