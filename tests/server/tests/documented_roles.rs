@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use server_tests::database::{bare_database, create_extension_as};
 use server_tests::documentation::{blocks_of, code_spans, grants, page, pages, section, sql_with};
-use server_tests::hosts::COWRIE;
+use server_tests::hosts::{COWRIE, cowries_other_tables};
 use server_tests::{Database, shared};
 
 /// Pages and roles. On each page, the block of SQL that creates the role also grants its privileges.
@@ -32,16 +32,8 @@ fn documented() -> Database<'static> {
     let owner = db.create_role("extension");
     create_extension_as(&mut db, &owner);
     COWRIE.create_attached(&mut db);
-    db.run(
-        "CREATE TABLE auth (id serial PRIMARY KEY, session char(32), success boolean, username varchar(100),
-             password varchar(100));
-         CREATE TABLE sensors (id serial PRIMARY KEY, ip varchar(255));
-         CREATE TABLE clients (id serial PRIMARY KEY, version varchar(50));
-         CREATE TABLE input (id serial PRIMARY KEY, session char(32), input text);
-         CREATE TABLE downloads (id serial PRIMARY KEY, session char(32), shasum varchar(64));
-         CREATE TABLE keyfingerprints (id serial PRIMARY KEY, session char(32), fingerprint varchar(100));
-         CREATE TABLE other (id int, source_ip inet)",
-    );
+    db.run(&cowries_other_tables());
+    db.run("CREATE TABLE other (id int, source_ip inet)");
     db.run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("1.1.1.1"))]));
     db
 }
@@ -196,4 +188,66 @@ fn what_the_pages_for_a_role_show_works_for_that_role() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Returns the role that the first line of a block names, as in `-- as analyst`.
+fn named_role(sql: &str) -> Option<&str> {
+    sql.lines().next()?.trim().strip_prefix("-- as ")?.split([' ', ':']).next()
+}
+
+/// Runs a block by psql. Returns its messages if it fails.
+fn refusal_of(db: &Database<'_>, user: Option<&str>, sql: &str) -> Option<String> {
+    let script = db.cluster.files().join(format!("{}-roles.sql", db.name));
+    std::fs::write(&script, sql.replace("cowrie_enrich.", "enrich.")).expect("the script can be written");
+    let mut psql = db.cluster.program("psql");
+    psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &db.name, "-f"]).arg(&script);
+    if let Some(user) = user {
+        psql.args(["-U", user]);
+    }
+    let output = psql.output().expect("psql runs");
+    (!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn each_block_of_the_pages_for_analysts_runs_as_the_role_that_it_names() {
+    let mut wrong = Vec::new();
+    let mut runs = BTreeSet::new();
+    for (name, default) in [
+        // Each block of this page names its role.
+        ("docs/recipes.md", None),
+        ("docs/analysis.md", Some("analyst")),
+        ("docs/dashboard.md", Some("analyst")),
+        ("docs/export.md", Some("analyst")),
+        ("docs/start-analyst.md", Some("analyst")),
+    ] {
+        let mut db = documented();
+        let analyst = create_granted(&mut db, "docs/analysis.md", "campaign_analyst");
+        let administrator = create_granted(&mut db, "docs/security.md", "honeypot_operator");
+        for block in blocks_of(&page(name)).into_iter().filter(|block| block.skipped.is_none()) {
+            let place = format!("{name}:{}", block.line);
+            let Some(role) = named_role(&block.sql).or(default) else {
+                wrong.push(format!("{place} names no role"));
+                continue;
+            };
+            let user = match role {
+                "analyst" => Some(analyst.as_str()),
+                "administrator" => Some(administrator.as_str()),
+                "owner" => None,
+                // The grants themselves, which create_granted() has run.
+                "superuser" if block.sql.contains("GRANT ") => continue,
+                _ => panic!("{place} names the unknown role {role}"),
+            };
+            runs.insert((name, role.to_owned()));
+            if role != "analyst" && refusal_of(&db, Some(&analyst), &block.sql).is_none() {
+                wrong.push(format!("{place} names {role}, but an analyst can run it"));
+            }
+            if let Some(messages) = refusal_of(&db, user, &block.sql) {
+                wrong.push(format!("{place} as {role}: {messages}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for role in ["analyst", "administrator", "owner"] {
+        assert!(runs.contains(&("docs/recipes.md", role.to_owned())), "{role}: {runs:?}");
+    }
 }
