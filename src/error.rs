@@ -179,19 +179,27 @@ pub fn children_not_attached(table: &str) -> ! {
 
 /// Raises an error because the caller passed a text that is not one complete expression.
 pub fn not_an_expression(error: ExpressionError) -> ! {
+    invalid_expression(
+        error,
+        "Write one complete expression as in a select list, for example s.command_count. In the expression, s is a row of the table.",
+    )
+}
+
+/// Raises an error because the caller passed a text that is not one complete condition.
+pub fn not_a_condition(error: ExpressionError) -> ! {
+    invalid_expression(
+        error,
+        "Write one complete condition as after WHERE, for example s.snapshot_asn = 15169. In the condition, s is a row of the table.",
+    )
+}
+
+fn invalid_expression(error: ExpressionError, hint: &'static str) -> ! {
     let reason = match error {
         ExpressionError::Syntax(message) => message,
         ExpressionError::NotSingle => "must be a single SQL expression".to_owned(),
         ExpressionError::Parameter => "must not contain a parameter such as $1".to_owned(),
     };
-    raise(
-        PgSqlErrorCode::ERRCODE_SYNTAX_ERROR,
-        format!("invalid expression: {reason}"),
-        None,
-        Some(
-            "Write one complete expression as in a select list, for example s.command_count. In the expression, s is a row of the table.",
-        ),
-    )
+    raise(PgSqlErrorCode::ERRCODE_SYNTAX_ERROR, format!("invalid expression: {reason}"), None, Some(hint))
 }
 
 pub fn not_owner(table: &str) -> ! {

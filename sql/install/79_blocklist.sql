@@ -174,10 +174,11 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'min_sessions must be at least 1',
             DETAIL = format('The value is %s.', COALESCE(min_sessions::text, 'null'));
     END IF;
-    IF min_density IS NULL OR NOT min_density BETWEEN 0 AND 1 THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'min_density must be between 0 and 1',
+    -- With 0, one session would put a whole provider on the list. PostgreSQL sorts NaN above all numbers.
+    IF COALESCE(min_density <= 0 OR min_density > 1, true) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'min_density must be greater than 0, and at most 1',
             DETAIL = format('The value is %s.', COALESCE(min_density::text, 'null')),
-            HINT = 'With 0.25, a prefix is listed if sessions came from a quarter of its addresses.';
+            HINT = 'With 0.25, a prefix is listed if sessions came from a quarter of its addresses. With 0.01, a /24 prefix is listed if sessions came from 3 addresses.';
     END IF;
     IF COALESCE(lifetime < '0', true) THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'lifetime must not be negative',

@@ -139,7 +139,7 @@ impl Campaign {
 
     /// Returns the text of the SQL statement that finds the networks. The text is in the server's encoding.
     pub fn networks_text(&self, selection: &Selection<'_>) -> Vec<u8> {
-        require_expression(selection.condition);
+        require_condition(selection.condition);
         self.table.text(&NETWORKS.with_parts(&borrowed(&self.network_parts(selection))))
     }
 
@@ -170,7 +170,7 @@ impl Campaign {
         read: impl FnOnce(&Rows<C>) -> T,
     ) -> T {
         let condition = parts.iter().find(|(name, _)| *name == CONDITION);
-        require_expression(condition.map_or(&[][..], |(_, condition)| condition));
+        require_condition(condition.map_or(&[][..], |(_, condition)| condition));
         let parts = borrowed(parts);
         let statement = statement.with_parts(&parts).naming(OtherRelations::InExpression(others)).read_only();
         connection.run_on(&self.table, &statement, arguments, read)
@@ -307,9 +307,9 @@ fn borrowed(parts: &Parts) -> Vec<(&'static str, &[u8])> {
     parts.iter().map(|(name, part)| (*name, part.as_slice())).collect()
 }
 
-fn require_expression(condition: &[u8]) {
+fn require_condition(condition: &[u8]) {
     if let Err(error) = parser::check_expression(condition) {
-        error::not_an_expression(error);
+        error::not_a_condition(error);
     }
 }
 

@@ -3,9 +3,10 @@
 import datetime
 import ipaddress
 import math
+import sys
 from typing import Dict, Iterator, List, Tuple, Union
 
-from .targets import Export, ExportError
+from .targets import Export, ExportError, utc
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
@@ -46,6 +47,13 @@ def element(network: Network, seconds: int) -> str:
 def sets(export: Export) -> Iterator[str]:
     """Returns the commands of the file."""
     found = timeouts(export)
+    if export.targets and not any(found.values()):
+        # An empty set is valid, so this is no failure.
+        print(
+            f"cowrie-export: the sets are empty, because all {len(export.targets)} targets had expired at {utc(export.now)}. "
+            "For an old log, give a longer --lifetime or an earlier --now",
+            file=sys.stderr,
+        )
     table, name = export.nft_table, export.nft_set
     yield f"# {len(found[4])} IPv4 and {len(found[6])} IPv6 elements of cowrie-export. Load by: nft -f FILE\n"
     yield f"add table inet {table}\n"

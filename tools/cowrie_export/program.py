@@ -39,7 +39,8 @@ usage: cowrie-export --format FORMAT [--output FILE] [--dsn CONNECTION] [--table
   --min-sessions NUMBER  targets with fewer sessions are left out (default: 1)
   --unit UNIT          address, or prefix or asn to replace addresses by dense prefixes or networks
                        (default: address)
-  --min-density SHARE  share of a prefix from which sessions must have come (default: 0.25)
+  --min-density SHARE  share of a prefix from which sessions must have come, greater than 0 (default: 0.25). With
+                       0.01, three addresses put a /24 on the list. A very small share blocks whole providers
   --campaign CONDITION  only sessions that meet this SQL condition, in which s is the table, such as
                        "s.id IN (SELECT session FROM auth WHERE password = 'x')"; with the unit address
   --lifetime INTERVAL  time from the last session until a target expires (default: 30 days)
@@ -51,7 +52,8 @@ usage: cowrie-export --format FORMAT [--output FILE] [--dsn CONNECTION] [--table
   --title TEXT         title of the MISP event, and name of the campaign in STIX
   --nft-table NAME     table of the family inet that has the sets (default: honeypot)
   --nft-set NAME       beginning of the names of the sets, before 4 and 6 (default: honeypot)
-  --now TIME           time from which the timeouts of sets count (default: the beginning of the current hour)
+  --now TIME           time from which the timeouts of sets count, and at which targets have expired (default: the
+                       beginning of the current hour)
 
 The role needs the rights of an analyst. The export never contains bogons, benign scanners or exceptions of
 blocklist(). The formats stix and misp need the Python libraries of these names.

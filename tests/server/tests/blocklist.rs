@@ -113,7 +113,7 @@ fn what_must_not_be_blocked_is_never_in_a_list() {
     assert_eq!(targets(&mut db, "NULL"), ["139.59.0.1"]);
     for unit in ["prefix", "asn"] {
         assert_eq!(
-            targets(&mut db, &format!("NULL, unit => '{unit}', min_density => 0")),
+            targets(&mut db, &format!("NULL, unit => '{unit}', min_density => 1e-30")),
             ["139.59.0.1"],
             "{unit}"
         );
@@ -143,7 +143,7 @@ fn a_benign_scanner_on_a_list_is_never_blocked() {
     );
     assert_eq!(targets(&mut db, "NULL"), ["60.0.0.2", "61.0.0.1", "62.0.0.1", "62.0.0.2", "2600:0:0:1::1"]);
     // A prefix with a scanner does not replace its addresses, even if no session came from the scanner.
-    let prefixes = "NULL, unit => 'prefix', min_density => 0";
+    let prefixes = "NULL, unit => 'prefix', min_density => 1e-30";
     assert_eq!(targets(&mut db, prefixes), ["60.0.0.2", "61.0.0.0/24", "62.0.0.0/24", "2600:0:0:1::1"]);
     db.run(
         "SELECT ensure_asn_inventory(64500), ensure_asn_inventory(64501), ensure_asn_inventory(64502);
@@ -152,7 +152,7 @@ fn a_benign_scanner_on_a_list_is_never_blocked() {
          UPDATE ip_inventory SET current_asn = 64502 WHERE ip_address <<= '62.0.0.0/24';
          INSERT INTO ip_inventory (ip_address, current_asn) VALUES ('63.0.0.9', 64502)",
     );
-    let networks = "NULL, unit => 'asn', min_density => 0";
+    let networks = "NULL, unit => 'asn', min_density => 1e-30";
     assert_eq!(
         targets(&mut db, networks),
         ["60.0.0.2", "62.0.0.1", "62.0.0.2", "AS64501", "2600:0:0:1::1"],
@@ -241,9 +241,12 @@ fn a_prefix_with_an_exception_or_a_benign_scanner_falls_back_to_addresses() {
 fn a_prefix_around_a_bogon_falls_back_to_addresses() {
     let mut db = attacked(&[("2024-05-01", &["203.0.112.1", "203.0.112.2"])]);
     db.run("UPDATE ip_inventory SET enrichment = '{\"cymru\": {\"prefix\": \"203.0.112.0/23\"}}'");
-    assert_eq!(targets(&mut db, "NULL, unit => 'prefix', min_density => 0"), ["203.0.112.1", "203.0.112.2"]);
+    assert_eq!(
+        targets(&mut db, "NULL, unit => 'prefix', min_density => 1e-30"),
+        ["203.0.112.1", "203.0.112.2"]
+    );
     db.run("UPDATE ip_inventory SET enrichment = '{\"cymru\": {\"prefix\": \"203.0.112.0/24\"}}'");
-    assert_eq!(targets(&mut db, "NULL, unit => 'prefix', min_density => 0"), ["203.0.112.0/24"]);
+    assert_eq!(targets(&mut db, "NULL, unit => 'prefix', min_density => 1e-30"), ["203.0.112.0/24"]);
 }
 
 #[test]
@@ -335,7 +338,7 @@ fn a_network_is_not_listed_if_an_exception_is_anywhere_in_it() {
             "SELECT ensure_asn_inventory(64500), ensure_asn_inventory(64501), ensure_asn_inventory(64502);
              UPDATE ip_inventory SET current_asn = 64500 WHERE ip_address = '203.0.112.1'",
         );
-        let list = "NULL, unit => 'asn', min_density => 0";
+        let list = "NULL, unit => 'asn', min_density => 1e-30";
         assert_eq!(targets(&mut db, list), ["AS64500"], "{what}");
         db.run(exception);
         assert_eq!(targets(&mut db, list), ["60.0.2.1", "203.0.112.1"], "{what}");
@@ -345,8 +348,8 @@ fn a_network_is_not_listed_if_an_exception_is_anywhere_in_it() {
     let mut db = with_file(&cluster, &scanner);
     attack(&mut db, &[("2024-05-01", &["60.0.2.1"])]);
     db.run("UPDATE ip_inventory SET enrichment = '{\"cymru\": {\"prefix\": \"60.0.2.0/25\"}}'");
-    assert_eq!(targets(&mut db, "NULL, unit => 'asn', min_density => 0"), ["60.0.2.1"]);
-    assert_eq!(targets(&mut db, "NULL, unit => 'prefix', min_density => 0"), ["60.0.2.0/25"]);
+    assert_eq!(targets(&mut db, "NULL, unit => 'asn', min_density => 1e-30"), ["60.0.2.1"]);
+    assert_eq!(targets(&mut db, "NULL, unit => 'prefix', min_density => 1e-30"), ["60.0.2.0/25"]);
     assert_eq!(db.one("SELECT networks_of_benign_scanners()"), "{64500}");
     assert_eq!(
         db.rows("SELECT networks_within(p) FROM unnest('{60.0.1.0/24,60.0.1.0/25,60.0.0.0/14,2600::/32}'::cidr[]) p"),
@@ -360,7 +363,7 @@ fn an_excepted_network_protects_the_prefixes_in_it() {
     write_networks(&cluster);
     let mut db = with_file(&cluster, &TypesFile::new().list("research", "SCANNER_BENIGN", ago(HOUR)));
     attack(&mut db, &[("2024-05-01", &["60.0.1.1", "70.0.0.1"])]);
-    let list = "NULL, unit => 'prefix', min_density => 0";
+    let list = "NULL, unit => 'prefix', min_density => 1e-30";
     assert_eq!(targets(&mut db, list), ["60.0.1.0/24", "70.0.0.0/24"]);
     // According to the files, the other half of 60.0.1.0/24 is in AS64501.
     db.run("INSERT INTO blocklist_exception (asn_number) VALUES (64501), (64502)");
@@ -626,7 +629,7 @@ fn no_row_covers_what_must_not_be_blocked_and_no_other_session_is_lost() {
         let addresses: BTreeSet<Address> =
             universe().into_iter().chain(contents.scanners.iter().map(|block| block.network())).collect();
         for unit in ["address", "prefix", "asn"] {
-            let density = *random.pick(&["0", "0", "0.01", "0.02"]);
+            let density = *random.pick(&["1e-30", "1e-30", "0.01", "0.02"]);
             let list = targets(&mut db, &format!("NULL, unit => '{unit}', min_density => {density}"));
             let what = format!("seed {seed}, unit {unit}, density {density}");
             for address in &addresses {
@@ -651,23 +654,21 @@ fn no_row_covers_what_must_not_be_blocked_and_no_other_session_is_lost() {
 #[test]
 fn invalid_arguments_are_refused_with_what_is_valid() {
     let mut db = attacked(&[]);
+    let density = "min_density must be greater than 0, and at most 1";
+    let density_hint = Some(
+        "With 0.25, a prefix is listed if sessions came from a quarter of its addresses. With 0.01, a /24 prefix is listed \
+         if sessions came from 3 addresses.",
+    );
     for (arguments, code, message, hint) in [
         ("NULL, unit => 'subnet'", "22023", "invalid unit", Some("Use one of address, prefix, asn.")),
         ("NULL, unit => NULL", "22023", "invalid unit", Some("Use one of address, prefix, asn.")),
         ("NULL, 0", "22023", "min_sessions must be at least 1", None),
         ("NULL, NULL", "22023", "min_sessions must be at least 1", None),
-        (
-            "NULL, min_density => 1.5",
-            "22023",
-            "min_density must be between 0 and 1",
-            Some("With 0.25, a prefix is listed if sessions came from a quarter of its addresses."),
-        ),
-        (
-            "NULL, min_density => 'NaN'",
-            "22023",
-            "min_density must be between 0 and 1",
-            Some("With 0.25, a prefix is listed if sessions came from a quarter of its addresses."),
-        ),
+        ("NULL, min_density => 1.5", "22023", density, density_hint),
+        ("NULL, min_density => 'NaN'", "22023", density, density_hint),
+        ("NULL, min_density => NULL", "22023", density, density_hint),
+        // One session would put a whole provider on the list.
+        ("NULL, min_density => 0", "22023", density, density_hint),
         ("NULL, lifetime => '-1 day'", "22023", "lifetime must not be negative", None),
     ] {
         let refusal = db.refused(&format!("SELECT * FROM blocklist('sessions', {arguments})"));

@@ -91,14 +91,14 @@ fn stix2_and_its_validator_accept_the_bundle_and_hostile_names_survive() {
             ])
         );
     }
-    let dense = ["--unit", "prefix", "--min-density", "0"];
+    let dense = ["--unit", "prefix", "--min-density", "1e-30"];
     let found = read_back(&db, &role, "stix", &dense);
     assert!(
         found["patterns"].to_string().contains("[ipv4-addr:value ISSUBSET '60.0.0.0/24']"),
         "{}",
         found["patterns"]
     );
-    let found = read_back(&db, &role, "stix", &["--unit", "asn", "--min-density", "0"]);
+    let found = read_back(&db, &role, "stix", &["--unit", "asn", "--min-density", "1e-30"]);
     // The network has sessions of both families, and is there once.
     assert_eq!(found["patterns"].to_string().matches("[autonomous-system:number = 15169]").count(), 1);
     // A list without targets is valid, too.
@@ -160,7 +160,7 @@ fn pymisp_loads_the_event() {
     let again = read_back(&db, &role, "misp", &["--since", "2024-05-02"]);
     assert_eq!(again["uuid"], found["uuid"]);
     assert!(found["uuids"].as_array().expect("uuids").contains(&again["uuids"][0]));
-    let networks = read_back(&db, &role, "misp", &["--unit", "asn", "--min-density", "0"]);
+    let networks = read_back(&db, &role, "misp", &["--unit", "asn", "--min-density", "1e-30"]);
     assert!(networks["attributes"].to_string().contains(r#"["AS","15169",true,"#), "{networks}");
     assert_eq!(read_back(&db, &role, "misp", &["--since", "2030-01-01"])["attributes"], json!([]));
 }
@@ -273,7 +273,7 @@ fn nft_accepts_the_sets_of_both_families() {
     let (mut db, role) = attacked();
     name_networks(&mut db);
     let addresses = nft_file(&db, &role, "addresses", &[]);
-    let prefixes = nft_file(&db, &role, "prefixes", &["--unit", "prefix", "--min-density", "0"]);
+    let prefixes = nft_file(&db, &role, "prefixes", &["--unit", "prefix", "--min-density", "1e-30"]);
     let empty = nft_file(&db, &role, "empty", &["--since", "2030-01-01"]);
     let forever = nft_file(&db, &role, "forever", &["--lifetime", "1000 years"]);
     for file in [&addresses, &prefixes, &empty, &forever] {
@@ -286,8 +286,12 @@ fn nft_accepts_the_sets_of_both_families() {
     assert!(of_addresses.contains("chain own"), "{of_addresses}");
     // The other sessions are older than 30 days at that time.
     assert!(!of_addresses.contains("60.0.0.1") && !of_addresses.contains("2001:4860"), "{of_addresses}");
-    let young =
-        nft_file(&db, &role, "young", &["--lifetime", "31 days", "--unit", "prefix", "--min-density", "0"]);
+    let young = nft_file(
+        &db,
+        &role,
+        "young",
+        &["--lifetime", "31 days", "--unit", "prefix", "--min-density", "1e-30"],
+    );
     let of_prefixes = listed(&[&addresses, &young], list);
     for element in ["8.8.8.0/24 timeout 2d", "60.0.0.0/24 timeout 18h", "2001:4860::/48 timeout 18h"] {
         assert!(of_prefixes.contains(element), "{element}: {of_prefixes}");
@@ -298,7 +302,7 @@ fn nft_accepts_the_sets_of_both_families() {
         let document = json!({"cymru": {"prefix": prefix}});
         db.run(&format!("UPDATE ip_inventory SET enrichment = '{document}' WHERE ip_address = '{address}'"));
     }
-    let targets = exported(&db, &role, &["--format", "plain", "--unit", "prefix", "--min-density", "0"]);
+    let targets = exported(&db, &role, &["--format", "plain", "--unit", "prefix", "--min-density", "1e-30"]);
     assert!(
         targets.contains("60.0.0.0/16\n60.0.0.0/24\n") || targets.contains("60.0.0.0/24\n60.0.0.0/16\n"),
         "{targets}"
@@ -307,7 +311,7 @@ fn nft_accepts_the_sets_of_both_families() {
         &db,
         &role,
         "overlapping",
-        &["--lifetime", "31 days", "--unit", "prefix", "--min-density", "0"],
+        &["--lifetime", "31 days", "--unit", "prefix", "--min-density", "1e-30"],
     );
     let of_overlapping = listed(&[&addresses, &overlapping], list);
     assert!(of_overlapping.contains("60.0.0.0/16 timeout 18h"), "{of_overlapping}");
@@ -335,6 +339,46 @@ fn nft_accepts_the_sets_of_both_families() {
     let named = nft_file(&db, &role, "named", &["--nft-table", "filter_2", "--nft-set", "bad"]);
     let text = std::fs::read_to_string(named).expect("the file is there");
     assert!(text.contains("add set inet filter_2 bad6 {"), "{text}");
+}
+
+#[test]
+fn empty_sets_of_expired_targets_are_no_failure_but_a_message() {
+    if !has("psycopg2") {
+        return;
+    }
+    let (db, role) = attacked();
+    let run = |more: &[&str]| {
+        let output =
+            program(&db, &role, &[&["--format", "nft"], more].concat()).output().expect("python3 runs");
+        assert!(output.status.success(), "{}", errors(&output));
+        (String::from_utf8_lossy(&output.stdout).contains("add element"), errors(&output))
+    };
+    let (has_elements, message) = run(&["--now", "2026-01-01"]);
+    assert!(!has_elements);
+    assert!(
+        message.contains("because all 5 targets had expired at 2026-01-01T00:00:00Z")
+            && message.contains("--now"),
+        "{message}"
+    );
+    assert_eq!(message.lines().count(), 1);
+    for more in [&["--now", "2024-05-03"][..], &["--now", "2026-01-01", "--lifetime", "9 years"]] {
+        assert_eq!(run(more), (true, String::new()));
+    }
+    // No target is no expired target.
+    assert_eq!(run(&["--since", "2030-01-01"]), (false, String::new()));
+}
+
+#[test]
+fn a_density_that_would_block_whole_providers_is_refused() {
+    if !has("psycopg2") {
+        return;
+    }
+    let (db, role) = attacked();
+    let arguments = ["--format", "plain", "--unit", "prefix", "--min-density", "0"];
+    let output = program(&db, &role, &arguments).output().expect("python3 runs");
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    assert!(errors(&output).contains("min_density must be greater than 0"), "{}", errors(&output));
+    assert!(errors(&output).contains("With 0.01, a /24 prefix is listed"), "{}", errors(&output));
 }
 
 #[test]
