@@ -4,6 +4,7 @@
 //! Only the steps before the commit may run SQL. The steps after the commit change memory only and cannot fail. An ERROR at that
 //! time would restart the whole cluster.
 
+use crate::document::answer_cache;
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::{self, Callbacks, Level, Outcome};
 use crate::session::{attribution, pending};
@@ -36,6 +37,7 @@ fn ended(outcome: Outcome) {
     pending::transaction_ended();
     snapshot_fill::clear();
     attribution::transaction_ended(outcome);
+    answer_cache::transaction_ended();
     telemetry::transaction_ended(outcome);
     inbox_duplicates::transaction_ended(outcome);
     // This step runs last, because it wakes other processes. Those processes must see the results of the steps above.

@@ -6,7 +6,7 @@
 //! takes longer, so with a running clock there would be far more checks for each session.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use server_tests::Cluster;
@@ -48,34 +48,64 @@ pub fn instructions(
     script: &str,
     profile: Option<&Path>,
 ) -> f64 {
-    let copy = cluster.files().join("copy");
-    let _ = std::fs::remove_dir_all(&copy);
-    run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(cluster.data_dir()).arg(&copy));
-    let input = cluster.files().join("script");
-    std::fs::write(&input, script).expect("the script can be written");
     let counts = cluster.files().join("callgrind.out");
-    let installation = cluster.installation();
     let clock = Clock::stopped("callgrind");
-    let stderr = run(installation
-        .server_command("valgrind")
+    let mut valgrind = cluster.installation().server_command("valgrind");
+    valgrind
         .arg("--tool=callgrind")
         .arg(format!("--callgrind-out-file={}", counts.display()))
-        .arg(installation.bindir.join("postgres"))
-        .args(["--single", "-D"])
-        .arg(&copy)
-        .args(settings)
-        .arg(database)
+        .arg(cluster.installation().bindir.join("postgres"))
         .env("LD_PRELOAD", clock::library())
-        .env("COWRIE_ENRICH_TEST_CLOCK", clock.path())
-        .stdin(File::open(&input).expect("the script can be read"))
-        .current_dir(&copy));
-    assert!(!stderr.contains("ERROR"), "{stderr}");
+        .env("COWRIE_ENRICH_TEST_CLOCK", clock.path());
+    let (_, stderr) = single_user(&mut valgrind, cluster, database, settings, script);
     if let Some(profile) = profile {
         std::fs::copy(&counts, profile).expect("the profile can be copied");
     }
     // ==123== Collected : 123456
     let collected = stderr.lines().find_map(|line| line.split_once("Collected : ")).map(|(_, number)| number);
     collected.and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("no count: {stderr}"))
+}
+
+/// Returns the position in the write-ahead log after a backend has run the script and the server has stopped. The arguments are
+/// those of [`instructions`].
+pub fn wal_position(cluster: &Cluster, database: &str, settings: &[&str], script: &str) -> f64 {
+    let postgres = cluster.installation().bindir.join("postgres");
+    let mut server = cluster.installation().server_command(postgres);
+    let (copy, _) = single_user(&mut server, cluster, database, settings, script);
+    let output = cluster.installation().client_program("pg_controldata").arg(&copy).output().expect("pg_controldata runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // Latest checkpoint location:           0/2A000028
+    let position = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Latest checkpoint location:"))
+        .and_then(|position| position.trim().split_once('/'))
+        .unwrap_or_else(|| panic!("no position: {text}"));
+    let [upper, lower] = [position.0, position.1].map(|hex| u64::from_str_radix(hex, 16).expect("a hexadecimal number"));
+    ((upper << 32) + lower) as f64
+}
+
+/// Runs a script in single-user mode, on a copy of the data directory of a stopped cluster. Returns the copy and the standard error.
+fn single_user(
+    server: &mut Command,
+    cluster: &Cluster,
+    database: &str,
+    settings: &[&str],
+    script: &str,
+) -> (PathBuf, String) {
+    let copy = cluster.files().join("copy");
+    let _ = std::fs::remove_dir_all(&copy);
+    run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(cluster.data_dir()).arg(&copy));
+    let input = cluster.files().join("script");
+    std::fs::write(&input, script).expect("the script can be written");
+    let stderr = run(server
+        .args(["--single", "-D"])
+        .arg(&copy)
+        .args(settings)
+        .arg(database)
+        .stdin(File::open(&input).expect("the script can be read"))
+        .current_dir(&copy));
+    assert!(!stderr.contains("ERROR"), "{stderr}");
+    (copy, stderr)
 }
 
 /// Runs a program that must succeed. Returns its standard error.

@@ -138,11 +138,12 @@ fn measure_copy(
                 for connection in 0..CONNECTIONS {
                     let mut session = db.another();
                     scope.spawn(move || {
+                        // Each connection loads the log of another period. The sessions of an address are close in time.
+                        let own = sessions / CONNECTIONS / 6;
                         let rows: String = (0..sessions / CONNECTIONS)
                             .map(|n| {
-                                // Every sixth session or so is of a new address.
-                                let address =
-                                    addresses[(n * CONNECTIONS + connection) * 7_919 % (sessions / 6)];
+                                let nearby = (n / 6 + n * 7_919 % 500) % own;
+                                let address = addresses[connection * own + nearby];
                                 format!("{connection}-{n}\t{address}\t2024-05-01 12:00\n")
                             })
                             .collect();

@@ -16,7 +16,7 @@ pub const ATTACHED: &str = "attached";
 const NAIVE: &str = "naive";
 
 /// cowrieprocessor's table with its snapshot columns, so that rows are equally wide everywhere.
-const TABLE: &str = "
+pub const TABLE: &str = "
     CREATE TABLE {name} (
         session_id text PRIMARY KEY,
         source_ip inet,
@@ -91,7 +91,7 @@ pub fn prepare(db: &mut Database<'_>, addresses: &Addresses) {
 }
 
 /// Prepares the tables for a run: folds pending counts, removes dead rows, and writes dirty pages to disk.
-fn settle(db: &mut Database<'_>, table: &str) {
+pub fn settle(db: &mut Database<'_>, table: &str) {
     db.run("CALL enrich.fold_statistics()");
     if table == NAIVE {
         db.run("VACUUM naive_asn_inventory");
@@ -121,12 +121,13 @@ fn pgbench(db: &mut Database<'_>, table: &str, inserts: usize, clients: u32, sec
 }
 
 /// Writes the pgbench script. Keys of sessions are random, so that the keys of two runs do not collide.
-fn script(db: &Database<'_>, table: &str, inserts: usize) -> PathBuf {
+pub fn script(db: &mut Database<'_>, table: &str, inserts: usize) -> PathBuf {
+    let pool = db.number("SELECT count(*) FROM pool");
     let path = db.cluster.files().join(format!("{table}-{inserts}.sql"));
     let mut text = String::new();
     for i in 0..inserts {
         text.push_str(&format!(
-            "\\set n{i} random_zipfian(1, {POOL}, 1.05)\n\\set k{i} random(1, 9000000000000000000)\n"
+            "\\set n{i} random_zipfian(1, {pool}, 1.05)\n\\set k{i} random(1, 9000000000000000000)\n"
         ));
     }
     let transaction = inserts > 1;
@@ -177,7 +178,7 @@ pub fn measure_single(db: &mut Database<'_>, effort: &Effort, report: &mut Repor
         }
         assert_eq!(deadlocks, 0, "deadlocks or failed transactions when attached");
         for (what, tps, aim) in
-            [("attached", &attached, Aim::AtLeast(0.85)), ("hand-written trigger", &naive, Aim::None)]
+            [("attached", &attached, Aim::AtLeast(0.9)), ("hand-written trigger", &naive, Aim::None)]
         {
             report.ratio(
                 &format!("1-row transactions, {clients} clients: {what} / bare"),
@@ -205,7 +206,7 @@ pub fn measure_batches(db: &mut Database<'_>, effort: &Effort, report: &mut Repo
         "10-insert transactions, 16 clients: attached / bare",
         format!("{} / {} tps", short(median(&attached)), short(median(&bare))),
         ratios(&attached, &bare),
-        Aim::AtLeast(0.75),
+        Aim::AtLeast(0.85),
         format!("{failed} failed transactions"),
     );
     report.line(
@@ -255,7 +256,7 @@ pub fn measure_bulk(db: &mut Database<'_>, effort: &Effort, report: &mut Report)
         "INSERT … SELECT of 200000: attached / bare, time",
         format!("{} / {} s", short(median(&attached)), short(median(&bare))),
         ratios(&attached, &bare),
-        Aim::AtMost(2.5),
+        Aim::AtMost(1.9),
         String::new(),
     );
     let bare_few = time(BARE, 1_000, 20_000);
@@ -266,6 +267,43 @@ pub fn measure_bulk(db: &mut Database<'_>, effort: &Effort, report: &mut Report)
         vec![naive_few / bare_few],
         Aim::None,
         "worse than linear: 200000 take minutes".to_owned(),
+    );
+    measure_wide(db, effort, report);
+}
+
+/// Measures how long it takes to write the rows of the attached table by hand, with the values that the trigger has computed before.
+/// The trigger cannot be faster than this.
+fn measure_wide(db: &mut Database<'_>, effort: &Effort, report: &mut Report) {
+    db.run(&format!(
+        "CREATE TABLE wide AS SELECT * FROM {ATTACHED} WHERE session_id LIKE 'bulk-0-%'; VACUUM ANALYZE wide"
+    ));
+    let rows = db.number("SELECT count(*) FROM wide");
+    let (mut narrow, mut wide) = (Vec::new(), Vec::new());
+    for round in 0..effort.rounds {
+        let seconds = round_of(&["narrow", "wide"], round, |what| {
+            settle(db, BARE);
+            let columns = match what {
+                "wide" => "snapshot_asn, snapshot_country, snapshot_ip_type, enrichment, enrichment_at",
+                _ => "NULL, NULL, NULL, NULL, NULL",
+            };
+            let started = Instant::now();
+            db.run(&format!(
+                "INSERT INTO {BARE} (session_id, source_ip, first_event_at, snapshot_asn, snapshot_country,
+                                     snapshot_ip_type, enrichment, enrichment_at)
+                 SELECT '{what}-{round}-' || session_id, source_ip, now(), {columns} FROM wide"
+            ));
+            started.elapsed().as_secs_f64()
+        });
+        narrow.push(seconds[0]);
+        wide.push(seconds[1]);
+    }
+    let bytes = db.number("SELECT avg(pg_column_size(enrichment))::int FROM wide");
+    report.ratio(
+        &format!("INSERT … SELECT of {rows}: computed snapshots / bare, time"),
+        format!("{} / {} s", short(median(&wide)), short(median(&narrow))),
+        ratios(&wide, &narrow),
+        Aim::None,
+        format!("no trigger; documents of {bytes} bytes on average"),
     );
 }
 

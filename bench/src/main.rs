@@ -16,6 +16,7 @@ mod inserts;
 mod instructions;
 mod ip_types;
 mod isolation;
+mod large;
 mod lists;
 mod lookups;
 mod metrics;
@@ -24,6 +25,7 @@ mod prefixes;
 mod providers;
 mod queue;
 mod report;
+mod session_cost;
 mod sites;
 
 use server_tests::database::{Database, fresh_database, make_template};
@@ -40,7 +42,7 @@ pub struct Effort {
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let of_files = ["enrich", "lookups", "lists", "inserts", "batches", "bulk", "growth"];
+    let of_files = ["enrich", "lookups", "lists", "inserts", "batches", "bulk", "growth", "large"];
     let of_history = ["networks", "backfill", "analysis", "timeline", "prefixes", "report", "erasure"];
     let known = [
         &of_files[..],
@@ -51,6 +53,7 @@ fn main() {
             "sources",
             "queue",
             "folding",
+            "session_cost",
             "metrics",
             "ip_types",
             "sites",
@@ -91,6 +94,9 @@ fn main() {
     }
     if asked_for("folding") {
         folding::measure(&effort, &mut report);
+    }
+    if asked_for("session_cost") {
+        session_cost::measure(&effort, &mut report);
     }
     if asked_for("metrics") {
         metrics::measure(&effort, &mut report);
@@ -165,6 +171,9 @@ fn measure_files(asked_for: &impl Fn(&str) -> bool, effort: &Effort, report: &mu
 
     if asked_for("growth") {
         growth::measure(&cluster, &addresses, effort, report);
+    }
+    if asked_for("large") {
+        large::measure(&cluster, &addresses, effort, report);
     }
     addresses.store(&mut db);
     if asked_for("enrich") {

@@ -1,5 +1,6 @@
 //! Collects ratios and prints them with their aims.
 
+#[derive(Clone, Copy)]
 pub enum Aim {
     AtLeast(f64),
     AtMost(f64),

@@ -101,7 +101,7 @@ impl<'a> Answer<'a> {
 }
 
 /// Whether the document gets the key `_meta`, which describes the state of each source.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Meta {
     Omitted,
     /// The document gets `_meta`. For each provider in `skipped`, `_meta` has the state "skipped", because the caller left out the

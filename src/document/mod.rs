@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `answer` | the data in the mmdb files about an address, and the document that is stored for a new address |
+//! | `answer_cache` | answers of the mmdb files, cached until the transaction ends |
 //! | `classification` | the type of an address that the Python system determined |
 //! | `enrichment` | the documents of this extension: the content of a document, and the age of each answer in it |
 //! | `legacy` | the documents of the Python system, which the import reads |
@@ -10,6 +11,7 @@
 //! | `types` | the types of an address that its document contains |
 
 pub mod answer;
+pub mod answer_cache;
 pub mod classification;
 pub mod enrichment;
 pub mod legacy;

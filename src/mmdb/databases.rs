@@ -133,6 +133,16 @@ impl Databases {
         )
     }
 
+    /// Returns the record of an address in each file of locations and networks. If two addresses have the same records, the files
+    /// have the same data about them. Returns `None` if a file is damaged. The address must not be a bogon.
+    pub fn records(&self, address: Address) -> Option<Vec<u64>> {
+        let record = |file: &Database<Mmap>| {
+            // 0 stands for "no record".
+            file.record_offset(address).ok().map(|offset| offset.map_or(0, |offset| offset as u64 + 1))
+        };
+        self.files(Kind::City).chain(self.files(Kind::Asn)).map(record).collect()
+    }
+
     /// Returns the ASNs of all networks that have addresses in a prefix according to at least one file.
     pub fn networks_within(&self, prefix: Prefix) -> BTreeSet<u32> {
         self.network_files()

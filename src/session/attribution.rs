@@ -13,14 +13,14 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::ip_type;
 use foldhash::fast::RandomState;
 
-use crate::document::answer::{Answer, Meta};
-use crate::document::enrichment;
+use crate::document::answer::Meta;
+use crate::document::{answer_cache, enrichment};
 use crate::mmdb::{self, Databases, LoadPolicy};
 use crate::pg::column::Length;
 use crate::pg::jsonb;
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::Outcome;
-use crate::pg::value::{Bigint, Jsonb, Text, Timestamptz, ToSql, Typed, Value, value};
+use crate::pg::value::{Bigint, Jsonb, Text, Timestamptz, ToSql, Value, value};
 use crate::pg::varlena::OwnedVarlena;
 use crate::pg::{clock, invalidation, mvcc_snapshot, relation, text};
 use crate::provider::Providers;
@@ -43,7 +43,7 @@ pub struct Attribution {
     /// The type of the address, and the number of characters in this text.
     ip_type: Option<(OwnedVarlena<Text>, usize)>,
     /// The enrichment document without `_meta`. `None` if the document would be empty.
-    enrichment: Option<OwnedVarlena>,
+    enrichment: Option<Rc<OwnedVarlena>>,
     inventory: Inventory,
     /// The providers whose answers may still supply values that are unknown now.
     awaits: Providers,
@@ -176,7 +176,7 @@ impl Attribution {
             value::<Bigint>(self.asn),
             value::<Text>(self.country.filter(|_| country.takes(2))),
             value::<Text>(ip_type.map(|(kept, _)| kept)),
-            value::<Jsonb>(self.enrichment.as_ref()),
+            value::<Jsonb>(self.enrichment.as_deref()),
             value::<Timestamptz>(filled.then(clock::transaction_start)),
         ]
     }
@@ -184,7 +184,7 @@ impl Attribution {
     /// Returns the approximate size in bytes.
     fn size(&self) -> usize {
         let ip_type = self.ip_type.as_ref().map_or(0, |(kept, _)| kept.size());
-        128 + ip_type + self.enrichment.as_ref().map_or(0, OwnedVarlena::size)
+        128 + ip_type + self.enrichment.as_ref().map_or(0, |document| document.size())
     }
 }
 
@@ -215,14 +215,16 @@ fn read_inventory(oids: ExtensionOids, address: Address, databases: &Databases) 
         let ip_type = leading.map(kept_type);
         let kept = document.map(|document| jsonb::owned_without(document, "_meta"));
         if known.is_due {
-            let answer = Answer::for_address(address, databases);
-            let newer = answer.document(databases, Meta::Omitted);
-            let asn = answer.asn().or(known.asn);
+            let answer = answer_cache::of(address, databases);
+            let newer = answer.document(address, databases, Meta::Omitted);
+            let asn = answer.asn.or(known.asn);
+            let merged =
+                kept.and_then(|old| jsonb::concat((&old).to_sql(), newer.as_deref().to_sql()).into_owned());
             return Attribution {
                 asn,
-                country: answer.country().or(known.country),
+                country: answer.country.or(known.country),
                 ip_type,
-                enrichment: kept.and_then(|old| jsonb::concat((&old).to_sql(), newer).into_owned()),
+                enrichment: merged.map(Rc::new),
                 // The row must be renewed at commit, so the state of the row is unknown until then.
                 inventory: Inventory::Unknown,
                 awaits: awaits(asn),
@@ -234,7 +236,7 @@ fn read_inventory(oids: ExtensionOids, address: Address, databases: &Databases) 
             asn: known.asn,
             country: known.country,
             ip_type,
-            enrichment: kept.filter(|document| !jsonb::is_empty(document)),
+            enrichment: kept.filter(|document| !jsonb::is_empty(document)).map(Rc::new),
             inventory: Inventory::Present,
             awaits: awaits(known.asn),
             as_of,
@@ -248,18 +250,19 @@ fn kept_type(name: &str) -> (OwnedVarlena<Text>, usize) {
 }
 
 fn read_files(address: Address, databases: &Databases) -> Attribution {
-    let answer = Answer::for_address(address, databases);
-    let known = answer.is_hit() || answer.bogon.is_some();
+    let answer = answer_cache::of(address, databases);
+    let known = answer.is_hit || answer.is_bogon;
     let leading = databases.types().leading(address);
     Attribution {
-        asn: answer.asn(),
-        country: answer.country(),
+        asn: answer.asn,
+        country: answer.country,
         ip_type: leading.map(kept_type),
-        enrichment: known.then(|| answer.document(databases, Meta::Omitted)).and_then(Typed::into_owned),
+        enrichment: if known { answer.document(address, databases, Meta::Omitted) } else { None },
         inventory: Inventory::Unknown,
-        awaits: match answer.bogon {
-            Some(_) => Providers::NONE,
-            None => enrichment::awaited(None, answer.asn(), leading),
+        awaits: if answer.is_bogon {
+            Providers::NONE
+        } else {
+            enrichment::awaited(None, answer.asn, leading)
         },
         as_of: COMMITTED_AS_OF.get(),
     }

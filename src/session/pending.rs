@@ -43,8 +43,8 @@ struct Pending {
 
 /// Maximum number of addresses in memory per subtransaction level. If a level has more addresses, its counts are appended at once,
 /// and folding creates the rows. So a bulk load of millions of sessions needs limited memory. It also limits the duration of the
-/// commit, which cannot be cancelled.
-const MOST_PENDING: usize = 50_000;
+/// commit, which cannot be cancelled: creating this number of rows takes a few tenths of a second.
+const MOST_PENDING: usize = 10_000;
 
 thread_local! {
     static PENDING: RefCell<Pending> = RefCell::default();

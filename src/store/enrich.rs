@@ -6,20 +6,20 @@
 use std::collections::BTreeMap;
 
 use cowrie_enrich_engine::address::Address;
-use cowrie_enrich_engine::mmdb::clean_name;
 use cowrie_enrich_engine::providers::Purpose;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::ExtensionOids;
 use super::addresses::Inventory;
 use super::networks::{self, NetworkFacts, Networks};
-use crate::document::answer::{Answer, Meta};
+use crate::document::answer::Meta;
+use crate::document::answer_cache;
 use crate::document::enrichment::{self, LAYOUT_VERSION, country_text};
 use crate::mmdb::Databases;
 use crate::pg::mvcc_snapshot::View;
 use crate::pg::row::Row;
 use crate::pg::spi::{Connection, Run, Statement};
-use crate::pg::value::{Array, Bigint, Inet, Jsonb, Text, Timestamptz, Typed, array};
+use crate::pg::value::{Array, Bigint, Inet, Jsonb, Text, Timestamptz, ToSql, Typed, array};
 use crate::pg::{check_for_interrupts, memory};
 use crate::provider::{Provider, Providers};
 use crate::store::inbox_duplicates;
@@ -128,17 +128,21 @@ pub fn networks_of(plan: &Plan, databases: &Databases) -> Networks {
     let due = plan.due.iter().map(|address| (*address, SessionCount::default()));
     for (address, session_count) in plan.missing.iter().map(|(a, t)| (*a, *t)).chain(due) {
         check_for_interrupts();
-        let answer = Answer::for_address(address, databases);
-        let Some(asn) = answer.asn() else { continue };
-        let source_data = NetworkFacts {
-            name: answer.organization().map(|name| clean_name(name).into_owned()),
-            country: answer.country().map(country_text),
-            registry: None,
+        let answer = answer_cache::of(address, databases);
+        let Some(asn) = answer.asn else { continue };
+        let network = networks.entry(asn).or_default();
+        // Most addresses belong to a network whose values another address has already set.
+        if network.name.is_none() {
+            network.name.clone_from(&answer.organization);
+        }
+        if network.country.is_none() {
+            network.country = answer.country.map(country_text);
+        }
+        network.merge(NetworkFacts {
             first_seen: session_count.first_seen,
             last_seen: session_count.last_seen,
             ..NetworkFacts::default()
-        };
-        networks.entry(asn).or_default().merge(source_data);
+        });
     }
     networks
 }
@@ -330,11 +334,11 @@ fn answers(
         (Vec::with_capacity(addresses.len()), Vec::with_capacity(addresses.len()));
     let mut hits = 0;
     for address in addresses {
-        let answer = Answer::for_address(*address, databases);
-        hits += i64::from(answer.is_hit());
-        asns.push(answer.asn());
-        let skipped = Providers::of(wanted(*address, answer.asn(), skipped).map(|(_, provider)| provider));
-        documents.push(answer.document(databases, Meta::Written { skipped }));
+        let answer = answer_cache::of(*address, databases);
+        hits += i64::from(answer.is_hit);
+        asns.push(answer.asn);
+        let skipped = Providers::of(wanted(*address, answer.asn, skipped).map(|(_, provider)| provider));
+        documents.push(answer.document(*address, databases, Meta::Written { skipped }).as_deref().to_sql());
     }
     telemetry::add(Counter::MaxmindHits, hits);
     (asns, documents)

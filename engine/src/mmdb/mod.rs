@@ -245,6 +245,13 @@ impl<S: AsRef<[u8]>> Database<S> {
         Ok(known.then_some(place))
     }
 
+    /// Returns the offset of the address's record in the data section. Addresses with the same offset have the same values. Returns
+    /// `None` if there is no record.
+    #[inline]
+    pub fn record_offset(&self, address: Address) -> Result<Option<usize>, MmdbError> {
+        Ok(self.find(address)?.and_then(|found| found.record.offset()))
+    }
+
     pub fn network(&self, address: Address) -> Result<Option<Network<'_>>, MmdbError> {
         let Some(found) = self.find(address)? else {
             return Ok(None);
