@@ -72,7 +72,12 @@ pub fn wal_position(cluster: &Cluster, database: &str, settings: &[&str], script
     let postgres = cluster.installation().bindir.join("postgres");
     let mut server = cluster.installation().server_command(postgres);
     let (copy, _) = single_user(&mut server, cluster, database, settings, script);
-    let output = cluster.installation().client_program("pg_controldata").arg(&copy).output().expect("pg_controldata runs");
+    let output = cluster
+        .installation()
+        .client_program("pg_controldata")
+        .arg(&copy)
+        .output()
+        .expect("pg_controldata runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     // Latest checkpoint location:           0/2A000028
     let position = text
@@ -80,7 +85,8 @@ pub fn wal_position(cluster: &Cluster, database: &str, settings: &[&str], script
         .find_map(|line| line.strip_prefix("Latest checkpoint location:"))
         .and_then(|position| position.trim().split_once('/'))
         .unwrap_or_else(|| panic!("no position: {text}"));
-    let [upper, lower] = [position.0, position.1].map(|hex| u64::from_str_radix(hex, 16).expect("a hexadecimal number"));
+    let [upper, lower] =
+        [position.0, position.1].map(|hex| u64::from_str_radix(hex, 16).expect("a hexadecimal number"));
     ((upper << 32) + lower) as f64
 }
 

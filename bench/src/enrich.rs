@@ -107,7 +107,9 @@ fn write_by_hand(session: &mut Session) -> (f64, f64) {
          DELETE FROM enrich.ip_asn_history h USING public.fresh f WHERE h.ip_address = f.ip;
          DELETE FROM enrich.ip_inventory i USING public.fresh f WHERE i.ip_address = f.ip",
     );
-    for table in ["enrich.ip_inventory", "enrich.ip_asn_history", "public.kept_addresses", "public.kept_history"] {
+    for table in
+        ["enrich.ip_inventory", "enrich.ip_asn_history", "public.kept_addresses", "public.kept_history"]
+    {
         session.run(&format!("VACUUM ANALYZE {table}"));
     }
     session.run("CHECKPOINT");

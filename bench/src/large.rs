@@ -22,7 +22,8 @@ pub fn measure(cluster: &Cluster, addresses: &Addresses, effort: &Effort, report
     let mut db = fresh_database(cluster);
     db.run("CREATE TABLE pool (n int PRIMARY KEY, ip inet NOT NULL)");
     let inhabitants = addresses.population(ADDRESSES, NETWORKS);
-    let numbered = inhabitants.iter().zip(1..).map(|(inhabitant, n)| format!("{n}\t{}\n", inhabitant.address));
+    let numbered =
+        inhabitants.iter().zip(1..).map(|(inhabitant, n)| format!("{n}\t{}\n", inhabitant.address));
     db.copy("pool", &numbered.collect::<String>());
     db.run("SELECT count(*) FROM enrich.enrich_ips((SELECT array_agg(ip) FROM public.pool))");
     for table in [BARE, ATTACHED] {

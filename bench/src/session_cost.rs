@@ -30,9 +30,24 @@ pub fn measure(effort: &Effort, report: &mut Report) {
         .run("CREATE TABLE public.bare (LIKE public.sessions INCLUDING ALL); VACUUM ANALYZE public.bare");
     cluster.stop_fast();
     let kinds = [
-        Kind { what: "1 session a transaction, known address", sessions: 1, is_known: true, most_wal: Aim::AtMost(550.0) },
-        Kind { what: "10 sessions a transaction, known addresses", sessions: 10, is_known: true, most_wal: Aim::None },
-        Kind { what: "1 session a transaction, new address", sessions: 1, is_known: false, most_wal: Aim::None },
+        Kind {
+            what: "1 session a transaction, known address",
+            sessions: 1,
+            is_known: true,
+            most_wal: Aim::AtMost(550.0),
+        },
+        Kind {
+            what: "10 sessions a transaction, known addresses",
+            sessions: 10,
+            is_known: true,
+            most_wal: Aim::None,
+        },
+        Kind {
+            what: "1 session a transaction, new address",
+            sessions: 1,
+            is_known: false,
+            most_wal: Aim::None,
+        },
     ];
     for kind in kinds {
         let counted = |measured: &dyn Fn(&str) -> f64, table: &str| {
@@ -75,7 +90,9 @@ impl Kind {
             let of_session = |n: u64| {
                 let session = number * self.sessions + n;
                 let address = crowd_member(if self.is_known { session * 7 % KNOWN } else { KNOWN + session });
-                format!("INSERT INTO public.{table} (id, starttime, ip) VALUES ('s{session}', '2024-05-01 12:00', '{address}')\n")
+                format!(
+                    "INSERT INTO public.{table} (id, starttime, ip) VALUES ('s{session}', '2024-05-01 12:00', '{address}')\n"
+                )
             };
             let inserts: String = (0..self.sessions).map(of_session).collect();
             if self.sessions == 1 { inserts } else { format!("BEGIN\n{inserts}COMMIT\n") }

@@ -17,8 +17,8 @@ use foldhash::fast::RandomState;
 
 use super::answer::{Answer, Meta};
 use crate::mmdb::Databases;
-use crate::pg::{clock, memory};
 use crate::pg::varlena::OwnedVarlena;
+use crate::pg::{clock, memory};
 
 /// The data that the mmdb files contain about an address. Addresses with the same records share one answer.
 pub struct CachedAnswer {

@@ -1,6 +1,7 @@
 //! enrich_ip, enrich_ips and ensure_asn_inventory: the values that they write, merge and keep.
 
 use server_tests::database::cluster_with_world;
+use server_tests::hosts::COWRIE;
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::world::{self, Files, asn_record};
 use server_tests::{Options, database, fresh_database, wait_until};
@@ -574,4 +575,46 @@ fn counters_move_when_the_work_commits() {
     assert_eq!(db.another().one(&stats.replace("FROM ", "FROM enrich.")), "3|1|2|0|1");
     db.run("SELECT reset_enrich_stats()");
     assert_eq!(db.one(stats), "0|0|0|0|0");
+}
+
+#[test]
+fn addresses_with_the_same_records_share_answers_within_one_transaction_only() {
+    let mut db = database();
+    COWRIE.create_attached(&mut db);
+    let expected = "SELECT count(*), count(*) FILTER (WHERE
+            s.snapshot_asn IS NOT DISTINCT FROM ip_asn(s.ip::inet)
+            AND s.snapshot_country IS NOT DISTINCT FROM ip_country(s.ip::inet)
+            AND s.enrichment #>> '{maxmind,city}' IS NOT DISTINCT FROM ip_city(s.ip::inet)
+            AND s.enrichment #>> '{maxmind,asn_org}' IS NOT DISTINCT FROM ip_asn_org(s.ip::inet)
+            AND s.enrichment #>> '{validation,reason}' IS NOT DISTINCT FROM bogon_reason(s.ip::inet)
+            AND i.enrichment - '_meta' = COALESCE(s.enrichment, '{}')
+            AND (s.enrichment #>> '{maxmind,cached_at}')::timestamptz IS NOT DISTINCT FROM
+                CASE WHEN s.enrichment ? 'maxmind' THEN s.enrichment_at END),
+        count(DISTINCT s.enrichment_at), count(DISTINCT s.enrichment)
+        FROM public.sessions s JOIN ip_inventory i ON i.ip_address = s.ip::inet";
+    let others =
+        ["8.8.8.8", "8.8.4.4", "10.0.0.1", "10.0.0.2", "192.0.2.1", "2001:4860:4860::8888", "198.18.0.1"];
+    let mut stored = 0;
+    for transaction in 0..3 {
+        let crowd = (0..600).map(|n| world::crowd_member(transaction * 600 + n));
+        let addresses =
+            crowd.chain(others.iter().filter(|_| transaction == 0).map(|other| (*other).to_owned()));
+        let rows: Vec<(String, String)> =
+            addresses.enumerate().map(|(n, ip)| (format!("{transaction}-{n}"), ip)).collect();
+        let rows: Vec<(&str, Option<&str>)> =
+            rows.iter().map(|(key, ip)| (key.as_str(), Some(ip.as_str()))).collect();
+        stored += rows.len();
+        db.run(&COWRIE.insert(&rows));
+    }
+    let found = db.one(expected);
+    let [count, right, times, documents] =
+        <[&str; 4]>::try_from(found.split('|').collect::<Vec<_>>()).expect("four columns");
+    assert_eq!(
+        [count, right, times],
+        [stored.to_string().as_str(), stored.to_string().as_str(), "3"],
+        "{found}"
+    );
+    // Addresses share answers, and there is more than one answer.
+    let documents: usize = documents.parse().expect("a number");
+    assert!((20..stored).contains(&documents), "{found}");
 }
