@@ -72,6 +72,57 @@ fn logs() -> (Vec<String>, [String; 2]) {
     (parts, later.map(|part| part.concat()))
 }
 
+/// Puts a copy in the place of a log, as rsync does. Each copy has another inode.
+fn mirror(site: &Site, name: &str, text: &[u8]) {
+    let copy = site.log(".copy");
+    std::fs::write(&copy, text).unwrap();
+    std::fs::rename(copy, site.log(name)).unwrap();
+}
+
+/// Another machine has the honeypot. Its log is copied every moment, and rotated. In half of the rounds, the loader is killed in between.
+#[test]
+fn logs_that_are_mirrored_from_another_machine_are_stored_once() {
+    let (parts, later) = logs();
+    let (early, later) = (parts.concat().into_bytes(), later.concat().into_bytes());
+    let all = String::from_utf8([early.as_slice(), &later].concat()).unwrap();
+    let Some(clean) = clean_contents("mirror_clean", &all) else {
+        return;
+    };
+    let mut random = Random::seeded();
+    for round in 0..4 {
+        let mut database = Database::new("mirror").unwrap();
+        let dsn = database.role("loader_mirror", "follow");
+        let site = Site::new("mirror", &dsn);
+        let mut follower = Some(site.start(&[]));
+        let mut pause = |random: &mut Random| {
+            std::thread::sleep(Duration::from_millis(random.below(300)));
+            if round % 2 == 1 && random.one_in(3) {
+                follower.take().unwrap().kill();
+                follower = Some(site.start(&[]));
+            }
+        };
+        // The last part of the earlier log comes with its new name, after the later log.
+        let mut copied = 0;
+        while copied < early.len() - 600 {
+            copied = (early.len() - 1).min(copied + 1 + random.below(1500) as usize);
+            mirror(&site, "cowrie.json", &early[..copied]);
+            pause(&mut random);
+        }
+        let mut copied = 1 + random.below(500) as usize;
+        mirror(&site, "cowrie.json", &later[..copied]);
+        pause(&mut random);
+        mirror(&site, "cowrie.json.2024-01-01", &early);
+        settle(&site, "cowrie.json.2024-01-01");
+        while copied < later.len() {
+            copied = later.len().min(copied + 1 + random.below(300) as usize);
+            mirror(&site, "cowrie.json", &later[..copied]);
+            pause(&mut random);
+        }
+        wait_for(&mut database, &site, &format!("round {round} ends as a clean load"), &clean);
+        wait_until("all is read", || site.metric("cowrie_load_unread_bytes"), |bytes| *bytes == Some(0.0));
+    }
+}
+
 /// Makes the log look as if it had been copied long ago.
 fn settle(site: &Site, name: &str) {
     let file = std::fs::File::options().append(true).open(site.log(name)).unwrap();

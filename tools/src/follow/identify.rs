@@ -24,6 +24,9 @@ use super::fingerprint::{Fingerprint, HEAD, SHORTEST, Trace, Traced, prefix_of};
 use super::position::{self, LogId, Position, Positions};
 use crate::log;
 
+/// Number of bytes at the start of a log in which the time of its first event is looked for. No event of Cowrie is this long.
+const MOST_FOR_TIME: u64 = 1 << 20;
+
 /// A log in the directory, and the file that is read.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -142,7 +145,9 @@ impl Look<'_> {
         let mut candidates: Vec<(bool, u64, LogId)> = self
             .positions
             .iter()
-            .filter(|(_, position)| is_same_file(position) || position.read.bytes >= SHORTEST)
+            .filter(|(_, position)| {
+                position.read.bytes >= SHORTEST || position.read.bytes > 0 && is_same_file(position)
+            })
             .filter(|(_, position)| prefix.starts_with(&position.read.prefix))
             .map(|(id, position)| (!is_same_file(position), u64::MAX - position.read.bytes, *id))
             .collect();
@@ -187,7 +192,7 @@ impl Look<'_> {
             position.is_exhausted = false;
             // If nothing was read, only the inode is equal, and it can be used again.
             let known = position.first.filter(|_| position.read.bytes > 0);
-            position.first = known.or_else(|| first_time(&file.head));
+            position.first = known.or_else(|| first_time(&file));
         }
         self.files.insert(id, file);
     }
@@ -202,9 +207,21 @@ impl Look<'_> {
             self.copies.insert(file.file.version, id);
             return;
         }
-        match self.edited(&file) {
-            Ok(read) => self.take_new(file, read),
-            Err(error) => self.fail(file.file, error),
+        let read = match self.edited(&file) {
+            Ok(read) => read,
+            Err(error) => return self.fail(file.file, error),
+        };
+        // If nothing was read, only the inode is equal. The file can also be a copy of another log with an inode that is used again, so
+        // this comes after the comparison with other logs.
+        let is_unread_file = |(id, position): &(&LogId, &Position)| {
+            position.read.bytes == 0
+                && position.file.is_of_same_file(&file.file.version)
+                && !self.files.contains_key(id)
+        };
+        let unread = self.positions.iter().filter(is_unread_file).map(|(id, _)| *id).max();
+        match unread.filter(|_| read.bytes == 0) {
+            Some(id) => self.take_as(id, file),
+            None => self.take_new(file, read),
         }
     }
 
@@ -214,7 +231,7 @@ impl Look<'_> {
             file: file.file.version,
             is_compressed: file.is_compressed,
             is_exhausted: false,
-            first: first_time(&file.head),
+            first: first_time(&file),
             name: file.file.name(),
         };
         let id = position::add(self.positions, position);
@@ -324,10 +341,18 @@ fn ended<T: Default>(result: io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Returns the time of the first event in the start of a log.
-fn first_time(mut head: &[u8]) -> Option<Timestamp> {
+/// Returns the time of the first event of a log. Reads more of the log if its first lines are long.
+fn first_time(file: &Examined) -> Option<Timestamp> {
+    let in_head = first_time_in(&mut file.head.as_slice());
+    if in_head.is_some() || file.head.len() < HEAD {
+        return in_head;
+    }
+    first_time_in(&mut contents(&file.file.path, &file.file.version, 0).ok()?.take(MOST_FOR_TIME))
+}
+
+fn first_time_in(input: &mut dyn BufRead) -> Option<Timestamp> {
     let mut line = Vec::new();
-    while let Ok(Some(_)) = log::next_line(&mut head, &mut line) {
+    while let Ok(Some(_)) = log::next_line(input, &mut line) {
         if let Ok(entry) = log::parse(&line) {
             return Some(entry.time);
         }

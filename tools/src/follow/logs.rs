@@ -39,6 +39,8 @@ pub struct Logs {
     pub positions: Positions,
     found: Vec<Found>,
     stalled: HashMap<LogId, Stalled>,
+    /// Logs that the directory had, and since when it does not have them.
+    missing: HashMap<LogId, Instant>,
     /// Files, and the directory, that could not be read, and the times of the last attempts.
     failed: HashMap<PathBuf, Instant>,
     /// Errors since the last call of [`Logs::take_errors`].
@@ -48,17 +50,22 @@ pub struct Logs {
 
 impl Logs {
     pub fn new(directory: PathBuf, positions: Positions) -> Logs {
-        Logs {
+        let mut logs = Logs {
             directory,
             identifier: Identifier::default(),
             reader: Reader::default(),
             positions,
             found: Vec::new(),
             stalled: HashMap::new(),
+            missing: HashMap::new(),
             failed: HashMap::new(),
             errors: Vec::new(),
             error_count: 0,
-        }
+        };
+        // The newest log of the last run counts as missing until the first look at the directory finds it.
+        let newest = logs.positions.iter().max_by_key(|(_, position)| position.first).map(|(id, _)| *id);
+        logs.missing.extend(newest.map(|id| (id, Instant::now())));
+        logs
     }
 
     /// Looks for new, renamed and changed logs. Leaves out files that could not be read a moment ago.
@@ -85,11 +92,21 @@ impl Logs {
         for (path, error) in failed {
             self.fail(path, &error, now);
         }
+        self.note_missing(&found, now);
         self.reader.add_open(&mut found, &self.positions);
         let ids: HashSet<LogId> = found.iter().map(|log| log.id).collect();
         self.stalled.retain(|id, _| ids.contains(id));
         self.found = found;
         position::forget_old(&mut self.positions, &ids);
+    }
+
+    /// Notes which logs have vanished from the directory.
+    fn note_missing(&mut self, found: &[Found], now: Instant) {
+        let present: HashSet<LogId> = found.iter().map(|log| log.id).collect();
+        for id in self.found.iter().map(|log| log.id).filter(|id| !present.contains(id)) {
+            self.missing.entry(id).or_insert(now);
+        }
+        self.missing.retain(|id, _| !present.contains(id) && self.positions.contains_key(id));
     }
 
     /// Looks at the directory once. Returns the logs, and the files that could not be read.
@@ -174,7 +191,8 @@ impl Logs {
     }
 
     /// Returns the ends of the logs that are not finished: the time of the first event of the next log. A log is not finished if it
-    /// has unread lines, or was changed a moment ago. The newest log has no end.
+    /// has unread lines, or was changed a moment ago. The newest log has no end. A log that has vanished a moment ago is not finished either: if
+    /// another program copies the logs of a honeypot, the new log can come before the rest of the log that was rotated.
     pub fn unfinished_ends(&self, now: Instant, clock: Timestamp) -> Vec<Timestamp> {
         let is_new = |modified: Timestamp| clock.duration_since(modified).unsigned_abs() < COPY_WAIT;
         let is_unfinished = |index: usize| {
@@ -182,7 +200,16 @@ impl Logs {
             self.has_unread(index, now) || Timestamp::new(seconds, nanoseconds as i32).is_ok_and(is_new)
         };
         let next = self.found.iter().skip(1).map(|log| log.first).enumerate();
-        next.filter(|(index, _)| is_unfinished(*index)).map(|(_, first)| first).collect()
+        let mut ends: Vec<Timestamp> =
+            next.filter(|(index, _)| is_unfinished(*index)).map(|(_, first)| first).collect();
+        for (id, since) in &self.missing {
+            if now.saturating_duration_since(*since) < COPY_WAIT
+                && let Some(first) = self.positions.get(id).and_then(|position| position.first)
+            {
+                ends.extend(self.found.iter().map(|log| log.first).find(|next| *next > first));
+            }
+        }
+        ends
     }
 
     pub fn take_errors(&mut self) -> Vec<String> {

@@ -4,10 +4,11 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use jiff::Timestamp;
 
 use super::directory;
 use super::identify::Identifier;
@@ -221,6 +222,95 @@ fn a_compressed_log_that_ends_earlier_than_it_was_read_is_not_read_again() {
         lab.append("cowrie.json", text(&[4]));
         lab.expect(&[4]);
     });
+}
+
+/// As rsync does it: a longer copy takes the place of the log, and has another inode.
+#[test]
+fn a_log_that_is_replaced_by_a_longer_copy_is_read_on() {
+    twice("replaced", |lab| {
+        lab.append("cowrie.json", text(&[1]));
+        lab.expect(&[1]);
+        for number in 2..20 {
+            // Some copies end within a line, and some have nothing new.
+            let all: Vec<u32> = (1..=number).collect();
+            let half = &line(number + 1)[..30];
+            lab.replace("cowrie.json", &[&text(&all), half].concat(), false);
+            lab.expect(&[number]);
+            lab.replace("cowrie.json", &[&text(&all), half].concat(), false);
+            lab.expect(&[]);
+        }
+        // The log is rotated where it comes from, so its last lines come with its new name.
+        let old: Vec<u32> = (1..=25).collect();
+        lab.append("cowrie.json.2024-01-01", text(&old));
+        lab.replace("cowrie.json", &text(&[26]), false);
+        lab.expect(&[20, 21, 22, 23, 24, 25, 26]);
+        // The new log comes first.
+        lab.replace("cowrie.json", &text(&[28]), false);
+        lab.expect(&[28]);
+        lab.append("cowrie.json.2024-01-02", text(&[26, 27]));
+        lab.expect(&[27]);
+    });
+}
+
+#[test]
+fn a_log_that_vanishes_is_not_finished_for_a_while() {
+    twice("vanished", |lab| {
+        lab.append("cowrie.json", text(&[1, 2]));
+        lab.expect(&[1, 2]);
+        lab.replace("cowrie.json", &text(&[4]), false);
+        lab.expect(&[4]);
+        let ends = |lab: &Lab, seconds| {
+            // By the clock, all files are old.
+            let clock = Timestamp::now() + Duration::from_secs(3600);
+            lab.logs.unfinished_ends(lab.now + Duration::from_secs(seconds), clock)
+        };
+        if lab.restarts {
+            return;
+        }
+        let next: Timestamp = "2024-01-01T00:00:04.000004Z".parse().unwrap();
+        assert_eq!((ends(lab, 29), ends(lab, 31)), (vec![next], vec![]));
+        lab.append("cowrie.json.1", text(&[1, 2, 3]));
+        lab.expect(&[3]);
+        assert_eq!(ends(lab, 0), []);
+    });
+}
+
+#[test]
+fn logs_of_a_directory_that_is_removed_and_put_back_are_read_on() {
+    twice("put_back", |lab| {
+        lab.append("cowrie.json.1", text(&[1]));
+        lab.append("cowrie.json", text(&[2]));
+        lab.expect(&[1, 2]);
+        for number in 3..6 {
+            fs::remove_dir_all(&lab.directory).unwrap();
+            lab.expect(&[]);
+            fs::create_dir(&lab.directory).unwrap();
+            lab.expect(&[]);
+            lab.append("cowrie.json.1", text(&[1]));
+            let all: Vec<u32> = (2..=number).collect();
+            lab.append("cowrie.json", text(&all));
+            lab.now += PAUSE_AFTER_ERROR;
+            lab.expect(&[number]);
+        }
+    });
+}
+
+/// The first line is longer than the part of a log by which it is recognised, and the times of the files say nothing.
+#[test]
+fn logs_with_long_first_lines_are_read_in_the_order_of_time() {
+    for length in [20_000, 200_000] {
+        let mut lab = Lab::new("long_first");
+        let padding = format!("\",\"input\":\"{}\",\"timestamp", "x".repeat(length));
+        let long = |number: u32| line(number).replacen("\",\"timestamp", &padding, 1);
+        for (number, age) in [(1, 10), (3, 30), (2, 20)] {
+            let name = format!("cowrie.json.{number}");
+            lab.append(&name, long(number));
+            let copied = SystemTime::now() - Duration::from_secs(age);
+            File::options().append(true).open(lab.path(&name)).unwrap().set_modified(copied).unwrap();
+        }
+        let lines: Vec<String> = [1, 2, 3].map(|number| long(number).trim_end().to_owned()).into();
+        assert_eq!(lab.read(), lines);
+    }
 }
 
 #[test]

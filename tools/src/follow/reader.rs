@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::directory::{self, FileVersion};
-use super::fingerprint::{Fingerprint, Trace, Traced};
+use super::fingerprint::{Fingerprint, SHORTEST, Trace, Traced};
 use super::identify::{Found, contents};
 use super::position::{LogId, Position, Positions};
 use crate::log::{self, Rejected};
@@ -49,6 +49,7 @@ struct OpenLog {
     first: Timestamp,
     path: PathBuf,
     file: File,
+    version: FileVersion,
     /// The part that was read. It shows whether the file still is this log.
     trace: Trace,
     /// True while the rest of a line is skipped, because the line is too long.
@@ -78,14 +79,14 @@ impl Reader {
         if log.is_compressed {
             return self.read_compressed(log, &position.read, each);
         }
-        let open = self.plain.iter().position(|open| open.id == log.id);
-        let mut open = match open.map(|index| self.plain.remove(index)) {
-            Some(open) if open.trace.bytes == position.read.bytes => open,
-            _ => match OpenLog::new(log, &position.read)? {
-                Some(open) => open,
-                None => return Ok(None),
-            },
+        // If the log has another file now, the file that is open stays open until the other one is known to be the log.
+        let is_open = |open: &OpenLog| open.id == log.id && open.version.is_of_same_file(&log.version);
+        let open = match self.plain.iter().position(is_open) {
+            Some(index) => self.plain.remove(index).at(&position.read)?,
+            None => OpenLog::new(log, &position.read)?,
         };
+        let Some(mut open) = open else { return Ok(None) };
+        self.plain.retain(|open| open.id != log.id);
         // Before its first line was complete, the log had no time.
         open.first = log.first;
         let progress = open.read(last_line, each)?;
@@ -99,9 +100,16 @@ impl Reader {
         Ok(progress)
     }
 
-    /// Adds open logs that the directory does not have any more, or has only in a compressed or shorter form.
+    /// Adds open logs that the directory does not have any more, or has only in a compressed or shorter form. A longer file is the
+    /// log as another program has copied it, and is read from the position on.
     pub fn add_open(&mut self, found: &mut Vec<Found>, positions: &Positions) {
-        self.plain.retain(|open| open.trace.is_of(&open.file) && positions.contains_key(&open.id));
+        // A log of which no line was read is not recognised in another file. It would be read twice.
+        let is_known = |open: &OpenLog| {
+            open.trace.bytes >= SHORTEST || found.iter().any(|log| log.id == open.id && !log.is_compressed)
+        };
+        self.plain.retain(|open| {
+            open.trace.is_of(&open.file) && positions.contains_key(&open.id) && is_known(open)
+        });
         for open in &self.plain {
             let Ok(version) = open.file.metadata().map(|data| FileVersion::of(&data)) else { continue };
             let log = Found {
@@ -112,10 +120,11 @@ impl Reader {
                 version,
             };
             match found.iter_mut().find(|log| log.id == open.id) {
-                Some(other) if other.is_compressed => *other = log,
-                Some(other) => {
-                    other.version = if other.version.size < version.size { version } else { other.version }
-                }
+                // The compressed file can have lines that only a copy of the open file had.
+                Some(other) if other.is_compressed && positions[&open.id].is_exhausted => *other = log,
+                Some(other) if other.is_compressed => {}
+                Some(other) if other.version.size < version.size => other.version = version,
+                Some(_) => {}
                 None => found.push(log),
             }
         }
@@ -190,9 +199,18 @@ impl OpenLog {
     /// Opens a log. Returns `None` if the file does not begin with the part that was read.
     fn new(log: &Found, read: &Fingerprint) -> io::Result<Option<OpenLog>> {
         let file = directory::open_version(&log.path, &log.version)?;
-        let trace = Trace::load(&file, read.bytes)?.filter(|trace| trace.fingerprint() == *read);
-        let (id, first, path) = (log.id, log.first, log.path.clone());
-        Ok(trace.map(|trace| OpenLog { id, first, path, file, trace, is_in_long_line: false }))
+        let trace = trace_of(&file, read)?;
+        let (id, first, path, version) = (log.id, log.first, log.path.clone(), log.version);
+        Ok(trace.map(|trace| OpenLog { id, first, path, file, version, trace, is_in_long_line: false }))
+    }
+
+    /// Moves to a position that another file of the log has reached. Returns `None` if the file does not have this part.
+    fn at(self, read: &Fingerprint) -> io::Result<Option<OpenLog>> {
+        if self.trace.bytes == read.bytes {
+            return Ok(Some(self));
+        }
+        let trace = trace_of(&self.file, read)?;
+        Ok(trace.map(|trace| OpenLog { trace, is_in_long_line: false, ..self }))
     }
 
     fn read(&mut self, last_line: LastLine, each: &mut dyn FnMut(&[u8])) -> io::Result<Option<Progress>> {
@@ -239,6 +257,11 @@ impl OpenLog {
         }
         Ok(lines)
     }
+}
+
+/// Returns the trace of a part of a file, or `None` if the file does not begin with this part.
+fn trace_of(file: &File, read: &Fingerprint) -> io::Result<Option<Trace>> {
+    Ok(Trace::load(file, read.bytes)?.filter(|trace| trace.fingerprint() == *read))
 }
 
 impl LastLine {

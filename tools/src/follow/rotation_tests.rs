@@ -4,10 +4,10 @@ use std::fs;
 
 use super::logs_tests::{Lab, line};
 
-/// Rotates, copies, compresses, cuts and restarts at random. Each line is read once.
+/// Rotates, copies, replaces, compresses, cuts and restarts at random. Each line is read once.
 #[test]
 fn each_line_is_read_once_after_any_rotation() {
-    for seed in 0..150_u64 {
+    for seed in 0..300_u64 {
         let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut below = |limit: u64| {
             random ^= random << 13;
@@ -19,7 +19,7 @@ fn each_line_is_read_once_after_any_rotation() {
         let (mut written, mut read) = (Vec::new(), Vec::new());
         let (mut number, mut rotation, mut rest) = (0, 0, String::new());
         for _ in 0..60 {
-            match below(9) {
+            match below(11) {
                 0..3 => {
                     let mut text = std::mem::take(&mut rest);
                     for _ in 0..below(4) {
@@ -33,6 +33,11 @@ fn each_line_is_read_once_after_any_rotation() {
                 }
                 3..5 => read.extend(lab.read()),
                 5 => lab.restart(),
+                9.. if lab.path("cowrie.json").exists() => {
+                    // A copy takes the place of the log.
+                    lab.copy("cowrie.json", "copy");
+                    lab.rename("copy", "cowrie.json");
+                }
                 kind => {
                     lab.append("cowrie.json", std::mem::take(&mut rest));
                     if fs::metadata(lab.path("cowrie.json")).unwrap().len() == 0 {
