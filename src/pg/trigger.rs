@@ -72,6 +72,23 @@ impl TriggerCall {
         unsafe { (*(*self.data).tg_relation).rd_id }
     }
 
+    /// Returns true if the table is a shard of a Citus table, or a partition of a shard.
+    ///
+    /// Citus appends the same kind of suffix, an underscore and the number of the shard, to the name of a shard and to the
+    /// names of its triggers. Partitions of a shard inherit the trigger with its name. The names need no lookup in the catalogs
+    /// of Citus, which may not yet list a shard while Citus fills it.
+    pub fn is_on_shard(&self) -> bool {
+        // SAFETY: tg_trigger and tg_relation are set during the call. Both names are NUL-terminated.
+        let [trigger, table] = unsafe {
+            let relation = (*(*self.data).tg_relation).rd_rel;
+            [
+                CStr::from_ptr((*(*self.data).tg_trigger).tgname),
+                CStr::from_ptr((*relation).relname.data.as_ptr()),
+            ]
+        };
+        has_shard_suffix(trigger.to_bytes()) && has_shard_suffix(table.to_bytes())
+    }
+
     pub fn event(&self) -> Option<Event> {
         match self.flags() & pg_sys::TRIGGER_EVENT_OPMASK {
             pg_sys::TRIGGER_EVENT_INSERT => Some(Event::Insert),
@@ -294,3 +311,9 @@ impl Returned for Tuple {
 /// A time that timestamptz cannot hold.
 #[derive(Debug)]
 pub struct OutOfRange;
+
+/// Returns true if a name ends with an underscore and a number.
+fn has_shard_suffix(name: &[u8]) -> bool {
+    let digits = name.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    digits > 0 && name.len() > digits + 1 && name[name.len() - digits - 1] == b'_'
+}

@@ -73,7 +73,7 @@ impl LockWaitBudget {
 /// Runs all steps.
 pub fn write(oids: ExtensionOids, mut addresses: PendingAddresses, other_incomplete: &OtherIncomplete) {
     let budget = LockWaitBudget::begin();
-    let may_be_missing = addresses.iter().filter(|(_, pending)| pending.was_added && !pending.is_present());
+    let may_be_missing = addresses.iter().filter(|(_, pending)| pending.needs_row && !pending.is_present());
     let may_be_missing: Vec<(Address, SessionCount)> =
         may_be_missing.map(|(address, pending)| (*address, pending.count.arrived())).collect();
     // In a serializable transaction, folding creates the rows instead, because the reads of this step could cause serialization

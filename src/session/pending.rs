@@ -19,7 +19,8 @@ use crate::provider::Providers;
 use crate::session::attribution::Inventory;
 use crate::session::commit::{self, CreationTime, LockWaitBudget};
 use crate::session::pending_address::{
-    IncompleteTable, OtherIncomplete, PendingAddress, PendingAddresses, count_rollback, merge, rollbacks,
+    Creates, IncompleteTable, OtherIncomplete, PendingAddress, PendingAddresses, count_rollback, merge,
+    rollbacks,
 };
 use crate::store::ExtensionOids;
 use crate::store::enrich::SessionCount;
@@ -51,21 +52,23 @@ thread_local! {
 }
 
 /// Records sessions of an address. `count` is negative if sessions were removed. Also records the state of the inventory row of the
-/// address, and the table in which the sessions have null snapshot columns.
+/// address, the table in which the sessions have null snapshot columns, and whether the commit creates a missing row.
 pub fn remember(
     oids: ExtensionOids,
     address: Address,
     count: SessionCount,
     (inventory, awaits): (Inventory, Providers),
     incomplete: IncompleteTable,
+    creates: Creates,
 ) {
     let is_asked = !awaits.is_empty();
     let was_added = count.sessions > 0;
-    let new =
-        PendingAddress { count, was_added, inventory, awaits, is_asked, incomplete, as_of: rollbacks() };
+    let needs_row = was_added && creates == Creates::Rows;
+    let as_of = rollbacks();
+    let new = PendingAddress { count, was_added, needs_row, inventory, awaits, is_asked, incomplete, as_of };
     let are_enough = PENDING.with_borrow_mut(|pending| {
         pending.oids = Some(oids);
-        pending.may_be_missing |= new.was_added && inventory != Inventory::Present;
+        pending.may_be_missing |= new.needs_row && inventory != Inventory::Present;
         let level = current_level();
         if pending.levels.last().is_none_or(|(top, _)| *top != level) {
             pending.levels.push((level, PendingAddresses::default()));
@@ -145,7 +148,7 @@ pub fn create_now(oids: ExtensionOids, referenced: Option<Address>) {
     }
     let wanted: BTreeSet<Address> = PENDING.with_borrow(|pending| {
         let known = pending.levels.iter().flat_map(|(_, addresses)| addresses);
-        let missing = known.filter(|(_, pending)| pending.was_added && !pending.is_present());
+        let missing = known.filter(|(_, pending)| pending.needs_row && !pending.is_present());
         missing.map(|(address, _)| *address).chain(referenced).collect()
     });
     if wanted.is_empty() {

@@ -33,6 +33,16 @@ pub type IncompleteTable = Option<(Oid, Gaps)>;
 /// Additional tables in which sessions of an address have null snapshot columns, and which columns are null.
 pub type OtherIncomplete = HashMap<(Address, Oid), Gaps>;
 
+/// Whether a transaction creates the inventory rows of the new addresses of a table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Creates {
+    Rows,
+    /// The fold creates the rows later. The table is a shard of a Citus table. A distributed transaction may write to several
+    /// shards of a node at the same time, each on a separate connection. These connections would wait for each other's rows, and
+    /// neither PostgreSQL nor the transaction could end that wait.
+    Nothing,
+}
+
 /// The sessions of one address, and what the transaction knows about the address.
 #[derive(Clone, Copy)]
 pub struct PendingAddress {
@@ -40,6 +50,8 @@ pub struct PendingAddress {
     /// True if the transaction added at least one session. In this case, the address must be in the inventory, even if the sum of
     /// added and removed sessions is zero.
     pub was_added: bool,
+    /// True if the commit must create the row of the address in the inventory, if there is none.
+    pub needs_row: bool,
     pub inventory: Inventory,
     /// The providers whose answers may complete the stored snapshots of these sessions.
     pub awaits: Providers,
@@ -68,6 +80,7 @@ impl PendingAddress {
         }
         self.count.add(later.count);
         self.was_added |= later.was_added;
+        self.needs_row |= later.needs_row;
         self.awaits = self.awaits.with(later.awaits);
         if later.inventory == Inventory::Present {
             (self.inventory, self.as_of) = (later.inventory, later.as_of);

@@ -27,6 +27,7 @@ use crate::pg::{Oid, catalog, clock, invalidation, jsonb};
 use crate::provider::Providers;
 use crate::session::attribution::{self, Inventory};
 use crate::session::pending;
+use crate::session::pending_address::Creates;
 use crate::store::completions::Gaps;
 use crate::store::enrich::SessionCount;
 use crate::store::{ExtensionOids, session_options, snapshot_fill};
@@ -49,6 +50,8 @@ struct TriggerLayout {
     respell: bool,
     /// True if the trigger keeps the snapshot values that clients write.
     is_input_trusted: bool,
+    /// Says whether the transaction creates the inventory rows of new addresses.
+    creates: Creates,
 }
 
 thread_local! {
@@ -110,6 +113,7 @@ impl TriggerLayout {
             nullable: snapshot.map(|column| column.and_then(accepts_null) != Some(false)),
             lengths: [length(snapshot[1]), length(snapshot[2])],
             respell: trigger_call.argument(2).is_some(),
+            creates: if trigger_call.is_on_shard() { Creates::Nothing } else { Creates::Rows },
             is_input_trusted: is_input_trusted.unwrap_or_else(|failure| {
                 telemetry::error("could not read the options of a session table", &failure.message);
                 false
@@ -366,6 +370,7 @@ fn after(layout: &TriggerLayout, trigger_call: &TriggerCall, event: Event) {
             SessionCount::gone(1),
             (Inventory::Unknown, Providers::NONE),
             None,
+            layout.creates,
         );
     }
     if let Some(address) = came {
@@ -373,7 +378,14 @@ fn after(layout: &TriggerLayout, trigger_call: &TriggerCall, event: Event) {
         let session_count = SessionCount { sessions: 1, first_seen: time, last_seen: time };
         let gaps = gaps(layout, trigger_call.new_row());
         let incomplete = gaps.any().then(|| (trigger_call.table(), gaps));
-        pending::remember(layout.oids, address, session_count, attribution::seen(address), incomplete);
+        pending::remember(
+            layout.oids,
+            address,
+            session_count,
+            attribution::seen(address),
+            incomplete,
+            layout.creates,
+        );
     }
 }
 
@@ -469,6 +481,7 @@ pub fn forget_sessions(call: &Call) {
                     SessionCount::gone(sessions),
                     (Inventory::Unknown, Providers::NONE),
                     None,
+                    Creates::Nothing,
                 );
             }
         }
