@@ -32,6 +32,26 @@ pub fn not_a_host(address: Address) -> ! {
     )
 }
 
+/// The function works on inventories, but this database keeps none.
+pub fn on_member(name: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("could not run {name}() on this node of a Citus cluster"),
+        Some("The inventories of the cluster are on the coordinator.".to_owned()),
+        Some("Repeat the call on the coordinator."),
+    )
+}
+
+/// The function works with a table of this server, but Citus distributes the table.
+pub fn of_distributed(name: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("could not run {name}() for sessions that Citus distributes"),
+        Some("The function works only with tables that one server stores.".to_owned()),
+        Some("See the page docs/citus.md for what works in a cluster."),
+    )
+}
+
 pub fn null_argument(name: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,

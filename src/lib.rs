@@ -131,6 +131,7 @@ pgrx::extension_sql_file!(
 );
 pgrx::extension_sql_file!("../sql/install/79_erase.sql", name = "erase", requires = ["blocklist"]);
 pgrx::extension_sql_file!("../sql/install/80_versions.sql", name = "versions", requires = ["erase"]);
-pgrx::extension_sql_file!("../sql/install/82_restore.sql", name = "restore", requires = ["versions"]);
+pgrx::extension_sql_file!("../sql/install/81_cluster.sql", name = "cluster", requires = ["versions"]);
+pgrx::extension_sql_file!("../sql/install/82_restore.sql", name = "restore", requires = ["cluster"]);
 pgrx::extension_sql_file!("../sql/install/84_keys.sql", name = "keys", requires = ["restore"]);
 pgrx::extension_sql_file!("../sql/install/90_grants.sql", name = "grants", requires = ["keys"], finalize);

@@ -9,7 +9,7 @@ BEGIN
     FROM pg_catalog.pg_class c
     WHERE c.relnamespace OPERATOR(pg_catalog.=) '@extschema@'::pg_catalog.regnamespace::oid
       AND c.relname::text OPERATOR(pg_catalog.=) ANY (pg_catalog.regexp_split_to_array($relations$
-        address_types, asn_inventory, attached_tables, block_answer, blocked_session_tables, blocklist_exception, completion_status, counter_delta,
+        address_types, asn_inventory, attached_tables, block_answer, blocked_session_tables, blocklist_exception, cluster_member, cluster_node, completion_status, counter_delta,
         dead_letter, default_schedule, enrich_metrics, enrich_progress, enrichment_job,
         enrichment_request, incomplete_session, ip_asn_history, ip_inventory, job_address,
         known_networks, moved_addresses, network_activity, network_delta, network_reclassification,

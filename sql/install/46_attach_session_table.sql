@@ -104,7 +104,7 @@ DECLARE
     present record;
     index_name text;
     arguments text := format('%L, %L', ip_column, COALESCE(time_column, ''));
-    distributed bigint;
+    citus_kind text;
     added text;
     findings text;
     remedies text;
@@ -178,14 +178,28 @@ BEGIN
             HINT = format('First call detach_session_table(%L).', seen.rel);
     END IF;
     IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
-        -- Uses EXECUTE, because the table pg_dist_partition exists only if Citus is installed.
-        EXECUTE 'SELECT FROM pg_catalog.pg_dist_partition d WHERE d.logicalrelid::oid = $1' USING rel::oid;
-        GET DIAGNOSTICS distributed = ROW_COUNT;
-        IF distributed > 0 THEN
+        -- Uses EXECUTE, because the table pg_dist_partition exists only if Citus is installed. The value 'n' of partmethod
+        -- with the value 't' of repmodel means a reference table.
+        EXECUTE $citus$
+            SELECT CASE WHEN d.partmethod = 'n' AND d.repmodel = 't' THEN 'reference' ELSE 'distributed' END
+            FROM pg_catalog.pg_dist_partition d WHERE d.logicalrelid::oid = $1
+            $citus$ INTO citus_kind USING rel::oid;
+        IF citus_kind = 'reference' THEN
             RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
-                MESSAGE = format('%s is distributed by Citus', rel),
-                DETAIL = 'The triggers of a distributed table do not fire on the node where the table was created.',
-                HINT = 'Keep sessions in a local table. See section Citus of docs/scaling.md.';
+                MESSAGE = format('%s is a reference table of Citus', rel),
+                DETAIL = 'Each node stores a copy of each row, so each session would be counted once for each node.',
+                HINT = 'Distribute the table with create_distributed_table(). See docs/citus.md.';
+        END IF;
+        IF citus_kind IS NOT NULL AND current_setting('citus.enable_unsafe_triggers', true) IS DISTINCT FROM 'on' THEN
+            RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+                MESSAGE = format('%s is distributed by Citus, and Citus refuses triggers', rel),
+                HINT = 'Set citus.enable_unsafe_triggers = on in postgresql.conf of each node, and reload the settings. See docs/citus.md.';
+        END IF;
+        IF citus_kind IS NOT NULL AND (add_foreign_key OR run_triggers IS NOT NULL OR trust_input IS NOT NULL) THEN
+            RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+                MESSAGE = format('%s is distributed by Citus, so it can have neither a foreign key to ip_inventory nor options', rel),
+                DETAIL = 'The inventories and the options of tables are local tables of each node.',
+                HINT = 'Leave out the arguments add_foreign_key, run_triggers and trust_input. See docs/citus.md.';
         END IF;
     END IF;
 
@@ -348,6 +362,10 @@ BEGIN
           SELECT 0, 'The foreign key to ip_inventory was dropped.',
                  'To restore the foreign key, call attach_session_table() again with add_foreign_key => true, and repeat all other arguments.'
           WHERE had_key AND NOT add_foreign_key
+          UNION ALL
+          SELECT 0, 'Citus creates no TRUNCATE triggers on existing shards, so a TRUNCATE does not reduce the counts.',
+                 'Call attach_session_table() before create_distributed_table(). Or call recount_distributed_sessions() after each TRUNCATE.'
+          WHERE citus_kind IS NOT NULL
           UNION ALL
           SELECT t.place, t.finding, t.remedy
           FROM @extschema@.session_table_findings(rel, ip_column, time_column)

@@ -16,7 +16,7 @@ use crate::pg::sql_function::Call;
 use crate::pg::value::{Bigint, Boolean, Integer, ToSql, Typed, Value};
 use crate::provider::limiter;
 use crate::provider::{self, Provider, Providers};
-use crate::store::{ExtensionOids, cancel_requests as cancelling, queue, session_priority};
+use crate::store::{ExtensionOids, cancel_requests as cancelling, cluster, queue, session_priority};
 use crate::{row, sql_function};
 
 sql_function!(providers_wrapper, pg_finfo_providers_wrapper, providers);
@@ -198,6 +198,9 @@ sql_function!(set_session_priority_wrapper, pg_finfo_set_session_priority_wrappe
 fn set_session_priority(call: &Call) {
     let Some(table) = call.oid(0) else { error::null_argument("rel") };
     require_writable("set_session_priority()");
+    if cluster::is_citus_table(table) {
+        error::of_distributed("set_session_priority");
+    }
     let expression = call.text(1).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
     session_priority::set(ExtensionOids::of_caller(call), table, expression.as_deref());
 }

@@ -3,13 +3,15 @@
 use cowrie_enrich_engine::address::Address;
 
 use crate::error::{self, require_writable};
+use crate::pg::role::acting_as;
+use crate::pg::spi::Connection;
 use crate::pg::sql_function::Call;
 use crate::pg::user_table::{FrozenTable, Lock};
 use crate::pg::value::{Array, Bigint, Boolean, Regclass, ToSql, Typed, array};
-use crate::pg::{catalog, invalidation, role};
+use crate::pg::{catalog, check_for_interrupts, invalidation, role};
 use crate::session::trigger;
 use crate::sql_function;
-use crate::store::{ExtensionOids, addresses, fold, session_foreign_key, session_options};
+use crate::store::{ExtensionOids, addresses, cluster, fold, session_foreign_key, session_options};
 
 sql_function!(enrich_session_wrapper, pg_finfo_enrich_session_wrapper, trigger::enrich_session);
 
@@ -38,6 +40,9 @@ sql_function!(
 );
 fn set_session_table_options(call: &Call) {
     let Some(rel) = call.oid(0) else { error::null_argument("rel") };
+    if cluster::is_citus_table(rel) {
+        error::of_distributed("set_session_table_options");
+    }
     session_options::set(ExtensionOids::of_caller(call), rel, call.boolean(1), call.boolean(2));
 }
 
@@ -83,5 +88,31 @@ fn lock_session_table(call: &Call) -> Option<Typed<Array<Regclass>>> {
 sql_function!(fold_statistics_wrapper, pg_finfo_fold_statistics_wrapper, fold_statistics);
 fn fold_statistics(call: &Call) {
     require_writable("fold_statistics()");
-    fold::run(ExtensionOids::of_caller(call), !call.is_atomic()).report();
+    let oids = ExtensionOids::of_caller(call);
+    if cluster::is_member(oids) {
+        error::on_member("fold_statistics");
+    }
+    if cluster::is_coordinator(oids) {
+        collect(oids, !call.is_atomic());
+    }
+    fold::run(oids, !call.is_atomic()).report();
+}
+
+/// Collects the counts of the nodes of a Citus cluster. If `may_commit` is true, commits after each batch, until no counts are left.
+/// Otherwise collects one batch of each node, because a node sends the next batch only after a commit.
+fn collect(oids: ExtensionOids, may_commit: bool) {
+    if !may_commit {
+        Connection::with(oids.schema, |connection| acting_as(oids.owner, || cluster::collect(connection)));
+        return;
+    }
+    Connection::with_commits(oids.schema, |connection| {
+        loop {
+            let counts = acting_as(oids.owner, || cluster::collect(connection));
+            connection.commit();
+            check_for_interrupts();
+            if counts == 0 {
+                break;
+            }
+        }
+    });
 }

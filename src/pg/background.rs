@@ -270,9 +270,13 @@ const OWN_SETTINGS: [(&CStr, &CStr); 8] = [
     (c"exit_on_error", c"off"),
 ];
 
-/// Settings that do not exist in all versions of PostgreSQL. The second setting was added in minor releases.
-const LATER_SETTINGS: [(&CStr, &CStr); 2] =
-    [(c"transaction_timeout", c"0"), (c"restrict_nonsystem_relation_kind", c"")];
+/// Settings that do not exist in all versions of PostgreSQL, and a setting of Citus. The second setting was added in minor
+/// releases. The third setting lets queries on pg_class find the shards of Citus tables.
+const LATER_SETTINGS: [(&CStr, &CStr); 3] = [
+    (c"transaction_timeout", c"0"),
+    (c"restrict_nonsystem_relation_kind", c""),
+    (c"citus.override_table_visibility", c"off"),
+];
 
 /// Reads the settings again after a reload.
 pub fn reload_settings() {

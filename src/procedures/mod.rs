@@ -32,8 +32,8 @@ use crate::pg::varlena::OwnedVarlena;
 use crate::pg::{self, Oid, check_for_interrupts, relation};
 use crate::procedures::progress::{self as report, ProgressReporter};
 use crate::shared_state::PROCEDURES;
-use crate::store::ExtensionOids;
 use crate::store::procedure_call::{self, Key};
+use crate::store::{ExtensionOids, cluster};
 
 /// The hint that is shown if an attached table is not intact.
 const ATTACH_AGAIN: &str = "Undo the change, or call attach_session_table() again with all arguments of the earlier call. Then call backfill_sessions() for the table.";
@@ -63,6 +63,11 @@ impl Procedure {
         Procedure::EraseAddress,
         Procedure::ExpireAddresses,
     ];
+
+    /// Returns true if the procedure reads the sessions of all attached tables.
+    const fn reads_all_sessions(self) -> bool {
+        matches!(self, Procedure::RefreshSessionCounts | Procedure::EraseAddress | Procedure::ExpireAddresses)
+    }
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -113,6 +118,15 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
     }
     error::require_writable(&format!("{}()", procedure.name()));
     let oids = ExtensionOids::of_caller(call);
+    if cluster::is_member(oids) {
+        error::on_member(procedure.name());
+    }
+    let are_distributed = || {
+        Connection::with(oids.schema, |connection| acting_as(oids.owner, || cluster::distributes(connection)))
+    };
+    if cluster::is_citus_table(options.relation) || procedure.reads_all_sessions() && are_distributed() {
+        error::of_distributed(procedure.name());
+    }
     let kind = procedure as u16;
     let calls_table = relation::find(oids.schema, c"procedure_call");
     // The guard in this variable releases all advisory locks of the session. It must be dropped after `_held`, which releases its

@@ -12,6 +12,7 @@ pub mod block_answer;
 pub mod build_asn_inventory;
 pub mod campaigns;
 pub mod cancel_requests;
+pub mod cluster;
 pub mod complete_sessions;
 pub mod completions;
 pub mod counter_deltas;

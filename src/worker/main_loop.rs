@@ -32,8 +32,8 @@ use crate::store::queue::{self, CreatedJobs};
 use crate::store::recount_requests::RecountRequest;
 use crate::store::requeue::{self, Progress};
 use crate::store::{
-    self, block_answer, completions, counter_deltas, fold, network_answers, provider_quota, reclassification,
-    recount_requests, session_options, sizes,
+    self, block_answer, cluster, completions, counter_deltas, fold, network_answers, provider_quota,
+    reclassification, recount_requests, session_options, sizes,
 };
 use crate::telemetry::{self, metric_values};
 use crate::versions;
@@ -78,6 +78,8 @@ pub struct Worker {
     take_over: Due,
     create_jobs: Due,
     fold: Due,
+    /// On the coordinator of a Citus cluster: the collection of the counts of the nodes.
+    collection: Due,
     reclassification: Due,
     sweep: Due,
     count: Due,
@@ -98,6 +100,8 @@ pub struct Worker {
     restored_at: Timestamp,
     /// Time when the worker last looked for outdated copies of mmdb files.
     files_checked_at: Timestamp,
+    /// True if the counts of this database go to the coordinator of a Citus cluster.
+    is_member: bool,
     /// True if the last round did no work because the database was being restored.
     waits_for_restore: bool,
     /// True if the last round found that the library and the SQL objects have different versions.
@@ -171,6 +175,7 @@ impl Worker {
             take_over: Due::now(),
             create_jobs: Due::now(),
             fold: Due::now(),
+            collection: Due::now(),
             reclassification: Due::now(),
             sweep: Due::now(),
             count: Due::now(),
@@ -182,6 +187,7 @@ impl Worker {
             restore_checked_at: Timestamp::UNSET,
             restored_at: Timestamp::UNSET,
             files_checked_at: Timestamp::UNSET,
+            is_member: false,
             waits_for_restore: false,
             outdated: false,
             stopped_by_keys: false,
@@ -196,6 +202,9 @@ impl Worker {
         self.waits_for_restore = self.is_being_restored()?;
         if self.waits_for_restore {
             return Ok(RESTORE_PAUSE);
+        }
+        if self.is_member {
+            return self.round_of_member();
         }
         let mut made = vec![
             none_if_failed(self.take_over())?.is_some(),
@@ -226,6 +235,7 @@ impl Worker {
             }
         }
         made.push(none_if_failed(self.reclassify())?.is_some());
+        made.push(none_if_failed(self.collect())?.is_some());
         made.push(none_if_failed(self.fold())?.is_some());
         if self.recounter.step(&self.steps) {
             self.fold.request();
@@ -247,11 +257,64 @@ impl Worker {
         let next = next
             .min(self.create_jobs.at())
             .min(self.fold.at())
+            .min(self.collection.at())
             .min(self.session_priorities.next())
             .min(self.counts_at());
         let next = next.min(self.reclassification.at()).min(self.recounter.next());
         let next = next.min(self.take_over.at()).min(self.owners.next());
         Ok((next - clock::now()).min(naptime()))
+    }
+
+    /// Runs one round on a node of a Citus cluster whose counts go to the coordinator. The worker of the coordinator folds the
+    /// counts and asks the providers. This worker only completes the sessions that are stored on this node.
+    fn round_of_member(&mut self) -> Result<Duration, Stop> {
+        let mut made = vec![none_if_failed(self.take_over())?.is_some()];
+        if self.create_jobs.is_now() {
+            let created = self.create_completions();
+            self.create_jobs.attempted(&created, |is_full| if *is_full { AT_ONCE } else { after_naptime() });
+            made.push(none_if_failed(created)?.is_some());
+        }
+        if self.sweep.is_now() {
+            let swept = self.steps.step(StepKind::Sweep, |_, connection| {
+                session_options::forget(connection);
+                completions::forget(connection);
+            });
+            self.sweep.attempted(&swept, |()| clock::now() + SWEEP_EVERY);
+            made.push(none_if_failed(swept)?.is_some());
+        }
+        // The coordinator sends answers at any time, and does not wake this worker.
+        if self.collection.is_now() {
+            self.owners.look();
+            self.collection.attempted(&Ok(()), |()| after_naptime());
+        }
+        made.push(none_if_failed(self.owners.step(&self.steps, &mut self.session_priorities))?.is_some());
+        none_if_failed(self.count())?;
+        background::report_statistics();
+        if made.contains(&false) {
+            return Ok(retry_pause());
+        }
+        let next = self.create_jobs.at().min(self.counts_at()).min(self.owners.next());
+        let next = next.min(self.collection.at()).min(self.sweep.at()).min(self.take_over.at());
+        Ok((next - clock::now()).min(naptime()))
+    }
+
+    /// Collects the counts of the nodes of a Citus cluster. Does nothing in other databases. The fold then adds these counts to the
+    /// inventories.
+    fn collect(&mut self) -> Result<(), Stop> {
+        if !self.collection.is_now() {
+            return Ok(());
+        }
+        let collected = self.steps.step(StepKind::Fold, |oids, connection| {
+            cluster::is_coordinator(oids).then(|| cluster::collect(connection))
+        });
+        self.collection.attempted(&collected, |counts| match counts {
+            Some(1..) => AT_ONCE,
+            _ => after_naptime(),
+        });
+        if collected?.is_some_and(|counts| counts > 0) {
+            self.fold.request();
+        }
+        Ok(())
     }
 
     /// Removes outdated copies of mmdb files. The copies are removed even if no sessions are being stored.
@@ -350,10 +413,11 @@ impl Worker {
     fn is_being_restored(&mut self) -> Result<bool, Stop> {
         let now = clock::now();
         if now - self.restore_checked_at >= RESTORE_CHECKED_EVERY {
-            if self
-                .steps
-                .step(StepKind::LookForRestore, |_, _| catalog::has_superusers_client(c"pg_restore"))?
-            {
+            let (is_restored, is_member) = self.steps.step(StepKind::LookForRestore, |oids, _| {
+                (catalog::has_superusers_client(c"pg_restore"), cluster::is_member(oids))
+            })?;
+            self.is_member = is_member;
+            if is_restored {
                 self.restored_at = now;
                 // The restored rows may need any kind of work, so a sweep must look for it.
                 self.sweep.request();
@@ -563,12 +627,16 @@ impl Worker {
                 recount_requests::append(oids, RecountRequest { sessions: 0, has_gaps: true });
             }
             let may_exist = recount_requests::may_exist(oids);
-            may_exist.then(|| recount_requests::oldest(connection)).flatten()
+            let oldest = may_exist.then(|| recount_requests::oldest(connection)).flatten();
+            (oldest, oldest.is_some() && !cluster::is_coordinator(oids))
         })?;
+        // On the coordinator of a cluster, a recount would find only the sessions of this server. The requests stay, and a metric
+        // shows them.
+        let (oldest, is_wanted) = oldest;
         if is_needed {
             registry::recount_is_requested();
         }
-        self.recounter.wanted(oldest.is_some());
+        self.recounter.wanted(is_wanted);
         // This time is stored before the recount begins, because the sizes cannot be counted while the recount holds its lock on
         // session_delta.
         self.steps

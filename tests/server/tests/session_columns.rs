@@ -226,19 +226,24 @@ fn temporary_tables_are_refused_with_a_hint() {
     assert_eq!(refusal.code, "42809", "{refusal:?}");
 }
 
-/// Simulates Citus by a table with the name and columns of Citus's catalog.
+/// Simulates Citus by a table with the name and columns of Citus's catalog. The suite `citus` uses Citus itself.
 #[test]
-fn a_distributed_table_is_refused_with_a_hint() {
+fn tables_that_citus_cannot_enrich_are_refused_with_a_hint() {
     let mut db = database();
     db.run(
         "SET allow_system_table_mods = on;
-         CREATE TABLE pg_catalog.pg_dist_partition (logicalrelid regclass);
-         CREATE TABLE local (source_ip inet); CREATE TABLE shared (source_ip inet);
-         INSERT INTO pg_catalog.pg_dist_partition VALUES ('shared')",
+         CREATE TABLE pg_catalog.pg_dist_partition (logicalrelid regclass, partmethod \"char\", repmodel \"char\");
+         CREATE TABLE local (source_ip inet); CREATE TABLE shared (source_ip inet); CREATE TABLE copied (source_ip inet);
+         INSERT INTO pg_catalog.pg_dist_partition VALUES ('shared', 'h', 's'), ('copied', 'n', 't')",
     );
-    let refusal = db.refused("SELECT enrich.attach_session_table('shared')");
-    assert_eq!(refusal.code, "0A000", "{refusal:?}");
-    assert!(refusal.hint.is_some_and(|hint| hint.contains("local table")));
+    for (table, code, hint) in [
+        ("copied", "0A000", "create_distributed_table()"),
+        ("shared", "55000", "citus.enable_unsafe_triggers"),
+    ] {
+        let refusal = db.refused(&format!("SELECT enrich.attach_session_table('{table}')"));
+        assert_eq!(refusal.code, code, "{refusal:?}");
+        assert!(refusal.hint.is_some_and(|text| text.contains(hint)));
+    }
     db.run("SELECT enrich.attach_session_table('local')");
 }
 

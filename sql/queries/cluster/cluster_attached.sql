@@ -1,0 +1,2 @@
+-- The attached tables.
+SELECT a.rel::oid FROM @extschema@.attached_tables a
