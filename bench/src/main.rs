@@ -5,6 +5,7 @@ mod addresses;
 mod analysis;
 mod backfill;
 mod callgrind;
+mod citus;
 mod cymru;
 mod enrich;
 mod erasure;
@@ -58,6 +59,7 @@ fn main() {
             "ip_types",
             "sites",
             "isolation",
+            "citus",
             "instructions",
         ],
     ]
@@ -110,6 +112,10 @@ fn main() {
     // Takes ten minutes, so it runs only if it is named.
     if wanted.iter().any(|what| what == "isolation") {
         isolation::measure(&mut report);
+    }
+    // Needs an installation with Citus, so it runs only if it is named.
+    if wanted.iter().any(|what| what == "citus") {
+        citus::measure(&effort, &mut report);
     }
     // Needs an earlier commit, which bench/run installs if this measurement is named.
     if wanted.iter().any(|what| what == "instructions") {

@@ -8,6 +8,7 @@
 //! | `torture` | faults in the steps of a worker |
 //! | `installation` | the PostgreSQL under test, its user, and the directory for clusters |
 //! | `cluster` | starts a server, kills it, starts it again and removes it |
+//! | `citus` | a Citus cluster of three servers |
 //! | `clock` | a server's wall clock that a test sets while the server runs |
 //! | `session` | one connection: runs statements, reads rows, expects errors |
 //! | `database` | one shared server per test binary, one database per test |
@@ -16,6 +17,7 @@
 //! | `http` | a server with stand-ins for GreyNoise, DShield and SPUR on loopback |
 //! | `many_sites` | the sites and the central server of docs/many-sites.md |
 //! | `networks` | lookups of networks at a stand-in for Team Cymru, and the expected values of the networks |
+//! | `distributed_load` | random transactions, for a single server and for a Citus cluster |
 //! | `world` | the small internet that the fixtures describe |
 //! | `hostile` | objects of an attacker that could be found instead of the extension's |
 //! | `cowrie_export` | runs the program `cowrie-export` with the rights of an analyst |
@@ -31,12 +33,14 @@
 //! | `wait` | waits for a condition, never for a time |
 
 pub mod analyst;
+pub mod citus;
 pub mod clock;
 pub mod cluster;
 pub mod contents;
 pub mod cowrie_export;
 pub mod cymru;
 pub mod database;
+pub mod distributed_load;
 pub mod documentation;
 pub mod erasures;
 pub mod grafana;

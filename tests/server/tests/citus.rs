@@ -1,0 +1,186 @@
+//! Sessions that Citus distributes over three servers. Without Citus, these tests are not run: see `server_tests::citus`.
+
+use server_tests::citus::{CitusCluster, three_nodes};
+use server_tests::hosts::{COWRIE, SUMMARIES};
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::wait_until;
+
+/// Returns statements that store this many sessions, each with a new address of the crowd.
+fn insert_select(table: &str, first: u64, sessions: u64) -> String {
+    format!(
+        "INSERT INTO {table} (id, starttime, ip)
+         SELECT 's' || n, '2024-05-01 12:00:00', '23.' || n % 256 || '.' || n / 65280 % 256 || '.' || n / 256 % 255 + 1
+         FROM generate_series({first}, {}) n",
+        first + sessions - 1
+    )
+}
+
+#[test]
+fn connections_of_one_transaction_do_not_wait_for_each_other() {
+    let Some(cluster) = three_nodes("citus-many", |options| options) else { return };
+    cluster.create_attached(&COWRIE);
+    let mut session = cluster.session();
+    // The shards of each node get sessions of the same new networks, on several connections.
+    session.run("SET citus.max_adaptive_executor_pool_size = 8");
+    session.run(&insert_select("sessions", 1, 20_000));
+    session.run(&format!(
+        "BEGIN; {}; {}; COMMIT",
+        insert_select("sessions", 20_001, 500),
+        insert_select("sessions", 20_501, 500)
+    ));
+    assert_eq!(session.number("SELECT enrich.distribute_inventories()"), 2);
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
+    assert_eq!(session.number("SELECT count(*) FROM sessions WHERE snapshot_asn IS NULL"), 0);
+    assert_eq!(session.number("SELECT count(*) FROM enrich.ip_inventory"), 21_000);
+    wait_until(
+        "no node keeps an inventory of its own",
+        || cluster.nodes[1].session("honeypots").number("SELECT count(*) FROM enrich.ip_inventory"),
+        |rows| *rows == 0,
+    );
+}
+
+#[test]
+fn counts_go_back_to_the_nodes() {
+    let Some(cluster) = three_nodes("citus-back", |options| options) else { return };
+    cluster.create_attached(&COWRIE);
+    let mut session = cluster.session();
+    session.run("SELECT enrich.distribute_inventories()");
+    session.run(&insert_select("sessions", 1, 1_000));
+    session.run("CALL enrich.undistribute_inventories()");
+    session.run(&insert_select("sessions", 1_001, 1_000));
+    let sessions = || cluster.sum("SELECT coalesce(sum(session_count), 0)::bigint FROM enrich.ip_inventory");
+    wait_until("each node has folded", sessions, |sessions| *sessions == 2_000);
+    // The inventories move to the coordinator again.
+    session.run("SELECT enrich.distribute_inventories()");
+    session.run("DELETE FROM sessions WHERE id LIKE 's1%'");
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
+}
+
+/// Asserts that a call on the coordinator is refused with a hint.
+#[track_caller]
+fn assert_refused(cluster: &CitusCluster, statement: &str, code: &str) {
+    let refusal = cluster.session().refused(statement);
+    assert_eq!(refusal.code, code, "{statement}: {refusal:?}");
+    assert!(refusal.hint.is_some(), "{statement}: {refusal:?}");
+}
+
+#[test]
+fn what_does_not_work_is_refused() {
+    let Some(cluster) = three_nodes("citus-refused", |options| options) else { return };
+    cluster.create_attached(&COWRIE);
+    let mut session = cluster.session();
+    SUMMARIES.create(&mut session);
+    session.run("SELECT create_reference_table('session_summaries')");
+    assert_refused(&cluster, "SELECT enrich.attach_session_table('session_summaries', 'source_ip')", "0A000");
+    assert_refused(
+        &cluster,
+        "SET citus.enable_unsafe_triggers = off; SELECT enrich.attach_session_table('sessions', 'ip', 'starttime')",
+        "55000",
+    );
+    assert_refused(
+        &cluster,
+        "SELECT enrich.attach_session_table('sessions', 'ip', trust_input => true)",
+        "0A000",
+    );
+    assert_refused(
+        &cluster,
+        "SELECT enrich.attach_session_table('sessions', 'ip', run_triggers => true)",
+        "0A000",
+    );
+    for call in [
+        "CALL enrich.backfill_sessions('sessions')",
+        "CALL enrich.add_session_foreign_key('sessions')",
+        "CALL enrich.erase_address('8.8.8.8')",
+        "CALL enrich.expire_addresses('1 year')",
+        "SELECT enrich.set_session_priority('sessions', '1')",
+        "SELECT enrich.set_session_table_options('sessions', true, true)",
+    ] {
+        assert_refused(&cluster, call, "0A000");
+    }
+    session.run("SELECT enrich.distribute_inventories()");
+    assert_refused(&cluster, "CALL enrich.refresh_session_counts()", "0A000");
+    cluster.wait_until_folded();
+    let mut member = cluster.nodes[1].session("honeypots");
+    for statement in [
+        "CALL enrich.fold_statistics()",
+        "CALL enrich.refresh_session_counts()",
+        "CALL enrich.refresh_stale()",
+    ] {
+        let refusal = member.refused(statement);
+        assert_eq!(
+            (refusal.code.as_str(), refusal.hint.is_some()),
+            ("0A000", true),
+            "{statement}: {refusal:?}"
+        );
+    }
+    assert_eq!(member.refused("SELECT enrich.distribute_inventories()").code, "55000");
+}
+
+#[test]
+fn analysts_see_the_sessions_of_all_nodes() {
+    let Some(cluster) = three_nodes("citus-analysis", |options| options) else { return };
+    cluster.create_attached(&COWRIE);
+    let mut session = cluster.session();
+    session.run("SELECT enrich.distribute_inventories()");
+    session.run(&insert_select("sessions", 1, 1_000));
+    cluster.wait_until_folded();
+    for query in [
+        "SELECT sum(sessions)::bigint FROM enrich.campaign_networks('sessions')",
+        "SELECT sum(sessions)::bigint FROM enrich.campaign_addresses('sessions')",
+        "SELECT sum(sessions)::bigint FROM enrich.session_timeline('sessions', interval '1 day')",
+        "SELECT sum(sessions)::bigint FROM enrich.prefix_activity('sessions')",
+        "SELECT sum(total_session_count)::bigint FROM enrich.asn_inventory",
+        "SELECT count(*) FROM enrich.ip_inventory",
+    ] {
+        assert_eq!(session.number(query), 1_000, "{query}");
+    }
+    assert_eq!(session.number("SELECT count(*) FROM enrich.blocklist('sessions', NULL)"), 1_000);
+    session.run("TRUNCATE sessions");
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
+}
+
+#[test]
+fn a_recount_corrects_the_counts_of_a_cluster() {
+    let Some(cluster) = three_nodes("citus-recount", |options| options) else { return };
+    let mut session = cluster.session();
+    COWRIE.create(&mut session);
+    session.run("SELECT create_distributed_table('sessions', 'id')");
+    session.run(&insert_select("sessions", 1, 500));
+    COWRIE.attach(&mut session);
+    session.run("SELECT enrich.distribute_inventories()");
+    session.run(&insert_select("sessions", 501, 500));
+    session.run("DELETE FROM sessions WHERE id LIKE 's10%'");
+    session.run("CALL enrich.recount_distributed_sessions()");
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
+    // Citus creates no TRUNCATE triggers on shards that exist.
+    session.run("TRUNCATE sessions");
+    session.run("CALL enrich.recount_distributed_sessions()");
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
+}
+
+#[test]
+fn a_node_can_be_added_and_drained() {
+    let Some(cluster) = three_nodes("citus-nodes", |options| options) else { return };
+    cluster.create_attached(&COWRIE);
+    let mut session = cluster.session();
+    session.run("SELECT enrich.distribute_inventories()");
+    session.run(&insert_select("sessions", 1, 500));
+    let node = format!("'{}', 5432", cluster.nodes[2].socket_dir().display());
+    session.run(&format!("SELECT citus_drain_node({node}, shard_transfer_mode => 'block_writes')"));
+    session.run(&insert_select("sessions", 501, 500));
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
+    session.run(&format!("SELECT citus_remove_node({node})"));
+    session.run(&insert_select("sessions", 1_001, 500));
+    session.run(&format!("SELECT citus_add_node({node})"));
+    session.run("SELECT rebalance_table_shards('sessions', shard_transfer_mode => 'block_writes')");
+    session.run(&insert_select("sessions", 1_501, 500));
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
+    assert_eq!(session.number("SELECT count(*) FROM enrich.cluster_node WHERE last_error IS NULL"), 2);
+}

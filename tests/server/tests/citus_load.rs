@@ -1,0 +1,208 @@
+//! The counts and inventories of a Citus cluster equal those of a single server, under load and after killed servers. Without
+//! Citus, these tests are not run: see `server_tests::citus`.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use cowrie_enrich_upstreams::{Routes, Whois};
+use server_tests::citus::{CitusCluster, DATABASE, three_nodes};
+use server_tests::cymru::{member, pointed_at};
+use server_tests::database::{cluster_with_world, fresh_database};
+use server_tests::distributed_load::{Load, run};
+use server_tests::hosts::COWRIE;
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::{Options, Session, wait_until};
+
+const TABLES: [(&str, &str); 1] = [("sessions", "ip")];
+
+/// Returns a cluster with the distributed table `sessions`, whose counts the coordinator collects.
+fn cluster(name: &str) -> Option<CitusCluster> {
+    let cluster = three_nodes(name, |options| options.conf("cowrie_enrich.enabled_sources = 'maxmind'"))?;
+    cluster.create_attached(&COWRIE);
+    cluster.session().run("SELECT enrich.distribute_inventories()");
+    Some(cluster)
+}
+
+/// Rows that must be the same on a single server and in a cluster. An address whose sessions were all deleted before the first
+/// fold has no row in a cluster, so only addresses with sessions are compared.
+const INVENTORIES: [&str; 4] = [
+    "SELECT host(ip_address), session_count, current_asn, geo_country, first_seen, last_seen, enrichment #- '{maxmind,cached_at}' - '_meta'
+     FROM enrich.ip_inventory WHERE session_count > 0 ORDER BY 1",
+    "SELECT current_asn, sum(session_count) FROM enrich.ip_inventory WHERE session_count > 0 GROUP BY 1 ORDER BY 1",
+    "SELECT host(h.ip_address), h.asn_number, h.verification_source FROM enrich.ip_asn_history h
+     JOIN enrich.ip_inventory i ON i.ip_address = h.ip_address AND i.session_count > 0 ORDER BY 1",
+    "SELECT id, starttime, ip, snapshot_asn, snapshot_country, snapshot_ip_type, enrichment #- '{maxmind,cached_at}' FROM sessions ORDER BY 1",
+];
+
+#[test]
+fn inventories_equal_those_of_a_single_server() {
+    let Some(cluster) = cluster("citus-oracle") else { return };
+    let single =
+        cluster_with_world(&Options::named("citus-single").conf("cowrie_enrich.enabled_sources = 'maxmind'"));
+    let mut alone = fresh_database(&single);
+    COWRIE.create_attached(&mut alone);
+    let mut session = cluster.session();
+    let mut load = Load::new(22, "o");
+    while load.sessions() < 50_000 {
+        let steps = load.transaction();
+        run(&mut alone, &steps);
+        run(&mut session, &steps);
+    }
+    alone.run("CALL enrich.fold_statistics()");
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &TABLES);
+    for query in INVENTORIES {
+        let (expected, found) = (alone.rows(query), session.rows(query));
+        let different: Vec<_> = expected.iter().zip(&found).filter(|(a, b)| a != b).take(5).collect();
+        assert_eq!((expected.len(), different), (found.len(), vec![]), "{query}");
+    }
+    let networks = "SELECT asn_number, organization_name, rir_registry, asn_type, total_session_count
+                    FROM enrich.asn_inventory WHERE total_session_count > 0 ORDER BY 1";
+    assert_eq!(alone.rows(networks), session.rows(networks));
+}
+
+/// Runs transactions in several clients until `work` returns. If `may_fail` is true, a client connects again after an error.
+fn under_load(cluster: &CitusCluster, clients: u64, may_fail: bool, work: impl FnOnce()) -> Vec<u64> {
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let running: Vec<_> = (0..clients)
+            .map(|client| {
+                let is_over = &is_over;
+                scope.spawn(move || {
+                    let mut load = Load::new(100 + client, &format!("c{client}"));
+                    let (mut session, mut committed) = (None::<Session>, 0);
+                    while !is_over.load(Ordering::Relaxed) {
+                        let Some(open) = &mut session else {
+                            session = cluster.nodes[0].try_session(DATABASE).ok();
+                            continue;
+                        };
+                        let steps = load.transaction();
+                        if !may_fail {
+                            run(open, &steps);
+                            committed += 1;
+                        } else if steps.iter().try_for_each(|step| try_step(open, step)).is_err() {
+                            session = None;
+                        } else {
+                            committed += 1;
+                        }
+                    }
+                    committed
+                })
+            })
+            .collect();
+        work();
+        is_over.store(true, Ordering::Relaxed);
+        running.into_iter().map(|client| client.join().expect("the client ends")).collect()
+    })
+}
+
+fn try_step(session: &mut Session, step: &server_tests::distributed_load::Step) -> Result<(), ()> {
+    use server_tests::distributed_load::Step;
+    match step {
+        Step::Run(text) => session.try_run(text).map_err(|_| ()),
+        Step::Copy(lines) => {
+            session.try_copy("sessions (id, starttime, ip)", lines).map(|_| ()).map_err(|_| ())
+        }
+    }
+}
+
+/// Waits until the clients have stored this many more sessions.
+fn wait_for_sessions(cluster: &CitusCluster, more: i64) {
+    let stored = || {
+        let mut session = cluster.nodes[0].try_session(DATABASE).ok()?;
+        let rows = session.try_rows("SELECT count(*) FROM sessions").ok()?;
+        rows.first()?.parse::<i64>().ok()
+    };
+    let before = wait_until("the sessions can be counted", stored, Option::is_some).unwrap_or_default();
+    let _ =
+        wait_until("the clients store sessions", stored, |count| count.is_some_and(|n| n >= before + more));
+}
+
+#[test]
+fn clients_never_wait_for_a_deadlock() {
+    let Some(cluster) = cluster("citus-clients") else { return };
+    let committed = under_load(&cluster, 16, false, || wait_for_sessions(&cluster, 20_000));
+    assert!(committed.iter().all(|transactions| *transactions > 0), "{committed:?}");
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut cluster.session(), &TABLES);
+    for node in &cluster.nodes {
+        assert!(!node.whole_log().contains("deadlock"), "{}", node.log());
+    }
+}
+
+#[test]
+fn counts_are_exact_after_servers_were_killed() {
+    let Some(cluster) = cluster("citus-kills") else { return };
+    under_load(&cluster, 6, true, || {
+        for victim in [1, 0, 2] {
+            wait_for_sessions(&cluster, 2_000);
+            cluster.nodes[victim].kill_postmaster();
+            cluster.nodes[victim].start_again();
+        }
+        wait_for_sessions(&cluster, 2_000);
+    });
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut cluster.session(), &TABLES);
+}
+
+#[test]
+fn counts_are_exact_after_shards_were_moved() {
+    let Some(cluster) = cluster("citus-moves") else { return };
+    let node = |n: usize| format!("'{}', 5432", cluster.nodes[n].socket_dir().display());
+    under_load(&cluster, 4, false, || {
+        wait_for_sessions(&cluster, 1_000);
+        let mut session = cluster.session();
+        for mode in ["force_logical", "block_writes"] {
+            let shard = session.number(&format!(
+                "SELECT min(shardid) FROM citus_shards WHERE table_name = 'sessions'::regclass AND nodename = '{}'",
+                cluster.nodes[1].socket_dir().display()
+            ));
+            session.run(&format!(
+                "SELECT citus_move_shard_placement({shard}, {}, {}, shard_transfer_mode => '{mode}')",
+                node(1),
+                node(2)
+            ));
+            wait_for_sessions(&cluster, 1_000);
+        }
+    });
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut cluster.session(), &TABLES);
+    assert_eq!(
+        cluster
+            .session()
+            .number("SELECT count(*) FROM sessions WHERE snapshot_asn IS NULL AND ip LIKE '23.%'"),
+        0
+    );
+}
+
+#[test]
+fn the_coordinator_asks_once_and_each_node_completes_its_sessions() {
+    let whois = Whois::start(Routes::synthetic());
+    let change = |options: Options| pointed_at(&whois, options);
+    let Some(cluster) = three_nodes("citus-answers", change) else { return };
+    cluster.create_attached(&COWRIE);
+    let mut session = cluster.session();
+    session.run("SELECT enrich.distribute_inventories()");
+    for n in 0..60 {
+        let sessions: Vec<(String, String)> =
+            (0..4).map(|copy| (format!("k{n}-{copy}"), member(n, 7).to_string())).collect();
+        let rows: Vec<(&str, Option<&str>)> =
+            sessions.iter().map(|(key, ip)| (key.as_str(), Some(ip.as_str()))).collect();
+        session.run(&COWRIE.insert(&rows));
+    }
+    wait_until(
+        "all sessions are complete",
+        || session.number("SELECT count(*) FROM sessions WHERE snapshot_asn IS NULL"),
+        |incomplete| *incomplete == 0,
+    );
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &TABLES);
+    assert_eq!(whois.record().asked_twice(), [] as [std::net::IpAddr; 0]);
+    assert_eq!(whois.record().questions_total(), 60);
+    assert_eq!(cluster.sum("SELECT count(*) FROM enrich.enrichment_job"), 0);
+    wait_until(
+        "the members keep no answers",
+        || cluster.nodes[1].session(DATABASE).number("SELECT count(*) FROM enrich.ip_inventory"),
+        |rows| *rows == 0,
+    );
+}
