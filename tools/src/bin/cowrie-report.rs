@@ -17,7 +17,8 @@ const HELP: &str = "\
 Writes a report about the sessions of a honeypot as one HTML page, which needs no other file and no network.
 
 usage: cowrie-report [--dsn CONNECTION] [--table TABLE] [--output FILE] [--days DAYS | --since TIME] [--until TIME]
-                     [--rows NUMBER] [--show-passwords] [--stored-time-zone ZONE] [--renewed-every HOURS]
+                     [--rows NUMBER] [--show-passwords] [--stored-time-zone ZONE] [--memory MEGABYTES]
+                     [--renewed-every HOURS]
 
   --dsn CONNECTION         connection string: 'host=… dbname=…' or postgresql://…. Missing parts come from PGHOST,
                            PGPORT, PGUSER, PGPASSWORD, PGDATABASE and PGOPTIONS. TLS is not supported.
@@ -29,6 +30,8 @@ usage: cowrie-report [--dsn CONNECTION] [--table TABLE] [--output FILE] [--days 
   --rows NUMBER            number of rows of a list (default: 20). A list of hidden passwords has at most 5.
   --show-passwords         show passwords, which are hidden by default
   --stored-time-zone ZONE  time zone of a time column without a time zone (default: UTC)
+  --memory MEGABYTES       memory for counting passwords, commands and other values of campaigns (default: 512). If it is
+                           too small, the server counts, which takes several times as long. 0: the server counts.
   --renewed-every HOURS    say on the page when the next one is due
 
 The report reads one snapshot of the database, with the rights of the connection's role. A section for which the role
@@ -53,6 +56,7 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
             stored_time_zone: "UTC".to_owned(),
             shows_passwords: false,
             rows: 20,
+            memory: 512 << 20,
             renewed_every: None,
         },
     };
@@ -71,6 +75,7 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
             Long("rows") => options.rows = positive(&mut parser, 1000)? as usize,
             Long("show-passwords") => options.shows_passwords = true,
             Long("stored-time-zone") => options.stored_time_zone = parser.value()?.string()?,
+            Long("memory") => options.memory = megabytes(&mut parser)? << 20,
             Long("renewed-every") => {
                 options.renewed_every = Some(SignedDuration::from_hours(positive(&mut parser, 24 * 366)?));
             }
@@ -102,6 +107,13 @@ fn positive(parser: &mut lexopt::Parser, most: u32) -> Result<i64, lexopt::Error
     parser.value()?.parse_with(|text| match text.parse::<u32>() {
         Ok(number) if (1..=most).contains(&number) => Ok(i64::from(number)),
         _ => Err(format!("the number must be between 1 and {most}")),
+    })
+}
+
+fn megabytes(parser: &mut lexopt::Parser) -> Result<usize, lexopt::Error> {
+    parser.value()?.parse_with(|text| match text.parse::<u32>() {
+        Ok(number) if number <= 1 << 20 => Ok(number as usize),
+        _ => Err("the number must be between 0 and 1048576"),
     })
 }
 

@@ -1,12 +1,16 @@
 //! Sessions that share a password, a user name, a command, a file or a client, from Cowrie's other tables. A value that comes from
 //! many networks points to a campaign.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use postgres::Transaction;
+use postgres::fallible_iterator::FallibleIterator;
 
+use super::counting::{CountedValue, Counting, SessionRow};
 use super::passwords::{Passwords, Shown};
 use super::table::SessionTable;
-use super::{Absent, Period, Section, section};
+use super::{Absent, Options, Period, Section, section};
 
 /// A value and the sessions that have it.
 pub struct Campaign {
@@ -105,15 +109,34 @@ impl Campaigns {
         transaction: &mut Transaction<'_>,
         table: &SessionTable,
         period: Period,
-        rows: usize,
-        shows_passwords: bool,
+        options: &Options,
     ) -> Result<Section<Campaigns>, postgres::Error> {
-        let logins = section(transaction, |transaction| logins(transaction, table, period))?;
-        let mut lists = Vec::new();
-        for kind in &KINDS {
-            let campaigns = section(transaction, |transaction| kind.read(transaction, table, period, rows))?;
-            lists.push(List { kind, campaigns });
+        let (mut logins_counted, mut lists) = (None, Vec::new());
+        let may_count = options.memory > 0 && is_utf8(transaction)?;
+        for kinds in KINDS.chunk_by(|one, other| one.table == other.table) {
+            // An error is an absent table, column or right. The statement of each list then says what is absent.
+            let counted = match may_count {
+                true => {
+                    section(transaction, |transaction| count(transaction, table, period, kinds, options))?
+                }
+                false => Ok(None),
+            };
+            if let Ok(Some(counted)) = counted {
+                logins_counted = logins_counted.or(counted.logins);
+                let counted = kinds.iter().zip(counted.lists);
+                lists.extend(counted.map(|(kind, campaigns)| List { kind, campaigns: Ok(campaigns) }));
+                continue;
+            }
+            for kind in kinds {
+                let campaigns =
+                    section(transaction, |transaction| kind.read(transaction, table, period, options.rows))?;
+                lists.push(List { kind, campaigns });
+            }
         }
+        let logins = match logins_counted {
+            Some(logins) => Ok(logins),
+            None => section(transaction, |transaction| logins(transaction, table, period))?,
+        };
         if let (Err(_), true) = (&logins, lists.iter().all(|list| list.campaigns.is_err())) {
             return Ok(Err(Absent(
                 "This section is left out, because Cowrie's tables auth, input, downloads and clients are not in the schema of \
@@ -121,7 +144,7 @@ impl Campaigns {
                     .to_owned(),
             )));
         }
-        let passwords = match shows_passwords {
+        let passwords = match options.shows_passwords {
             true => Ok(()),
             false => hide_passwords(&mut lists, transaction, table, period)?,
         };
@@ -129,7 +152,129 @@ impl Campaigns {
     }
 }
 
+/// Numbers from one pass over a table.
+struct Counted {
+    lists: Vec<Vec<Campaign>>,
+    /// Set if the table has the results of logins.
+    logins: Option<Logins>,
+}
+
+/// Number of rows that the server sends at a time.
+const ROWS_AT_A_TIME: i32 = 50_000;
+
+/// Reads a table once, and counts the values of all its kinds in memory. Returns `None` if the memory does not suffice.
+fn count(
+    transaction: &mut Transaction<'_>,
+    table: &SessionTable,
+    period: Period,
+    kinds: &[Kind],
+    options: &Options,
+) -> Result<Section<Option<Counted>>, postgres::Error> {
+    let [Kind { table: other, key, session_key, .. }, ..] = kinds else { return Ok(Ok(None)) };
+    for kind in kinds {
+        if let Err(absent) = kind.joined(transaction, table)? {
+            return Ok(Err(absent));
+        }
+    }
+    let has_logins = table.beside(transaction, other, &["success"])?.is_ok();
+    let other = match table.beside(transaction, other, &[key])? {
+        Ok(other) => other,
+        Err(absent) => return Ok(Err(absent)),
+    };
+    let columns: Vec<String> =
+        kinds.iter().map(|kind| format!("o.{}::pg_catalog.text", kind.column)).collect();
+    let (within, parameters) = table.within(&period, 1);
+    // The number of a session is shorter than its id, and the id need not be unique.
+    let statement = format!(
+        "SELECT s.number, s.address, s.network, s.seen, {success}, {columns}
+         FROM {other} o
+         JOIN (SELECT pg_catalog.row_number() OVER () AS number, s.{session_key} AS key, {address} AS address,
+                      s.snapshot_asn AS network, {seen} AS seen
+               FROM {table} s WHERE {within}) s ON s.key = o.{key}",
+        success = if has_logins && *session_key == "id" {
+            "o.success::pg_catalog.bool"
+        } else {
+            "NULL::pg_catalog.bool"
+        },
+        columns = columns.join(", "),
+        address = table.address_text(&table.address()),
+        seen = table.seen(),
+        table = table.name,
+    );
+    let mut counting = Counting::new(kinds.len(), options.memory);
+    let mut logins = Logins { attempts: 0, successful: 0 };
+    let statement = transaction.prepare(&statement)?;
+    let portal = transaction.bind(&statement, &parameters)?;
+    loop {
+        let mut rows = transaction.query_portal_raw(&portal, ROWS_AT_A_TIME)?;
+        let mut received = 0;
+        while let Some(row) = rows.next()? {
+            received += 1;
+            logins.attempts += 1;
+            logins.successful += u64::from(row.get::<_, Option<bool>>(4) == Some(true));
+            let session = SessionRow {
+                number: usize::try_from(row.get::<_, i64>(0)).unwrap_or_default(),
+                address: row.get(1),
+                network: row.get(2),
+                seen: row.get(3),
+            };
+            if counting.add(session, (0..kinds.len()).map(|column| row.get(5 + column))).is_err() {
+                return Ok(Ok(None));
+            }
+        }
+        if received < ROWS_AT_A_TIME {
+            break;
+        }
+    }
+    let addresses = addresses(transaction, table, &counting.address_texts())?;
+    let lists = counting.first(&addresses, options.rows).into_iter();
+    Ok(Ok(Some(Counted {
+        lists: lists.map(|list| list.into_iter().map(Campaign::from).collect()).collect(),
+        logins: (has_logins && *session_key == "id").then_some(logins),
+    })))
+}
+
+/// Returns the address that each text means. The extension decides, because it reads texts of many forms.
+fn addresses(
+    transaction: &mut Transaction<'_>,
+    table: &SessionTable,
+    texts: &[&str],
+) -> Result<Vec<Option<IpAddr>>, postgres::Error> {
+    let statement = format!(
+        "SELECT {} FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[])) WITH ORDINALITY r (text, number)
+         ORDER BY r.number",
+        table.parsed_address("r.text")
+    );
+    let rows = transaction.query(&statement, &[&texts])?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Returns whether texts have the same order on the server and in this program.
+fn is_utf8(transaction: &mut Transaction<'_>) -> Result<bool, postgres::Error> {
+    let row = transaction.query_one("SELECT pg_catalog.current_setting('server_encoding') = 'UTF8'", &[])?;
+    Ok(row.get(0))
+}
+
+impl From<CountedValue> for Campaign {
+    fn from(counted: CountedValue) -> Campaign {
+        let value: String = counted.value.chars().take(LONGEST).collect();
+        Campaign {
+            shown: Shown::unchanged(&value),
+            value,
+            sessions: counted.sessions,
+            addresses: counted.addresses,
+            networks: counted.networks,
+            first_seen: counted.first_seen,
+            last_seen: counted.last_seen,
+        }
+    }
+}
+
+/// Number of characters of a value that the report keeps.
+const LONGEST: usize = 20_000;
+
 impl Kind {
+    /// Lets the server count. It sorts all rows for each number of distinct values, but needs little memory.
     fn read(
         &self,
         transaction: &mut Transaction<'_>,
@@ -146,7 +291,7 @@ impl Kind {
         let limit = i64::try_from(rows).unwrap_or(i64::MAX);
         parameters.insert(0, &limit);
         let statement = format!(
-            "SELECT left(c.value, 20000), c.sessions, c.addresses, c.networks, c.first_seen, c.last_seen
+            "SELECT left(c.value, {LONGEST}), c.sessions, c.addresses, c.networks, c.first_seen, c.last_seen
              FROM (
                  SELECT o.value, count(*) AS sessions, count(DISTINCT {address}) AS addresses,
                         count(DISTINCT s.snapshot_asn) AS networks, min({seen}) AS first_seen, max({seen}) AS last_seen

@@ -2,7 +2,7 @@
 //!
 //! - [`table`] finds the session table and the columns that the role may read.
 //! - [`sessions`] reads the sessions, grouped by address, and counts them. [`campaigns`], [`timeline`] and [`sources`] read the other
-//!   sections. [`passwords`] hides passwords in user names and commands.
+//!   sections. [`counting`] counts values for campaigns. [`passwords`] hides passwords in user names and commands.
 //! - [`page`] lays out the page, with [`world`] for the map and [`chart`] for bars. [`crate::html`] escapes texts.
 //!
 //! A section that cannot be read, because a table, a column or a privilege is missing, is left out with a sentence. Any other
@@ -10,6 +10,7 @@
 
 pub mod campaigns;
 pub mod chart;
+pub mod counting;
 pub mod page;
 pub mod passwords;
 pub mod sessions;
@@ -43,6 +44,8 @@ pub struct Options {
     pub shows_passwords: bool,
     /// Number of rows of a list.
     pub rows: usize,
+    /// Number of bytes of memory for the values of campaigns. If the values need more, the server counts.
+    pub memory: usize,
     /// How often the page is renewed. The page then says when it is too old.
     pub renewed_every: Option<SignedDuration>,
 }
@@ -110,9 +113,8 @@ pub fn read(client: &mut Client, options: &Options) -> Result<Report, Box<dyn Er
     let timeline = section(&mut transaction, |transaction| {
         Timeline::read(transaction, &table, period, &sessions, written_at)
     })?;
-    let campaigns = section(&mut transaction, |transaction| {
-        Campaigns::read(transaction, &table, period, options.rows, options.shows_passwords)
-    })?;
+    let campaigns =
+        section(&mut transaction, |transaction| Campaigns::read(transaction, &table, period, options))?;
     let failed_downloads =
         section(&mut transaction, |transaction| failed_downloads(transaction, &table, period))?;
     let sources = Sources::read(&mut transaction, &table)?;

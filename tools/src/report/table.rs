@@ -103,12 +103,21 @@ impl SessionTable {
         self.columns.contains_key(name)
     }
 
-    /// Returns the expression for the text of the address of a session. `column` has the address, under any name.
+    /// Returns the expression for the address of a session. `column` has the address, under any name.
     pub fn address_of(&self, column: &str) -> String {
-        let text = match self.is_inet() {
+        self.parsed_address(&self.address_text(column))
+    }
+
+    /// Returns the expression for the address of a session as a text, which is not checked.
+    pub fn address_text(&self, column: &str) -> String {
+        match self.is_inet() {
             true => format!("pg_catalog.host({column})"),
             false => format!("{column}::pg_catalog.text"),
-        };
+        }
+    }
+
+    /// Returns the expression for the address that a text means, null if the text is not an address.
+    pub fn parsed_address(&self, text: &str) -> String {
         format!(
             "NULLIF({text}::{}.parsed_address::pg_catalog.inet, '0.0.0.0/0'::pg_catalog.inet)",
             self.extension

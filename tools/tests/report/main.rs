@@ -9,6 +9,7 @@ mod support;
 
 mod browser;
 mod counted;
+mod counting;
 mod faults;
 mod figures;
 mod hostile;
