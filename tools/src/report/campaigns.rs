@@ -55,12 +55,15 @@ pub struct Kind {
     session_key: &'static str,
 }
 
+/// Cowrie's table of logins.
+const LOGINS: &str = "auth";
+
 pub static KINDS: [Kind; 5] = [
     Kind {
         title: "Passwords",
         heading: "password",
         is_password: true,
-        table: "auth",
+        table: LOGINS,
         column: "password",
         key: "session",
         session_key: "id",
@@ -69,7 +72,7 @@ pub static KINDS: [Kind; 5] = [
         title: "User names",
         heading: "user name",
         is_password: false,
-        table: "auth",
+        table: LOGINS,
         column: "username",
         key: "session",
         session_key: "id",
@@ -176,7 +179,8 @@ fn count(
             return Ok(Err(absent));
         }
     }
-    let has_logins = table.beside(transaction, other, &["success"])?.is_ok();
+    // The table of commands has a column "success" too.
+    let has_logins = *other == LOGINS && table.beside(transaction, other, &["success"])?.is_ok();
     let other = match table.beside(transaction, other, &[key])? {
         Ok(other) => other,
         Err(absent) => return Ok(Err(absent)),
@@ -191,7 +195,7 @@ fn count(
          JOIN (SELECT pg_catalog.row_number() OVER () AS number, s.{session_key} AS key, {address} AS address,
                       s.snapshot_asn AS network, {seen} AS seen
                FROM {table} s WHERE {within}) s ON s.key = o.{key}",
-        success = if has_logins && *session_key == "id" {
+        success = if has_logins {
             "o.success::pg_catalog.bool"
         } else {
             "NULL::pg_catalog.bool"
@@ -230,7 +234,7 @@ fn count(
     let lists = counting.first(&addresses, options.rows).into_iter();
     Ok(Ok(Some(Counted {
         lists: lists.map(|list| list.into_iter().map(Campaign::from).collect()).collect(),
-        logins: (has_logins && *session_key == "id").then_some(logins),
+        logins: has_logins.then_some(logins),
     })))
 }
 
@@ -372,7 +376,7 @@ fn logins(
     if !table.has_column("id") {
         return Ok(Err(Absent("No numbers of logins.".to_owned())));
     }
-    let auth = match table.beside(transaction, "auth", &["session", "success"])? {
+    let auth = match table.beside(transaction, LOGINS, &["session", "success"])? {
         Ok(auth) => auth,
         Err(absent) => return Ok(Err(absent)),
     };
