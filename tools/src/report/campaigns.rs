@@ -195,11 +195,7 @@ fn count(
          JOIN (SELECT pg_catalog.row_number() OVER () AS number, s.{session_key} AS key, {address} AS address,
                       s.snapshot_asn AS network, {seen} AS seen
                FROM {table} s WHERE {within}) s ON s.key = o.{key}",
-        success = if has_logins {
-            "o.success::pg_catalog.bool"
-        } else {
-            "NULL::pg_catalog.bool"
-        },
+        success = if has_logins { "o.success::pg_catalog.bool" } else { "NULL::pg_catalog.bool" },
         columns = columns.join(", "),
         address = table.address_text(&table.address()),
         seen = table.seen(),
