@@ -10,8 +10,10 @@ WITH stored AS (
         staged.termsize,
         (SELECT min(clients.id) FROM clients WHERE clients.version = staged.client)
     FROM loading_sessions AS staged
+    -- The key of the table can have more columns than the id, as in a partitioned table.
+    WHERE NOT EXISTS (SELECT FROM sessions WHERE sessions.id = staged.id)
     ORDER BY staged.nth
-    ON CONFLICT (id) DO NOTHING
+    ON CONFLICT DO NOTHING
     RETURNING id
 )
 UPDATE loading_sessions AS staged

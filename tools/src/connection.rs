@@ -39,10 +39,16 @@ pub fn config_of(program: &str, dsn: &str) -> Result<Config, Box<dyn Error>> {
     Ok(config)
 }
 
+/// Keeps stored sessions over a crash of the server. Stronger settings stay as they are.
+const DURABLE: &str = "SELECT pg_catalog.set_config('synchronous_commit', 'local', false) \
+                       WHERE pg_catalog.current_setting('synchronous_commit') = 'off'";
+
 /// Connects. The time zone of the connection is UTC, because Cowrie's columns have no time zone and Cowrie stores times in
-/// UTC. So a time zone that is set for the server, the database or the role changes no stored time.
+/// UTC. So a time zone that is set for the server, the database or the role changes no stored time. A commit waits until it is on disk, because the state file says
+/// that the sessions are stored.
 pub fn open(config: &Config) -> Result<Client, postgres::Error> {
     let mut client = config.connect(NoTls)?;
     client.batch_execute("SET timezone = 'UTC'")?;
+    client.batch_execute(DURABLE)?;
     Ok(client)
 }

@@ -354,12 +354,18 @@ pub(crate) fn optional(text: Option<&str>, limit: usize, stored: &mut LoadCounts
 
 /// Returns the text of an error with the server's message and all its causes.
 pub fn explained(error: &Error) -> String {
+    let mut text = without_values(error);
+    if let Some(detail) = error.as_db_error().and_then(|database| database.detail()) {
+        let _ = write!(text, " ({detail})");
+    }
+    text
+}
+
+/// Returns the text of an error without the values of the row that caused it. Errors with the same cause have the same text.
+pub fn without_values(error: &Error) -> String {
     let mut text = error.to_string();
     if let Some(database) = error.as_db_error() {
         let _ = write!(text, ": {}", database.message());
-        if let Some(detail) = database.detail() {
-            let _ = write!(text, " ({detail})");
-        }
     } else if let Some(source) = std::error::Error::source(error) {
         let _ = write!(text, ": {source}");
     }

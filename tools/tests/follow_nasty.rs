@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 
-use support::{Database, Site, line, wait_until};
+use support::{Database, Random, Site, line, wait_until};
 
 fn closed(id: &str, second: u32) -> String {
     line(id, second, "session.closed", "")
@@ -152,6 +152,109 @@ fn events_that_come_long_after_their_session_are_counted_and_written_to_a_file()
     for _ in 0..2 {
         database.report(&[late.to_str().unwrap()], b"");
         assert_eq!(database.one("SELECT string_agg(rtrim(session) || input, ' ') FROM input"), "avery late");
+    }
+}
+
+/// The key of a partitioned table has more columns than the id. So the table does not refuse late events as a session.
+#[test]
+fn late_events_are_written_to_a_file_if_the_key_has_the_start_too() {
+    let Some(mut database) = Database::new("late_key") else {
+        return;
+    };
+    database
+        .client
+        .batch_execute(
+            "ALTER TABLE sessions RENAME TO old;
+             CREATE TABLE sessions (LIKE old, PRIMARY KEY (id, starttime)) PARTITION BY RANGE (starttime);
+             CREATE TABLE sessions_2024 PARTITION OF sessions FOR VALUES FROM ('2024-01-01') TO ('2025-01-01')",
+        )
+        .unwrap();
+    let dsn = database.role("loader_late_key", "follow");
+    let site = Site::new("late_key", &dsn);
+    site.append("cowrie.json", whole("a", 1));
+    let _follower = site.start(&[]);
+    wait_for_sessions(&mut database, "a");
+    let hours_later = |text: String| text.replace("T00:00", "T05:00");
+    site.append(
+        "cowrie.json",
+        hours_later((0..4).map(|number| whole(&format!("b{number}"), number)).collect()),
+    );
+    wait_for_sessions(&mut database, "a b0 b1 b2 b3");
+    let late = [input("a", 10, "very late"), closed("a", 11), whole("c", 20)].concat();
+    site.append("cowrie.json", hours_later(late));
+    wait_for_metric(&site, "late_sessions_total", 1.0);
+    wait_for_sessions(&mut database, "a b0 b1 b2 b3 c");
+    assert!(
+        site.errors().contains("wrote late events of the session a, whose start was not read, to late.json")
+    );
+    let late = site.root.join("state/late.json");
+    wait_until("it is written", || late.exists(), |exists| *exists);
+    for _ in 0..2 {
+        database.report(&[late.to_str().unwrap()], b"");
+        assert_eq!(database.one("SELECT string_agg(rtrim(session) || input, ' ') FROM input"), "avery late");
+    }
+    wait_for_sessions(&mut database, "a b0 b1 b2 b3 c");
+}
+
+/// An attacker can send commands that an index refuses, one session after the other.
+#[test]
+fn many_refused_sessions_do_not_stop_later_sessions() {
+    let Some((mut database, site)) = lab("flood") else {
+        return;
+    };
+    database.client.batch_execute("CREATE INDEX ON input (input)").unwrap();
+    // PostgreSQL would compress a text that repeats.
+    let mut random = Random(1);
+    let long: String = (0..250).map(|_| format!("{:016x}", random.below(u64::MAX))).collect();
+    let bad = |number: u32| {
+        let id = format!("x{number:04}");
+        [line(&id, 1, "session.connect", ""), input(&id, 2, &long), closed(&id, 3)].concat()
+    };
+    site.append("cowrie.json", (0..30).map(bad).collect::<String>());
+    let _follower = site.start(&[]);
+    // Nothing says yet whether the database refuses all sessions.
+    wait_for_metric(&site, "rejected_sessions_total", 10.0);
+    wait_for_metric(&site, "database_up", 0.0);
+    site.append("cowrie.json", whole("a", 20));
+    wait_for_sessions(&mut database, "a");
+    wait_for_metric(&site, "rejected_sessions_total", 30.0);
+    // Without any other session too, the program goes on after a number of sessions.
+    site.append("cowrie.json", (100..1300).map(bad).collect::<String>());
+    site.append("cowrie.json", whole("b", 40));
+    wait_for_sessions(&mut database, "a b");
+    wait_for_metric(&site, "rejected_sessions_total", 1230.0);
+    assert_eq!(site.metric("cowrie_load_open_sessions"), Some(0.0));
+    let errors = site.errors();
+    assert_eq!(errors.matches("could not store sessions").count(), 1, "{errors}");
+    assert!(!errors.contains("connected again"), "{errors}");
+}
+
+#[test]
+fn sessions_are_on_disk_whatever_the_role_has_set() {
+    let Some((mut database, site)) = lab("durable") else {
+        return;
+    };
+    database
+        .client
+        .batch_execute(
+            "CREATE TABLE seen (setting text); GRANT INSERT ON seen TO PUBLIC;
+             CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+                 INSERT INTO public.seen VALUES (current_setting('synchronous_commit')); RETURN NEW; END$$;
+             CREATE TRIGGER see BEFORE INSERT ON sessions FOR EACH ROW EXECUTE FUNCTION see()",
+        )
+        .unwrap();
+    for (number, (set, expected)) in
+        [("off", "local"), ("local", "local"), ("on", "on"), ("remote_apply", "remote_apply")]
+            .iter()
+            .enumerate()
+    {
+        let role = format!("ALTER ROLE loader_durable SET synchronous_commit = {set}; TRUNCATE seen");
+        database.client.batch_execute(&role).unwrap();
+        site.append("cowrie.json", whole(&format!("s{number}"), number as u32 * 10));
+        let follower = site.start(&[]);
+        let seen = "SELECT coalesce(max(setting), '') FROM seen";
+        wait_until("a session is stored", || database.one(seen), |found| found == expected);
+        follower.kill();
     }
 }
 

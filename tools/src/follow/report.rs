@@ -1,5 +1,6 @@
 //! Log lines on standard error: one for each problem, and summaries of what was stored.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Pause between two log lines about the same kind of problem.
@@ -12,21 +13,23 @@ const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
 /// in this time.
 const SETTLING: Duration = Duration::from_secs(4);
 
-/// A kind of problem, and when it was logged last.
+/// Number of different messages about a kind of problem that are remembered.
+const MOST_MESSAGES: usize = 16;
+
+/// A kind of problem, and when each message about it was logged last.
 #[derive(Default)]
 pub struct Reported {
-    message: String,
-    at: Option<Instant>,
+    messages: VecDeque<(String, Instant)>,
 }
 
 impl Reported {
     /// Logs a message, unless the same message was logged a short time ago.
     pub fn report(&mut self, message: String) {
-        let is_recent = self.at.is_some_and(|at| at.elapsed() < REPEAT_INTERVAL);
-        if !is_recent || self.message != message {
+        self.messages.retain(|(_, at)| at.elapsed() < REPEAT_INTERVAL);
+        if self.messages.iter().all(|(logged, _)| *logged != message) {
             eprintln!("cowrie-load: {message}");
-            self.at = Some(Instant::now());
-            self.message = message;
+            self.messages.truncate(MOST_MESSAGES - 1);
+            self.messages.push_front((message, Instant::now()));
         }
     }
 }

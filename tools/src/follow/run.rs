@@ -13,6 +13,7 @@ use super::metrics::Metrics;
 use super::open::{OpenLimits, OpenSessions};
 use super::report::{Reported, Summary, Totals};
 use super::state::{Batch, Kind, StateDirectory};
+use super::store::MOST_REJECTED;
 use super::writer::Writer;
 use crate::connection;
 use crate::load::explained;
@@ -54,12 +55,18 @@ pub struct Follower {
     pub(super) logs: Logs,
     pub(super) open: OpenSessions,
     pub(super) batches: VecDeque<Batch>,
+    /// Sessions that the database refuses, until a later session shows whether it stores other sessions.
+    pub(super) held: VecDeque<Batch>,
+    pub(super) retry_at: Option<Instant>,
     pub(super) writer: Option<Writer>,
     has_connected: bool,
     pub(super) backoff: Option<Duration>,
-    pub(super) rejected_in_a_row: u32,
+    /// Number of sessions that may be set aside before the database must have stored another session.
+    pub(super) rejections_left: usize,
+    /// True if the connection is lost.
+    pub(super) is_away: bool,
     is_caught_up: bool,
-    saved_at: Instant,
+    pub(super) saved_at: Instant,
     stored_at: Instant,
     measured_at: Option<Instant>,
     pub metrics: Metrics,
@@ -102,10 +109,13 @@ impl Follower {
             logs,
             open: OpenSessions::new(options.limits, loaded.open, loaded.past, loaded.time),
             batches: loaded.batches,
+            held: VecDeque::new(),
+            retry_at: None,
             writer: None,
             has_connected: false,
             backoff: None,
-            rejected_in_a_row: 0,
+            rejections_left: MOST_REJECTED,
+            is_away: false,
             is_caught_up: false,
             saved_at: Instant::now(),
             stored_at: Instant::now(),
@@ -138,6 +148,12 @@ impl Follower {
             if let Some(pause) = self.connect()? {
                 return Ok(pause);
             }
+        }
+        if self.batches.is_empty() || self.is_holding_most() {
+            self.try_held();
+        }
+        if self.is_holding_most() {
+            return Ok(NAPTIME);
         }
         if !self.batches.is_empty() {
             return self.store();
@@ -216,10 +232,11 @@ impl Follower {
                     if !std::mem::replace(&mut self.has_connected, true) {
                         let waiting = self.open.count();
                         eprintln!("cowrie-load: connected; {waiting} sessions of the last run are open");
-                    } else if self.backoff.is_some() {
+                    } else if self.is_away {
                         eprintln!("cowrie-load: connected again");
                         self.database_problem = Reported::default();
                     }
+                    self.is_away = false;
                     self.writer = Some(writer);
                     self.metrics.is_connected = true;
                     return Ok(None);
@@ -228,6 +245,7 @@ impl Follower {
                 Err(Refusal::Unusable(problem) | Refusal::Failed(problem)) => problem,
             },
         };
+        self.is_away = true;
         Ok(Some(self.try_later(problem)))
     }
 
@@ -245,7 +263,12 @@ impl Follower {
     pub(super) fn save(&mut self) -> Result<(), String> {
         self.saved_at = Instant::now();
         self.state
-            .save(&self.logs.positions, self.open.sessions(), self.open.memory(), &self.batches)
+            .save(
+                &self.logs.positions,
+                self.open.sessions(),
+                self.open.memory(),
+                self.batches.iter().chain(&self.held),
+            )
             .map_err(|error| format!("could not write the state file: {error}"))
     }
 
@@ -293,7 +316,12 @@ impl Follower {
 
     /// Time of the oldest event that waits to be read or stored. Open sessions do not count.
     fn oldest_waiting(&self, now: Instant) -> Option<Timestamp> {
-        let waiting = self.batches.iter().flat_map(|batch| &batch.sessions).filter_map(|session| session.end);
+        let waiting = self
+            .batches
+            .iter()
+            .chain(&self.held)
+            .flat_map(|batch| &batch.sessions)
+            .filter_map(|session| session.end);
         let unread = self.logs.first_unread(now).map(|first| {
             // Logs are read in the order of time, so the part of this log before the last event is read.
             self.open.clock.time().map_or(first, |log_time| log_time.max(first))

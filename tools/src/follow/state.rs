@@ -121,14 +121,13 @@ impl StateDirectory {
         positions: &Positions,
         open: impl Iterator<Item = &'a Session>,
         (time, past): (Option<Timestamp>, &Remembered),
-        batches: &VecDeque<Batch>,
+        batches: impl Iterator<Item = &'a Batch>,
     ) -> io::Result<()> {
         let past: Map<String, Value> = past
             .iter()
             .map(|(id, past)| (id.clone(), json!([past.fate.name(), past.start, past.until])))
             .collect();
         let batches: Vec<Value> = batches
-            .iter()
             .map(|batch| {
                 json!({
                     "kind": batch.kind.name(),
@@ -321,7 +320,7 @@ mod tests {
             batches: Kind::ALL.map(batch).into(),
         };
         let memory = (state.time, &state.past);
-        directory.save(&state.positions, state.open.iter(), memory, &state.batches).unwrap();
+        directory.save(&state.positions, state.open.iter(), memory, state.batches.iter()).unwrap();
         assert_eq!(directory.load().unwrap(), state);
         let mode = fs::metadata(path.join("state.json")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

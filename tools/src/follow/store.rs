@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -13,12 +13,19 @@ use super::report::Reported;
 use super::run::{Follower, NAPTIME};
 use super::state::{Batch, Kind, StateDirectory};
 use super::writer::{Inserted, Outcome, Prepared, is_caused_by_a_row, is_timeout};
-use crate::load::explained;
+use crate::load::{explained, without_values};
 use crate::session::Session;
 
-/// Maximum number of consecutive sessions that are set aside. If the database refuses more, the cause is not
-/// in the sessions.
-const MOST_REJECTED: u32 = 10;
+/// Maximum number of consecutive sessions that are set aside. If the database refuses more, these sessions are held until a later session
+/// shows whether the cause is in the sessions or in the database.
+pub(super) const MOST_REJECTED: usize = 10;
+
+/// Maximum number of sessions that are held. If the database refuses more, all of them are set aside, so that an attacker cannot stop
+/// the program.
+const MOST_HELD: usize = 1000;
+
+/// Pause between two saves of the state while many sessions are set aside.
+const SAVE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The file for late events of sessions that were stored long ago.
 const LATE_FILE: &str = "late.json";
@@ -55,7 +62,9 @@ impl Follower {
     }
 
     fn try_to_store(&mut self) -> Result<Stored, Failure> {
-        let Follower { writer: Some(writer), batches, metrics, state, logs, open, late_problem, .. } = self
+        let Follower {
+            writer: Some(writer), batches, held, metrics, state, logs, open, late_problem, ..
+        } = self
         else {
             return Ok(Stored::Later);
         };
@@ -79,6 +88,17 @@ impl Follower {
             batch.transaction = Some(transaction);
             prepared = inserted;
         } else {
+            if !was_committing && batch.sessions.iter().any(|session| writer.is_unsafe(session)) {
+                let sessions = batches.pop_front().map(|batch| batch.sessions).unwrap_or_default();
+                let (parts, whole): (Vec<Session>, Vec<Session>) =
+                    sessions.into_iter().partition(|session| writer.is_unsafe(session));
+                if !whole.is_empty() {
+                    batches.push_front(Batch::new(Kind::Sessions, whole));
+                }
+                let why = "whose start was not read";
+                batches.extend(leave_late(parts, why, open, metrics, late_problem));
+                return Ok(Stored::Done);
+            }
             match writer.insert(&batch.sessions)? {
                 Inserted::AllNew(inserted) => prepared = inserted,
                 Inserted::NoneNew => {
@@ -97,7 +117,7 @@ impl Follower {
         }
         batch.is_committing = true;
         state
-            .save(&logs.positions, open.sessions(), open.memory(), batches)
+            .save(&logs.positions, open.sessions(), open.memory(), batches.iter().chain(held.iter()))
             .map_err(|error| Failure::File(format!("could not write the state file: {error}")))?;
         let (rows, truncated) = (prepared.rows, prepared.cut);
         prepared.commit()?;
@@ -106,8 +126,55 @@ impl Follower {
         metrics.rows += rows;
         metrics.truncated += truncated;
         metrics.last_commit = Some(Timestamp::now());
-        self.rejected_in_a_row = 0;
+        // The database stores sessions, so the cause is in those that it refuses.
+        self.rejections_left = MOST_REJECTED + self.held.len();
+        while self.take_held() {}
         Ok(Stored::Done)
+    }
+
+    /// Takes the oldest session that is held, after a pause. Takes all of them, to be set aside, if they are too many.
+    pub(super) fn try_held(&mut self) {
+        if self.held.is_empty() || self.retry_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        if self.is_holding_most() {
+            self.rejections_left = self.held.len();
+            while self.take_held() {}
+        } else {
+            self.take_held();
+        }
+    }
+
+    pub(super) fn is_holding_most(&self) -> bool {
+        self.held.len() >= MOST_HELD
+    }
+
+    /// Moves the oldest session that is held to the end of the batches.
+    fn take_held(&mut self) -> bool {
+        let Some(batch) = self.held.pop_front() else { return false };
+        match self.batches.back_mut() {
+            // One transaction can store them all if the database was repaired.
+            Some(last)
+                if last.kind == batch.kind
+                    && !last.is_committing
+                    && !batch.is_committing
+                    && last.sessions.len() < MOST_HELD =>
+            {
+                last.sessions.extend(batch.sessions);
+            }
+            _ => self.batches.push_back(batch),
+        }
+        true
+    }
+
+    /// Holds the first batch, so that later sessions are tried.
+    fn hold(&mut self, error: &postgres::Error) {
+        let Some(batch) = self.batches.pop_front() else { return };
+        self.held.push_back(batch);
+        if self.batches.is_empty() || self.is_holding_most() {
+            let problem = format!("could not store sessions, and will try again: {}", without_values(error));
+            self.retry_at = Some(Instant::now() + self.try_later(problem));
+        }
     }
 
     /// Decides what to do after an error: divide the batch, set its session aside, or try again later.
@@ -117,8 +184,11 @@ impl Follower {
             divide(&mut self.batches);
             return Ok(Duration::ZERO);
         }
+        if is_caused_by_a_row(error) && self.rejections_left == 0 {
+            self.hold(error);
+            return Ok(Duration::ZERO);
+        }
         if is_caused_by_a_row(error)
-            && self.rejected_in_a_row < MOST_REJECTED
             && let Some(session) = self.batches.front().and_then(|batch| batch.sessions.first())
         {
             let file = set_aside(&self.state, Fate::Rejected, session)?;
@@ -128,16 +198,21 @@ impl Follower {
                 file.display(),
                 explained(error)
             );
-            self.rejected_in_a_row += 1;
+            self.rejections_left -= 1;
             self.metrics.rejected += 1;
             if self.batches.front().is_some_and(|batch| batch.kind == Kind::Sessions) {
                 self.open.note(session, Fate::Rejected);
             }
             self.batches.pop_front();
-            self.save()?;
+            // A session that is written to the file twice is loaded once.
+            if self.batches.is_empty() || self.saved_at.elapsed() >= SAVE_PAUSE {
+                self.save()?;
+            }
             return Ok(Duration::ZERO);
         }
         self.writer = None;
+        // The server ended the connection, or the network did.
+        self.is_away |= error.code().is_none_or(|code| code.code().starts_with("57P"));
         Ok(self.try_later(format!("could not store sessions, and will try again: {}", explained(error))))
     }
 }
@@ -153,14 +228,23 @@ fn leave_known(
     let (known, late): (Vec<Session>, Vec<Session>) =
         sessions.into_iter().partition(|session| session.connected);
     metrics.known += known.len() as u64;
-    metrics.late += late.len() as u64;
     known.iter().for_each(|session| open.note(session, Fate::Foreign));
+    leave_late(late, "which was stored long ago", open, metrics, late_problem)
+}
+
+/// Returns late events as batches for a file.
+fn leave_late(
+    late: Vec<Session>,
+    why: &str,
+    open: &mut OpenSessions,
+    metrics: &mut Metrics,
+    late_problem: &mut Reported,
+) -> Vec<Batch> {
+    metrics.late += late.len() as u64;
     let to_file = |session: Session| {
         open.note(&session, Fate::Late);
-        late_problem.report(format!(
-            "wrote late events of the session {}, which was stored long ago, to {LATE_FILE}",
-            session.id
-        ));
+        late_problem
+            .report(format!("wrote late events of the session {}, {why}, to {LATE_FILE}", session.id));
         Batch::new(Kind::Aside(Fate::Late), vec![session])
     };
     late.into_iter().map(to_file).collect()

@@ -64,6 +64,8 @@ struct Names {
 pub struct Writer {
     client: Client,
     present: [bool; 8],
+    /// True if the table has a unique key on the id alone.
+    is_id_unique: bool,
     sensors: Names,
     clients: Names,
 }
@@ -77,12 +79,21 @@ impl Writer {
             present[table as usize] = row.get(0);
         }
         let names = |table, column| Names { table, column, numbers: HashMap::new() };
-        Ok(Writer { client, present, sensors: names("sensors", "ip"), clients: names("clients", "version") })
+        let (sensors, clients) = (names("sensors", "ip"), names("clients", "version"));
+        Ok(Writer { client, present, is_id_unique: false, sensors, clients })
     }
 
     /// Returns true if the table of sessions has a unique key by which a second insert of a session is noticed.
     pub fn has_unique_key(&mut self) -> Result<bool, Error> {
-        Ok(self.client.query_one(UNIQUE_KEY, &[])?.get(0))
+        let key = self.client.query_one(UNIQUE_KEY, &[])?;
+        self.is_id_unique = key.get("is_id_alone");
+        Ok(key.get("is_there"))
+    }
+
+    /// Returns true if the table would take this part of a session as another session. Without its connect event, the part has
+    /// another start.
+    pub fn is_unsafe(&self, session: &Session) -> bool {
+        !self.is_id_unique && !session.connected
     }
 
     pub fn client(&mut self) -> &mut Client {
