@@ -184,6 +184,12 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'lifetime must not be negative',
             DETAIL = format('The value is %s.', COALESCE(lifetime::text, 'null'));
     END IF;
+    -- A longer time would end after the last date that PostgreSQL has.
+    IF lifetime > '1000 years' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'lifetime must be at most 1000 years',
+            DETAIL = format('The value is %s.', lifetime),
+            HINT = 'With 30 days, a row expires 30 days after the last session.';
+    END IF;
     RETURN QUERY
     WITH seen AS MATERIALIZED (
         SELECT a.ip_address, NULL::cidr AS prefix, false AS is_announced, a.sessions, a.first_seen, a.last_seen

@@ -670,6 +670,12 @@ fn invalid_arguments_are_refused_with_what_is_valid() {
         // One session would put a whole provider on the list.
         ("NULL, min_density => 0", "22023", density, density_hint),
         ("NULL, lifetime => '-1 day'", "22023", "lifetime must not be negative", None),
+        (
+            "NULL, lifetime => '300000 years'",
+            "22023",
+            "lifetime must be at most 1000 years",
+            Some("With 30 days, a row expires 30 days after the last session."),
+        ),
     ] {
         let refusal = db.refused(&format!("SELECT * FROM blocklist('sessions', {arguments})"));
         assert_eq!(
