@@ -338,6 +338,9 @@ BEGIN
     SELECT gen_random_uuid(), n.id, n.name || ':' || n.port
     FROM unnest(nodes.ids, nodes.names, nodes.ports) n(id, name, port)
     ON CONFLICT (citus_node) DO NOTHING;
+    -- From now on, the nodes neither fold counts nor ask providers. If this transaction is rolled back, the nodes keep
+    -- their counts until the call is repeated.
+    PERFORM @extschema@.collect_from_nodes();
     RETURN cardinality(nodes.ids);
 END
 $$;

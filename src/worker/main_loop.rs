@@ -508,7 +508,7 @@ impl Worker {
         let created = self.steps.step(StepKind::CreateJobs, |oids, connection| {
             let prepared = LOOKED_FOR.map(|mark| exclusion::is_marked(catalog::own_database(), mark));
             counter_deltas::take(oids, connection);
-            if store::has_rows(oids, c"enrichment_request") == Some(false) {
+            if store::has_rows(oids, c"enrichment_request") == Some(false) || cluster::is_member(oids) {
                 return (CreatedJobs::default(), prepared);
             }
             let created = queue::create_jobs(connection, lease);
@@ -582,7 +582,10 @@ impl Worker {
         let mut pass = self.folding.take().unwrap_or_default();
         let is_free = self
             .steps
-            .step(StepKind::Fold, |oids, connection| fold::batch_if_free(oids, connection, &mut pass));
+            // This database may have become a member since the last round.
+            .step(StepKind::Fold, |oids, connection| {
+                !cluster::is_member(oids) && fold::batch_if_free(oids, connection, &mut pass)
+            });
         self.fold.attempted(
             &is_free,
             |is_free| if *is_free && !pass.is_over() { AT_ONCE } else { after_naptime() },
