@@ -26,7 +26,7 @@ fn cluster(name: &str) -> Option<CitusCluster> {
 /// Rows that must be the same on a single server and in a cluster. An address whose sessions were all deleted before the first
 /// fold has no row in a cluster, so only addresses with sessions are compared.
 const INVENTORIES: [&str; 4] = [
-    "SELECT host(ip_address), session_count, current_asn, geo_country, first_seen, last_seen, enrichment #- '{maxmind,cached_at}' - '_meta'
+    "SELECT host(ip_address), session_count, current_asn, geo_country, first_seen, last_seen, (enrichment #- '{maxmind,cached_at}') - '_meta'
      FROM enrich.ip_inventory WHERE session_count > 0 ORDER BY 1",
     "SELECT current_asn, sum(session_count) FROM enrich.ip_inventory WHERE session_count > 0 GROUP BY 1 ORDER BY 1",
     "SELECT host(h.ip_address), h.asn_number, h.verification_source FROM enrich.ip_asn_history h
