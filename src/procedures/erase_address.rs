@@ -47,7 +47,7 @@ pub fn erase(call: &Call) {
         for _ in 0..ROUNDS {
             // The tables are read for each attempt, because another table may have been attached since the last attempt.
             let tables = erase_tables::tables(oids, run.connection, Tables::All);
-            total += sessions(run, &tables, Which::Of(address), method).0;
+            total += sessions(run, &tables, Which::Of(address), method, None).0;
             // A failed attempt does not change documents, so they are read only once.
             if mentions.is_none() {
                 mentions = Some(documents(run, &tables, &Wanted::new([address])));

@@ -4,15 +4,16 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::mention::Wanted;
 use cowrie_enrich_engine::timestamp::Timestamp;
 
-use super::erasure::{begin, documents, finish, sessions};
+use super::erasure::{Problems, SHORT_WAIT, begin, documents, finish, sessions};
 use super::refresh_session_counts::fold;
 use super::session_tables::require_own_attached;
 use super::{Options, Procedure, Run, run};
 use crate::error;
 use crate::pg::Oid;
-use crate::pg::role::acting_as;
+use crate::pg::role::{acting_as, with_settings};
 use crate::pg::spi::Connection;
 use crate::pg::sql_function::Call;
+use crate::pg::subtransaction::contained;
 use crate::store::ExtensionOids;
 use crate::store::erase::{self, Method, Which};
 use crate::store::erase_tables::{self, Tables};
@@ -54,7 +55,8 @@ pub fn expire(call: &Call) {
         let searched = searched.as_ref().unwrap_or(&tables);
         // Sessions without a time are as old as their address, so the counts of newer sessions are added first.
         fold(run);
-        let (total, undated) = sessions(run, &tables, Which::Before(before), method);
+        let mut problems = Problems::default();
+        let (total, undated) = sessions(run, &tables, Which::Before(before), method, Some(&mut problems));
         fold(run);
         let wanted = expired(run, before, rel);
         // The documents are cleaned before the addresses are erased. So if this call is killed, the next call finds the same
@@ -66,13 +68,27 @@ pub fn expire(call: &Call) {
             run.batch(|connection| {
                 let expired = erase::expired(connection, before, after, rel.is_some());
                 (after, is_over) = (expired.last().copied(), expired.is_empty());
-                erase::lock(connection, &expired);
-                let erased = erase::erase_unused(oids, connection, &expired);
+                let erase = |some: &[Address]| {
+                    contained(|| {
+                        with_settings(SHORT_WAIT, || {
+                            erase::lock(connection, some);
+                            erase::erase_unused(oids, connection, some)
+                        })
+                    })
+                };
+                // Another transaction may have locked one of the addresses, or a foreign key of another role may keep it.
+                let erased = erase(&expired).unwrap_or_else(|_| {
+                    let one_by_one = expired.iter().map(|address| erase(std::slice::from_ref(address)));
+                    one_by_one
+                        .map(|erased| erased.map_err(|failure| problems.add(failure)).unwrap_or(0))
+                        .sum()
+                });
                 addresses += erased;
                 erased
             });
         }
         fold(run);
+        problems.raise();
         finish(run, key);
         vec![
             ("sessions", total),

@@ -77,6 +77,13 @@ pub enum Method {
     Delete,
 }
 
+/// How an erasure treats sessions that another transaction has locked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum LockedRows {
+    Wait,
+    Skip,
+}
+
 /// Selects the sessions that are erased.
 #[derive(Clone, Copy)]
 pub enum Which {
@@ -121,7 +128,14 @@ impl SessionTable {
 
     /// Erases sessions, beginning at the page `page`. After the batch has enough sessions, stops at the end of the current
     /// page.
-    pub fn erase(&self, connection: &Connection, page: u32, which: Which, method: Method) -> Erased {
+    pub fn erase(
+        &self,
+        connection: &Connection,
+        page: u32,
+        which: Which,
+        method: Method,
+        locked: LockedRows,
+    ) -> Erased {
         let nothing = Erased { found: 0, written: 0, undated: 0, next: None };
         let Some(table) = UserTable::lock(self.counted.table, Lock::Write) else { return nothing };
         // While this snapshot is held, PostgreSQL does not give the tuple id of a session that was read to another row.
@@ -134,8 +148,11 @@ impl SessionTable {
             kept -= old.len() as i64;
             tuple_ids.extend(old);
         }
-        let written =
-            if tuple_ids.is_empty() { 0 } else { self.write(connection, &table, &tuple_ids, method, None) };
+        let written = if tuple_ids.is_empty() {
+            0
+        } else {
+            self.write(connection, &table, &tuple_ids, method, None, locked)
+        };
         Erased { found: tuple_ids.len() as i64, written, undated: kept, next }
     }
 
@@ -156,7 +173,8 @@ impl SessionTable {
             let SessionsRead { wanted: tuple_ids, next, .. } = read;
             page = next;
             if !tuple_ids.is_empty() {
-                let written = self.write(connection, &table, &tuple_ids, method, Some(address));
+                let written =
+                    self.write(connection, &table, &tuple_ids, method, Some(address), LockedRows::Skip);
                 if written != tuple_ids.len() as i64 {
                     error::could_not_erase(&self.name());
                 }
@@ -234,6 +252,7 @@ impl SessionTable {
         tuple_ids: &[TupleId],
         method: Method,
         uncounted: Option<Address>,
+        locked: LockedRows,
     ) -> i64 {
         let name = self.name();
         let ip = self.require_writable(connection, table);
@@ -243,7 +262,7 @@ impl SessionTable {
             _ => "NULL",
         };
         let quoted = catalog::quoted_name(&self.counted.ip_column);
-        let wait: &[u8] = if uncounted.is_some() { b"SKIP LOCKED" } else { b"" };
+        let wait: &[u8] = if locked == LockedRows::Skip { b"SKIP LOCKED" } else { b"" };
         let parts: [(&'static str, &[u8]); 3] =
             [("@ip@", &quoted), ("@none@", none.as_bytes()), ("@wait@", wait)];
         let statement = match method {

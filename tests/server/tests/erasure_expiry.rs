@@ -248,3 +248,83 @@ fn documents_in_other_tables_of_the_owner_lose_addresses_that_expire() {
     // The caller may not change sessions of other owners.
     assert_eq!(peers(&mut db, "of_another"), V4);
 }
+
+/// Stores old sessions from the first addresses of 8.8.8.0/24 in a table, one session for each address.
+fn store_old(db: &mut Session, table: &str, addresses: std::ops::Range<u32>) {
+    db.run(&format!(
+        "INSERT INTO {table} SELECT n, '8.8.8.0'::inet + n, now() - interval '1 year'
+         FROM generate_series({}, {}) n",
+        addresses.start,
+        addresses.end - 1
+    ));
+}
+
+const ADDRESSES: &str = "SELECT host(ip_address) FROM ip_inventory ORDER BY ip_address";
+
+#[test]
+fn an_address_that_a_foreign_key_keeps_does_not_keep_other_addresses() {
+    let mut db = database();
+    db.run("CREATE TABLE s (n int, ip inet, at timestamptz); SELECT attach_session_table('s', 'ip', 'at')");
+    store_old(&mut db, "s", 1..6);
+    db.run(
+        "CALL fold_statistics();
+         CREATE TABLE notes (ip inet REFERENCES ip_inventory);
+         INSERT INTO notes VALUES ('8.8.8.2'), ('8.8.8.4')",
+    );
+    let refusal = db.refused("CALL expire_addresses('30 days')");
+    assert_eq!(refusal.code, "23503", "{refusal:?}");
+    assert_eq!(db.rows(ADDRESSES), ["8.8.8.2", "8.8.8.4"]);
+    assert_eq!(db.number("SELECT count(ip) FROM s"), 0);
+    db.run("DROP TABLE notes");
+    db.run("CALL expire_addresses('30 days')");
+    assert_eq!(db.rows(ADDRESSES), [""; 0]);
+    assert_counts_are_exact(&mut db, &[("s", "ip")]);
+}
+
+#[test]
+fn a_table_whose_sessions_cannot_expire_does_not_keep_sessions_of_other_tables() {
+    let mut db = database();
+    for table in [
+        "CREATE TABLE a (n int, ip inet NOT NULL, at timestamptz)",
+        "CREATE TABLE b (n int, ip inet, at timestamptz)",
+    ] {
+        db.run(table);
+    }
+    db.run("SELECT attach_session_table('a', 'ip', 'at'), attach_session_table('b', 'ip', 'at')");
+    store_old(&mut db, "a", 1..3);
+    store_old(&mut db, "b", 3..6);
+    let refusal = db.refused("CALL expire_addresses('30 days')");
+    assert_eq!(refusal.code, "23502", "{refusal:?}");
+    assert_eq!(db.rows("SELECT count(a.ip) FROM a UNION ALL SELECT count(b.ip) FROM b"), ["2", "0"]);
+    assert_eq!(db.rows(ADDRESSES), ["8.8.8.1", "8.8.8.2"]);
+    db.run("CALL expire_addresses('30 days', delete_sessions => true)");
+    assert_eq!(db.rows(ADDRESSES), [""; 0]);
+    assert_counts_are_exact(&mut db, &[("a", "ip"), ("b", "ip")]);
+}
+
+#[test]
+fn a_locked_session_or_address_does_not_keep_others() {
+    let mut db = database();
+    db.run("CREATE TABLE s (n int, ip inet, at timestamptz); SELECT attach_session_table('s', 'ip', 'at')");
+    // More sessions than one transaction erases, so that there are later pages.
+    db.run("INSERT INTO s SELECT n, '23.0.0.0'::inet + n % 500, now() - interval '1 year' FROM generate_series(1, 12000) n");
+    db.run("CALL fold_statistics()");
+    let mut other = db.another();
+    other.run("BEGIN; SELECT FROM s WHERE n = 7 FOR UPDATE");
+    let refusal = db.refused("CALL expire_addresses('30 days')");
+    assert_eq!(refusal.code, "55P03", "{refusal:?}");
+    assert_eq!(db.rows("SELECT n, ip FROM s WHERE ip IS NOT NULL"), ["7|23.0.0.7"]);
+    assert_eq!(db.rows(ADDRESSES), ["23.0.0.7"]);
+    other.run("COMMIT");
+    db.run("INSERT INTO s SELECT n, '23.0.0.0'::inet + n, now() - interval '1 year' FROM generate_series(1, 9) n");
+    db.run("UPDATE s SET at = now() WHERE ip = '23.0.0.7'; CALL fold_statistics(); DELETE FROM s WHERE ip <> '23.0.0.7'");
+    db.run("CALL fold_statistics(); UPDATE ip_inventory SET last_seen = now() - interval '1 year' WHERE session_count = 0");
+    other.run("BEGIN; SELECT FROM ip_inventory WHERE ip_address = '23.0.0.5' FOR UPDATE");
+    let refusal = db.refused("CALL expire_addresses('30 days')");
+    assert_eq!(refusal.code, "55P03", "{refusal:?}");
+    assert_eq!(db.rows(ADDRESSES), ["23.0.0.5", "23.0.0.7"]);
+    other.run("COMMIT");
+    db.run("CALL expire_addresses('30 days')");
+    assert_eq!(db.rows(ADDRESSES), ["23.0.0.7"]);
+    assert_counts_are_exact(&mut db, &[("s", "ip")]);
+}
