@@ -37,8 +37,10 @@ fn logs() -> (Vec<String>, [String; 2]) {
     let mut parts = vec![
         [
             at("long", &format!("{day}00:10:00"), "session.connect", ""),
-            at("cut", &format!("{day}00:11:00"), "session.connect", ""),
-            whole("early", &format!("{day}00:12")),
+            whole("early", &format!("{day}00:11")),
+            // If the later log is read before this log, the third line of this log sets the time of the logs back. A session that
+            // begins before this line stays open for an hour.
+            at("cut", &format!("{day}00:12:00"), "session.connect", ""),
         ]
         .concat(),
     ];
