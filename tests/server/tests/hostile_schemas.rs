@@ -107,7 +107,7 @@ fn use_everything(session: &mut Session, table: &str) {
         "SELECT enrich.prefix_activity('{}'::pg_catalog.regclass, NULL::pg_catalog.timestamptz, 'UTC'::pg_catalog.text)",
         "SELECT enrich.address_profile('8.8.8.8'::pg_catalog.inet, '{}'::pg_catalog.regclass, 'Europe/Berlin'::pg_catalog.text)",
         "SELECT enrich.blocklist('{}'::pg_catalog.regclass, '2024-01-01'::pg_catalog.timestamptz, 1::pg_catalog.int4,
-             'prefix'::pg_catalog.text, 0.0::pg_catalog.float8, '30 days'::pg_catalog.interval, 'UTC'::pg_catalog.text)",
+             'prefix'::pg_catalog.text, 0.01::pg_catalog.float8, '30 days'::pg_catalog.interval, 'UTC'::pg_catalog.text)",
         "SELECT enrich.session_index_commands('{}'::pg_catalog.regclass, true)",
         "SELECT enrich.index_session_table('{}'::pg_catalog.regclass)",
         "SELECT enrich.set_session_priority('{}'::pg_catalog.regclass, '1'::pg_catalog.text)",
