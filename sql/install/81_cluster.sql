@@ -453,6 +453,8 @@ BEGIN
                 DETAIL = 'A query on a table can run code of the table''s owner with the rights of the caller.',
                 HINT = 'Let a superuser, or the role that calls recount_distributed_sessions(), own the session tables of a cluster.';
         END IF;
+        -- Without this lock, the name of the table could refer to another table in the following commands.
+        PERFORM @extschema@.lock_session_table(attached.rel, false);
         EXECUTE format('LOCK TABLE %s IN SHARE MODE', attached.rel);
         queries := concat_ws(' UNION ALL ', queries, format(
             'SELECT @extschema@.session_address(s.%I) AS ip_address, count(*) AS sessions FROM %s s GROUP BY 1',

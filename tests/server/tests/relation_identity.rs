@@ -191,8 +191,17 @@ const WORKER: &[&str] = &[
     "src/store/session_priority.rs priority_addresses",
 ];
 
-/// A command of the extension whose text names no relation.
-const WITHOUT_RELATION: &[&str] = &["src/store/addresses.rs run_utility"];
+/// Commands of the extension whose text names no relation of a user.
+const WITHOUT_RELATION: &[&str] = &[
+    "src/store/addresses.rs run_utility",
+    // These functions name only tables of the extension citus.
+    "sql/install/81_cluster.sql collect_from_nodes",
+    "sql/install/81_cluster.sql distribute_inventories",
+    "sql/install/81_cluster.sql undistribute_inventories",
+];
+
+/// Statements that run only in a cluster of Citus. The suite `citus` runs them. Before them, `lock_session_table()` locks the table.
+const CITUS: &[&str] = &["sql/install/81_cluster.sql correct_distributed_counts"];
 
 /// A role that owns a schema `mine` with an attached table `mine.s` of sessions without snapshots.
 fn tenant(db: &mut Database<'_>) -> String {
@@ -532,7 +541,8 @@ fn places_found(tree: &Path) -> BTreeSet<String> {
 }
 
 fn places_listed() -> BTreeSet<String> {
-    let statements = PLACES.iter().flat_map(|place| place.statements).chain(WORKER).chain(WITHOUT_RELATION);
+    let statements =
+        PLACES.iter().flat_map(|place| place.statements).chain(WORKER).chain(WITHOUT_RELATION).chain(CITUS);
     statements.map(|statement| (*statement).to_owned()).collect()
 }
 
