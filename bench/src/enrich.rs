@@ -23,6 +23,10 @@ pub fn measure(db: &mut Database<'_>, addresses: &Addresses, effort: &Effort, re
         let part = addresses.others(round as u64, ADDRESSES + ADDRESSES / 10);
         session.copy("fresh", &lines(&part[..ADDRESSES]));
         session.run("VACUUM ANALYZE fresh");
+        session.run(
+            "DROP TABLE IF EXISTS public.known_before;
+             CREATE TABLE public.known_before AS SELECT asn_number FROM enrich.asn_inventory",
+        );
         session.run("CHECKPOINT");
 
         let started = Instant::now();
@@ -93,11 +97,14 @@ pub fn measure(db: &mut Database<'_>, addresses: &Addresses, effort: &Effort, re
     );
 }
 
-/// Deletes the new addresses, and writes the same rows again by hand-written statements. Returns the seconds of all statements
-/// together, and of the statement that writes `ip_inventory`.
+/// Deletes the new addresses and networks, and writes the same rows again by hand-written statements. Returns the seconds of all
+/// statements together, and of the statement that writes `ip_inventory`.
 fn write_by_hand(session: &mut Session) -> (f64, f64) {
     session.run(
-        "DROP TABLE IF EXISTS public.kept_addresses, public.kept_history, public.kept_deltas;
+        "DROP TABLE IF EXISTS public.kept_networks, public.kept_addresses, public.kept_history, public.kept_deltas;
+         CREATE TABLE public.kept_networks AS
+             SELECT a.* FROM enrich.asn_inventory a
+             WHERE NOT EXISTS (SELECT FROM public.known_before b WHERE b.asn_number = a.asn_number) ORDER BY a.asn_number;
          CREATE TABLE public.kept_addresses AS
              SELECT i.* FROM enrich.ip_inventory i JOIN public.fresh f ON f.ip = i.ip_address ORDER BY i.ip_address;
          CREATE TABLE public.kept_history AS
@@ -105,16 +112,17 @@ fn write_by_hand(session: &mut Session) -> (f64, f64) {
          CREATE TABLE public.kept_deltas AS
              SELECT current_asn, count(*) AS addresses FROM public.kept_addresses WHERE current_asn IS NOT NULL GROUP BY 1;
          DELETE FROM enrich.ip_asn_history h USING public.fresh f WHERE h.ip_address = f.ip;
-         DELETE FROM enrich.ip_inventory i USING public.fresh f WHERE i.ip_address = f.ip",
+         DELETE FROM enrich.ip_inventory i USING public.fresh f WHERE i.ip_address = f.ip;
+         DELETE FROM enrich.asn_inventory a USING public.kept_networks k WHERE a.asn_number = k.asn_number",
     );
-    for table in
-        ["enrich.ip_inventory", "enrich.ip_asn_history", "public.kept_addresses", "public.kept_history"]
-    {
+    for table in ["asn_inventory", "ip_inventory", "ip_asn_history"].map(|table| format!("enrich.{table}")) {
         session.run(&format!("VACUUM ANALYZE {table}"));
     }
     session.run("CHECKPOINT");
-    let started = Instant::now();
+    let began = Instant::now();
     session.run("BEGIN");
+    session.run("INSERT INTO enrich.asn_inventory SELECT * FROM public.kept_networks");
+    let started = Instant::now();
     session.run(
         "INSERT INTO enrich.ip_inventory (
              ip_address, current_asn, asn_last_verified, first_seen, last_seen, session_count,
@@ -130,5 +138,5 @@ fn write_by_hand(session: &mut Session) -> (f64, f64) {
              SELECT current_asn, addresses, 0 FROM public.kept_deltas",
     );
     session.run("COMMIT");
-    (started.elapsed().as_secs_f64(), addresses_only)
+    (began.elapsed().as_secs_f64(), addresses_only)
 }
