@@ -25,9 +25,10 @@ pub fn measure(effort: &Effort, report: &mut Report) {
     let options = Options::named("bench-session").conf("autovacuum = off").conf("full_page_writes = off");
     let cluster = cluster_with_world(&options);
     let name = callgrind::prepared_database(&cluster);
-    cluster
-        .session(&name)
-        .run("CREATE TABLE public.bare (LIKE public.sessions INCLUDING ALL); VACUUM ANALYZE public.bare");
+    let mut session = cluster.session(&name);
+    session.run("CREATE TABLE public.bare (LIKE public.sessions INCLUDING ALL)");
+    session.run("VACUUM ANALYZE public.bare");
+    drop(session);
     cluster.stop_fast();
     let kinds = [
         Kind {
