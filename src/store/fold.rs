@@ -2,8 +2,8 @@
 //!
 //! A pass reads the pending counts once, in batches. Each batch is one transaction. It reads counts and creates missing rows
 //! with their counts. Then it locks the other addresses and the networks, takes the counts of the locked addresses, and adds
-//! these counts. If the process is killed, the batch is rolled back. Almost every batch has counts for most of the networks. Therefore only some batches add the counts of
-//! networks. Until then, the counts of networks stay pending.
+//! these counts. If the process is killed, the batch is rolled back. Almost every batch has counts for most of the networks.
+//! Therefore only some batches add the counts of networks. Until then, the counts of networks stay pending.
 //!
 //! A fold does not wait for other transactions. If another transaction is creating or has locked an address, the counts of this
 //! address are left to the next pass. The same applies to a new address whose network another transaction is creating or has

@@ -4,6 +4,8 @@
 use std::ffi::CStr;
 use std::time::Duration;
 
+use cowrie_enrich_engine::timestamp::Timestamp;
+
 use super::unfinished_erasures::{self, Erasures};
 use super::{completions, reclassification, recount_requests};
 use crate::pg::clock;
@@ -13,7 +15,6 @@ use crate::pg::subtransaction::{Failure, contained};
 use crate::pg::value::{Bigint, Text, Timestamptz};
 use crate::provider::Provider;
 use crate::shared_state::QUEUE_SIZES;
-use cowrie_enrich_engine::timestamp::Timestamp;
 
 thread_local! {
     static NETWORKS: Statement<(), (Bigint,)> = const { Statement::new(

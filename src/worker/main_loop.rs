@@ -580,12 +580,10 @@ impl Worker {
         }
         none_if_failed(self.look_for_recounts())?;
         let mut pass = self.folding.take().unwrap_or_default();
-        let is_free = self
-            .steps
+        let is_free = self.steps.step(StepKind::Fold, |oids, connection| {
             // This database may have become a member since the last round.
-            .step(StepKind::Fold, |oids, connection| {
-                !cluster::is_member(oids) && fold::batch_if_free(oids, connection, &mut pass)
-            });
+            !cluster::is_member(oids) && fold::batch_if_free(oids, connection, &mut pass)
+        });
         self.fold.attempted(
             &is_free,
             |is_free| if *is_free && !pass.is_over() { AT_ONCE } else { after_naptime() },
@@ -623,7 +621,7 @@ impl Worker {
     /// Looks for requests for a recount. If a commit could not append such a request, appends the request for that commit.
     fn look_for_recounts(&mut self) -> Result<(), Stop> {
         let is_needed = registry::is_recount_needed();
-        let oldest = self.steps.step(StepKind::LookForRecounts, |oids, connection| {
+        let (oldest, is_wanted) = self.steps.step(StepKind::LookForRecounts, |oids, connection| {
             if is_needed {
                 // Shared memory records that a recount is needed, but not the reason. So the request contains no number of
                 // sessions, and assumes that some sessions have gaps.
@@ -631,11 +629,10 @@ impl Worker {
             }
             let may_exist = recount_requests::may_exist(oids);
             let oldest = may_exist.then(|| recount_requests::oldest(connection)).flatten();
+            // On the coordinator of a cluster, a recount would find only the sessions of this server. The requests stay, and a
+            // metric shows them.
             (oldest, oldest.is_some() && !cluster::is_coordinator(oids))
         })?;
-        // On the coordinator of a cluster, a recount would find only the sessions of this server. The requests stay, and a metric
-        // shows them.
-        let (oldest, is_wanted) = oldest;
         if is_needed {
             registry::recount_is_requested();
         }

@@ -191,8 +191,8 @@ impl Logs {
     }
 
     /// Returns the ends of the logs that are not finished: the time of the first event of the next log. A log is not finished if it
-    /// has unread lines, or was changed a moment ago. The newest log has no end. A log that has vanished a moment ago is not finished either: if
-    /// another program copies the logs of a honeypot, the new log can come before the rest of the log that was rotated.
+    /// has unread lines, or was changed a moment ago. The newest log has no end. A log that has vanished a moment ago is not finished
+    /// either: if another program copies the logs of a honeypot, the new log can come before the rest of the log that was rotated.
     pub fn unfinished_ends(&self, now: Instant, clock: Timestamp) -> Vec<Timestamp> {
         let is_new = |modified: Timestamp| clock.duration_since(modified).unsigned_abs() < COPY_WAIT;
         let is_unfinished = |index: usize| {

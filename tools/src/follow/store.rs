@@ -16,8 +16,8 @@ use super::writer::{Inserted, Outcome, Prepared, is_caused_by_a_row, is_timeout}
 use crate::load::{explained, without_values};
 use crate::session::Session;
 
-/// Maximum number of consecutive sessions that are set aside. If the database refuses more, these sessions are held until a later session
-/// shows whether the cause is in the sessions or in the database.
+/// Maximum number of consecutive sessions that are set aside. If the database refuses more, these sessions are held until a later
+/// session shows whether the cause is in the sessions or in the database.
 pub(super) const MOST_REJECTED: usize = 10;
 
 /// Maximum number of sessions that are held. If the database refuses more, all of them are set aside, so that an attacker cannot stop
