@@ -200,10 +200,7 @@ impl InFlight {
         }
         let completed = Completed::of(provider, outcomes).traced(trace);
         match day.filter(|_| unsent) {
-            Some(day) => {
-                quota::give_back(provider, day, 1);
-                completed.not_sent(day)
-            }
+            Some(day) => completed.not_sent(day),
             None => completed,
         }
     }

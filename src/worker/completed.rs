@@ -11,8 +11,8 @@ use cowrie_enrich_engine::timestamp::Timestamp;
 use super::step_schedule::retry_pause;
 use super::trace::BatchTrace;
 use crate::pg::clock;
-use crate::provider::Provider;
 use crate::provider::counters::{self, Count};
+use crate::provider::{Provider, quota};
 use crate::store::queue::{Asked, FailedJob, Lease};
 use crate::telemetry::spans::SpanContext;
 
@@ -37,7 +37,10 @@ pub struct Completed {
     pub stored_to: Option<Address>,
     /// True if only blocked rows remain. A row is blocked if another transaction held its lock.
     pub is_blocked: bool,
-    /// For each day, the number of requests that were taken from the quota of this day but were not sent.
+    /// For each day, the number of requests that were taken from the quota of this day but were not sent. The transaction that
+    /// stores the batch gives them back to the ledger, and after its commit they are given back to shared memory. If they were
+    /// given back to shared memory earlier, another request could use them first. The ledger would then be too low for a moment,
+    /// and a crash at that moment would raise the quota.
     pub unspent: BTreeMap<i32, usize>,
     /// Traces of the requests in this batch, if spans are collected.
     traces: Vec<BatchTrace>,
@@ -173,7 +176,9 @@ impl Completed {
             counters::record_dead_letter(self.provider, &reason);
         }
         self.stored_to = stored.last;
-        self.unspent.clear();
+        for (day, requests) in std::mem::take(&mut self.unspent) {
+            quota::give_back(self.provider, day, requests);
+        }
         if !self.provider.declared().shares_answers() {
             // The inventory contains the answer now, so the batch need not keep it.
             let is_stored = |(lookup_key, outcome): &(&LookupKey, &mut Outcome)| {

@@ -64,8 +64,6 @@ struct Unused {
     lookup_keys: Vec<LookupKey>,
     day: Option<i32>,
     requests: usize,
-    /// True if the requests were already returned to the quota in shared memory.
-    is_returned: bool,
 }
 
 impl ProviderQueue {
@@ -307,7 +305,6 @@ impl ProviderQueue {
                 lookup_keys: Vec::new(),
                 day: claimed.day,
                 requests: 0,
-                is_returned: false,
             });
             unused.lookup_keys.extend(claimed.lookup_keys());
             unused.requests += 1;
@@ -330,7 +327,7 @@ impl ProviderQueue {
                     provider_quota::unspend(connection, provider, day, unused.requests);
                 }
             })?;
-            if let (Some(day), false) = (unused.day, unused.is_returned) {
+            if let Some(day) = unused.day {
                 quota::give_back(provider, day, unused.requests);
             }
             self.to_give_back.pop();
@@ -408,7 +405,6 @@ impl ProviderQueue {
             lookup_keys: Vec::new(),
             day: Some(*day),
             requests: *requests,
-            is_returned: true,
         }));
         self.next_due = AT_ONCE;
         batch.end(Some("the lease of the jobs ran out before the worker stored the answers"));

@@ -91,6 +91,8 @@ fn hundred_a_day_are_exactly_those_of_highest_priority_whatever_is_killed() {
         },
         |(ranked, _)| *ranked == ADDRESSES as i64,
     );
+    // The worker has taken requests from the quota before it saw that there is no key.
+    wait_for_status(&mut db, "greynoise", "blocked_reason LIKE 'stopped: %', quota_left", "t|100");
     lab.write_key("greynoise", GREYNOISE_KEY);
     drop(db);
 
@@ -347,6 +349,34 @@ fn a_key_that_cannot_be_read_costs_nothing() {
     wait_for_the_queue(&mut db);
     assert_eq!(lab.greynoise.requests().len(), 30);
     assert_eq!(status(&mut db, "greynoise", "quota_left"), "20");
+}
+
+/// Unsent requests can be used again only when the ledger has them back. Otherwise a crash could raise or lower the quota.
+#[test]
+fn unsent_requests_are_first_given_back_to_the_ledger() {
+    let clock = Clock::at_noon("quota-ledger");
+    let lab = plan("quota-ledger", &clock).with("greynoise_daily_quota = 50").start();
+    let mut db = lab.database();
+    db.run(
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
+             $$BEGIN IF NEW.requests < OLD.requests THEN RAISE 'kept'; END IF; RETURN NEW; END$$;
+         CREATE TRIGGER keep BEFORE UPDATE ON enrich.provider_quota FOR EACH ROW EXECUTE FUNCTION keep();
+         ALTER TABLE enrich.provider_quota ENABLE ALWAYS TRIGGER keep",
+    );
+    std::fs::remove_file(lab.key_file("greynoise")).expect("it is there");
+    request(&mut db, "greynoise", &members(0..5));
+    wait_for_status(&mut db, "greynoise", "blocked_reason LIKE 'stopped: %', in_flight", "t|0");
+    wait_until(
+        "the worker has tried twice to give them back",
+        || (db.number("SELECT sum(errors) FROM enrich.worker_status"), state(&mut db)),
+        |(failed, _)| *failed >= 2,
+    );
+    let ledger = "SELECT requests, cluster_spent FROM enrich.provider_quota WHERE provider = 'greynoise'";
+    assert_eq!(db.rows(ledger), ["5|5"]);
+    assert_eq!(status(&mut db, "greynoise", "quota_left"), "45");
+    db.run("DROP TRIGGER keep ON enrich.provider_quota");
+    wait_for_status(&mut db, "greynoise", "quota_left", "50");
+    assert_eq!(db.rows(ledger), ["0|0"]);
 }
 
 #[test]
