@@ -30,7 +30,7 @@ pub fn measure(cluster: &Cluster, addresses: &Addresses, effort: &Effort, report
         db.run(&TABLE.replace("{name}", table));
         db.run(&format!(
             "INSERT INTO {table} (session_id, source_ip, first_event_at)
-             SELECT 's' || n, p.ip, now() FROM generate_series(1, {SESSIONS}) n JOIN pool p ON p.n = 1 + n % {ADDRESSES}"
+             SELECT 's' || s, p.ip, now() FROM generate_series(1, {SESSIONS}) s JOIN pool p ON p.n = 1 + s % {ADDRESSES}"
         ));
     }
     db.run("SELECT enrich.attach_session_table('attached', 'source_ip', 'first_event_at')");
