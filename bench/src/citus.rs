@@ -8,12 +8,14 @@ use server_tests::Database;
 use server_tests::citus::{CitusCluster, DATABASE, three_nodes};
 use server_tests::hosts::COWRIE;
 
-use crate::report::{Aim, Report, short};
+use crate::inserts::{ratios, round_of};
+use crate::report::{Aim, Report, median, short};
 use crate::{Effort, pgbench};
 
 const CLIENTS: u32 = 16;
 /// The same table without the extension.
 const BARE: &str = "bare";
+const SESSIONS: &str = "sessions";
 
 pub fn measure(effort: &Effort, report: &mut Report) {
     // Each wait for a lock that is longer than deadlock_timeout is logged.
@@ -61,22 +63,27 @@ fn clients(cluster: &CitusCluster, rows: u64, effort: &Effort, report: &mut Repo
         std::fs::write(&path, text).expect("the script can be written");
         path
     };
-    let (bare, enriched) = (script(BARE), script("sessions"));
-    let (mut ratios, mut tps, mut waits, mut transactions) = (Vec::new(), [0.0; 2], 0, 0.0);
-    for _ in 0..effort.rounds {
-        let without = pgbench::run(&db, &bare, CLIENTS, effort.seconds).tps;
-        let before = lock_waits(cluster);
-        let with = pgbench::run(&db, &enriched, CLIENTS, effort.seconds);
-        assert_eq!(with.failed, 0, "no transaction fails");
-        waits += lock_waits(cluster) - before;
-        transactions += with.tps * effort.seconds as f64;
-        tps = [with.tps, without];
-        ratios.push(with.tps / without);
+    let (bare, enriched) = (script(BARE), script(SESSIONS));
+    let (mut with, mut without, mut waits, mut transactions) = (Vec::new(), Vec::new(), 0, 0.0);
+    for round in 0..effort.rounds {
+        let rates = round_of(&[BARE, SESSIONS], round, |table| {
+            let before = lock_waits(cluster);
+            let run =
+                pgbench::run(&db, if table == BARE { &bare } else { &enriched }, CLIENTS, effort.seconds);
+            assert_eq!(run.failed, 0, "no transaction fails");
+            if table == SESSIONS {
+                waits += lock_waits(cluster) - before;
+                transactions += run.tps * effort.seconds as f64;
+            }
+            run.tps
+        });
+        without.push(rates[0]);
+        with.push(rates[1]);
     }
     report.ratio(
         &format!("citus, {CLIENTS} clients, {rows} inserts a transaction: rate"),
-        format!("{} / {} a second", short(tps[0]), short(tps[1])),
-        ratios,
+        format!("{} / {} a second", short(median(&with)), short(median(&without))),
+        ratios(&with, &without),
         Aim::AtLeast(0.8),
         format!(
             "{} lock waits per 1,000 transactions",
@@ -87,9 +94,9 @@ fn clients(cluster: &CitusCluster, rows: u64, effort: &Effort, report: &mut Repo
 
 fn insert_select(cluster: &CitusCluster, effort: &Effort, report: &mut Report) {
     let mut session = cluster.session();
-    let (mut ratios, mut seconds) = (Vec::new(), [0.0; 2]);
+    let (mut with, mut without) = (Vec::new(), Vec::new());
     for round in 0..effort.rounds {
-        let mut time = |table: &str| {
+        let seconds = round_of(&[BARE, SESSIONS], round, |table| {
             let began = Instant::now();
             session.run(&format!(
                 "INSERT INTO {table} (id, starttime, ip)
@@ -97,14 +104,14 @@ fn insert_select(cluster: &CitusCluster, effort: &Effort, report: &mut Report) {
                  FROM generate_series(1, 200000) n"
             ));
             began.elapsed().as_secs_f64()
-        };
-        seconds = [time("sessions"), time(BARE)];
-        ratios.push(seconds[0] / seconds[1]);
+        });
+        without.push(seconds[0]);
+        with.push(seconds[1]);
     }
     report.ratio(
         "citus, INSERT SELECT of 200,000 sessions: time",
-        format!("{} / {} s", short(seconds[0]), short(seconds[1])),
-        ratios,
+        format!("{} / {} s", short(median(&with)), short(median(&without))),
+        ratios(&with, &without),
         Aim::AtMost(2.5),
         "200,000 new addresses in the first round".to_owned(),
     );
