@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use crate::cluster::{Cluster, Options, SUPERUSER};
 use crate::hosts::Host;
 use crate::installation::{installation, use_installation};
+use crate::releases::{current, offer_old_version};
 use crate::session::Session;
 use crate::wait::wait_until;
 use crate::world::{self, Files};
@@ -49,12 +50,22 @@ pub fn is_available() -> bool {
                 "the installation of CITUS_PG_CONFIG lacks {extension}: run scripts/citus-tests"
             );
         }
+        offer_old_version();
         true
     })
 }
 
 /// Starts a cluster whose nodes have the extension in the schema `enrich`. Returns `None`, and says so, without Citus.
 pub fn three_nodes(name: &str, change: impl Fn(Options) -> Options) -> Option<CitusCluster> {
+    three_nodes_of_version(name, current(), change)
+}
+
+/// Starts a cluster like [`three_nodes`], whose nodes have this version of the extension.
+pub fn three_nodes_of_version(
+    name: &str,
+    version: &str,
+    change: impl Fn(Options) -> Options,
+) -> Option<CitusCluster> {
     if !is_available() {
         eprintln!("not run: CITUS_PG_CONFIG is not set");
         return None;
@@ -76,13 +87,12 @@ pub fn three_nodes(name: &str, change: impl Fn(Options) -> Options) -> Option<Ci
     };
     let cluster = CitusCluster { nodes: (0..3).map(start).collect() };
     let mut session = cluster.session();
-    let address = |node: &Cluster| format!("'{}', 5432", node.socket_dir().display());
-    session.run(&format!("SELECT citus_set_coordinator_host({})", address(&cluster.nodes[0])));
-    for node in &cluster.nodes[1..] {
-        session.run(&format!("SELECT citus_add_node({})", address(node)));
+    session.run(&format!("SELECT citus_set_coordinator_host({})", cluster.node(0)));
+    for n in 1..cluster.nodes.len() {
+        session.run(&format!("SELECT citus_add_node({})", cluster.node(n)));
     }
     session.run("CREATE SCHEMA enrich");
-    session.run("CREATE EXTENSION cowrie_enrich SCHEMA enrich");
+    session.run(&format!("CREATE EXTENSION cowrie_enrich SCHEMA enrich VERSION '{version}'"));
     for node in &cluster.nodes {
         node.session(DATABASE).run("SELECT enrich.reload_mmdb()");
     }
@@ -93,6 +103,26 @@ impl CitusCluster {
     /// Connects to the coordinator as superuser.
     pub fn session(&self) -> Session {
         self.nodes[0].session(DATABASE)
+    }
+
+    /// Returns the name and the port of a node, as arguments of Citus's functions.
+    pub fn node(&self, n: usize) -> String {
+        format!("'{}', 5432", self.nodes[n].socket_dir().display())
+    }
+
+    /// Moves one shard of the table `sessions` from a node to another node. Returns its number.
+    pub fn move_shard(&self, from: usize, to: usize, mode: &str) -> i64 {
+        let mut session = self.session();
+        let shard = session.number(&format!(
+            "SELECT min(shardid) FROM citus_shards WHERE table_name = 'sessions'::regclass AND nodename = '{}'",
+            self.nodes[from].socket_dir().display()
+        ));
+        session.run(&format!(
+            "SELECT citus_move_shard_placement({shard}, {}, {}, shard_transfer_mode => '{mode}')",
+            self.node(from),
+            self.node(to)
+        ));
+        shard
     }
 
     /// Makes the session table of a host, attaches it, and distributes it by its key.

@@ -7,6 +7,26 @@ use std::path::PathBuf;
 use crate::installation::{installation, workspace};
 use crate::session::Session;
 
+/// An earlier version that the tests make. Its install script is the current script without some parts.
+pub const OLD: &str = "0.0.9";
+
+/// The parts that the old version lacks, with their replacements: an index, the last column of a table, the comment
+/// of this column, and a function's text. Whole files with functions, views and procedures are left out too.
+pub const LACKED: [(&str, &str); 5] = [
+    ("CREATE INDEX ip_asn_history_asn_number_idx ON ip_asn_history (asn_number, observed_at);\n", ""),
+    ("    resume_at        jsonb,\n", ""),
+    (
+        "COMMENT ON COLUMN procedure_call.resume_at IS\n    'position at which the next call continues; null if the last call finished';\n",
+        "",
+    ),
+    (
+        "numbers of networks in asn_inventory: all networks, networks with the name of an organisation, and networks by regional internet registry",
+        "numbers of networks in asn_inventory",
+    ),
+    ("attribution_change_between(bigint, text, bigint, text), ", ""),
+];
+const LACKED_FILES: [&str; 2] = ["76_analysis.sql", "78_schedule.sql"];
+
 /// Returns the version under test.
 pub fn current() -> &'static str {
     let manifest = include_str!("../../../Cargo.toml");
@@ -52,6 +72,44 @@ pub fn offer(name: &str, script: &str) {
     let draft = directory.join(format!("draft-{name}.sql"));
     fs::write(&draft, script).expect("the installation is the tests' own");
     fs::rename(&draft, directory.join(format!("cowrie_enrich--{name}.sql"))).expect("own directory");
+}
+
+/// Returns the install script of the version [`OLD`].
+pub fn old_script() -> String {
+    let mut script: String = install_files()
+        .iter()
+        .filter(|(name, _)| !LACKED_FILES.contains(&name.as_str()))
+        .map(|(_, text)| text.as_str())
+        .collect();
+    for (lacked, instead) in LACKED {
+        assert_eq!(script.matches(lacked).count(), 1, "{lacked}");
+        script = script.replace(lacked, instead);
+    }
+    script
+}
+
+/// Returns an update script as a developer would write it: the check of the library, the new objects, and the grants at
+/// the end.
+pub fn update_script() -> String {
+    let files = install_files();
+    let file = |name: &str| &files.iter().find(|(own, _)| own == name).expect("a file").1;
+    let mut script = format!("SELECT @extschema@.require_library('{}');\n", current());
+    script.push_str(LACKED[0].0);
+    script.push_str("ALTER TABLE procedure_call ADD COLUMN resume_at jsonb;\n");
+    script.push_str(LACKED[2].0);
+    script.push_str(&format!("COMMENT ON FUNCTION asn_inventory_size() IS '{}';\n", LACKED[3].0));
+    for name in LACKED_FILES {
+        script.push_str(file(name));
+    }
+    // Revokes privileges on new objects only.
+    script.push_str(file("90_grants.sql"));
+    script
+}
+
+/// Makes the version [`OLD`] available on the server, and the update from it to the version under test.
+pub fn offer_old_version() {
+    offer(OLD, &old_script());
+    offer(&format!("{OLD}--{}", current()), &update_script());
 }
 
 fn read(path: PathBuf) -> String {

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use cowrie_enrich_upstreams::{Routes, Whois};
-use server_tests::citus::{CitusCluster, DATABASE, three_nodes};
+use server_tests::citus::{CitusCluster, DATABASE, three_nodes, three_nodes_of_version};
 use server_tests::cymru::{member, pointed_at};
 use server_tests::database::{cluster_with_world, fresh_database};
 use server_tests::distributed_load::{Load, run};
 use server_tests::hosts::COWRIE;
 use server_tests::recount::assert_counts_are_exact;
+use server_tests::releases::{OLD, catalog, current, differences};
 use server_tests::{Options, Session, wait_until};
 
 const TABLES: [(&str, &str); 1] = [("sessions", "ip")];
@@ -148,20 +149,10 @@ fn counts_are_exact_after_servers_were_killed() {
 #[test]
 fn counts_are_exact_after_shards_were_moved() {
     let Some(cluster) = cluster("citus-moves") else { return };
-    let node = |n: usize| format!("'{}', 5432", cluster.nodes[n].socket_dir().display());
     under_load(&cluster, 4, false, || {
         wait_for_sessions(&cluster, 1_000);
-        let mut session = cluster.session();
         for mode in ["force_logical", "block_writes"] {
-            let shard = session.number(&format!(
-                "SELECT min(shardid) FROM citus_shards WHERE table_name = 'sessions'::regclass AND nodename = '{}'",
-                cluster.nodes[1].socket_dir().display()
-            ));
-            session.run(&format!(
-                "SELECT citus_move_shard_placement({shard}, {}, {}, shard_transfer_mode => '{mode}')",
-                node(1),
-                node(2)
-            ));
+            cluster.move_shard(1, 2, mode);
             wait_for_sessions(&cluster, 1_000);
         }
     });
@@ -205,4 +196,54 @@ fn the_coordinator_asks_once_and_each_node_completes_its_sessions() {
         || cluster.nodes[1].session(DATABASE).number("SELECT count(*) FROM enrich.ip_inventory"),
         |rows| *rows == 0,
     );
+}
+
+/// Changes the version that the catalog of each node has. The library regards the version [`OLD`] as too old.
+fn pretend_version(cluster: &CitusCluster, version: &str) {
+    for node in &cluster.nodes {
+        node.session(DATABASE).run(&format!(
+            "UPDATE pg_extension SET extversion = '{version}' WHERE extname = 'cowrie_enrich'"
+        ));
+    }
+}
+
+#[test]
+fn counts_are_exact_after_an_update_of_the_extension() {
+    let change = |options: Options| options.conf("cowrie_enrich.enabled_sources = 'maxmind'");
+    let Some(cluster) = three_nodes_of_version("citus-update", OLD, change) else { return };
+    // The objects are old, but the library works with them. This is the state before an update.
+    pretend_version(&cluster, current());
+    cluster.create_attached(&COWRIE);
+    cluster.session().run("SELECT enrich.distribute_inventories()");
+    under_load(&cluster, 4, false, || {
+        wait_for_sessions(&cluster, 1_000);
+        // Each node was restarted with a library that does not work with the old objects.
+        pretend_version(&cluster, OLD);
+        for node in &cluster.nodes {
+            wait_until(
+                "the worker waits for the update",
+                || {
+                    node.session(DATABASE).rows("SELECT state FROM enrich.worker_status() WHERE database = current_database() AND pid IS NOT NULL")
+                },
+                |states| *states == ["waiting for ALTER EXTENSION UPDATE, or for a newer library"],
+            );
+        }
+        wait_for_sessions(&cluster, 1_000);
+        // The nodes have made batches, but the coordinator has not stored them.
+        cluster.session().run("BEGIN; SELECT enrich.collect_from_nodes(); ROLLBACK");
+        let unconfirmed = cluster.sum("SELECT count(*) FROM enrich.cluster_member WHERE content IS NOT NULL");
+        assert_eq!(unconfirmed, 2);
+        cluster.session().run("ALTER EXTENSION cowrie_enrich UPDATE");
+        wait_for_sessions(&cluster, 1_000);
+    });
+    let objects: Vec<_> = cluster.nodes.iter().map(|node| catalog(&mut node.session(DATABASE))).collect();
+    let version = format!("extension: {}|", current());
+    assert!(objects[0].iter().any(|line| line.starts_with(&version)), "{version}");
+    for others in &objects[1..] {
+        assert_eq!(differences(others, &objects[0]), [""; 0]);
+    }
+    cluster.wait_until_folded();
+    let mut session = cluster.session();
+    assert_counts_are_exact(&mut session, &TABLES);
+    assert_eq!(session.number("SELECT count(*) FROM enrich.cluster_node WHERE last_error IS NULL"), 2);
 }

@@ -1,9 +1,8 @@
 //! New files, a restart of the server and ALTER EXTENSION UPDATE follow each other in any order, while sessions come
 //! in. No session is lost, and the result equals a fresh install.
 //!
-//! The earlier version is called 0.0.9. The test makes its install script by leaving out parts of the current script.
-//! The servers run in a separate PostgreSQL installation. Its files are replaced by rename, as `make install` and
-//! packages do.
+//! The earlier version is [`OLD`], which the tests make. The servers run in a separate PostgreSQL installation. Its files
+//! are replaced by rename, as `make install` and packages do.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,28 +18,12 @@ use server_tests::hosts::COWRIE;
 use server_tests::installation::{installation, named_pg_config, use_installation, workspace};
 use server_tests::invariants::{Snapshots, assert_invariants, assert_shared_memory_is_sane};
 use server_tests::recount::assert_counts_are_exact;
-use server_tests::releases::{catalog, current, differences, install_files, install_script, offer, released};
+use server_tests::releases::{
+    LACKED, OLD, catalog, current, differences, install_files, install_script, offer, offer_old_version,
+    old_script, released, update_script,
+};
 use server_tests::traffic::{TABLES, Traffic, assert_sessions_are, prepare_without_key};
 use server_tests::{Cluster, Database, Options, Session, wait_until};
-
-const OLD: &str = "0.0.9";
-
-/// The parts that the old version lacks, with their replacements: an index, the last column of a table, the comment
-/// of this column, and a function's text. Whole files with functions, views and procedures are left out too.
-const LACKED: [(&str, &str); 5] = [
-    ("CREATE INDEX ip_asn_history_asn_number_idx ON ip_asn_history (asn_number, observed_at);\n", ""),
-    ("    resume_at        jsonb,\n", ""),
-    (
-        "COMMENT ON COLUMN procedure_call.resume_at IS\n    'position at which the next call continues; null if the last call finished';\n",
-        "",
-    ),
-    (
-        "numbers of networks in asn_inventory: all networks, networks with the name of an organisation, and networks by regional internet registry",
-        "numbers of networks in asn_inventory",
-    ),
-    ("attribution_change_between(bigint, text, bigint, text), ", ""),
-];
-const LACKED_FILES: [&str; 2] = ["76_analysis.sql", "78_schedule.sql"];
 
 /// Makes a copy of the installation under test with the old version in it. This process then uses the copy.
 fn workshop() {
@@ -56,40 +39,8 @@ fn workshop() {
         assert!(copied.is_ok_and(|status| status.success()), "could not copy {}", original.display());
         use_installation(&copy.join("bin/pg_config"));
         assert!(installation().pkglibdir.starts_with(&copy), "{}", installation().pkglibdir.display());
-        offer(OLD, &old_script());
-        offer(&format!("{OLD}--{}", current()), &update_script());
+        offer_old_version();
     });
-}
-
-fn old_script() -> String {
-    let mut script: String = install_files()
-        .iter()
-        .filter(|(name, _)| !LACKED_FILES.contains(&name.as_str()))
-        .map(|(_, text)| text.as_str())
-        .collect();
-    for (lacked, instead) in LACKED {
-        assert_eq!(script.matches(lacked).count(), 1, "{lacked}");
-        script = script.replace(lacked, instead);
-    }
-    script
-}
-
-/// Returns an update script as a developer would write it: the check of the library, the new objects, and the grants at
-/// the end.
-fn update_script() -> String {
-    let files = install_files();
-    let file = |name: &str| &files.iter().find(|(own, _)| own == name).expect("a file").1;
-    let mut script = format!("SELECT @extschema@.require_library('{}');\n", current());
-    script.push_str(LACKED[0].0);
-    script.push_str("ALTER TABLE procedure_call ADD COLUMN resume_at jsonb;\n");
-    script.push_str(LACKED[2].0);
-    script.push_str(&format!("COMMENT ON FUNCTION asn_inventory_size() IS '{}';\n", LACKED[3].0));
-    for name in LACKED_FILES {
-        script.push_str(file(name));
-    }
-    // Revokes privileges on new objects only.
-    script.push_str(file("90_grants.sql"));
-    script
 }
 
 struct Server {
