@@ -49,7 +49,7 @@ COMMENT ON COLUMN cluster_node.stored_by IS 'transaction that stored the batch';
 COMMENT ON COLUMN cluster_node.waiting IS
     'addresses of incomplete sessions on the node, each with the time of the answers that the node has';
 COMMENT ON COLUMN cluster_node.collected_at IS 'time when the coordinator last collected counts of the node';
-COMMENT ON COLUMN cluster_node.last_error IS 'error of the last attempt to collect; null if the attempt succeeded';
+COMMENT ON COLUMN cluster_node.last_error IS 'why the last attempt to collect failed; null if the attempt succeeded';
 
 CREATE FUNCTION send_counts(known_node uuid, stored_batch bigint, answers jsonb) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -168,6 +168,18 @@ $$;
 COMMENT ON FUNCTION send_counts(uuid, bigint, jsonb) IS
     'called by the coordinator of a Citus cluster: returns the next batch of counts of this node, or again the last batch if the coordinator has not stored it; stores answers for incomplete sessions; makes this node a member whose counts go to the coordinator';
 
+CREATE FUNCTION node_problem(problem text) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- Citus does not say why it could not connect.
+    SELECT CASE
+        WHEN problem NOT LIKE 'failed to connect%' THEN problem
+        WHEN NOT r.rolcanlogin THEN format('cannot connect as role %I, which has no LOGIN; run ALTER ROLE %I LOGIN', r.rolname, r.rolname)
+        ELSE format('cannot connect as role %I; if the node runs, check three conditions: the role has LOGIN on the node, pg_hba.conf of the node permits the connection, and the coordinator has the password of the role in pg_dist_authinfo or .pgpass', r.rolname) END
+    FROM pg_roles r WHERE r.rolname = current_user
+    $$;
+COMMENT ON FUNCTION node_problem(text) IS
+    'on the coordinator of a Citus cluster: the reason why a command of the current user failed on a node; if Citus could not connect, names what the user may lack';
+
 CREATE FUNCTION collect_from_nodes() RETURNS bigint
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -208,8 +220,12 @@ BEGIN
             $citus$ USING nodes.ids, nodes.names, nodes.ports, nodes.commands
     LOOP
         IF NOT called.success THEN
-            UPDATE @extschema@.cluster_node c SET last_error = called.result WHERE c.citus_node = called.id;
-            RAISE WARNING 'could not collect the counts of node %: %', called.name, called.result;
+            -- The worker repeats the attempt every naptime, but logs the same problem only once.
+            UPDATE @extschema@.cluster_node c SET last_error = @extschema@.node_problem(called.result)
+            WHERE c.citus_node = called.id AND c.last_error IS DISTINCT FROM @extschema@.node_problem(called.result);
+            IF FOUND THEN
+                RAISE WARNING 'could not collect the counts of node %: %', called.name, @extschema@.node_problem(called.result);
+            END IF;
             CONTINUE;
         END IF;
         reply := called.result::jsonb;
@@ -254,7 +270,7 @@ CREATE FUNCTION cluster_sources() RETURNS text
 COMMENT ON FUNCTION cluster_sources() IS
     'names of the enabled sources, in alphabetical order; called by distribute_inventories() and cluster_findings()';
 
-CREATE FUNCTION cluster_findings(sources text, version text, OUT is_fatal boolean, OUT finding text) RETURNS SETOF record
+CREATE FUNCTION cluster_findings(sources text, version text, collector name, OUT is_fatal boolean, OUT finding text) RETURNS SETOF record
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
@@ -266,6 +282,14 @@ BEGIN
          'does not preload the library of cowrie_enrich; set shared_preload_libraries = ''citus, cowrie_enrich'', with citus first, and restart the server'),
         (@extschema@.cluster_sources() <> sources, true,
          format('has other sources in cowrie_enrich.enabled_sources than the coordinator, which has %L', sources)),
+        (NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = collector), true,
+         format('has no role %I; the worker of the coordinator connects as this role', collector)),
+        (EXISTS (SELECT FROM pg_roles r WHERE r.rolname = collector AND NOT r.rolcanlogin), true,
+         format('has role %I without LOGIN; the worker of the coordinator connects as this role, so run ALTER ROLE %I LOGIN', collector, collector)),
+        (EXISTS (SELECT FROM pg_roles r WHERE r.rolname = collector
+                    AND NOT (has_function_privilege(r.oid, '@extschema@.send_counts(uuid,bigint,jsonb)', 'EXECUTE')
+                             AND has_table_privilege(r.oid, '@extschema@.cluster_member', 'UPDATE'))), true,
+         format('does not let role %I call send_counts(); the worker of the coordinator connects as this role, so the role must own the extension on each node', collector)),
         (EXISTS (SELECT FROM @extschema@.attached_tables a WHERE a.has_foreign_key), true,
          'has a session table with a foreign key to ip_inventory; call attach_session_table() for this table without add_foreign_key => true'),
         (current_setting('cowrie_enrich.worker_enabled', true) IS DISTINCT FROM 'on', false,
@@ -278,15 +302,36 @@ BEGIN
     WHERE f.is_found;
 END
 $$;
-COMMENT ON FUNCTION cluster_findings(text, text) IS
+COMMENT ON FUNCTION cluster_findings(text, text, name) IS
     'called by distribute_inventories() on each node of a Citus cluster: problems of the node; a fatal problem prevents the call';
+
+CREATE FUNCTION nodes_without_owner(OUT node text, OUT problem text) RETURNS SETOF record
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY EXECUTE $citus$
+        SELECT r.node_name || ':' || r.node_port, @extschema@.node_problem(r.result)
+        FROM (SELECT array_agg(n.nodename ORDER BY n.nodeid) AS names, array_agg(n.nodeport ORDER BY n.nodeid) AS ports,
+                     array_agg('SELECT 1'::text) AS commands
+              FROM pg_catalog.pg_dist_node n
+              WHERE n.noderole = 'primary' AND n.isactive AND n.groupid <> 0) a
+        CROSS JOIN LATERAL pg_catalog.master_run_on_worker(a.names, a.ports, a.commands, true) r(node_name, node_port, success, result)
+        WHERE NOT r.success
+        $citus$;
+END
+$$;
+COMMENT ON FUNCTION nodes_without_owner() IS
+    'called by distribute_inventories(): nodes to which the coordinator cannot connect as the role that owns the extension, each with the reason';
 
 CREATE FUNCTION distribute_inventories() RETURNS integer
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    extension_owner CONSTANT name := (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = '@extschema@.cluster_node'::regclass);
+    -- The role as which the worker connects. Only some roles may read the setting worker_role.
+    collector CONSTANT name := CASE WHEN pg_has_role('pg_read_all_settings', 'USAGE')
+        THEN COALESCE(NULLIF(current_setting('cowrie_enrich.worker_role', true), ''), extension_owner) ELSE current_user END;
     command CONSTANT text := format(
-        $query$SELECT jsonb_agg(jsonb_build_array(f.is_fatal, f.finding)) FROM @extschema@.cluster_findings(%L, %L) f$query$,
-        @extschema@.cluster_sources(), @extschema@.library_version());
+        $query$SELECT jsonb_agg(jsonb_build_array(f.is_fatal, f.finding)) FROM @extschema@.cluster_findings(%L, %L, %L) f$query$,
+        @extschema@.cluster_sources(), @extschema@.library_version(), collector);
     nodes record;
     answers jsonb;
     fatal text;
@@ -317,7 +362,7 @@ BEGIN
     EXECUTE $citus$
         SELECT jsonb_agg(jsonb_build_array($1[r.n] || ':' || $2[r.n],
                    CASE WHEN r.success THEN NULLIF(r.result, '')::jsonb
-                        ELSE jsonb_build_array(jsonb_build_array(true, 'cannot be used by role ' || current_user || ': ' || r.result)) END))
+                        ELSE jsonb_build_array(jsonb_build_array(true, 'cannot be used by role ' || current_user || ': ' || @extschema@.node_problem(r.result))) END))
         FROM pg_catalog.master_run_on_worker($1, $2, $3, true) WITH ORDINALITY r(node_name, node_port, success, result, n)
         $citus$ INTO answers USING nodes.names, nodes.ports, nodes.commands;
     SELECT string_agg(format('Node %s %s.', a.value ->> 0, f.value ->> 1), E'\n') FILTER (WHERE (f.value ->> 0)::boolean),
@@ -325,6 +370,11 @@ BEGIN
     INTO fatal, other
     FROM jsonb_array_elements(answers) a
     CROSS JOIN jsonb_array_elements(CASE jsonb_typeof(a.value -> 1) WHEN 'array' THEN a.value -> 1 ELSE '[]' END) f;
+    -- If the caller can use all nodes, the worker may still lack something, because it connects as another role.
+    IF fatal IS NULL AND collector = extension_owner AND collector <> current_user THEN
+        SELECT string_agg(format('Node %s cannot be used by the worker of the coordinator: %s.', n.node, n.problem), E'\n') INTO fatal
+        FROM @extschema@.nodes_without_owner() n;
+    END IF;
     IF fatal IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = 'could not distribute the inventories: a node is not ready',

@@ -1,9 +1,11 @@
 //! Sessions that Citus distributes over three servers. Without Citus, these tests are not run: see `server_tests::citus`.
 
-use server_tests::citus::{CitusCluster, three_nodes};
+use cowrie_enrich_upstreams::{Routes, Whois};
+use server_tests::citus::{CitusCluster, DATABASE, three_nodes};
+use server_tests::cymru::{member, pointed_at};
 use server_tests::hosts::{COWRIE, SUMMARIES};
 use server_tests::recount::assert_counts_are_exact;
-use server_tests::wait_until;
+use server_tests::{Session, wait_until};
 
 /// Returns statements that store this many sessions, each with a new address of the crowd.
 fn insert_select(table: &str, first: u64, sessions: u64) -> String {
@@ -170,7 +172,7 @@ fn a_node_can_be_added_and_drained() {
     let mut session = cluster.session();
     session.run("SELECT enrich.distribute_inventories()");
     session.run(&insert_select("sessions", 1, 500));
-    let node = format!("'{}', 5432", cluster.nodes[2].socket_dir().display());
+    let node = cluster.node(2);
     session.run(&format!("SELECT citus_drain_node({node}, shard_transfer_mode => 'block_writes')"));
     session.run(&insert_select("sessions", 501, 500));
     cluster.wait_until_folded();
@@ -183,4 +185,71 @@ fn a_node_can_be_added_and_drained() {
     cluster.wait_until_folded();
     assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
     assert_eq!(session.number("SELECT count(*) FROM enrich.cluster_node WHERE last_error IS NULL"), 2);
+}
+
+/// The extension belongs to a role without SUPERUSER, and the worker connects to the nodes as this role.
+#[test]
+fn a_role_that_cannot_connect_to_the_nodes_is_named() {
+    let whois = Whois::start(Routes::synthetic());
+    let Some(cluster) = three_nodes("citus-role", |options| pointed_at(&whois, options)) else { return };
+    let mut session = cluster.session();
+    session.run("DROP EXTENSION cowrie_enrich");
+    session.run("CREATE ROLE keeper SUPERUSER LOGIN");
+    cluster.nodes[0].session_as(DATABASE, "keeper").run("CREATE EXTENSION cowrie_enrich SCHEMA enrich");
+    session.run("ALTER SCHEMA enrich OWNER TO keeper");
+    session.run("ALTER ROLE keeper NOSUPERUSER NOLOGIN");
+    cluster.create_attached(&COWRIE);
+    let problems = |session: &mut Session| {
+        let refusal = session.refused("SELECT enrich.distribute_inventories()");
+        assert_eq!(refusal.code, "55000", "{refusal:?}");
+        refusal.detail.unwrap_or_default()
+    };
+    let name = |n: usize| format!("Node {}:5432 ", cluster.nodes[n].socket_dir().display());
+    let no_login = "has role keeper without LOGIN; the worker of the coordinator connects as this role, so run ALTER ROLE keeper LOGIN.";
+    assert_eq!(problems(&mut session), format!("{}{no_login}\n{}{no_login}", name(1), name(2)));
+
+    session.run("ALTER ROLE keeper LOGIN");
+    let rules = cluster.nodes[1].data_dir().join("pg_hba.conf");
+    let permissive = std::fs::read_to_string(&rules).expect("the rules are readable");
+    std::fs::write(&rules, format!("local all keeper reject\n{permissive}")).expect("the rules are writable");
+    cluster.nodes[1].reconfigure(&[]);
+    let is_let_in = || cluster.nodes[1].try_session_set(DATABASE, "keeper", &[]).is_ok();
+    wait_until("the node refuses the role", is_let_in, |is_let_in| !is_let_in);
+    let found = problems(&mut session);
+    assert!(found.starts_with(&format!("{}cannot be used by the worker of the coordinator: cannot connect as role keeper; if the node runs, check", name(1))), "{found}");
+    assert!(!found.contains(&name(2)), "{found}");
+    std::fs::write(&rules, permissive).expect("the rules are writable");
+    cluster.nodes[1].reconfigure(&[]);
+    wait_until("the node accepts the role", is_let_in, |is_let_in| *is_let_in);
+
+    session.run("SELECT enrich.distribute_inventories()");
+    session.run(&insert_select("sessions", 1, 100));
+    session.run(&COWRIE.insert(&[("unknown", Some(&member(1, 7).to_string()))]));
+    wait_until(
+        "the session gets its network from the provider",
+        || session.number("SELECT count(*) FROM sessions WHERE snapshot_asn IS NULL"),
+        |incomplete| *incomplete == 0,
+    );
+    cluster.wait_until_folded();
+    session.run("ALTER ROLE keeper NOLOGIN");
+    session.run(&insert_select("sessions", 101, 100));
+    let no_login = "cannot connect as role keeper, which has no LOGIN; run ALTER ROLE keeper LOGIN";
+    let errors = || cluster.session().rows("SELECT last_error FROM enrich.cluster_node");
+    wait_until("the table has the reason", errors, |errors| *errors == [no_login; 2]);
+    let naptimes = || {
+        cluster.session().number(
+            "SELECT value::bigint FROM enrich.enrich_metrics() WHERE name = 'enrich_worker_naptimes_total'",
+        )
+    };
+    let before = naptimes();
+    wait_until("the worker tries several times", naptimes, |now| *now >= before + 4);
+    let log = cluster.nodes[0].whole_log();
+    assert_eq!(log.matches("could not collect the counts of node").count(), 2, "{}", cluster.nodes[0].log());
+    session.run("ALTER ROLE keeper LOGIN");
+    wait_until("the worker collects again", errors, |errors| *errors == ["NULL"; 2]);
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
+    for node in &cluster.nodes {
+        assert!(!node.whole_log().contains("permission denied"), "{}", node.log());
+    }
 }
