@@ -1,6 +1,7 @@
 //! Finds rows through an index of the extension, without using the executor.
 
 use std::ffi::CStr;
+use std::ops::ControlFlow;
 
 use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
@@ -185,6 +186,38 @@ impl Prober {
         unsafe { Column::named((*self.table.relation).rd_att, name) }
     }
 
+    /// Passes the rows whose key is an address greater than `after` to `read`, in the order of their keys. `read` can end the search.
+    pub fn rows_after(&mut self, after: Address, mut read: impl FnMut(Address, &Row) -> ControlFlow<()>) {
+        // SAFETY: the scan is open. From its next start on, it also returns the entries of the index.
+        unsafe { (*self.scan.scan).xs_want_itup = true };
+        self.start(pg_sys::BTGreaterStrategyNumber, pg_sys::F_NETWORK_GT, inet::write(after));
+        loop {
+            super::check_for_interrupts();
+            let Some(row) = self.next() else { break };
+            if self.key_address().is_some_and(|address| read(address, &row).is_break()) {
+                break;
+            }
+        }
+    }
+
+    /// Returns the address in the index entry of the row that was found last.
+    fn key_address(&self) -> Option<Address> {
+        const COLUMNS: usize = pg_sys::INDEX_MAX_KEYS as usize;
+        let (mut values, mut nulls) = ([pg_sys::Datum::from(0); COLUMNS], [true; COLUMNS]);
+        // SAFETY: the scan returns entries of the index, and has just found one. An index has at most `COLUMNS` columns, and
+        // `open_raw` has checked that the first one is of type inet. The entry is valid until the scan goes on.
+        unsafe {
+            let scan = self.scan.scan;
+            pg_sys::index_deform_tuple(
+                (*scan).xs_itup,
+                (*scan).xs_itupdesc,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+            if nulls[0] { None } else { inet::read(values[0]).map(|inet| inet.address) }
+        }
+    }
+
     /// Begins a search for a key. Returns false if the key has another type than the index.
     fn seek(&mut self, key: Key) -> bool {
         let key = match (self.key_type, key) {
@@ -192,22 +225,21 @@ impl Prober {
             (KeyType::Bigint, Key::Number(number)) => pg_sys::Datum::from(number),
             _ => return false,
         };
+        self.start(pg_sys::BTEqualStrategyNumber, self.key_type.equality(), key);
+        true
+    }
+
+    /// Starts the scan for the rows whose key compares with `key` as the operator of this strategy and this function requires.
+    fn start(&mut self, strategy: u32, comparison: impl Into<pg_sys::Oid>, key: pg_sys::Datum) {
         let mut scan_key = pg_sys::ScanKeyData::default();
         // SAFETY: the first column of the index has the type of the key, with the default operator class. The scan is open and
         // copies the key.
         unsafe {
-            pg_sys::ScanKeyInit(
-                &mut scan_key,
-                1,
-                pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-                self.key_type.equality(),
-                key,
-            );
+            pg_sys::ScanKeyInit(&mut scan_key, 1, strategy as pg_sys::StrategyNumber, comparison.into(), key);
             self.scan.in_its_memory(|| {
                 pg_sys::index_rescan(self.scan.scan, &mut scan_key, 1, std::ptr::null_mut(), 0);
             });
         }
-        true
     }
 
     fn next(&mut self) -> Option<Row> {

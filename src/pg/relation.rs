@@ -32,8 +32,8 @@ pub fn lock_for_reading(table: pg_sys::Oid) {
     unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
 }
 
-/// Takes the lock for reading on a table or an index of the extension, if the lock is available without waiting. Returns true
-/// if the lock was taken. The transaction keeps the lock, so the relation can be opened later without waiting.
+/// Takes the lock for reading on a table or an index, if the lock is available without waiting. Returns true if the lock was
+/// taken. The transaction keeps the lock, so the relation can be opened later without waiting.
 pub fn lock_for_reading_if_free(relation: pg_sys::Oid) -> bool {
     // SAFETY: the server allows a lock on an OID even if no relation has this OID.
     unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }

@@ -10,11 +10,13 @@
 //! Locked rows are skipped. If this transaction waited for the row of another session's transaction, the two transactions could
 //! wait for each other. The caller learns that rows were skipped, and visits the address again.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use cowrie_enrich_engine::address::Address;
 
 use super::ExtensionOids;
+use super::completions::{self, Gaps};
 use super::snapshot_fill::{self, Copies, Values};
 use crate::document::{enrichment, types};
 use crate::pg::column::Length;
@@ -27,7 +29,7 @@ use crate::pg::subtransaction::Failure;
 use crate::pg::user_table::{Lock, TableStatement, UserTable};
 use crate::pg::value::{self, Array, Bigint, Boolean, Inet, Jsonb, Regclass, Text, Tid, array};
 use crate::pg::varlena::OwnedVarlena;
-use crate::pg::{Oid, catalog, jsonb, mvcc_snapshot};
+use crate::pg::{Oid, catalog, jsonb, mvcc_snapshot, relation};
 use crate::shared_state::owner_process::contained_within;
 use crate::telemetry;
 
@@ -108,6 +110,47 @@ pub fn known(connection: &Connection, wanted: &[Address]) -> Vec<CurrentAttribut
         |address| CurrentAttribution { address, asn: None, country: None, ip_type: None, document: None };
     known.extend(unknown.into_iter().map(nothing));
     known
+}
+
+/// Returns the addresses greater than `after` whose sessions in a table have gaps that an enabled provider may fill. Reads about
+/// `most` sessions, directly from storage, so no code of the table owner runs. If there are more sessions, also returns the address
+/// from which the next call continues. Returns `None` if another transaction has locked the table.
+pub fn gaps_after(
+    connection: &Connection,
+    table: Oid,
+    after: Address,
+    most: usize,
+) -> Option<(Vec<(Address, Gaps)>, Option<Address>)> {
+    let (mut all, mut last) = (Vec::new(), None);
+    if !relation::lock_for_reading_if_free(table) {
+        return None;
+    }
+    let Some((table, _)) = found(connection, table) else { return Some((all, last)) };
+    if !relation::lock_for_reading_if_free(table.index) {
+        return None;
+    }
+    let latest = mvcc_snapshot::Latest::take();
+    let Some(mut sessions) = Prober::open(table.oid, table.index, latest.view()) else {
+        return Some((all, last));
+    };
+    let (columns, may_be_filled) = (Columns::of(&table, &sessions), completions::may_be_filled());
+    let (mut read, mut current) = (0, after);
+    sessions.rows_after(after, |address, row| {
+        // The next call can only continue after the last session of an address.
+        if read >= most && address != current {
+            last = Some(current);
+            return ControlFlow::Break(());
+        }
+        (read, current) = (read + 1, address);
+        let gaps = columns.gaps(row).and(may_be_filled);
+        match all.last_mut() {
+            Some((last, known)) if *last == address => *known = gaps.or(*known),
+            _ if gaps.any() => all.push((address, gaps)),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+    Some((all, last))
 }
 
 /// Completes sessions of these addresses in a table. Runs with the rights of the role that owned the table when the process was
@@ -310,12 +353,20 @@ impl Columns {
         fitting(self.ip_type, known.ip_type.as_deref())
     }
 
+    /// Returns which snapshot columns of a row are null.
+    fn gaps(&self, row: &Row) -> Gaps {
+        let lacks = |number: i16| row.is_null(number);
+        Gaps {
+            network: self.asn.is_some_and(lacks),
+            country: self.country.is_some_and(|(number, _)| lacks(number)),
+            ip_type: self.ip_type.is_some_and(|(number, _)| lacks(number)),
+        }
+    }
+
     /// Returns true if a row has a null snapshot column that a later answer may fill.
     fn have_gap(&self, row: &Row, waits_for_types: bool) -> bool {
-        let lacks = |number: i16| row.is_null(number);
-        self.asn.is_some_and(lacks)
-            || self.country.is_some_and(|(number, _)| lacks(number))
-            || (waits_for_types && self.ip_type.is_some_and(|(number, _)| lacks(number)))
+        let gaps = self.gaps(row);
+        gaps.network || gaps.country || (waits_for_types && gaps.ip_type)
     }
 
     /// Returns true if the row of a session lacks a value that is known now.

@@ -17,6 +17,7 @@ use super::owner_supervisor::Owners;
 use super::provider_queue::ProviderQueue;
 use super::recounter::Recounter;
 use super::session_priority::SessionPriorities;
+use super::shards::Shards;
 use super::step_schedule::{AT_ONCE, Due, NEVER, after_naptime, naptime, retry_pause};
 use super::steps::{Steps, Stop, none_if_failed};
 use crate::guc;
@@ -72,6 +73,7 @@ pub struct Worker {
     provider_queues: Vec<ProviderQueue>,
     session_priorities: SessionPriorities,
     owners: Owners,
+    shards: Shards,
     recounter: Recounter,
     /// For each mark in `LOOKED_FOR`, true if a prepared transaction with this mark existed at the last check.
     prepared: [bool; LOOKED_FOR.len()],
@@ -80,6 +82,8 @@ pub struct Worker {
     fold: Due,
     /// On the coordinator of a Citus cluster: the collection of the counts of the nodes.
     collection: Due,
+    /// On each node of a Citus cluster: the registration of sessions in new shards.
+    registration: Due,
     reclassification: Due,
     sweep: Due,
     count: Due,
@@ -102,6 +106,8 @@ pub struct Worker {
     files_checked_at: Timestamp,
     /// True if the counts of this database go to the coordinator of a Citus cluster.
     is_member: bool,
+    /// True if this database is the coordinator of a Citus cluster, and collects the counts of the other nodes.
+    is_coordinator: bool,
     /// True if the last round did no work because the database was being restored.
     waits_for_restore: bool,
     /// True if the last round found that the library and the SQL objects have different versions.
@@ -170,12 +176,14 @@ impl Worker {
             exchanges: Exchanges::new()?,
             provider_queues: Provider::all().map(ProviderQueue::of).collect(),
             session_priorities: SessionPriorities::new(),
+            shards: Shards::default(),
             recounter: Recounter::default(),
             prepared: [false; LOOKED_FOR.len()],
             take_over: Due::now(),
             create_jobs: Due::now(),
             fold: Due::now(),
             collection: Due::now(),
+            registration: Due::now(),
             reclassification: Due::now(),
             sweep: Due::now(),
             count: Due::now(),
@@ -188,6 +196,7 @@ impl Worker {
             restored_at: Timestamp::UNSET,
             files_checked_at: Timestamp::UNSET,
             is_member: false,
+            is_coordinator: false,
             waits_for_restore: false,
             outdated: false,
             stopped_by_keys: false,
@@ -236,6 +245,9 @@ impl Worker {
         }
         made.push(none_if_failed(self.reclassify())?.is_some());
         made.push(none_if_failed(self.collect())?.is_some());
+        if self.is_coordinator {
+            made.push(none_if_failed(self.register_shards())?.is_some());
+        }
         made.push(none_if_failed(self.fold())?.is_some());
         if self.recounter.step(&self.steps) {
             self.fold.request();
@@ -262,6 +274,7 @@ impl Worker {
             .min(self.counts_at());
         let next = next.min(self.reclassification.at()).min(self.recounter.next());
         let next = next.min(self.take_over.at()).min(self.owners.next());
+        let next = if self.is_coordinator { next.min(self.registration.at()) } else { next };
         Ok((next - clock::now()).min(naptime()))
     }
 
@@ -282,6 +295,7 @@ impl Worker {
             self.sweep.attempted(&swept, |()| clock::now() + SWEEP_EVERY);
             made.push(none_if_failed(swept)?.is_some());
         }
+        made.push(none_if_failed(self.register_shards())?.is_some());
         // The coordinator sends answers at any time, and does not wake this worker.
         if self.collection.is_now() {
             self.owners.look();
@@ -295,6 +309,7 @@ impl Worker {
         }
         let next = self.create_jobs.at().min(self.counts_at()).min(self.owners.next());
         let next = next.min(self.collection.at()).min(self.sweep.at()).min(self.take_over.at());
+        let next = next.min(self.registration.at());
         Ok((next - clock::now()).min(naptime()))
     }
 
@@ -313,6 +328,24 @@ impl Worker {
         });
         if collected?.is_some_and(|counts| counts > 0) {
             self.fold.request();
+        }
+        Ok(())
+    }
+
+    /// On a node of a Citus cluster, registers the sessions with gaps in shards that were moved to this node. Each round runs one
+    /// transaction.
+    fn register_shards(&mut self) -> Result<(), Stop> {
+        if !self.registration.is_now() {
+            return Ok(());
+        }
+        let is_needed = self.shards.are_needed();
+        let read = self.steps.step(StepKind::Sweep, |oids, connection| {
+            is_needed.then(|| self.shards.read_next(oids, connection)).flatten()
+        });
+        self.registration.attempted(&read, |read| if read.is_some() { AT_ONCE } else { after_naptime() });
+        if let Some(read) = read? {
+            self.shards.committed(read);
+            self.create_jobs.request();
         }
         Ok(())
     }
@@ -413,10 +446,12 @@ impl Worker {
     fn is_being_restored(&mut self) -> Result<bool, Stop> {
         let now = clock::now();
         if now - self.restore_checked_at >= RESTORE_CHECKED_EVERY {
-            let (is_restored, is_member) = self.steps.step(StepKind::LookForRestore, |oids, _| {
-                (catalog::has_superusers_client(c"pg_restore"), cluster::is_member(oids))
-            })?;
-            self.is_member = is_member;
+            let (is_restored, is_member, is_coordinator) =
+                self.steps.step(StepKind::LookForRestore, |oids, _| {
+                    let is_restored = catalog::has_superusers_client(c"pg_restore");
+                    (is_restored, cluster::is_member(oids), cluster::is_coordinator(oids))
+                })?;
+            (self.is_member, self.is_coordinator) = (is_member, is_coordinator);
             if is_restored {
                 self.restored_at = now;
                 // The restored rows may need any kind of work, so a sweep must look for it.

@@ -18,6 +18,7 @@
 //! | `owner_supervisor` | supervises the processes that run code of table owners |
 //! | `recounter` | recounts sessions if a commit could not append its counts |
 //! | `session_priority` | when session priorities are evaluated |
+//! | `shards` | registers sessions in shards that a Citus cluster has moved to this node |
 
 pub mod activity;
 mod apply;
@@ -33,6 +34,7 @@ mod provider_queue;
 mod recounter;
 pub mod registry;
 mod session_priority;
+mod shards;
 pub mod step_schedule;
 mod steps;
 mod trace;

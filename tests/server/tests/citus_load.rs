@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use cowrie_enrich_upstreams::{Routes, Whois};
+use cowrie_enrich_upstreams::{Behaviour, Fault, Routes, Whois};
 use server_tests::citus::{CitusCluster, DATABASE, three_nodes, three_nodes_of_version};
 use server_tests::cymru::{member, pointed_at};
 use server_tests::database::{cluster_with_world, fresh_database};
@@ -246,4 +246,101 @@ fn counts_are_exact_after_an_update_of_the_extension() {
     let mut session = cluster.session();
     assert_counts_are_exact(&mut session, &TABLES);
     assert_eq!(session.number("SELECT count(*) FROM enrich.cluster_node WHERE last_error IS NULL"), 2);
+}
+
+/// Stores sessions with new addresses that no mmdb file has. Returns the number of addresses.
+fn store_unknown(session: &mut Session, blocks: std::ops::Range<usize>) -> i64 {
+    let keys: Vec<(String, String)> = blocks.map(|n| (format!("u{n}"), member(n, 7).to_string())).collect();
+    let rows: Vec<(&str, Option<&str>)> =
+        keys.iter().map(|(key, ip)| (key.as_str(), Some(ip.as_str()))).collect();
+    session.run(&COWRIE.insert(&rows));
+    rows.len() as i64
+}
+
+#[track_caller]
+fn wait_until_complete(session: &mut Session) {
+    wait_until(
+        "all sessions are complete",
+        || session.number("SELECT count(*) FROM sessions WHERE snapshot_asn IS NULL"),
+        |incomplete| *incomplete == 0,
+    );
+}
+
+#[test]
+fn sessions_are_completed_after_their_shards_were_moved() {
+    let whois = Whois::start(Routes::synthetic());
+    whois.behave(Fault::Held);
+    let Some(cluster) = three_nodes("citus-waiting", |options| pointed_at(&whois, options)) else { return };
+    cluster.create_attached(&COWRIE);
+    let mut session = cluster.session();
+    session.run("SELECT enrich.distribute_inventories()");
+    let addresses = store_unknown(&mut session, 0..640);
+    let registered = || cluster.sum("SELECT count(*) FROM enrich.session_completion");
+    wait_until("the nodes register their sessions", registered, |rows| *rows == addresses);
+    // The sessions stay incomplete, because the provider has not answered yet. The coordinator is a node with shards too.
+    session.run(&format!("SELECT citus_set_node_property({}, 'shouldhaveshards', true)", cluster.node(0)));
+    for (to, mode) in [(2, "force_logical"), (2, "block_writes"), (0, "block_writes")] {
+        let shard = cluster.move_shard(1, to, mode);
+        let moved = session.number(&format!(
+            "SELECT count(*) FROM sessions WHERE get_shard_id_for_distribution_column('sessions', id) = {shard}"
+        ));
+        assert!(moved > 0);
+        wait_until(
+            "the node registers the sessions of the shard",
+            || {
+                cluster.nodes[to].session(DATABASE).number(&format!(
+                    "SELECT count(*) FROM enrich.session_completion WHERE rel::text LIKE '%sessions\\_{shard}'"
+                ))
+            },
+            |rows| *rows == moved,
+        );
+    }
+    // A server is killed before its worker can know the new shard.
+    cluster.move_shard(1, 2, "block_writes");
+    cluster.nodes[2].kill_postmaster();
+    cluster.nodes[2].start_again();
+    let mut session = cluster.session();
+    assert_eq!(session.number("SELECT count(*) FROM sessions WHERE snapshot_asn IS NULL"), addresses);
+    whois.behave(Behaviour::normal());
+    wait_until_complete(&mut session);
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &TABLES);
+    let left = || cluster.sum("SELECT count(*) FROM enrich.session_completion");
+    wait_until("no node waits for a session", left, |rows| *rows == 0);
+}
+
+#[test]
+fn sessions_from_before_the_table_was_attached_are_completed() {
+    let whois = Whois::start(Routes::synthetic());
+    let Some(cluster) = three_nodes("citus-earlier", |options| pointed_at(&whois, options)) else { return };
+    let mut session = cluster.session();
+    COWRIE.create(&mut session);
+    session.run("SELECT create_distributed_table('sessions', 'id')");
+    store_unknown(&mut session, 0..200);
+    COWRIE.attach(&mut session);
+    session.run("SELECT enrich.distribute_inventories()");
+    session.run("CALL enrich.recount_distributed_sessions()");
+    wait_until_complete(&mut session);
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &TABLES);
+}
+
+#[test]
+fn a_large_shard_is_registered_in_several_transactions() {
+    let whois = Whois::start(Routes::synthetic());
+    whois.behave(Fault::Held);
+    let Some(cluster) = three_nodes("citus-large", |options| pointed_at(&whois, options)) else { return };
+    let mut session = cluster.session();
+    COWRIE.create(&mut session);
+    session.run("SELECT create_distributed_table('sessions', 'id', shard_count => 2)");
+    // Each shard has more sessions than one transaction reads.
+    session.run(
+        "INSERT INTO sessions (id, starttime, ip)
+         SELECT 'l' || n, '2024-05-01 12:00:00', 60 + n % 20 || '.' || n / 20 % 250 || '.' || n / 5000 || '.7'
+         FROM generate_series(1, 30000) n",
+    );
+    COWRIE.attach(&mut session);
+    session.run("SELECT enrich.distribute_inventories()");
+    let registered = || cluster.sum("SELECT count(*) FROM enrich.session_completion");
+    wait_until("all sessions are registered", registered, |rows| *rows == 30_000);
 }
