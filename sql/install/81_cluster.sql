@@ -30,29 +30,35 @@ COMMENT ON COLUMN cluster_member.asked_upto IS
 
 CREATE TABLE cluster_node (
     node         uuid PRIMARY KEY,
-    citus_node   integer NOT NULL UNIQUE,
+    citus_node   integer UNIQUE,
     name         text NOT NULL,
+    added_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     batch        bigint NOT NULL DEFAULT 0,
     waiting      jsonb,
     stored_by    xid8,
     collected_at timestamptz,
-    last_error   text
+    last_error   text,
+    retry_at     timestamptz
 );
 SELECT pg_catalog.pg_extension_config_dump('cluster_node', '');
 COMMENT ON TABLE cluster_node IS
     'on the coordinator of a Citus cluster: the nodes whose counts the worker of the coordinator collects; empty until distribute_inventories() is called';
 COMMENT ON COLUMN cluster_node.node IS 'identity of the node, from its table cluster_member';
-COMMENT ON COLUMN cluster_node.citus_node IS 'id of the node in Citus (pg_dist_node.nodeid)';
+COMMENT ON COLUMN cluster_node.citus_node IS 'id of the node in Citus (pg_dist_node.nodeid); null if the node was removed from the Citus cluster';
 COMMENT ON COLUMN cluster_node.name IS 'host name and port of the node';
+COMMENT ON COLUMN cluster_node.added_at IS 'time when the coordinator first tried to collect counts of the node';
 COMMENT ON COLUMN cluster_node.batch IS 'number of the last batch of the node that the coordinator has stored';
 COMMENT ON COLUMN cluster_node.stored_by IS 'transaction that stored the batch';
 COMMENT ON COLUMN cluster_node.waiting IS
     'addresses of incomplete sessions on the node, each with the time of the answers that the node has';
 COMMENT ON COLUMN cluster_node.collected_at IS 'time when the coordinator last collected counts of the node';
 COMMENT ON COLUMN cluster_node.last_error IS 'why the last attempt to collect failed; null if the attempt succeeded';
+COMMENT ON COLUMN cluster_node.retry_at IS
+    'the worker does not ask the node before this time, because the last attempt failed; null if the attempt succeeded';
 
+-- The worker of the coordinator waits for this function, so a lock on this node must not delay the worker for long.
 CREATE FUNCTION send_counts(known_node uuid, stored_batch bigint, answers jsonb) RETURNS jsonb
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
     me record;
     batch_content jsonb;
@@ -180,26 +186,36 @@ CREATE FUNCTION node_problem(problem text) RETURNS text
 COMMENT ON FUNCTION node_problem(text) IS
     'on the coordinator of a Citus cluster: the reason why a command of the current user failed on a node; if Citus could not connect, names what the user may lack';
 
-CREATE FUNCTION collect_from_nodes() RETURNS bigint
+CREATE FUNCTION collect_from_nodes(only_due boolean DEFAULT false, OUT counts bigint, OUT failed_nodes bigint)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     nodes record;
     called record;
     reply jsonb;
     stored bigint;
-    collected bigint := 0;
+    called_at timestamptz;
+    problem text;
 BEGIN
+    counts := 0;
+    failed_nodes := 0;
     IF NOT EXISTS (SELECT FROM @extschema@.cluster_node) THEN
-        RETURN 0;
+        RETURN;
     END IF;
     -- Two calls at the same time would ask for the same batches.
     LOCK TABLE @extschema@.cluster_node IN EXCLUSIVE MODE;
     -- A confirmed batch is deleted on its node. So a transaction must not confirm a batch that it has stored itself,
     -- because it may still be rolled back.
     IF EXISTS (SELECT FROM @extschema@.cluster_node c WHERE c.stored_by = pg_current_xact_id_if_assigned()) THEN
-        RETURN 0;
+        RETURN;
     END IF;
     -- Uses EXECUTE, because the catalogs and functions exist only if Citus is installed.
+    --
+    -- The row of a removed node stays, because the node may be added again, and then sends its last batch again. The metrics
+    -- leave out such a row.
+    EXECUTE $citus$
+        UPDATE @extschema@.cluster_node c SET citus_node = NULL
+        WHERE c.citus_node IS NOT NULL AND NOT EXISTS (SELECT FROM pg_catalog.pg_dist_node n WHERE n.nodeid = c.citus_node)
+        $citus$;
     EXECUTE $citus$
         SELECT array_agg(n.nodeid ORDER BY n.nodeid) AS ids, array_agg(n.nodename ORDER BY n.nodeid) AS names,
                array_agg(n.nodeport ORDER BY n.nodeid) AS ports,
@@ -212,7 +228,9 @@ BEGIN
         FROM pg_catalog.pg_dist_node n
         LEFT JOIN @extschema@.cluster_node c ON c.citus_node = n.nodeid
         WHERE n.noderole = 'primary' AND n.isactive AND n.groupid <> 0
-        $citus$ INTO nodes;
+          AND (NOT $1 OR c.retry_at IS NULL OR c.retry_at <= clock_timestamp())
+        $citus$ INTO nodes USING only_due;
+    called_at := clock_timestamp();
     FOR called IN
         EXECUTE $citus$
             SELECT $1[r.n] AS id, $2[r.n] || ':' || $3[r.n] AS name, r.success, r.result
@@ -220,12 +238,17 @@ BEGIN
             $citus$ USING nodes.ids, nodes.names, nodes.ports, nodes.commands
     LOOP
         IF NOT called.success THEN
-            -- The worker repeats the attempt every naptime, but logs the same problem only once.
-            UPDATE @extschema@.cluster_node c SET last_error = @extschema@.node_problem(called.result)
-            WHERE c.citus_node = called.id AND c.last_error IS DISTINCT FROM @extschema@.node_problem(called.result);
-            IF FOUND THEN
-                RAISE WARNING 'could not collect the counts of node %: %', called.name, @extschema@.node_problem(called.result);
+            failed_nodes := failed_nodes + 1;
+            problem := @extschema@.node_problem(called.result);
+            -- The worker repeats the attempt, but logs the same problem only once.
+            IF NOT EXISTS (SELECT FROM @extschema@.cluster_node c WHERE c.citus_node = called.id AND c.last_error = problem) THEN
+                RAISE WARNING 'could not collect the counts of node %: %', called.name, problem;
             END IF;
+            -- An attempt that took long is not repeated soon, because the worker does no other work during the attempt.
+            INSERT INTO @extschema@.cluster_node AS c (node, citus_node, name, last_error, retry_at)
+            VALUES (gen_random_uuid(), called.id, called.name, problem,
+                    clock_timestamp() + LEAST(10 * (clock_timestamp() - called_at), interval '1 minute'))
+            ON CONFLICT (citus_node) DO UPDATE SET last_error = excluded.last_error, retry_at = excluded.retry_at;
             CONTINUE;
         END IF;
         reply := called.result::jsonb;
@@ -235,7 +258,7 @@ BEGIN
             SELECT (d.value ->> 0)::inet, (d.value ->> 1)::bigint, (d.value ->> 2)::timestamptz, (d.value ->> 3)::timestamptz
             FROM jsonb_array_elements(reply #> '{content,counts}') d;
             GET DIAGNOSTICS stored = ROW_COUNT;
-            collected := collected + stored;
+            counts := counts + stored;
             INSERT INTO @extschema@.enrichment_request (ip_address, provider, priority, asn_number)
             SELECT (d.value ->> 0)::inet, d.value ->> 1, (d.value ->> 2)::integer, (d.value ->> 3)::bigint
             FROM jsonb_array_elements(reply #> '{content,requests}') d;
@@ -250,13 +273,12 @@ BEGIN
                 NULLIF(reply -> 'waiting', 'null'), pg_current_xact_id(), clock_timestamp())
         ON CONFLICT (node) DO UPDATE
         SET citus_node = excluded.citus_node, name = excluded.name, batch = excluded.batch, waiting = excluded.waiting,
-            stored_by = excluded.stored_by, collected_at = excluded.collected_at, last_error = NULL;
+            stored_by = excluded.stored_by, collected_at = excluded.collected_at, last_error = NULL, retry_at = NULL;
     END LOOP;
-    RETURN collected;
 END
 $$;
-COMMENT ON FUNCTION collect_from_nodes() IS
-    'on the coordinator of a Citus cluster: fetches the next batch of counts from each node into session_delta, and sends answers for incomplete sessions to the nodes; the worker calls this function every worker_naptime; returns the number of counts';
+COMMENT ON FUNCTION collect_from_nodes(boolean) IS
+    'on the coordinator of a Citus cluster: fetches the next batch of counts from each node into session_delta, and sends answers for incomplete sessions to the nodes; the worker calls this function every worker_naptime; with only_due, leaves out nodes whose retry_at has not passed; returns the number of counts, and the number of nodes that failed';
 
 -- The setting enabled_sources itself is visible to superusers only.
 CREATE FUNCTION cluster_sources() RETURNS text
@@ -567,7 +589,7 @@ DECLARE
 BEGIN
     -- Without the pending counts of the nodes, the locks are held for less time.
     FOR turn IN 1..1000 LOOP
-        EXIT WHEN @extschema@.collect_from_nodes() OPERATOR(pg_catalog.=) 0;
+        EXIT WHEN (SELECT c.counts FROM @extschema@.collect_from_nodes(turn OPERATOR(pg_catalog.>) 1) c) OPERATOR(pg_catalog.=) 0;
         COMMIT;
     END LOOP;
     COMMIT;

@@ -102,17 +102,22 @@ fn fold_statistics(call: &Call) {
 /// Otherwise collects one batch of each node, because a node sends the next batch only after a commit.
 fn collect(oids: ExtensionOids, may_commit: bool) {
     if !may_commit {
-        Connection::with(oids.schema, |connection| acting_as(oids.owner, || cluster::collect(connection)));
+        Connection::with(oids.schema, |connection| {
+            acting_as(oids.owner, || cluster::collect(connection, false))
+        });
         return;
     }
     Connection::with_commits(oids.schema, |connection| {
+        let mut is_repeated = false;
         loop {
-            let counts = acting_as(oids.owner, || cluster::collect(connection));
+            // A node that did not answer in the first round would delay each further round.
+            let collected = acting_as(oids.owner, || cluster::collect(connection, is_repeated));
             connection.commit();
             check_for_interrupts();
-            if counts == 0 {
+            if collected.counts == 0 {
                 break;
             }
+            is_repeated = true;
         }
     });
 }

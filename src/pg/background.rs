@@ -270,12 +270,14 @@ const OWN_SETTINGS: [(&CStr, &CStr); 8] = [
     (c"exit_on_error", c"off"),
 ];
 
-/// Settings that do not exist in all versions of PostgreSQL, and a setting of Citus. The second setting was added in minor
-/// releases. The third setting lets queries on pg_class find the shards of Citus tables.
-const LATER_SETTINGS: [(&CStr, &CStr); 3] = [
+/// Settings that do not exist in all versions of PostgreSQL, and settings of Citus. The second setting was added in minor releases.
+/// The third setting lets queries on pg_class find the shards of Citus tables. The last setting limits the time for which a worker
+/// waits for a node that accepts connections but does not answer.
+const LATER_SETTINGS: [(&CStr, &CStr); 4] = [
     (c"transaction_timeout", c"0"),
     (c"restrict_nonsystem_relation_kind", c""),
     (c"citus.override_table_visibility", c"off"),
+    (c"citus.node_connection_timeout", c"5s"),
 ];
 
 /// Reads the settings again after a reload.

@@ -239,6 +239,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Returns the extension's schema, in which the statements run.
+    pub fn schema(&self) -> pg_sys::Oid {
+        self.schema
+    }
+
     /// Runs `work` inside an SPI connection. Memory that `work` allocates in the connection is freed at the end.
     pub fn with<T>(schema: pg_sys::Oid, work: impl FnOnce(&Connection) -> T) -> T {
         Self::connect(schema, 0, work)

@@ -1,6 +1,8 @@
-//! Suspends timeouts of the client while the extension does work that these timeouts must not end.
+//! Suspends timeouts of the client while the extension does work that these timeouts must not end. Also limits the time of
+//! statements in a background process.
 
 use std::ffi::c_int;
+use std::time::Duration;
 
 use pgrx::pg_sys;
 
@@ -48,6 +50,33 @@ impl Drop for Suspended {
                 unsafe { enable_timeout_at(timeout, at) };
             }
         }
+    }
+}
+
+/// Runs `work`, and cancels its current statement after `limit`, as `statement_timeout` does in a client's session. Must be called
+/// in a background process, because there the statement timer has no other use.
+pub fn cancelled_after<T>(limit: Duration, work: impl FnOnce() -> T) -> T {
+    let _timer = StatementTimer::start(limit);
+    work()
+}
+
+/// Cancels the current statement when the time is over. When the timer is dropped, it stops.
+struct StatementTimer;
+
+impl StatementTimer {
+    fn start(limit: Duration) -> StatementTimer {
+        let milliseconds = c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX).max(1);
+        // SAFETY: the server registered this timeout when the process connected. It is disabled when the timer is dropped.
+        unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds) };
+        StatementTimer
+    }
+}
+
+impl Drop for StatementTimer {
+    fn drop(&mut self) {
+        // SAFETY: this timeout is registered. If the timer fires after the last statement, the next check for interrupts cancels
+        // the step of the worker, and the worker repeats the step.
+        unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
     }
 }
 

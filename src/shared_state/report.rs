@@ -7,7 +7,7 @@ use cowrie_enrich_engine::timestamp::{AtomicTimestamp, Timestamp};
 use crate::shared_state::provider::PROVIDERS;
 
 /// Kinds of steps of a worker and of its owner processes.
-pub const STEP_KINDS: usize = 17;
+pub const STEP_KINDS: usize = 18;
 
 crate::zeroable! {
     /// Metrics of one database. The worker of the database writes them. When the worker ends, the metrics

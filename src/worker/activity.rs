@@ -27,6 +27,7 @@ pub enum Activity {
     TakingOver,
     LookingForRestore,
     WaitingForRestore,
+    CollectingCounts,
 }
 
 impl Activity {
@@ -55,11 +56,12 @@ impl Activity {
             Activity::TakingOver => c"taking over from an earlier worker",
             Activity::LookingForRestore => c"checking whether pg_restore runs",
             Activity::WaitingForRestore => c"waiting for pg_restore to end",
+            Activity::CollectingCounts => c"collecting counts from the nodes of a Citus cluster",
         }
     }
 
     fn of(code: u32) -> Activity {
-        const ALL: [Activity; 17] = [
+        const ALL: [Activity; 18] = [
             Activity::Starting,
             Activity::Sleeping,
             Activity::CreatingJobs,
@@ -77,6 +79,7 @@ impl Activity {
             Activity::TakingOver,
             Activity::LookingForRestore,
             Activity::WaitingForRestore,
+            Activity::CollectingCounts,
         ];
         ALL.into_iter().find(|activity| *activity as u32 == code).unwrap_or(Activity::Starting)
     }
@@ -100,6 +103,7 @@ pub enum StepKind {
     ReleaseJobs,
     Apply,
     LookForRecounts,
+    Collect,
     Fold,
     Reclassify,
     Supervise,
@@ -121,6 +125,7 @@ impl StepKind {
         StepKind::ReleaseJobs,
         StepKind::Apply,
         StepKind::LookForRecounts,
+        StepKind::Collect,
         StepKind::Fold,
         StepKind::Reclassify,
         StepKind::Supervise,
@@ -143,6 +148,7 @@ impl StepKind {
             StepKind::ReleaseJobs => "release_jobs",
             StepKind::Apply => "apply",
             StepKind::LookForRecounts => "look_for_recounts",
+            StepKind::Collect => "collect",
             StepKind::Fold => "fold",
             StepKind::Reclassify => "reclassify",
             StepKind::Supervise => "supervise",
@@ -165,6 +171,7 @@ impl StepKind {
             StepKind::Claim | StepKind::ReleaseJobs => Activity::Claiming,
             StepKind::Apply => Activity::Applying,
             StepKind::LookForRecounts | StepKind::Fold => Activity::Folding,
+            StepKind::Collect => Activity::CollectingCounts,
             StepKind::Reclassify => Activity::Reclassifying,
             StepKind::Count => Activity::CollectingMetrics,
             // Owner processes run all of these steps, except `Supervise`, which the worker runs.

@@ -58,6 +58,10 @@ const COUNTED_ANYWAY: Duration = Duration::from_secs(10);
 /// tables does not wake the worker.
 const COUNTED_WHEN_IDLE: Duration = Duration::from_secs(60);
 const COUNTING_SHARE: u32 = 50;
+/// After a collection that failed as a whole, the pause before the next collection is this many times the duration of the failed
+/// collection, but at most [`LONGEST_COLLECTION_PAUSE`].
+const COLLECTION_SHARE: u32 = 10;
+const LONGEST_COLLECTION_PAUSE: Duration = Duration::from_secs(60);
 /// A count of the sizes waits at most this long for a lock. After a wait, the next count is delayed by [`COUNTING_SHARE`] times the
 /// duration of the wait.
 const COUNT_WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"20ms")];
@@ -319,14 +323,25 @@ impl Worker {
         if !self.collection.is_now() {
             return Ok(());
         }
-        let collected = self.steps.step(StepKind::Fold, |oids, connection| {
-            cluster::is_coordinator(oids).then(|| cluster::collect(connection))
+        let begun_at = clock::now();
+        let step = self.steps.step(StepKind::Collect, |oids, connection| {
+            if !cluster::is_coordinator(oids) {
+                return Default::default();
+            }
+            (cluster::collect_in_worker(connection), cluster::collection(connection))
         });
-        self.collection.attempted(&collected, |counts| match counts {
-            Some(1..) => AT_ONCE,
+        self.collection.attempted(&step, |(collected, _)| match collected.counts {
+            1.. => AT_ONCE,
             _ => after_naptime(),
         });
-        if collected?.is_some_and(|counts| counts > 0) {
+        if step.is_err() {
+            // The step may have waited for a node until it was cancelled. Meanwhile, this worker did no other work.
+            let pause =
+                (clock::now() - begun_at).saturating_mul(COLLECTION_SHARE).min(LONGEST_COLLECTION_PAUSE);
+            self.collection.not_before(clock::now() + pause);
+        }
+        let (collected, _) = step?;
+        if collected.counts > 0 {
             self.fold.request();
         }
         Ok(())

@@ -42,6 +42,11 @@ impl Due {
         self.0 = AT_ONCE;
     }
 
+    /// Postpones the step at least until this time.
+    pub fn not_before(&mut self, at: Timestamp) {
+        self.0 = self.0.max(at);
+    }
+
     /// Stores when the step runs again after an attempt. If the attempt succeeded, `next` returns this time. If the attempt failed,
     /// the step runs again after a pause.
     pub fn attempted<T>(&mut self, attempt: &Result<T, Stop>, next: impl FnOnce(&T) -> Timestamp) {
