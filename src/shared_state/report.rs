@@ -31,6 +31,10 @@ crate::zeroable! {
         /// Number of owner processes that could not be started, summed over all workers that this database has
         /// had.
         pub launch_failures: AtomicI64,
+        /// On the coordinator of a Citus cluster: numbers of counts that the workers collected from the nodes, and of attempts in
+        /// which a node failed.
+        pub collected_counts: AtomicI64,
+        pub collection_failures: AtomicI64,
         /// Number of networks. This number and the following ones are counted by the worker. Each of them is
         /// [`UNKNOWN`] or [`UNKNOWN_TIME`] until the worker has counted it.
         pub networks: AtomicI64,
@@ -53,6 +57,10 @@ crate::zeroable! {
         pub failed_erasures: AtomicI64,
         pub last_expiry: AtomicTimestamp,
         pub expiry_scheduled: AtomicI64,
+        /// On the coordinator of a Citus cluster: number of nodes whose counts could not be collected in the last attempt.
+        /// `oldest_collection` is the oldest time at which the counts of a node were last collected, or unset.
+        pub failed_nodes: AtomicI64,
+        pub oldest_collection: AtomicTimestamp,
     }
 }
 
@@ -60,7 +68,15 @@ impl Report {
     /// Resets the report for a database.
     pub fn begin(&self, database: u32) {
         self.database.store(0, Ordering::Release);
-        let counters = [&self.batches, &self.errors, &self.slept, &self.unsafe_keys, &self.launch_failures];
+        let counters = [
+            &self.batches,
+            &self.errors,
+            &self.slept,
+            &self.unsafe_keys,
+            &self.launch_failures,
+            &self.collected_counts,
+            &self.collection_failures,
+        ];
         let sizes = [
             &self.networks,
             &self.completions,
@@ -69,9 +85,16 @@ impl Report {
             &self.tables_not_intact,
             &self.failed_erasures,
             &self.expiry_scheduled,
+            &self.failed_nodes,
         ];
         let sizes = sizes.into_iter().chain(self.queues.iter().flat_map(|queue| &queue.sizes));
-        let times = [&self.oldest_count, &self.oldest_completion, &self.oldest_recount, &self.last_expiry];
+        let times = [
+            &self.oldest_count,
+            &self.oldest_completion,
+            &self.oldest_recount,
+            &self.last_expiry,
+            &self.oldest_collection,
+        ];
         let times = times.into_iter().chain(self.queues.iter().map(|queue| &queue.oldest));
         let counters = counters.into_iter().chain(&self.step_errors);
         self.heartbeat.store(Timestamp::UNSET, Ordering::Relaxed);

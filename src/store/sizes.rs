@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use cowrie_enrich_engine::timestamp::Timestamp;
 
+use super::cluster::Collection;
 use super::unfinished_erasures::{self, Erasures};
-use super::{completions, reclassification, recount_requests};
+use super::{cluster, completions, reclassification, recount_requests};
 use crate::pg::clock;
 use crate::pg::role::with_settings;
 use crate::pg::spi::{Connection, Run, Statement};
@@ -51,6 +52,7 @@ pub struct Sizes {
     /// The time of the oldest recount request.
     pub oldest_recount: Option<Oldest>,
     pub erasures: Option<Erasures>,
+    pub collection: Option<Collection>,
 }
 
 #[derive(Clone, Copy)]
@@ -91,6 +93,7 @@ impl Sizes {
             tables_not_intact: self.tables_not_intact.or(other.tables_not_intact),
             oldest_recount: self.oldest_recount.or(other.oldest_recount),
             erasures: self.erasures.or(other.erasures),
+            collection: self.collection.or(other.collection),
         }
     }
 }
@@ -139,6 +142,7 @@ pub fn count(connection: &Connection) -> (Sizes, Option<Failure>) {
         tables_not_intact: counting.part(|| number(&NOT_INTACT, connection)),
         oldest_recount: counting.part(|| recount_requests::oldest(connection)),
         erasures: counting.part(|| unfinished_erasures::erasures(connection)),
+        collection: counting.part(|| cluster::collection(connection)),
     };
     (sizes, counting.blocked)
 }

@@ -21,6 +21,7 @@ use crate::provider::Provider;
 use crate::provider::counters::{self, Count, OUTCOMES};
 use crate::provider::health::{self, Health};
 use crate::shared_state::{self, Report, UNKNOWN, UNKNOWN_TIME, WorkerSlot, owner_process};
+use crate::store::cluster::Collection;
 use crate::store::sizes::{Completions, Oldest, QUEUES, Queue, Sizes};
 use crate::store::unfinished_erasures::Erasures;
 use crate::telemetry::cells::{self, DeliveryOutcome, ResponseKind};
@@ -44,6 +45,7 @@ pub fn families(own: Option<&Sizes>) -> Vec<Family> {
     families.extend(workers());
     families.extend(completions(&databases));
     families.extend(erasures(&databases));
+    families.extend(collections(&databases));
     families.push(by_database(&declared::TABLES_NOT_INTACT, &databases, |sizes| {
         sizes.tables_not_intact.map(number)
     }));
@@ -136,6 +138,12 @@ fn reported(report: &Report) -> Sizes {
             is_scheduled: known(&report.expiry_scheduled)? > 0,
         })
     };
+    let collection = || {
+        Some(Collection {
+            failed_nodes: known(&report.failed_nodes)?,
+            oldest: oldest(&report.oldest_collection)?,
+        })
+    };
     Sizes {
         networks: known(&report.networks),
         oldest_count: oldest(&report.oldest_count),
@@ -145,7 +153,14 @@ fn reported(report: &Report) -> Sizes {
         tables_not_intact: known(&report.tables_not_intact),
         oldest_recount: oldest(&report.oldest_recount),
         erasures: erasures(),
+        collection: collection(),
     }
+}
+
+/// Stores the state of the collection of counts from the nodes of a Citus cluster.
+pub fn report_collection(report: &Report, collection: Collection) {
+    report.failed_nodes.store(collection.failed_nodes, Ordering::Relaxed);
+    report.oldest_collection.store(collection.oldest.unwrap_or(Timestamp::UNSET), Ordering::Relaxed);
 }
 
 /// Stores the sizes that a worker counted. If a size is unknown, its old value remains.
@@ -179,6 +194,9 @@ pub fn report(report: &Report, sizes: &Sizes) {
         store(&report.failed_erasures, Some(erasures.failed));
         store_oldest(&report.last_expiry, Some(erasures.last_expiry));
         store(&report.expiry_scheduled, Some(i64::from(erasures.is_scheduled)));
+    }
+    if let Some(collection) = sizes.collection {
+        report_collection(report, collection);
     }
 }
 
@@ -349,6 +367,26 @@ fn erasures(databases: &[(String, Sizes)]) -> Vec<Family> {
         of(&declared::ERASURES_FAILED, |erasures| number(erasures.failed)),
         of(&declared::EXPIRY_SCHEDULED, |erasures| truth(erasures.is_scheduled)),
         of(&declared::EXPIRY_LAST_SUCCESS, last_expiry),
+    ]
+}
+
+/// Returns the state of the collection of counts from the nodes of Citus clusters.
+fn collections(databases: &[(String, Sizes)]) -> Vec<Family> {
+    let mut counts = Family::of(&declared::CITUS_COUNTS_COLLECTED);
+    let mut failures = Family::of(&declared::CITUS_COLLECTION_FAILURES);
+    for (_, name, worker_slot) in databases_with_worker() {
+        let read = |counter: &AtomicI64| number(counter.load(Ordering::Relaxed));
+        counts = counts.with([&name], read(&worker_slot.report.collected_counts));
+        failures = failures.with([&name], read(&worker_slot.report.collection_failures));
+    }
+    let of = |declared, value: fn(Collection) -> f64| {
+        by_database(declared, databases, |sizes| sizes.collection.map(value))
+    };
+    vec![
+        counts,
+        failures,
+        of(&declared::CITUS_NODES_FAILED, |collection| number(collection.failed_nodes)),
+        of(&declared::CITUS_COLLECTION_OLDEST_AGE, |collection| age(collection.oldest)),
     ]
 }
 

@@ -340,7 +340,11 @@ impl Worker {
                 (clock::now() - begun_at).saturating_mul(COLLECTION_SHARE).min(LONGEST_COLLECTION_PAUSE);
             self.collection.not_before(clock::now() + pause);
         }
-        let (collected, _) = step?;
+        let (collected, collection) = step?;
+        let report = &self.steps.worker_slot.report;
+        report.collected_counts.fetch_add(collected.counts, Ordering::Relaxed);
+        report.collection_failures.fetch_add(collected.failed_nodes, Ordering::Relaxed);
+        metric_values::report_collection(report, collection);
         if collected.counts > 0 {
             self.fold.request();
         }

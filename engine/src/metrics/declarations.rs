@@ -197,6 +197,17 @@ families! {
         => "Failed starts of processes for code of table owners, because max_worker_processes was reached";
     UNSAFE_FOREIGN_KEYS: Gauge "enrich.unsafe_foreign_keys" as "enrich_unsafe_foreign_keys" in "{key}" by ["database"]
         => "Foreign keys that can run code as the extension's owner; any such key stops the worker; see the view unsafe_foreign_keys";
+    CITUS_COUNTS_COLLECTED: Counter "enrich.citus_counts_collected" as "enrich_citus_counts_collected_total" in "{count}"
+        by ["database"]
+        => "Counts that the worker has collected from the nodes of a Citus cluster";
+    CITUS_COLLECTION_FAILURES: Counter "enrich.citus_collection_failures" as "enrich_citus_collection_failures_total"
+        in "{attempt}" by ["database"]
+        => "Failed attempts of the worker to collect counts from a node of a Citus cluster";
+    CITUS_NODES_FAILED: Gauge "enrich.citus_nodes_failed" as "enrich_citus_nodes_failed" in "{node}" by ["database"]
+        => "Nodes of a Citus cluster whose counts could not be collected in the last attempt; see last_error in cluster_node";
+    CITUS_COLLECTION_OLDEST_AGE: Gauge "enrich.citus_collection_oldest_age" as "enrich_citus_collection_oldest_age_seconds"
+        in "s" by ["database"]
+        => "Longest time since the counts of a node of a Citus cluster were last collected; 0 if the database collects no counts";
     TABLES_NOT_INTACT: Gauge "enrich.attached_tables_not_intact" as "enrich_attached_tables_not_intact" in "{table}"
         by ["database"]
         => "Session tables that have changed since they were attached; see not_intact_reason in attached_tables";

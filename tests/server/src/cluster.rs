@@ -389,6 +389,21 @@ impl Cluster {
         let _ = wait_until("the standby is promoted", is_standby, |rows| *rows == Ok(vec!["f".to_owned()]));
     }
 
+    /// Suspends all processes of the server until the returned value is dropped. The server then accepts connections, because the
+    /// kernel does so, but does not answer.
+    pub fn suspend(&self) -> Suspended {
+        let postmaster = i64::from(self.postmaster_pid());
+        signal("STOP", postmaster);
+        // The stopped postmaster starts no further process.
+        let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))
+            .expect("the postmaster exists");
+        let children = children.split_whitespace().map(|pid| pid.parse().expect("a pid"));
+        let pids = Suspended([postmaster].into_iter().chain(children).collect());
+        // A process that has just ended does not matter.
+        pids.0.iter().for_each(|pid| _ = try_signal("STOP", *pid));
+        pids
+    }
+
     /// Starts the server again after `stop_fast` or `kill_postmaster`.
     pub fn start_again(&self) {
         self.start_postmaster();
@@ -491,6 +506,15 @@ impl Drop for Scratch {
 /// Takes a lock even if a test panicked while it held the lock. Otherwise the server could not be stopped.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Processes of a suspended server. They continue when this value is dropped.
+pub struct Suspended(Vec<i64>);
+
+impl Drop for Suspended {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|pid| _ = try_signal("CONT", *pid));
+    }
 }
 
 fn signal(name: &str, pid: i64) {

@@ -44,9 +44,9 @@ fn naptime() -> &'static str {
     if is_proof() { "1s" } else { "200ms" }
 }
 
-/// The steps that get faults. Three are left out. `release_jobs` depends on the rate of the whole server and has a
+/// The steps that get faults. Four are left out. `release_jobs` depends on the rate of the whole server and has a
 /// separate test. `look_for_restore` reads nothing that can be locked or changed. The suite `commit_locks` tests
-/// faults in `look_for_recounts`.
+/// faults in `look_for_recounts`. `collect` needs Citus, and the suite `citus_collection` tests its faults.
 pub const STEPS: [&str; 14] = [
     "take_over",
     "create_jobs",

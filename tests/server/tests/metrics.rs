@@ -687,3 +687,39 @@ fn whoever_is_granted_it_may_read_and_nobody_else() {
     assert_eq!(session.refused("SELECT * FROM enrich.asn_inventory").code, "42501");
     assert_eq!(session.refused("SELECT enrich.reset_enrich_stats()").code, "42501");
 }
+
+#[test]
+fn nodes_whose_counts_are_not_collected_are_shown() {
+    let options = Options::named("metrics-nodes").with_worker().conf("cowrie_enrich.worker_naptime = 200ms");
+    let cluster = cluster_with_world(&options);
+    let mut db = fresh_database(&cluster);
+    let mut elsewhere = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    let of_database = format!(r#"{{"database": "{}"}}"#, db.name);
+    let gauges = |session: &mut Session| {
+        ["enrich_citus_nodes_failed", "enrich_citus_collection_oldest_age_seconds"]
+            .map(|name| value(session, name, &of_database))
+    };
+    worker_pid(&mut db);
+    assert_eq!(gauges(&mut db), [0.0, 0.0]);
+    // The third node was removed from the Citus cluster. The counts of the fourth node were never collected.
+    db.run(
+        "INSERT INTO enrich.cluster_node (node, citus_node, name, added_at, collected_at, last_error) VALUES
+         (gen_random_uuid(), 2, 'a:5432', now() - interval '2 days', now() - interval '1 hour', 'down'),
+         (gen_random_uuid(), 3, 'b:5432', now() - interval '2 days', now(), NULL),
+         (gen_random_uuid(), NULL, 'c:5432', now() - interval '2 days', now() - interval '1 day', 'removed'),
+         (gen_random_uuid(), 4, 'd:5432', now() - interval '2 hours', NULL, 'down')",
+    );
+    let is_shown = |[failed, age]: &[f64; 2]| *failed == 2.0 && (7_200.0..86_400.0).contains(age);
+    let own = gauges(&mut db);
+    assert!(is_shown(&own), "{own:?}");
+    // The worker counts the sizes after a fold. In another database, the view shows the sizes that the worker has counted.
+    db.run(&sessions(0..1));
+    wait_until("the worker reports the nodes", || gauges(&mut elsewhere), is_shown);
+    // This server has no Citus, so each collection fails as a whole.
+    let step = format!(r#"{{"database": "{}", "step": "collect"}}"#, db.name);
+    let errors = || value(&mut elsewhere, "enrich_worker_step_errors_total", &step);
+    wait_until("the failed collections are counted", errors, |errors| *errors > 1.0);
+    db.run("DELETE FROM enrich.cluster_node");
+    wait_until("the gauges are zero again", || gauges(&mut elsewhere), |gauges| *gauges == [0.0, 0.0]);
+}
