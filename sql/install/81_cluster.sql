@@ -56,6 +56,18 @@ COMMENT ON COLUMN cluster_node.last_error IS 'why the last attempt to collect fa
 COMMENT ON COLUMN cluster_node.retry_at IS
     'the worker does not ask the node before this time, because the last attempt failed; null if the attempt succeeded';
 
+CREATE FUNCTION commit_batches_durably() RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- After a crash, the coordinator and the member must agree which batch was stored.
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'local', true);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION commit_batches_durably() IS
+    'called by collect_from_nodes() and send_counts(): the commit of this transaction waits until the write-ahead log is on disk, even if synchronous_commit is off';
+
 -- The worker of the coordinator waits for this function, so a lock on this node must not delay the worker for long.
 CREATE FUNCTION send_counts(known_node uuid, stored_batch bigint, answers jsonb) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
@@ -69,6 +81,7 @@ BEGIN
             MESSAGE = 'the extension citus does not exist in this database',
             HINT = 'The coordinator of a Citus cluster calls this function. See docs/citus.md.';
     END IF;
+    PERFORM @extschema@.commit_batches_durably();
     LOOP
         SELECT m.node, m.batch, m.content, m.asked_upto INTO me FROM @extschema@.cluster_member m FOR UPDATE;
         EXIT WHEN FOUND;
@@ -201,6 +214,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM @extschema@.cluster_node) THEN
         RETURN;
     END IF;
+    PERFORM @extschema@.commit_batches_durably();
     -- Two calls at the same time would ask for the same batches.
     LOCK TABLE @extschema@.cluster_node IN EXCLUSIVE MODE;
     -- A confirmed batch is deleted on its node. So a transaction must not confirm a batch that it has stored itself,
@@ -300,7 +314,7 @@ BEGIN
     FROM (VALUES
         (@extschema@.library_version() <> version, true,
          format('has version %s of the library of cowrie_enrich, but the coordinator has version %s', @extschema@.library_version(), version)),
-        (NOT EXISTS (SELECT FROM @extschema@.worker_status() w WHERE w.role = 'launcher'), true,
+        (EXISTS (SELECT FROM @extschema@.worker_status() w WHERE w.role = 'launcher' AND w.state LIKE 'not started%'), true,
          'does not preload the library of cowrie_enrich; set shared_preload_libraries = ''citus, cowrie_enrich'', with citus first, and restart the server'),
         (@extschema@.cluster_sources() <> sources, true,
          format('has other sources in cowrie_enrich.enabled_sources than the coordinator, which has %L', sources)),
@@ -363,6 +377,19 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = 'the extension citus does not exist in this database',
             HINT = 'See docs/citus.md. Without Citus, the inventories need no setup.';
+    END IF;
+    EXECUTE $citus$
+        SELECT string_agg(CASE WHEN p.repmodel = 't'
+                   THEN format('%s is a reference table, so each node would count its copy of each session; call detach_session_table().', p.logicalrelid)
+                   ELSE format('%s has options of set_session_table_options(), which shards do not use; detach and attach the table again.', p.logicalrelid) END, E'\n')
+        FROM pg_catalog.pg_dist_partition p
+        WHERE p.repmodel = 't' AND EXISTS (SELECT FROM @extschema@.attached_tables a WHERE a.rel = p.logicalrelid)
+           OR p.partmethod <> 'n' AND EXISTS (SELECT FROM @extschema@.session_table_option o WHERE o.rel = p.logicalrelid)
+        $citus$ INTO fatal;
+    IF fatal IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = 'could not distribute the inventories: a session table does not work in a cluster',
+            DETAIL = fatal, HINT = 'See docs/citus.md.';
     END IF;
     EXECUTE $citus$
         SELECT pg_catalog.citus_is_coordinator() AS is_here, array_agg(n.nodeid ORDER BY n.nodeid) AS ids,
@@ -445,6 +472,8 @@ DECLARE
     failed text;
 BEGIN
     IF NOT EXISTS (SELECT FROM @extschema@.cluster_node) THEN
+        RAISE NOTICE USING MESSAGE = 'this database does not collect the counts of a Citus cluster',
+            HINT = 'If a call of distribute_inventories() was rolled back, call distribute_inventories() again first.';
         RETURN;
     END IF;
     -- Stores the last batch of each node. Each batch is confirmed in a later transaction.
@@ -593,6 +622,8 @@ BEGIN
         COMMIT;
     END LOOP;
     COMMIT;
+    -- The recount must see what was committed while it waited for locks.
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     corrected := @extschema@.correct_distributed_counts();
     COMMIT;
     RAISE NOTICE 'recount_distributed_sessions: addresses_corrected %', corrected;

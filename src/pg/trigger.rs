@@ -89,6 +89,12 @@ impl TriggerCall {
         has_shard_suffix(trigger.to_bytes()) && has_shard_suffix(table.to_bytes())
     }
 
+    /// Returns true if the table has an AFTER trigger for each inserted row.
+    pub fn has_row_trigger(&self) -> bool {
+        // SAFETY: tg_relation is open during the call. It has a trigger, so its description of triggers is set.
+        unsafe { (*(*(*self.data).tg_relation).trigdesc).trig_insert_after_row }
+    }
+
     pub fn event(&self) -> Option<Event> {
         match self.flags() & pg_sys::TRIGGER_EVENT_OPMASK {
             pg_sys::TRIGGER_EVENT_INSERT => Some(Event::Insert),

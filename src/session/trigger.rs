@@ -454,6 +454,11 @@ fn source_address(layout: &TriggerLayout, row: Tuple, invalid: InvalidAddress) -
 /// the executor, so no code of the owner runs.
 pub fn forget_sessions(call: &Call) {
     let Some(trigger_call) = TriggerCall::of_truncate(call) else { error::not_a_trigger_call() };
+    // Citus drops triggers for rows of a detached table from its shards, but not triggers for TRUNCATE. Later sessions in the shard
+    // are not counted, so they must not be subtracted.
+    if trigger_call.is_on_shard() && !trigger_call.has_row_trigger() {
+        return;
+    }
     let oids = ExtensionOids::of(call);
     let Some(name) = trigger_call.argument(0) else { return };
     let counted = contained(|| {

@@ -253,3 +253,137 @@ fn a_role_that_cannot_connect_to_the_nodes_is_named() {
         assert!(!node.whole_log().contains("permission denied"), "{}", node.log());
     }
 }
+
+#[test]
+fn snapshots_stay_when_a_table_with_sessions_is_distributed() {
+    let Some(cluster) = three_nodes("citus-old", |options| options) else { return };
+    let mut session = cluster.session();
+    COWRIE.create(&mut session);
+    COWRIE.attach(&mut session);
+    session.run(&insert_select("sessions", 1, 500));
+    session.run("CALL enrich.fold_statistics()");
+    session.run(
+        "ALTER TABLE sessions DISABLE TRIGGER zz_cowrie_enrich_snapshot;
+         UPDATE sessions SET snapshot_country = 'BR', enrichment_at = '2024-01-01';
+         ALTER TABLE sessions ENABLE TRIGGER zz_cowrie_enrich_snapshot",
+    );
+    session.run("SELECT create_distributed_table_concurrently('sessions', 'id')");
+    session.run("SELECT enrich.distribute_inventories()");
+    let old = "SELECT count(*) FROM sessions WHERE snapshot_country = 'BR' AND enrichment_at = '2024-01-01'";
+    assert_eq!(session.number(old), 500);
+    session.run(&insert_select("sessions", 501, 100));
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
+}
+
+#[test]
+fn a_truncate_after_the_table_was_detached_subtracts_nothing() {
+    let Some(cluster) = three_nodes("citus-detach", |options| options) else { return };
+    cluster.create_attached(&COWRIE);
+    let mut session = cluster.session();
+    SUMMARIES.create_attached(&mut session);
+    session.run("SELECT create_distributed_table('session_summaries', 'session_id')");
+    session.run("SELECT enrich.distribute_inventories()");
+    session.run("SELECT enrich.detach_session_table('session_summaries')");
+    session.run(&insert_select("sessions", 1, 100));
+    session.run(
+        "INSERT INTO session_summaries (session_id, source_ip, first_event_at) SELECT id, ip::inet, starttime FROM sessions",
+    );
+    session.run("TRUNCATE session_summaries");
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
+    assert_eq!(session.number("SELECT sum(session_count)::bigint FROM enrich.ip_inventory"), 100);
+    // The triggers of a table that is still attached do subtract.
+    session.run("TRUNCATE sessions");
+    cluster.wait_until_folded();
+    assert_eq!(session.number("SELECT sum(session_count)::bigint FROM enrich.ip_inventory"), 0);
+}
+
+/// The coordinator confirms a batch, and the member then forgets it. So both must remember the batch after a crash.
+#[test]
+fn a_crash_loses_no_count_if_commits_are_asynchronous() {
+    let change = |options: server_tests::Options| {
+        options
+            .durable()
+            .conf("synchronous_commit = off")
+            .conf("wal_writer_delay = 10s")
+            .conf("cowrie_enrich.worker_enabled = off")
+    };
+    let Some(cluster) = three_nodes("citus-async", change) else { return };
+    cluster.create_attached(&COWRIE);
+    let mut session = cluster.session();
+    session.run("SELECT enrich.distribute_inventories()");
+    for killed in 0..2 {
+        let mut session = cluster.session();
+        session.run(&insert_select("sessions", 1 + killed * 1_000, 500));
+        for node in &cluster.nodes {
+            node.session(DATABASE).run("SELECT pg_switch_wal()");
+        }
+        // The second call confirms the batches of the first.
+        for _ in 0..2 {
+            session.run("SELECT enrich.collect_from_nodes()");
+        }
+        drop(session);
+        let node = &cluster.nodes[killed as usize];
+        node.kill_postmaster();
+        node.start_again();
+        let mut session = cluster.session();
+        session.run(&insert_select("sessions", 501 + killed * 1_000, 500));
+        cluster.wait_until_folded();
+        assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
+    }
+}
+
+/// The recount waits for writers. If it then read an old state of the inventories, it would correct what is right.
+#[test]
+fn a_recount_sees_what_was_committed_while_it_waited() {
+    let Some(cluster) = three_nodes("citus-waits", |options| options) else { return };
+    cluster.create_attached(&COWRIE);
+    let mut session = cluster.session();
+    session.run("SELECT enrich.distribute_inventories()");
+    let (mut first, mut second) = (cluster.session(), cluster.session());
+    first.run(&format!("BEGIN; {}", insert_select("sessions", 1, 50)));
+    second.run(&format!("BEGIN; {}", insert_select("sessions", 51, 1)));
+    std::thread::scope(|scope| {
+        let mut recounting = cluster.session();
+        let recount = scope.spawn(move || {
+            recounting.run("SET default_transaction_isolation = 'repeatable read'");
+            recounting.run("CALL enrich.recount_distributed_sessions()");
+        });
+        let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'sessions'::regclass";
+        wait_until("the recount waits", || session.number(waiting), |waiting| *waiting > 0);
+        first.run("COMMIT");
+        let counted = "SELECT coalesce(sum(session_count), 0)::bigint FROM enrich.ip_inventory";
+        let collected = || {
+            let _ = session.try_run(
+                "SET lock_timeout = '1s'; SELECT enrich.collect_from_nodes(); CALL enrich.fold_statistics()",
+            );
+            session.number(counted)
+        };
+        wait_until("the sessions are counted", collected, |counted| *counted == 50);
+        second.run("COMMIT");
+        recount.join().expect("the recount succeeds");
+    });
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
+}
+
+#[test]
+fn a_node_or_a_table_that_is_not_ready_is_named() {
+    let Some(cluster) = three_nodes("citus-ready", |options| options) else { return };
+    let mut session = cluster.session();
+    cluster.create_attached(&COWRIE);
+    SUMMARIES.create_attached(&mut session);
+    session.run("SELECT create_reference_table('session_summaries')");
+    let detail = |session: &mut Session| {
+        let refusal = session.refused("SELECT enrich.distribute_inventories()");
+        assert_eq!(refusal.code, "55000");
+        refusal.detail.expect("it says what is missing")
+    };
+    assert!(detail(&mut session).contains("session_summaries is a reference table"));
+    session.run("SELECT enrich.detach_session_table('session_summaries')");
+    cluster.nodes[2].stop_fast();
+    cluster.nodes[2].configure(&["shared_preload_libraries = 'citus'".to_owned()]);
+    cluster.nodes[2].start_again();
+    assert!(detail(&mut session).contains("does not preload the library"));
+}
