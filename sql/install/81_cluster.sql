@@ -323,9 +323,8 @@ BEGIN
         (EXISTS (SELECT FROM pg_roles r WHERE r.rolname = collector AND NOT r.rolcanlogin), true,
          format('has role %I without LOGIN; the worker of the coordinator connects as this role, so run ALTER ROLE %I LOGIN', collector, collector)),
         (EXISTS (SELECT FROM pg_roles r WHERE r.rolname = collector
-                    AND NOT (has_function_privilege(r.oid, '@extschema@.send_counts(uuid,bigint,jsonb)', 'EXECUTE')
-                             AND has_table_privilege(r.oid, '@extschema@.cluster_member', 'UPDATE'))), true,
-         format('does not let role %I call send_counts(); the worker of the coordinator connects as this role, so the role must own the extension on each node', collector)),
+                    AND NOT has_table_privilege(r.oid, '@extschema@.cluster_member', 'UPDATE')), true,
+         format('does not let role %I write to the tables of the extension; the worker of the coordinator connects as this role, so the role must own the extension on each node', collector)),
         (EXISTS (SELECT FROM @extschema@.attached_tables a WHERE a.has_foreign_key), true,
          'has a session table with a foreign key to ip_inventory; call attach_session_table() for this table without add_foreign_key => true'),
         (current_setting('cowrie_enrich.worker_enabled', true) IS DISTINCT FROM 'on', false,

@@ -244,6 +244,13 @@ fn counts_are_exact_after_an_update_of_the_extension() {
     }
     cluster.wait_until_folded();
     let mut session = cluster.session();
+    // The query of docs/citus.md.
+    let versions = session.rows(
+        "SELECT result FROM run_command_on_all_nodes(
+            $$SELECT extversion || ', library ' || enrich.library_version() FROM pg_extension WHERE extname = 'cowrie_enrich'$$)
+         JOIN pg_dist_node USING (nodeid)",
+    );
+    assert_eq!(versions, vec![format!("{0}, library {0}", current()); 3]);
     assert_counts_are_exact(&mut session, &TABLES);
     assert_eq!(session.number("SELECT count(*) FROM enrich.cluster_node WHERE last_error IS NULL"), 2);
 }

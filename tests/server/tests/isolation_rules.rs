@@ -231,7 +231,8 @@ const READS_UNNAMED: &str = "
     WHERE p.prosrc ~* '\\mEXECUTE\\M' AND NOT 'regclass'::regtype = ANY (p.proargtypes::oid[])
       -- These functions run statements on the catalogs of Citus, which may not exist. correct_distributed_counts() also reads
       -- attached tables, but only those of the caller or of a superuser.
-      AND p.proname NOT IN ('collect_from_nodes', 'correct_distributed_counts', 'distribute_inventories', 'undistribute_inventories')
+      AND p.proname NOT IN ('collect_from_nodes', 'correct_distributed_counts', 'distribute_inventories', 'nodes_without_owner',
+                            'undistribute_inventories')
     ORDER BY 1";
 
 #[test]

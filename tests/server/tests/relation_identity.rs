@@ -197,6 +197,7 @@ const WITHOUT_RELATION: &[&str] = &[
     // These functions name only tables of the extension citus.
     "sql/install/81_cluster.sql collect_from_nodes",
     "sql/install/81_cluster.sql distribute_inventories",
+    "sql/install/81_cluster.sql nodes_without_owner",
     "sql/install/81_cluster.sql undistribute_inventories",
 ];
 
