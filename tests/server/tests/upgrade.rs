@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cowrie_enrich_upstreams::{Routes, Whois};
 use server_tests::cymru::{
@@ -84,6 +84,14 @@ fn wait_until_it_waits(session: &mut Session) {
     );
 }
 
+/// All tests of this process share one library file. A test that replaces the file holds this lock, so that no other test replaces
+/// it meanwhile.
+static LIBRARY: Mutex<()> = Mutex::new(());
+
+fn own_library() -> MutexGuard<'static, ()> {
+    LIBRARY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Replaces the library as `make install` does: another file with the same name, without writing to the old one.
 fn replace_library() -> PathBuf {
     let library = installation().pkglibdir.join("cowrie_enrich.so");
@@ -105,6 +113,7 @@ fn has_a_replaced_library(pid: i64) -> bool {
 
 #[test]
 fn sessions_keep_coming_while_files_are_replaced_and_the_extension_is_updated() {
+    let _own = own_library();
     let server = server("upgrade", |options| options.durable());
     let (cluster, whois) = (&server.cluster, &server.whois);
     let mut db = database_of_version(cluster, OLD);
@@ -164,6 +173,7 @@ fn sessions_keep_coming_while_files_are_replaced_and_the_extension_is_updated() 
 
 #[test]
 fn without_preload_backends_with_the_old_and_the_new_file_work_side_by_side() {
+    let _own = own_library();
     workshop();
     let cluster = cluster_with_unread_world(&Options::named("upgrade-loaded").without_preload());
     let mut db = database_of_version(&cluster, current());
