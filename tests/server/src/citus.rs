@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use crate::cluster::{Cluster, Options, SUPERUSER};
-use crate::hosts::Host;
+use crate::hosts::{COWRIE, Host};
 use crate::installation::{installation, use_installation};
 use crate::releases::{current, offer_old_version};
 use crate::session::Session;
@@ -96,6 +96,14 @@ pub fn three_nodes_of_version(
     for node in &cluster.nodes {
         node.session(DATABASE).run("SELECT enrich.reload_mmdb()");
     }
+    Some(cluster)
+}
+
+/// Starts a cluster with the distributed table `sessions`, whose counts the coordinator collects.
+pub fn collecting(name: &str) -> Option<CitusCluster> {
+    let cluster = three_nodes(name, |options| options.conf("cowrie_enrich.enabled_sources = 'maxmind'"))?;
+    cluster.create_attached(&COWRIE);
+    cluster.session().run("SELECT enrich.distribute_inventories()");
     Some(cluster)
 }
 

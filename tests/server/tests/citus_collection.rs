@@ -1,20 +1,12 @@
 //! Nodes of a Citus cluster that are down, locked or suspended: the other counts are still collected, and the metrics show the
 //! failure. Without Citus, these tests are not run: see `server_tests::citus`.
 
-use server_tests::citus::{CitusCluster, DATABASE, three_nodes};
+use server_tests::citus::{CitusCluster, DATABASE, collecting};
 use server_tests::hosts::COWRIE;
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Session, wait_until};
 
 const TABLES: [(&str, &str); 1] = [("sessions", "ip")];
-
-/// Returns a cluster with the distributed table `sessions`, whose counts the coordinator collects.
-fn cluster(name: &str) -> Option<CitusCluster> {
-    let cluster = three_nodes(name, |options| options.conf("cowrie_enrich.enabled_sources = 'maxmind'"))?;
-    cluster.create_attached(&COWRIE);
-    cluster.session().run("SELECT enrich.distribute_inventories()");
-    Some(cluster)
-}
 
 /// Returns the value of a metric of the coordinator.
 fn value(session: &mut Session, name: &str) -> f64 {
@@ -53,7 +45,7 @@ fn store_and_count(cluster: &CitusCluster, node: usize, prefix: &str, sessions: 
 
 #[test]
 fn the_metrics_show_a_node_that_is_down() {
-    let Some(cluster) = cluster("citus-down") else { return };
+    let Some(cluster) = collecting("citus-down") else { return };
     let mut session = cluster.session();
     store_and_count(&cluster, 2, "before", 3);
     assert_eq!((value(&mut session, COLLECTED), value(&mut session, FAILED)), (3.0, 0.0));
@@ -85,7 +77,7 @@ fn the_metrics_show_a_node_that_is_down() {
 
 #[test]
 fn a_lock_on_a_node_ends_the_attempt() {
-    let Some(cluster) = cluster("citus-locked") else { return };
+    let Some(cluster) = collecting("citus-locked") else { return };
     let mut session = cluster.session();
     let mut locker = cluster.nodes[2].session(DATABASE);
     locker.run("BEGIN; LOCK TABLE enrich.cluster_member");
@@ -99,7 +91,7 @@ fn a_lock_on_a_node_ends_the_attempt() {
 
 #[test]
 fn a_suspended_node_does_not_stop_the_collection() {
-    let Some(cluster) = cluster("citus-suspended") else { return };
+    let Some(cluster) = collecting("citus-suspended") else { return };
     let mut session = cluster.session();
     store_and_count(&cluster, 2, "before", 3);
     // While another session has locked the table, no collection is under way. So the node is not suspended in the middle of an
@@ -125,7 +117,7 @@ fn a_suspended_node_does_not_stop_the_collection() {
 
 #[test]
 fn a_collection_that_takes_too_long_is_cancelled() {
-    let Some(cluster) = cluster("citus-slow") else { return };
+    let Some(cluster) = collecting("citus-slow") else { return };
     let mut session = cluster.session();
     let mut node = cluster.nodes[2].session(DATABASE);
     // Otherwise Citus allows DDL on the coordinator only.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use cowrie_enrich_upstreams::{Behaviour, Fault, Routes, Whois};
-use server_tests::citus::{CitusCluster, DATABASE, three_nodes, three_nodes_of_version};
+use server_tests::citus::{CitusCluster, DATABASE, collecting, three_nodes, three_nodes_of_version};
 use server_tests::cymru::{member, pointed_at};
 use server_tests::database::{cluster_with_world, fresh_database};
 use server_tests::distributed_load::{Load, run};
@@ -15,14 +15,6 @@ use server_tests::releases::{OLD, catalog, current, differences};
 use server_tests::{Options, Session, wait_until};
 
 const TABLES: [(&str, &str); 1] = [("sessions", "ip")];
-
-/// Returns a cluster with the distributed table `sessions`, whose counts the coordinator collects.
-fn cluster(name: &str) -> Option<CitusCluster> {
-    let cluster = three_nodes(name, |options| options.conf("cowrie_enrich.enabled_sources = 'maxmind'"))?;
-    cluster.create_attached(&COWRIE);
-    cluster.session().run("SELECT enrich.distribute_inventories()");
-    Some(cluster)
-}
 
 /// Rows that must be the same on a single server and in a cluster. An address whose sessions were all deleted before the first
 /// fold has no row in a cluster, so only addresses with sessions are compared.
@@ -37,7 +29,7 @@ const INVENTORIES: [&str; 4] = [
 
 #[test]
 fn inventories_equal_those_of_a_single_server() {
-    let Some(cluster) = cluster("citus-oracle") else { return };
+    let Some(cluster) = collecting("citus-oracle") else { return };
     let single =
         cluster_with_world(&Options::named("citus-single").conf("cowrie_enrich.enabled_sources = 'maxmind'"));
     let mut alone = fresh_database(&single);
@@ -121,7 +113,7 @@ fn wait_for_sessions(cluster: &CitusCluster, more: i64) {
 
 #[test]
 fn clients_never_wait_for_a_deadlock() {
-    let Some(cluster) = cluster("citus-clients") else { return };
+    let Some(cluster) = collecting("citus-clients") else { return };
     let committed = under_load(&cluster, 16, false, || wait_for_sessions(&cluster, 20_000));
     assert!(committed.iter().all(|transactions| *transactions > 0), "{committed:?}");
     cluster.wait_until_folded();
@@ -133,7 +125,7 @@ fn clients_never_wait_for_a_deadlock() {
 
 #[test]
 fn counts_are_exact_after_servers_were_killed() {
-    let Some(cluster) = cluster("citus-kills") else { return };
+    let Some(cluster) = collecting("citus-kills") else { return };
     under_load(&cluster, 6, true, || {
         for victim in [1, 0, 2] {
             wait_for_sessions(&cluster, 2_000);
@@ -148,7 +140,7 @@ fn counts_are_exact_after_servers_were_killed() {
 
 #[test]
 fn counts_are_exact_after_shards_were_moved() {
-    let Some(cluster) = cluster("citus-moves") else { return };
+    let Some(cluster) = collecting("citus-moves") else { return };
     under_load(&cluster, 4, false, || {
         wait_for_sessions(&cluster, 1_000);
         for mode in ["force_logical", "block_writes"] {
