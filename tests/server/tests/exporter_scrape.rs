@@ -51,6 +51,7 @@ fn still_lines(text: &str) -> Vec<&str> {
         "enrich_reclassifications_pending",
         "enrich_attached_tables_not_intact",
         "enrich_recount_",
+        "enrich_citus_",
     ];
     let is_still = |line: &&str| !moves.iter().any(|name| line.contains(name));
     text.lines().filter(is_still).collect()
