@@ -176,7 +176,8 @@ echo "$pid"
 exec cat
 "#;
 
-/// Prepares the root as a machine without a cluster, with the user of a honeypot, and with stand-ins. Its files are in /journey.
+/// Prepares the root as a machine without a cluster, with the user of a honeypot, and with stand-ins. Its files are in /journey. The
+/// root has no network, so apt cannot fetch recommended packages.
 const PREPARE: &str = r#"
 set -eu
 ip link set lo up 2>/dev/null || perl -MSocket -e '
@@ -185,7 +186,7 @@ install -d -o postgres -g postgres -m 2775 /run/postgresql
 ln -sf /usr/share/zoneinfo/Etc/UTC /etc/localtime
 echo Etc/UTC >/etc/timezone
 rm -rf /etc/postgresql/* /var/lib/postgresql/*
-echo 'APT::Get::Assume-Yes "true";' >/etc/apt/apt.conf.d/zz-journey
+echo 'APT::Get::Assume-Yes "true"; APT::Install-Recommends "false";' >/etc/apt/apt.conf.d/zz-journey
 userdel cowrie 2>/dev/null || true
 useradd --create-home --user-group cowrie
 chmod 0711 /home/cowrie
