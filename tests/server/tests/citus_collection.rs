@@ -62,7 +62,7 @@ fn the_metrics_show_a_node_that_is_down() {
     assert_counts_are_exact(&mut session, &TABLES);
 
     // A removed node is not reported as failed.
-    let node = format!("'{}', 5432", cluster.nodes[2].socket_dir().display());
+    let node = cluster.node(2);
     session.run(&format!("SELECT citus_drain_node({node}, shard_transfer_mode => 'block_writes')"));
     cluster.wait_until_folded();
     session.run(&format!("SELECT citus_remove_node({node})"));
