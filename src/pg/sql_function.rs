@@ -291,6 +291,15 @@ pub fn schema_of_function(function: pg_sys::Oid) -> pg_sys::Oid {
     unsafe { pg_sys::get_func_namespace(function) }
 }
 
+/// Returns true if the function has this name in this schema.
+pub fn is_function(function: pg_sys::Oid, schema: pg_sys::Oid, name: &CStr) -> bool {
+    // SAFETY: system cache lookups. get_func_name returns null for a missing function, or a palloc'ed string.
+    unsafe {
+        let found = pg_sys::get_func_name(function);
+        !found.is_null() && CStr::from_ptr(found) == name && pg_sys::get_func_namespace(function) == schema
+    }
+}
+
 /// Returns the owner of a function of the extension. The same role owns the extension.
 pub fn owner_of_function(function: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: the tuple comes from the system cache. It is released after one of its fixed-width fields was read.

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use super::column::{Column, Generated, timestamptz, type_of};
 use super::row::{Row, TupleId};
-use super::sql_function::{Call, Returned};
+use super::sql_function::{Call, Returned, is_function};
 use super::value::Value;
 use super::varlena;
 
@@ -89,10 +89,20 @@ impl TriggerCall {
         has_shard_suffix(trigger.to_bytes()) && has_shard_suffix(table.to_bytes())
     }
 
-    /// Returns true if the table has an AFTER trigger for each inserted row.
-    pub fn has_row_trigger(&self) -> bool {
-        // SAFETY: tg_relation is open during the call. It has a trigger, so its description of triggers is set.
-        unsafe { (*(*(*self.data).tg_relation).trigdesc).trig_insert_after_row }
+    /// Returns true if the table has an AFTER INSERT trigger for rows that calls this function of this schema.
+    pub fn has_after_insert_trigger(&self, schema: pg_sys::Oid, function: &CStr) -> bool {
+        // SAFETY: tg_relation is open during the call. It has a trigger, so its description of triggers is set, and contains
+        // `numtriggers` triggers.
+        let triggers = unsafe {
+            let description = (*(*self.data).tg_relation).trigdesc;
+            std::slice::from_raw_parts((*description).triggers, (*description).numtriggers as usize)
+        };
+        let wanted = pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_INSERT;
+        let mask = wanted | pg_sys::TRIGGER_TYPE_BEFORE | pg_sys::TRIGGER_TYPE_INSTEAD;
+        triggers
+            .iter()
+            .filter(|trigger| trigger.tgtype as u32 & mask == wanted)
+            .any(|trigger| is_function(trigger.tgfoid, schema, function))
     }
 
     pub fn event(&self) -> Option<Event> {

@@ -30,8 +30,10 @@ use crate::telemetry::{self, Counter};
 /// What the transaction knows about the inventory row of an address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Inventory {
-    /// The transaction has not read the row, or newer mmdb files require that the row is renewed.
+    /// The transaction has found no row or could not read it, or newer mmdb files require that the row is renewed.
     Unknown,
+    /// The transaction has not looked for the row, because the session is in a shard of a Citus table.
+    Unread,
     /// The row exists, and is up to date with the mmdb files.
     Present,
 }
@@ -101,7 +103,8 @@ impl Memory {
 
 /// Returns the attribution of an address.
 pub fn of(oids: ExtensionOids, address: Address) -> Rc<Attribution> {
-    if let Some(known) = OWN.with_borrow(|own| own.get(address)) {
+    let known = OWN.with_borrow(|own| own.get(address));
+    if let Some(known) = known.filter(|known| known.inventory != Inventory::Unread) {
         return known;
     }
     telemetry::add(Counter::TotalIps, 1);
@@ -117,6 +120,21 @@ pub fn of(oids: ExtensionOids, address: Address) -> Rc<Attribution> {
                 None
             });
         Rc::new(from_inventory.unwrap_or_else(|| read_files(address, databases)))
+    });
+    OWN.with_borrow_mut(|own| own.put(address, Rc::clone(&found), MOST_OF_TRANSACTION));
+    found
+}
+
+/// Returns the attribution of an address from the mmdb files, without the inventory. For sessions in shards of a Citus table: the
+/// inventory is on the coordinator, so the node has rows of few addresses only. And no subtransaction may begin; see
+/// docs/architecture/citus.md.
+pub fn of_files(address: Address) -> Rc<Attribution> {
+    if let Some(known) = OWN.with_borrow(|own| own.get(address)) {
+        return known;
+    }
+    telemetry::add(Counter::TotalIps, 1);
+    let found = mmdb::with(LoadPolicy::None, |databases| {
+        Rc::new(Attribution { inventory: Inventory::Unread, ..read_files(address, databases) })
     });
     OWN.with_borrow_mut(|own| own.put(address, Rc::clone(&found), MOST_OF_TRANSACTION));
     found

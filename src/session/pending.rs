@@ -19,7 +19,7 @@ use crate::provider::Providers;
 use crate::session::attribution::Inventory;
 use crate::session::commit::{self, CreationTime, LockWaitBudget};
 use crate::session::pending_address::{
-    Creates, IncompleteTable, OtherIncomplete, PendingAddress, PendingAddresses, count_rollback, merge,
+    IncompleteTable, OtherIncomplete, PendingAddress, PendingAddresses, Storage, count_rollback, merge,
     rollbacks,
 };
 use crate::store::ExtensionOids;
@@ -44,7 +44,8 @@ struct Pending {
 
 /// Maximum number of addresses in memory per subtransaction level. If a level has more addresses, its counts are appended at once,
 /// and folding creates the rows. So a bulk load of millions of sessions needs limited memory. It also limits the duration of the
-/// commit, which cannot be cancelled: creating this number of rows takes a few tenths of a second.
+/// commit, which cannot be cancelled: creating this number of rows takes a few tenths of a second. Counts of sessions in shards stay
+/// in memory, because the append needs a subtransaction.
 const MOST_PENDING: usize = 10_000;
 
 thread_local! {
@@ -52,18 +53,19 @@ thread_local! {
 }
 
 /// Records sessions of an address. `count` is negative if sessions were removed. Also records the state of the inventory row of the
-/// address, the table in which the sessions have null snapshot columns, and whether the commit creates a missing row.
+/// address, the table in which the sessions have null snapshot columns, and how the sessions of this table
+/// are stored.
 pub fn remember(
     oids: ExtensionOids,
     address: Address,
     count: SessionCount,
     (inventory, awaits): (Inventory, Providers),
     incomplete: IncompleteTable,
-    creates: Creates,
+    storage: Storage,
 ) {
     let is_asked = !awaits.is_empty();
     let was_added = count.sessions > 0;
-    let needs_row = was_added && creates == Creates::Rows;
+    let needs_row = was_added && storage == Storage::Table;
     let as_of = rollbacks();
     let new = PendingAddress { count, was_added, needs_row, inventory, awaits, is_asked, incomplete, as_of };
     let are_enough = PENDING.with_borrow_mut(|pending| {
@@ -79,7 +81,7 @@ pub fn remember(
             .entry(address)
             .and_modify(|known| known.merge(address, new, other_incomplete))
             .or_insert(new);
-        addresses.len() > MOST_PENDING && !pending.referenced
+        addresses.len() > MOST_PENDING && !pending.referenced && storage == Storage::Table
     });
     if are_enough {
         append_early(oids);

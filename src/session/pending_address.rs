@@ -33,14 +33,14 @@ pub type IncompleteTable = Option<(Oid, Gaps)>;
 /// Additional tables in which sessions of an address have null snapshot columns, and which columns are null.
 pub type OtherIncomplete = HashMap<(Address, Oid), Gaps>;
 
-/// Whether a transaction creates the inventory rows of the new addresses of a table.
+/// How the extension stores the sessions of a table.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Creates {
-    Rows,
-    /// The fold creates the rows later. The table is a shard of a Citus table. A distributed transaction may write to several
-    /// shards of a node at the same time, each on a separate connection. These connections would wait for each other's rows, and
-    /// neither PostgreSQL nor the transaction could end that wait.
-    Nothing,
+pub enum Storage {
+    /// The transaction creates the inventory rows of new addresses.
+    Table,
+    /// The table is a shard of a Citus table. The transaction reads and creates no inventory rows, and begins no subtransaction
+    /// before the commit. The fold creates the rows later; docs/architecture/citus.md has the reasons.
+    Shard,
 }
 
 /// The sessions of one address, and what the transaction knows about the address.

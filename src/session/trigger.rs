@@ -27,7 +27,7 @@ use crate::pg::{Oid, catalog, clock, invalidation, jsonb};
 use crate::provider::Providers;
 use crate::session::attribution::{self, Inventory};
 use crate::session::pending;
-use crate::session::pending_address::Creates;
+use crate::session::pending_address::Storage;
 use crate::store::completions::Gaps;
 use crate::store::enrich::SessionCount;
 use crate::store::{ExtensionOids, session_options, snapshot_fill};
@@ -50,8 +50,8 @@ struct TriggerLayout {
     respell: bool,
     /// True if the trigger keeps the snapshot values that clients write.
     is_input_trusted: bool,
-    /// Says whether the transaction creates the inventory rows of new addresses.
-    creates: Creates,
+    /// Says how the extension stores sessions of this table.
+    storage: Storage,
 }
 
 thread_local! {
@@ -104,7 +104,7 @@ impl TriggerLayout {
         let length = |c: Option<Column>| c.map_or(Length::Any, |c| c.length(trigger_call.table()));
         let oids = ExtensionOids::of(call);
         let accepts_null = |column: Column| catalog::accepts_null(trigger_call.table(), column.number);
-        let is_input_trusted = contained(|| session_options::is_input_trusted(oids, trigger_call.table()));
+        let storage = if trigger_call.is_on_shard() { Storage::Shard } else { Storage::Table };
         TriggerLayout {
             oids,
             ip,
@@ -113,13 +113,18 @@ impl TriggerLayout {
             nullable: snapshot.map(|column| column.and_then(accepts_null) != Some(false)),
             lengths: [length(snapshot[1]), length(snapshot[2])],
             respell: trigger_call.argument(2).is_some(),
-            creates: if trigger_call.is_on_shard() { Creates::Nothing } else { Creates::Rows },
-            is_input_trusted: is_input_trusted.unwrap_or_else(|failure| {
-                telemetry::error("could not read the options of a session table", &failure.message);
-                false
-            }),
+            storage,
+            is_input_trusted: storage == Storage::Table && is_input_trusted(oids, trigger_call.table()),
         }
     }
+}
+
+/// Returns true if the trigger keeps the snapshot values that clients write into this table.
+fn is_input_trusted(oids: ExtensionOids, table: Oid) -> bool {
+    contained(|| session_options::is_input_trusted(oids, table)).unwrap_or_else(|failure| {
+        telemetry::error("could not read the options of a session table", &failure.message);
+        false
+    })
 }
 
 /// Entry point of `enrich_session()`.
@@ -281,7 +286,10 @@ fn fill(layout: &TriggerLayout, row: Tuple, address: Address, existing: Existing
     if existing == ExistingValues::Kept && is_complete {
         return row;
     }
-    let attribution = attribution::of(layout.oids, address);
+    let attribution = match layout.storage {
+        Storage::Table => attribution::of(layout.oids, address),
+        Storage::Shard => attribution::of_files(address),
+    };
     replaced(layout, row, existing, attribution.values(layout.lengths))
 }
 
@@ -370,7 +378,7 @@ fn after(layout: &TriggerLayout, trigger_call: &TriggerCall, event: Event) {
             SessionCount::gone(1),
             (Inventory::Unknown, Providers::NONE),
             None,
-            layout.creates,
+            layout.storage,
         );
     }
     if let Some(address) = came {
@@ -384,7 +392,7 @@ fn after(layout: &TriggerLayout, trigger_call: &TriggerCall, event: Event) {
             session_count,
             attribution::seen(address),
             incomplete,
-            layout.creates,
+            layout.storage,
         );
     }
 }
@@ -454,12 +462,13 @@ fn source_address(layout: &TriggerLayout, row: Tuple, invalid: InvalidAddress) -
 /// the executor, so no code of the owner runs.
 pub fn forget_sessions(call: &Call) {
     let Some(trigger_call) = TriggerCall::of_truncate(call) else { error::not_a_trigger_call() };
+    let oids = ExtensionOids::of(call);
     // Citus drops triggers for rows of a detached table from its shards, but not triggers for TRUNCATE. Later sessions in the shard
     // are not counted, so they must not be subtracted.
-    if trigger_call.is_on_shard() && !trigger_call.has_row_trigger() {
+    let is_counted = || trigger_call.has_after_insert_trigger(oids.schema, c"enrich_session");
+    if trigger_call.is_on_shard() && !is_counted() {
         return;
     }
-    let oids = ExtensionOids::of(call);
     let Some(name) = trigger_call.argument(0) else { return };
     let counted = contained(|| {
         let mut gone: HashMap<Address, i64> = HashMap::new();
@@ -486,7 +495,7 @@ pub fn forget_sessions(call: &Call) {
                     SessionCount::gone(sessions),
                     (Inventory::Unknown, Providers::NONE),
                     None,
-                    Creates::Nothing,
+                    Storage::Shard,
                 );
             }
         }

@@ -9,7 +9,7 @@ use cowrie_enrich_engine::timestamp::Timestamp;
 
 use super::complete_sessions;
 use super::completions::{self, IncompleteSessionRow};
-use super::{ExtensionOids, has_rows, has_rows_in};
+use super::{ExtensionOids, has_rows};
 use crate::pg::keyed_table::Keyed;
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::timeouts::cancelled_after;
@@ -53,12 +53,12 @@ pub struct Collection {
 
 /// Returns true if the counts of this database go to the inventories of a coordinator.
 pub fn is_member(oids: ExtensionOids) -> bool {
-    has_rows(oids, c"cluster_member") == Some(true)
+    has_rows(oids.schema, c"cluster_member") == Some(true)
 }
 
 /// Returns true if this database collects the counts of other nodes.
 pub fn is_coordinator(oids: ExtensionOids) -> bool {
-    has_rows(oids, c"cluster_node") == Some(true)
+    has_rows(oids.schema, c"cluster_node") == Some(true)
 }
 
 /// Collects one batch of counts from each node that is due, for at most a limited time. Must be called in a worker.
@@ -80,7 +80,7 @@ pub fn collect(connection: &Connection, only_due: bool) -> Collected {
 
 /// Returns the state of the collection of counts. In a database that collects no counts, no statement runs.
 pub fn collection(connection: &Connection) -> Collection {
-    if has_rows_in(connection.schema(), c"cluster_node") == Some(false) {
+    if has_rows(connection.schema(), c"cluster_node") == Some(false) {
         return Collection::default();
     }
     let (_, collection) = nodes_and_collection(connection);

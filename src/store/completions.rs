@@ -194,7 +194,7 @@ pub struct Owner {
 
 /// Returns the owners whose tables have pending rows, if these tables may be completed.
 pub fn owners(oids: ExtensionOids, connection: &Connection) -> Vec<Owner> {
-    if super::has_rows(oids, c"session_completion") == Some(false) {
+    if super::has_rows(oids.schema, c"session_completion") == Some(false) {
         return Vec::new();
     }
     OWNERS.run(connection, (oids.owner,), |rows| {

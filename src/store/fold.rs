@@ -186,7 +186,7 @@ fn fold_some(oids: ExtensionOids, connection: &Connection, pass: &mut FoldPass) 
     let batch = Batch::read(oids, pass);
     let is_networks_turn = pass.is_over || pass.without_networks + 1 >= BATCHES_FOR_NETWORKS;
     pass.without_networks = if is_networks_turn { 0 } else { pass.without_networks + 1 };
-    let has_networks = is_networks_turn && super::has_rows(oids, c"network_delta") == Some(true);
+    let has_networks = is_networks_turn && super::has_rows(oids.schema, c"network_delta") == Some(true);
     pass.found_some |= !batch.counts.is_empty() || has_networks;
     if batch.counts.is_empty() && !has_networks {
         return;

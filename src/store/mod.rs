@@ -148,14 +148,9 @@ pub fn run_for_worker<T>(work: impl FnOnce(ExtensionOids, &Connection) -> T) -> 
     is_compatible.then(|| ExtensionOids::of_extension(&extension).with_worker_role().run_by_owner(work))
 }
 
-/// Returns true if a table of the extension has a visible row. Returns `None` if the table does not exist or is not an ordinary
-/// table. No statement is planned, because an idle worker calls this function every naptime.
-pub fn has_rows(oids: ExtensionOids, table: &CStr) -> Option<bool> {
-    has_rows_in(oids.schema, table)
-}
-
-/// Like [`has_rows`], for code that knows only the extension's schema.
-pub fn has_rows_in(schema: Oid, table: &CStr) -> Option<bool> {
+/// Returns true if a table in the extension's schema has a visible row. Returns `None` if the table does not exist or is not an
+/// ordinary table. No statement is planned, because an idle worker calls this function every naptime.
+pub fn has_rows(schema: Oid, table: &CStr) -> Option<bool> {
     let readable = ReadableTable::open(relation::find(schema, table))?;
     let latest = mvcc_snapshot::Latest::take();
     let mut has_some = false;

@@ -357,10 +357,12 @@ impl Worker {
         if !self.registration.is_now() {
             return Ok(());
         }
-        let is_needed = self.shards.are_needed();
-        let read = self.steps.step(StepKind::Sweep, |oids, connection| {
-            is_needed.then(|| self.shards.read_next(oids, connection)).flatten()
-        });
+        let read = match self.shards.are_needed() {
+            true => {
+                self.steps.step(StepKind::Sweep, |oids, connection| self.shards.read_next(oids, connection))
+            }
+            false => Ok(None),
+        };
         self.registration.attempted(&read, |read| if read.is_some() { AT_ONCE } else { after_naptime() });
         if let Some(read) = read? {
             self.shards.committed(read);
@@ -543,7 +545,7 @@ impl Worker {
     /// Creates pending completions for sessions with gaps. Returns true if there may be more such sessions.
     fn create_completions(&mut self) -> Result<bool, Stop> {
         let sessions = self.steps.step(StepKind::CreateJobs, |oids, connection| {
-            if store::has_rows(oids, c"incomplete_session") == Some(false) {
+            if store::has_rows(oids.schema, c"incomplete_session") == Some(false) {
                 return 0;
             }
             completions::create(connection)
@@ -562,7 +564,8 @@ impl Worker {
         let created = self.steps.step(StepKind::CreateJobs, |oids, connection| {
             let prepared = LOOKED_FOR.map(|mark| exclusion::is_marked(catalog::own_database(), mark));
             counter_deltas::take(oids, connection);
-            if store::has_rows(oids, c"enrichment_request") == Some(false) || cluster::is_member(oids) {
+            if store::has_rows(oids.schema, c"enrichment_request") == Some(false) || cluster::is_member(oids)
+            {
                 return (CreatedJobs::default(), prepared);
             }
             let created = queue::create_jobs(connection, lease);
