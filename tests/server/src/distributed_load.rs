@@ -1,11 +1,14 @@
 //! Random transactions of one client, which a test runs in a single server and in a Citus cluster.
 
+use crate::cymru::member;
 use crate::random::Random;
 use crate::session::Session;
 use crate::world::crowd_address;
 
 /// The number of addresses from which sessions come.
 const ADDRESSES: u64 = 5_000;
+/// The number of addresses that no mmdb file has.
+const UNKNOWN_ADDRESSES: u64 = 500;
 
 /// One step of a transaction.
 pub enum Step {
@@ -20,11 +23,18 @@ pub struct Load {
     /// Distinguishes the ids of this client's sessions.
     prefix: String,
     next: u64,
+    /// Whether some sessions come from addresses that no mmdb file has.
+    has_unknown: bool,
 }
 
 impl Load {
     pub fn new(seed: u64, prefix: &str) -> Self {
-        Self { random: Random::seeded(seed), prefix: prefix.to_owned(), next: 0 }
+        Self { random: Random::seeded(seed), prefix: prefix.to_owned(), next: 0, has_unknown: false }
+    }
+
+    /// Some sessions come from addresses that no mmdb file has, so a provider is asked about them.
+    pub fn with_unknown_addresses(self) -> Self {
+        Self { has_unknown: true, ..self }
     }
 
     /// Returns the number of sessions that this client has tried to store.
@@ -40,9 +50,16 @@ impl Load {
         (0..rows)
             .map(|_| {
                 self.next += 1;
-                (self.id(self.next), crowd_address(&mut self.random, ADDRESSES))
+                (self.id(self.next), self.address())
             })
             .collect()
+    }
+
+    fn address(&mut self) -> String {
+        if self.has_unknown && self.random.one_in(20) {
+            return member(self.random.below(UNKNOWN_ADDRESSES) as usize, 7).to_string();
+        }
+        crowd_address(&mut self.random, ADDRESSES)
     }
 
     /// Returns the id of an earlier session. The session may have been rolled back or deleted.
@@ -83,7 +100,7 @@ impl Load {
                 return Step::Copy(lines.concat());
             }
             2 => {
-                let (id, address) = (self.earlier(), crowd_address(&mut self.random, ADDRESSES));
+                let (id, address) = (self.earlier(), self.address());
                 format!(
                     "INSERT INTO sessions (id, starttime, ip) VALUES ('{id}', '2024-05-04 12:00:00', '{address}')
                      ON CONFLICT (id) DO UPDATE SET ip = excluded.ip"
@@ -95,7 +112,7 @@ impl Load {
                 self.earlier()
             ),
             4 => {
-                let (id, address) = (self.earlier(), crowd_address(&mut self.random, ADDRESSES));
+                let (id, address) = (self.earlier(), self.address());
                 format!("UPDATE sessions SET ip = '{address}' WHERE id = '{id}'")
             }
             5 => format!("DELETE FROM sessions WHERE id = '{}'", self.earlier()),
