@@ -155,9 +155,10 @@ impl Cluster {
     }
 
     /// Returns a standby of this server: a base backup that follows it. It has this server's settings, then those of
-    /// `options`.
+    /// `options`. A replication slot keeps the WAL that the standby still needs.
     pub fn standby(&self, options: &Options) -> Self {
-        Self::made(options, |data| self.back_up(data, &["--write-recovery-conf"]))
+        let slot = format!("--slot={}", options.name.replace('-', "_"));
+        Self::made(options, |data| self.back_up(data, &["--write-recovery-conf", "--create-slot", &slot]))
     }
 
     /// Makes a base backup of this server, in a directory next to its data.
