@@ -36,6 +36,9 @@ CREATE VIEW attached_tables AS
                 pg_catalog.regexp_replace(pg_catalog.encode(t.tgargs, 'hex'), '(..)', E'\\1 ', 'g'), '00 ')) a(args)
         WHERE t.tgfoid IN ('@extschema@.enrich_session()'::pg_catalog.regprocedure, '@extschema@.forget_sessions()'::pg_catalog.regprocedure)
           AND t.tgparentid OPERATOR(pg_catalog.=) 0
+          -- A shard of a Citus table is not a session table of its own.
+          AND NOT (t.tgname::pg_catalog.text OPERATOR(pg_catalog.~) '^zz_cowrie_enrich_.*_[0-9]+$'
+                   AND r.relname::pg_catalog.text OPERATOR(pg_catalog.~) '_[0-9]+$')
         GROUP BY 1, 2, 3, 4, 5) x
     -- The table and its partitions.
     CROSS JOIN LATERAL (

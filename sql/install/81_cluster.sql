@@ -306,7 +306,7 @@ CREATE FUNCTION cluster_sources() RETURNS text
 COMMENT ON FUNCTION cluster_sources() IS
     'names of the enabled sources, in alphabetical order; called by distribute_inventories() and cluster_findings()';
 
-CREATE FUNCTION cluster_findings(sources text, version text, collector name, OUT is_fatal boolean, OUT finding text) RETURNS SETOF record
+CREATE FUNCTION cluster_findings(sources text, version text, collector name, owners name[], OUT is_fatal boolean, OUT finding text) RETURNS SETOF record
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
@@ -325,6 +325,13 @@ BEGIN
         (EXISTS (SELECT FROM pg_roles r WHERE r.rolname = collector
                     AND NOT has_table_privilege(r.oid, '@extschema@.cluster_member', 'UPDATE')), true,
          format('does not let role %I write to the tables of the extension; the worker of the coordinator connects as this role, so the role must own the extension on each node', collector)),
+        -- Citus creates the triggers again as the table's owner when it moves or splits a shard.
+        (EXISTS (SELECT FROM pg_roles r WHERE r.rolname = ANY (owners)
+                    AND NOT (has_schema_privilege(r.oid, to_regnamespace('@extschema@'), 'USAGE')
+                             AND has_function_privilege(r.oid, '@extschema@.enrich_session()', 'EXECUTE')
+                             AND has_function_privilege(r.oid, '@extschema@.forget_sessions()', 'EXECUTE'))), true,
+         (SELECT format('does not let %s, the owner of a session table, create the triggers of a shard; run on this node: GRANT USAGE ON SCHEMA @extschema@ TO %1$s; GRANT EXECUTE ON FUNCTION @extschema@.enrich_session(), @extschema@.forget_sessions() TO %1$s',
+                        string_agg(format('%I', o.name), ', ')) FROM unnest(owners) o(name))),
         (EXISTS (SELECT FROM @extschema@.attached_tables a WHERE a.has_foreign_key), true,
          'has a session table with a foreign key to ip_inventory; call attach_session_table() for this table without add_foreign_key => true'),
         (current_setting('cowrie_enrich.worker_enabled', true) IS DISTINCT FROM 'on', false,
@@ -337,7 +344,7 @@ BEGIN
     WHERE f.is_found;
 END
 $$;
-COMMENT ON FUNCTION cluster_findings(text, text, name) IS
+COMMENT ON FUNCTION cluster_findings(text, text, name, name[]) IS
     'called by distribute_inventories() on each node of a Citus cluster: problems of the node; a fatal problem prevents the call';
 
 CREATE FUNCTION nodes_without_owner(OUT node text, OUT problem text) RETURNS SETOF record
@@ -365,8 +372,10 @@ DECLARE
     collector CONSTANT name := CASE WHEN pg_has_role('pg_read_all_settings', 'USAGE')
         THEN COALESCE(NULLIF(current_setting('cowrie_enrich.worker_role', true), ''), extension_owner) ELSE current_user END;
     command CONSTANT text := format(
-        $query$SELECT jsonb_agg(jsonb_build_array(f.is_fatal, f.finding)) FROM @extschema@.cluster_findings(%L, %L, %L) f$query$,
-        @extschema@.cluster_sources(), @extschema@.library_version(), collector);
+        $query$SELECT jsonb_agg(jsonb_build_array(f.is_fatal, f.finding)) FROM @extschema@.cluster_findings(%L, %L, %L, %L) f$query$,
+        @extschema@.cluster_sources(), @extschema@.library_version(), collector,
+        COALESCE((SELECT array_agg(DISTINCT pg_get_userbyid(c.relowner))
+                  FROM @extschema@.attached_tables a JOIN pg_class c ON c.oid = a.rel), '{}'));
     nodes record;
     answers jsonb;
     fatal text;
@@ -383,7 +392,7 @@ BEGIN
                    ELSE format('%s has options of set_session_table_options(), which shards do not use; detach and attach the table again.', p.logicalrelid) END, E'\n')
         FROM pg_catalog.pg_dist_partition p
         WHERE p.repmodel = 't' AND EXISTS (SELECT FROM @extschema@.attached_tables a WHERE a.rel = p.logicalrelid)
-           OR p.partmethod <> 'n' AND EXISTS (SELECT FROM @extschema@.session_table_option o WHERE o.rel = p.logicalrelid)
+           OR EXISTS (SELECT FROM @extschema@.session_table_option o WHERE o.rel = p.logicalrelid)
         $citus$ INTO fatal;
     IF fatal IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',

@@ -20,6 +20,7 @@ use crate::provider::limiter::{self, Permit, PermitDecision};
 use crate::provider::reply::apply_reply;
 use crate::provider::{Limits, Provider};
 use crate::provider::{counters, health};
+use crate::store::{ExtensionOids, cluster};
 use crate::{row, sql_function};
 
 /// While other processes hold all permits, the function pauses for this time and then tries again to get a permit.
@@ -28,6 +29,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 sql_function!(cymru_lookup_wrapper, pg_finfo_cymru_lookup_wrapper, cymru_lookup);
 fn cymru_lookup(call: &Call) {
     let wanted = wanted(call);
+    cluster::refuse_on_member(ExtensionOids::of_caller(call), "cymru_lookup");
     let provider = Provider::cymru();
     if !provider.is_enabled() {
         error::source_disabled(provider.name());

@@ -23,7 +23,7 @@ use crate::sql_function;
 use crate::store::enrich::{self, LockPolicy, Plan, SessionCount};
 use crate::store::lookup_estimate::{self, RequestCount};
 use crate::store::networks::{self, NetworkFacts};
-use crate::store::{ExtensionOids, addresses};
+use crate::store::{ExtensionOids, addresses, cluster};
 use crate::telemetry::{self, Counter};
 
 sql_function!(enrich_ip_wrapper, pg_finfo_enrich_ip_wrapper, enrich_ip);
@@ -34,6 +34,7 @@ fn enrich_ip(call: &Call) -> Option<Value> {
     }
     let force = call.boolean(1).unwrap_or(false);
     let oids = ExtensionOids::of_caller(call);
+    cluster::refuse_on_member(oids, "enrich_ip");
     telemetry::add(Counter::TotalIps, 1);
     mmdb::with(LoadPolicy::Import, |databases| {
         let fresh = (!force).then(mvcc_snapshot::of_statement).flatten().and_then(|snapshot| {
@@ -76,6 +77,7 @@ fn enrich_addresses(call: &Call) {
     let skipped = named.map_or(Providers::NONE, |named| Providers::of(Provider::all()).without(named));
     mmdb::with(LoadPolicy::Import, |databases| {
         let oids = ExtensionOids::of_caller(call);
+        cluster::refuse_on_member(oids, "enrich_ips");
         let mut plan = plan(oids, databases, wanted, force, ask);
         lookup_estimate::plan_lookups(&mut plan, databases, ask, skipped);
         announce(oids, &plan, limit);
@@ -186,6 +188,7 @@ fn ensure_asn_inventory(call: &Call) -> Option<Value> {
     };
     let overwrites = call.boolean(4).unwrap_or(false);
     let oids = ExtensionOids::of_caller(call);
+    cluster::refuse_on_member(oids, "ensure_asn_inventory");
     require_writable("ensure_asn_inventory()");
     acting_as(oids.owner, || {
         Connection::with(oids.schema, |connection| {

@@ -89,9 +89,7 @@ sql_function!(fold_statistics_wrapper, pg_finfo_fold_statistics_wrapper, fold_st
 fn fold_statistics(call: &Call) {
     require_writable("fold_statistics()");
     let oids = ExtensionOids::of_caller(call);
-    if cluster::is_member(oids) {
-        error::on_member("fold_statistics");
-    }
+    cluster::refuse_on_member(oids, "fold_statistics");
     if cluster::is_coordinator(oids) {
         collect(oids, !call.is_atomic());
     }

@@ -76,7 +76,8 @@ impl TriggerCall {
     ///
     /// Citus appends the same kind of suffix, an underscore and the number of the shard, to the name of a shard and to the
     /// names of its triggers. Partitions of a shard inherit the trigger with its name. The names need no lookup in the catalogs
-    /// of Citus, which may not yet list a shard while Citus fills it.
+    /// of Citus, which may not yet list a shard while Citus fills it. A trigger that a user has created does not have a name of
+    /// `attach_session_table()`, so its table is never a shard. The view `attached_tables` has the same rule.
     pub fn is_on_shard(&self) -> bool {
         // SAFETY: tg_trigger and tg_relation are set during the call. Both names are NUL-terminated.
         let [trigger, table] = unsafe {
@@ -86,7 +87,9 @@ impl TriggerCall {
                 CStr::from_ptr((*relation).relname.data.as_ptr()),
             ]
         };
-        has_shard_suffix(trigger.to_bytes()) && has_shard_suffix(table.to_bytes())
+        trigger.to_bytes().starts_with(NAME_OF_TRIGGERS)
+            && has_shard_suffix(trigger.to_bytes())
+            && has_shard_suffix(table.to_bytes())
     }
 
     /// Returns true if the table has an AFTER INSERT trigger for rows that calls this function of this schema.
@@ -327,6 +330,9 @@ impl Returned for Tuple {
 /// A time that timestamptz cannot hold.
 #[derive(Debug)]
 pub struct OutOfRange;
+
+/// The beginning of the names of the triggers that `attach_session_table()` creates.
+const NAME_OF_TRIGGERS: &[u8] = b"zz_cowrie_enrich_";
 
 /// Returns true if a name ends with an underscore and a number.
 fn has_shard_suffix(name: &[u8]) -> bool {

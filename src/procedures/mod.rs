@@ -118,9 +118,7 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
     }
     error::require_writable(&format!("{}()", procedure.name()));
     let oids = ExtensionOids::of_caller(call);
-    if cluster::is_member(oids) {
-        error::on_member(procedure.name());
-    }
+    cluster::refuse_on_member(oids, procedure.name());
     let are_distributed = || {
         Connection::with(oids.schema, |connection| acting_as(oids.owner, || cluster::distributes(connection)))
     };

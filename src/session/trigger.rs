@@ -23,14 +23,14 @@ use crate::pg::sql_function::{Call, Returned};
 use crate::pg::subtransaction::contained;
 use crate::pg::trigger::{Event, TriggerCall, Tuple};
 use crate::pg::value::{Bigint, Inet, Jsonb, Timestamptz, Value, value};
-use crate::pg::{Oid, catalog, clock, invalidation, jsonb};
+use crate::pg::{self, Oid, catalog, clock, invalidation, jsonb};
 use crate::provider::Providers;
 use crate::session::attribution::{self, Inventory};
 use crate::session::pending;
 use crate::session::pending_address::Storage;
 use crate::store::completions::Gaps;
 use crate::store::enrich::SessionCount;
-use crate::store::{ExtensionOids, session_options, snapshot_fill};
+use crate::store::{ExtensionOids, cluster, session_options, snapshot_fill};
 use crate::telemetry;
 
 /// The columns of the table, and the OIDs of the extension's objects. They are the same for all rows of a statement.
@@ -487,6 +487,13 @@ pub fn forget_sessions(call: &Call) {
         Ok((gone, is_whole)) => {
             if !is_whole {
                 report_not_intact(trigger_call.table());
+            }
+            if !gone.is_empty() && cluster::is_citus_table(trigger_call.table()) {
+                pg::warning(
+                    "the session counts stay the same, although sessions are removed from the table that Citus has distributed",
+                    "Citus has copied these sessions to shards, and they were counted there again. Call recount_distributed_sessions().",
+                );
+                return;
             }
             for (address, sessions) in gone {
                 pending::remember(

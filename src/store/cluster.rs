@@ -10,6 +10,7 @@ use cowrie_enrich_engine::timestamp::Timestamp;
 use super::complete_sessions;
 use super::completions::{self, IncompleteSessionRow};
 use super::{ExtensionOids, has_rows};
+use crate::error;
 use crate::pg::keyed_table::Keyed;
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::timeouts::cancelled_after;
@@ -54,6 +55,14 @@ pub struct Collection {
 /// Returns true if the counts of this database go to the inventories of a coordinator.
 pub fn is_member(oids: ExtensionOids) -> bool {
     has_rows(oids.schema, c"cluster_member") == Some(true)
+}
+
+/// Raises an error if the counts of this database go to the inventories of a coordinator, because the function `name` writes to the
+/// inventories, or asks a provider.
+pub fn refuse_on_member(oids: ExtensionOids, name: &str) {
+    if is_member(oids) {
+        error::on_member(name);
+    }
 }
 
 /// Returns true if this database collects the counts of other nodes.

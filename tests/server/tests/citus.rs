@@ -109,6 +109,10 @@ fn what_does_not_work_is_refused() {
         "CALL enrich.fold_statistics()",
         "CALL enrich.refresh_session_counts()",
         "CALL enrich.refresh_stale()",
+        "SELECT * FROM enrich.enrich_ip('8.8.8.8')",
+        "SELECT * FROM enrich.enrich_ips('{8.8.8.8}')",
+        "SELECT * FROM enrich.ensure_asn_inventory(64999)",
+        "SELECT * FROM enrich.cymru_lookup('{8.8.8.8}')",
     ] {
         let refusal = member.refused(statement);
         assert_eq!(
@@ -269,9 +273,76 @@ fn snapshots_stay_when_a_table_with_sessions_is_distributed() {
     );
     session.run("SELECT create_distributed_table_concurrently('sessions', 'id')");
     session.run("SELECT enrich.distribute_inventories()");
+    // The old table is still there, as a shard that Citus drops later.
+    assert_eq!(session.rows("SELECT rel FROM enrich.attached_tables"), ["sessions"]);
+    session.run("CALL enrich.recount_distributed_sessions()");
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
     let old = "SELECT count(*) FROM sessions WHERE snapshot_country = 'BR' AND enrichment_at = '2024-01-01'";
     assert_eq!(session.number(old), 500);
     session.run(&insert_select("sessions", 501, 100));
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
+}
+
+#[test]
+fn removing_the_local_rows_of_a_distributed_table_subtracts_nothing() {
+    let Some(cluster) = three_nodes("citus-shell", |options| options) else { return };
+    let mut session = cluster.session();
+    COWRIE.create(&mut session);
+    session.run(&insert_select("sessions", 1, 100));
+    COWRIE.attach(&mut session);
+    session.run(&insert_select("sessions", 101, 100));
+    session.run("SELECT create_distributed_table('sessions', 'id')");
+    session.run("SELECT enrich.distribute_inventories()");
+    session.run("CALL enrich.recount_distributed_sessions()");
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
+    session.run("SELECT truncate_local_data_after_distributing_table('sessions')");
+    cluster.wait_until_folded();
+    assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
+    assert_eq!(session.number("SELECT sum(session_count)::bigint FROM enrich.ip_inventory"), 200);
+    let warned = "sessions are removed from the table that Citus has distributed";
+    assert!(cluster.nodes[0].whole_log().contains(warned), "{}", cluster.nodes[0].log());
+}
+
+/// Citus creates the triggers of a moved or split shard as the owner of the table.
+#[test]
+fn an_owner_who_cannot_create_the_triggers_is_named() {
+    let Some(cluster) = three_nodes("citus-owner", |options| options) else { return };
+    let mut session = cluster.session();
+    session.run("CREATE ROLE \"the host\" LOGIN");
+    cluster.create_attached(&COWRIE);
+    session.run("ALTER TABLE sessions OWNER TO \"the host\"");
+    let refusal = session.refused("SELECT enrich.distribute_inventories()");
+    assert_eq!(refusal.code, "55000");
+    let detail = refusal.detail.expect("it says what is missing");
+    let grants = "GRANT USAGE ON SCHEMA enrich TO \"the host\"; \
+                  GRANT EXECUTE ON FUNCTION enrich.enrich_session(), enrich.forget_sessions() TO \"the host\"";
+    assert_eq!(detail.matches(grants).count(), 2, "{detail}");
+    for node in &cluster.nodes {
+        for grant in grants.split("; ") {
+            node.session(DATABASE).run(grant);
+        }
+    }
+    session.run("SELECT enrich.distribute_inventories()");
+    session.run(&insert_select("sessions", 1, 500));
+    session.run(&format!("SELECT citus_set_node_property({}, 'shouldhaveshards', true)", cluster.node(0)));
+    for (from, to, mode) in [(1, 2, "block_writes"), (2, 1, "force_logical"), (1, 0, "force_logical")] {
+        cluster.move_shard(from, to, mode);
+    }
+    // A shard is split in two. Citus drops the old shard later.
+    session.run(&format!(
+        "SELECT citus_split_shard_by_split_points(s.shardid,
+                    ARRAY[((p.shardminvalue::bigint + p.shardmaxvalue::bigint) / 2)::text],
+                    ARRAY[n.nodeid, n.nodeid], 'force_logical')
+         FROM (SELECT min(shardid) AS shardid FROM citus_shards WHERE nodename = {0}) s
+         JOIN pg_dist_shard p USING (shardid)
+         JOIN pg_dist_node n ON n.nodename = {0}",
+        cluster.node(0).split(',').next().expect("a name")
+    ));
+    session.run(&insert_select("sessions", 501, 500));
+    assert_eq!(session.rows("SELECT rel FROM enrich.attached_tables"), ["sessions"]);
     cluster.wait_until_folded();
     assert_counts_are_exact(&mut session, &[("sessions", "ip")]);
 }
@@ -390,6 +461,12 @@ fn a_node_or_a_table_that_is_not_ready_is_named() {
     };
     assert!(detail(&mut session).contains("session_summaries is a reference table"));
     session.run("SELECT enrich.detach_session_table('session_summaries')");
+    // The table has one shard.
+    session.run("CREATE TABLE single (id bigint PRIMARY KEY, ip inet)");
+    session.run("SELECT enrich.attach_session_table('single', 'ip', trust_input => true)");
+    session.run("SELECT create_distributed_table('single', NULL)");
+    assert!(detail(&mut session).contains("single has options of set_session_table_options()"));
+    session.run("SELECT enrich.detach_session_table('single')");
     cluster.nodes[2].stop_fast();
     cluster.nodes[2].configure(&["shared_preload_libraries = 'citus'".to_owned()]);
     cluster.nodes[2].start_again();

@@ -360,22 +360,25 @@ fn the_predecessors_narrow_snapshot_columns_lose_no_session() {
 #[test]
 fn triggers_written_by_hand_attribute_and_count() {
     let mut db = database();
+    // The names end like those of shards of Citus.
     db.run(
-        "CREATE TABLE by_hand (id int PRIMARY KEY, peer inet,
+        "CREATE TABLE by_hand_2024 (id int PRIMARY KEY, peer inet,
              snapshot_asn bigint, snapshot_country text, snapshot_ip_type text,
              enrichment jsonb, enrichment_at timestamptz);
-         CREATE TRIGGER fill BEFORE INSERT OR UPDATE ON by_hand
+         CREATE TRIGGER fill_2024 BEFORE INSERT OR UPDATE ON by_hand_2024
              FOR EACH ROW EXECUTE FUNCTION enrich.enrich_session('peer');
-         CREATE TRIGGER count AFTER INSERT OR UPDATE OR DELETE ON by_hand
+         CREATE TRIGGER count_2024 AFTER INSERT OR UPDATE OR DELETE ON by_hand_2024
              FOR EACH ROW EXECUTE FUNCTION enrich.enrich_session('peer')",
     );
-    db.run("INSERT INTO by_hand VALUES (1, '8.8.8.8'), (2, NULL), (3, '1.1.1.1')");
-    db.run("UPDATE by_hand SET peer = '8.8.8.9' WHERE id = 2; DELETE FROM by_hand WHERE id = 3");
+    db.run("INSERT INTO by_hand_2024 VALUES (1, '8.8.8.8'), (2, NULL), (3, '1.1.1.1')");
+    db.run("UPDATE by_hand_2024 SET peer = '8.8.8.9' WHERE id = 2; DELETE FROM by_hand_2024 WHERE id = 3");
     assert_eq!(
-        db.rows("SELECT id, snapshot_asn, snapshot_country FROM by_hand ORDER BY id"),
+        db.rows("SELECT id, snapshot_asn, snapshot_country FROM by_hand_2024 ORDER BY id"),
         ["1|15169|US", "2|15169|US"]
     );
-    assert_counts_are_exact(&mut db, &[("by_hand", "peer")]);
+    // The transactions have created the rows. In a shard, the fold would create them.
+    assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), 3);
+    assert_counts_are_exact(&mut db, &[("by_hand_2024", "peer")]);
 }
 
 #[test]
