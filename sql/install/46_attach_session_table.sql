@@ -195,7 +195,7 @@ BEGIN
                 MESSAGE = format('%s is distributed by Citus, and Citus refuses triggers', rel),
                 HINT = 'Set citus.enable_unsafe_triggers = on in postgresql.conf of each node, and reload the settings. See docs/citus.md.';
         END IF;
-        IF citus_kind IS NOT NULL AND (add_foreign_key OR run_triggers IS NOT NULL OR trust_input IS NOT NULL) THEN
+        IF citus_kind IS NOT NULL AND (add_foreign_key OR run_triggers OR trust_input) THEN
             RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
                 MESSAGE = format('%s is distributed by Citus, so it can have neither a foreign key to ip_inventory nor options', rel),
                 DETAIL = 'The inventories and the options of tables are local tables of each node.',

@@ -330,8 +330,10 @@ BEGIN
                     AND NOT (has_schema_privilege(r.oid, to_regnamespace('@extschema@'), 'USAGE')
                              AND has_function_privilege(r.oid, '@extschema@.enrich_session()', 'EXECUTE')
                              AND has_function_privilege(r.oid, '@extschema@.forget_sessions()', 'EXECUTE'))), true,
-         (SELECT format('does not let %s, the owner of a session table, create the triggers of a shard; run on this node: GRANT USAGE ON SCHEMA @extschema@ TO %1$s; GRANT EXECUTE ON FUNCTION @extschema@.enrich_session(), @extschema@.forget_sessions() TO %1$s',
-                        string_agg(format('%I', o.name), ', ')) FROM unnest(owners) o(name))),
+         (SELECT format('does not let %s, the owner of a session table, create the triggers of a shard; run on the coordinator: SELECT run_command_on_all_nodes(%L); SELECT run_command_on_all_nodes(%L)',
+                        o.names, 'GRANT USAGE ON SCHEMA @extschema@ TO ' || o.names,
+                        'GRANT EXECUTE ON FUNCTION @extschema@.enrich_session(), @extschema@.forget_sessions() TO ' || o.names)
+          FROM (SELECT string_agg(format('%I', n.name), ', ') FROM unnest(owners) n(name)) o(names))),
         (EXISTS (SELECT FROM @extschema@.attached_tables a WHERE a.has_foreign_key), true,
          'has a session table with a foreign key to ip_inventory; call attach_session_table() for this table without add_foreign_key => true'),
         (current_setting('cowrie_enrich.worker_enabled', true) IS DISTINCT FROM 'on', false,
@@ -389,10 +391,10 @@ BEGIN
     EXECUTE $citus$
         SELECT string_agg(CASE WHEN p.repmodel = 't'
                    THEN format('%s is a reference table, so each node would count its copy of each session; call detach_session_table().', p.logicalrelid)
-                   ELSE format('%s has options of set_session_table_options(), which shards do not use; detach and attach the table again.', p.logicalrelid) END, E'\n')
+                   ELSE format('%1$s has options that shards do not use; call set_session_table_options(''%1$s'', run_triggers => false, trust_input => false).', p.logicalrelid) END, E'\n')
         FROM pg_catalog.pg_dist_partition p
         WHERE p.repmodel = 't' AND EXISTS (SELECT FROM @extschema@.attached_tables a WHERE a.rel = p.logicalrelid)
-           OR EXISTS (SELECT FROM @extschema@.session_table_option o WHERE o.rel = p.logicalrelid)
+           OR EXISTS (SELECT FROM @extschema@.session_table_option o WHERE o.rel = p.logicalrelid AND (o.run_triggers OR o.trust_input))
         $citus$ INTO fatal;
     IF fatal IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',

@@ -40,10 +40,12 @@ sql_function!(
 );
 fn set_session_table_options(call: &Call) {
     let Some(rel) = call.oid(0) else { error::null_argument("rel") };
-    if cluster::is_citus_table(rel) {
+    let (run_triggers, trust_input) = (call.boolean(1), call.boolean(2));
+    // An option from the time before the table was distributed can be turned off.
+    if (run_triggers == Some(true) || trust_input == Some(true)) && cluster::is_citus_table(rel) {
         error::of_distributed("set_session_table_options");
     }
-    session_options::set(ExtensionOids::of_caller(call), rel, call.boolean(1), call.boolean(2));
+    session_options::set(ExtensionOids::of_caller(call), rel, run_triggers, trust_input);
 }
 
 sql_function!(create_address_key_wrapper, pg_finfo_create_address_key_wrapper, create_address_key);
