@@ -486,11 +486,15 @@ BEGIN
             HINT = 'If a call of distribute_inventories() was rolled back, call distribute_inventories() again first.';
         RETURN;
     END IF;
-    -- Stores the last batch of each node. Each batch is confirmed in a later transaction.
+    -- Stores the last batch of each node. Each batch is confirmed in a later transaction. Each transaction must see what was committed
+    -- while it waited for the lock of another collection.
     FOR turn IN 1..2 LOOP
-        PERFORM @extschema@.collect_from_nodes();
         COMMIT;
+        SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+        PERFORM @extschema@.collect_from_nodes();
     END LOOP;
+    COMMIT;
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     LOCK TABLE @extschema@.cluster_node IN EXCLUSIVE MODE;
     EXECUTE $citus$
         SELECT pg_catalog.array_agg(n.nodename ORDER BY n.nodeid) AS names, pg_catalog.array_agg(n.nodeport ORDER BY n.nodeid) AS ports,
@@ -626,13 +630,14 @@ CREATE PROCEDURE recount_distributed_sessions()
 DECLARE
     corrected bigint;
 BEGIN
-    -- Without the pending counts of the nodes, the locks are held for less time.
+    -- Without the pending counts of the nodes, the locks are held for less time. All transactions of this procedure must see what was
+    -- committed while they waited for locks, regardless of default_transaction_isolation.
     FOR turn IN 1..1000 LOOP
-        EXIT WHEN (SELECT c.counts FROM @extschema@.collect_from_nodes(turn OPERATOR(pg_catalog.>) 1) c) OPERATOR(pg_catalog.=) 0;
         COMMIT;
+        SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+        EXIT WHEN (SELECT c.counts FROM @extschema@.collect_from_nodes(turn OPERATOR(pg_catalog.>) 1) c) OPERATOR(pg_catalog.=) 0;
     END LOOP;
     COMMIT;
-    -- The recount must see what was committed while it waited for locks.
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     corrected := @extschema@.correct_distributed_counts();
     COMMIT;

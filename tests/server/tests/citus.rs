@@ -49,7 +49,9 @@ fn counts_go_back_to_the_nodes() {
     let mut session = cluster.session();
     session.run("SELECT enrich.distribute_inventories()");
     session.run(&insert_select("sessions", 1, 1_000));
+    session.run("SET default_transaction_isolation = 'repeatable read'");
     session.run("CALL enrich.undistribute_inventories()");
+    session.run("RESET default_transaction_isolation");
     session.run(&insert_select("sessions", 1_001, 1_000));
     let sessions = || cluster.sum("SELECT coalesce(sum(session_count), 0)::bigint FROM enrich.ip_inventory");
     wait_until("each node has folded", sessions, |sessions| *sessions == 2_000);
@@ -313,6 +315,11 @@ fn an_owner_who_cannot_create_the_triggers_is_named() {
     let mut session = cluster.session();
     session.run("CREATE ROLE \"the host\" LOGIN");
     cluster.create_attached(&COWRIE);
+    for node in &cluster.nodes {
+        // The owner must also be able to create tables in the schema of the table.
+        node.session(DATABASE)
+            .run("SET citus.enable_ddl_propagation = off; GRANT CREATE ON SCHEMA public TO \"the host\"");
+    }
     session.run("ALTER TABLE sessions OWNER TO \"the host\"");
     let refusal = session.refused("SELECT enrich.distribute_inventories()");
     assert_eq!(refusal.code, "55000");

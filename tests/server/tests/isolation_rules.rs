@@ -230,8 +230,9 @@ const READS_UNNAMED: &str = "
     JOIN pg_proc p ON o.classid = 'pg_proc'::regclass AND p.oid = o.objid
     WHERE p.prosrc ~* '\\mEXECUTE\\M' AND NOT 'regclass'::regtype = ANY (p.proargtypes::oid[])
       -- These functions run statements on the catalogs of Citus, which may not exist. correct_distributed_counts() also reads
-      -- attached tables, but only those of the caller or of a superuser.
-      AND p.proname NOT IN ('collect_from_nodes', 'correct_distributed_counts', 'distribute_inventories', 'nodes_without_owner',
+      -- attached tables, but only those of the caller or of a superuser. cluster_findings() contains the word only as the name of a
+      -- right.
+      AND p.proname NOT IN ('cluster_findings', 'collect_from_nodes', 'correct_distributed_counts', 'distribute_inventories', 'nodes_without_owner',
                             'undistribute_inventories')
     ORDER BY 1";
 
