@@ -19,7 +19,7 @@ use super::recounter::Recounter;
 use super::session_priority::SessionPriorities;
 use super::shards::Shards;
 use super::step_schedule::{AT_ONCE, Due, NEVER, after_naptime, naptime, retry_pause};
-use super::steps::{Steps, Stop, none_if_failed};
+use super::steps::{self, Steps, Stop, none_if_failed};
 use crate::guc;
 use crate::mmdb;
 use crate::pg::background;
@@ -163,6 +163,10 @@ pub fn run(worker_slot: i32) {
             Ok(pause) => pause,
             Err(Stop::VersionMismatch(mismatch)) => worker.wait_for_an_update(mismatch),
             Err(Stop::UnsafeKeys) => worker.wait_for_safe_keys(),
+            Err(Stop::Restoring) => {
+                worker.found_restore();
+                worker.wait_for_restore()
+            }
             Err(Stop::NoExtension) => worker.end(ExitReason::NoExtension),
             Err(Stop::ShutdownRequested) => worker.end(ExitReason::Left),
             Err(Stop::Failed) => retry_pause(),
@@ -212,9 +216,8 @@ impl Worker {
     /// step.
     fn round(&mut self) -> Result<Duration, Stop> {
         self.steps.check()?;
-        self.waits_for_restore = self.is_being_restored()?;
-        if self.waits_for_restore {
-            return Ok(RESTORE_PAUSE);
+        if self.is_being_restored()? {
+            return Ok(self.wait_for_restore());
         }
         if self.is_member {
             return self.round_of_member();
@@ -414,6 +417,11 @@ impl Worker {
         naptime()
     }
 
+    fn wait_for_restore(&mut self) -> Duration {
+        self.waits_for_restore = true;
+        RESTORE_PAUSE
+    }
+
     /// The owner of an unsafe foreign key could run code with the rights of the extension's owner, so the worker does no work.
     /// Sessions are still stored, and the requests of these sessions stay in the inbox.
     fn wait_for_safe_keys(&mut self) -> Duration {
@@ -469,18 +477,21 @@ impl Worker {
         if now - self.restore_checked_at >= RESTORE_CHECKED_EVERY {
             let (is_restored, is_member, is_coordinator) =
                 self.steps.step(StepKind::LookForRestore, |oids, _| {
-                    let is_restored = catalog::has_superusers_client(c"pg_restore");
-                    (is_restored, cluster::is_member(oids), cluster::is_coordinator(oids))
+                    (steps::has_pg_restore(), cluster::is_member(oids), cluster::is_coordinator(oids))
                 })?;
             (self.is_member, self.is_coordinator) = (is_member, is_coordinator);
             if is_restored {
-                self.restored_at = now;
-                // The restored rows may need any kind of work, so a sweep must look for it.
-                self.sweep.request();
+                self.found_restore();
             }
             self.restore_checked_at = now;
         }
         Ok(now - self.restored_at < RESTORE_IS_OVER)
+    }
+
+    /// Records that pg_restore is connected. The restored rows may need any kind of work, so a sweep must look for it.
+    fn found_restore(&mut self) {
+        self.restored_at = clock::now();
+        self.sweep.request();
     }
 
     /// The first step of a worker. Repeats the work that the previous worker left unfinished, and publishes how much of the quotas

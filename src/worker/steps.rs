@@ -26,6 +26,8 @@ pub enum Stop {
     VersionMismatch(VersionMatch),
     /// A foreign key that references a table of the extension can run code with the rights of the extension's owner.
     UnsafeKeys,
+    /// pg_restore is restoring the database.
+    Restoring,
     /// The worker must leave.
     ShutdownRequested,
     /// A step failed and was rolled back. The failure is already logged.
@@ -68,6 +70,9 @@ impl Steps {
     }
 
     /// Runs one transaction. The transaction runs as the extension's owner, or as the role in `worker_role` if it is set.
+    ///
+    /// Does no work while pg_restore is connected. Parallel jobs of pg_restore may connect after the round has begun. A fold could then
+    /// find restored counts whose addresses are not restored yet.
     pub fn step<T>(
         &self,
         kind: StepKind,
@@ -81,6 +86,9 @@ impl Steps {
             match versions::compare(&extension.version) {
                 VersionMatch::Compatible => {}
                 mismatch => return Err(Stop::VersionMismatch(mismatch)),
+            }
+            if kind != StepKind::LookForRestore && has_pg_restore() {
+                return Err(Stop::Restoring);
             }
             let oids = ExtensionOids::of_extension(&extension);
             if !self.keys_are_safe(oids) {
@@ -138,6 +146,11 @@ impl Steps {
         let duration = longest.unwrap_or_default().saturating_mul(2).saturating_add(AROUND_EXCHANGE);
         Lease { holder: self.holder, duration }
     }
+}
+
+/// Returns true if pg_restore is connected to this database. Must be called inside a transaction.
+pub fn has_pg_restore() -> bool {
+    catalog::has_superusers_client(c"pg_restore")
 }
 
 /// Returns `None` if the step failed. If the round must end for another reason, returns this reason as an error.

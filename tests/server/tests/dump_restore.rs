@@ -203,6 +203,30 @@ fn a_restore_beside_a_working_worker_collides_with_nothing_of_its() {
     }
 }
 
+/// Parallel jobs of pg_restore connect after its first connection has ended. So a round of the worker can begin between the two.
+#[test]
+fn a_round_that_began_before_the_restore_folds_nothing() {
+    let lab = lab("dump-round");
+    let mut db = lab.database();
+    let mut blocker = db.another();
+    blocker.run("BEGIN; LOCK TABLE enrich.enrichment_job IN ACCESS EXCLUSIVE MODE");
+    COWRIE.create_attached(&mut db);
+    db.run(&COWRIE.insert(&[("first", Some("8.8.8.8"))]));
+    worker_pid(&mut db);
+    let waiting =
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'enrich.enrichment_job'::regclass";
+    wait_until("the worker is in the middle of a round", || db.number(waiting), |waiting| *waiting > 0);
+    let mut restoring = db.another();
+    restoring.run("SET application_name = 'pg_restore'");
+    // The row of the address would be restored later.
+    restoring.run("INSERT INTO enrich.session_delta (ip_address, sessions) VALUES ('23.1.0.1', -1)");
+    blocker.run("COMMIT");
+    let state =
+        "SELECT state FROM enrich.worker_status() WHERE database = current_database() AND role = 'worker'";
+    wait_until("the worker waits", || db.rows(state), |states| *states == ["waiting for pg_restore to end"]);
+    assert_eq!(db.number("SELECT count(*) FROM enrich.session_delta WHERE sessions < 0"), 1);
+}
+
 /// Forces a case that the worker of the restored database causes by chance.
 #[test]
 fn a_quota_that_is_restored_is_added_to_what_was_spent_meanwhile() {
