@@ -75,9 +75,9 @@ fn enrich_addresses(call: &Call) {
     }
     let ask = named.map_or(online(), |named| online().and(named));
     let skipped = named.map_or(Providers::NONE, |named| Providers::of(Provider::all()).without(named));
+    let oids = ExtensionOids::of_caller(call);
+    cluster::refuse_on_member(oids, "enrich_ips");
     mmdb::with(LoadPolicy::Import, |databases| {
-        let oids = ExtensionOids::of_caller(call);
-        cluster::refuse_on_member(oids, "enrich_ips");
         let mut plan = plan(oids, databases, wanted, force, ask);
         lookup_estimate::plan_lookups(&mut plan, databases, ask, skipped);
         announce(oids, &plan, limit);

@@ -465,8 +465,7 @@ pub fn forget_sessions(call: &Call) {
     let oids = ExtensionOids::of(call);
     // Citus drops triggers for rows of a detached table from its shards, but not triggers for TRUNCATE. Later sessions in the shard
     // are not counted, so they must not be subtracted.
-    let is_counted = || trigger_call.has_after_insert_trigger(oids.schema, c"enrich_session");
-    if trigger_call.is_on_shard() && !is_counted() {
+    if trigger_call.is_on_shard() && !trigger_call.has_after_insert_trigger(oids.schema, c"enrich_session") {
         return;
     }
     let Some(name) = trigger_call.argument(0) else { return };
